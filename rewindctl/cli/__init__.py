@@ -1,0 +1,90 @@
+"""The command line: one file per command; nothing here imports torch, mlflow or pandas before a command runs."""
+
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+
+from rewindctl.cli import compare, data, demo, init, iterate, list_runs, prune, retrain, train_dense, ui
+from rewindctl.cli import lineage as lineage_command
+from rewindctl.cli import show as show_command
+from rewindctl.cli.session import Globals
+from rewindctl.console import Console
+from rewindctl.errors import RewindError
+
+app = typer.Typer(
+    name="rewindctl",
+    help="Train, prune and rewind networks; every run, mask and checkpoint is kept in MLflow.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=True,
+)
+# Typer vendors Click; its base exception is reached through the public subclass.
+ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+for module in (train_dense, prune, retrain, iterate, compare, demo, show_command, lineage_command, list_runs, init, ui):
+    module.register(app)
+app.add_typer(data.app, name="data")
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    tracking_uri: str = typer.Option(None, help="MLflow store or server. [$MLFLOW_TRACKING_URI, sqlite:///mlflow.db]"),
+    experiment: str = typer.Option(None, help="MLflow experiment. [$MLFLOW_EXPERIMENT_NAME, rewindctl]"),
+    json: bool = typer.Option(False, "--json", help="Print JSON to stdout."),
+    quiet: bool = typer.Option(False, "--quiet", help="No progress and no remarks."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    """Options that hold for every command; all but --debug may also be given after the command."""
+    context.obj = Globals(tracking_uri, experiment, json, quiet)
+    del debug  # read from the arguments in `run`, where errors end up
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    console = Console()
+    arguments = ["--debug"] * debug + [argument for argument in arguments if argument != "--debug"]
+    try:
+        return int(app(arguments, prog_name="rewindctl", standalone_mode=False) or 0)
+    except RewindError as error:
+        if debug:
+            traceback.print_exc()
+        console.error(error)
+        return error.exit_code
+    except ClickException as error:
+        if debug:
+            traceback.print_exc()
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "rewindctl"
+        wrong = RewindError(error.format_message() or "no command", f"see: {path} --help")
+        console.error(wrong)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        console.error(RewindError("interrupted", "the same command starts what is missing"))
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        console.error(RewindError(f"{type(error).__name__}: {error}", "this is a defect; --debug shows where"))
+        return 1
+
+
+def main() -> NoReturn:
+    """The `rewindctl` command. SIGTERM ends a run as Ctrl-C does: recorded as KILLED."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(run())
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,30 @@
+"""Options that several commands take."""
+
+from typing import Annotated, Literal
+
+import typer
+
+Parent = Annotated[str, typer.Option(help="Run ID, at least 6 of its first digits, or models:/NAME@alias.")]
+Sparsity = Annotated[float | None, typer.Option(help="Fraction of kernel weights to remove, as 0.893.")]
+Compression = Annotated[float | None, typer.Option(help="Total / kept kernel weights, as 9.35.")]
+Structure = Annotated[Literal["unstructured", "structured"], typer.Option(help="Single weights, or channels and rows.")]
+Scope = Annotated[Literal["global", "layerwise"], typer.Option(help="One ranking for the network, or one a layer.")]
+ChannelNorm = Annotated[
+    Literal["keep", "remove"], typer.Option(help="Batch norm of a removed channel: as it is (the report), or zero.")
+]
+Criterion = Annotated[str, typer.Option(help="What ranks the weights.")]
+Method = Annotated[str, typer.Option(help="finetune, weight_rewind, lr_rewind or rewind.")]
+K = Annotated[int | None, typer.Option("--k", help="weight_rewind: iteration of the dense run to rewind to.")]
+WeightsK = Annotated[int | None, typer.Option("--weights-k", help="rewind: iteration that the weights come from.")]
+LrK = Annotated[int | None, typer.Option("--lr-k", help="rewind: iteration that the learning-rate clock starts at.")]
+Rate = Annotated[float | None, typer.Option("--lr", help="finetune: constant learning rate. [0.001]")]
+RetrainIterations = Annotated[
+    int | None, typer.Option("--iterations", help="finetune, lr_rewind: length. [that of the dense run]")
+]
+LrClock = Annotated[
+    Literal["rewound", "restarted"],
+    typer.Option(help="weight_rewind: clock at K (the report's text) or at 0 (its code)."),
+]
+OptimizerState = Annotated[
+    Literal["zero", "restored"], typer.Option(help="Momentum at the start: zero, or that of the checkpoint.")
+]

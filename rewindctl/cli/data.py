@@ -1,0 +1,70 @@
+"""rewindctl data list | fetch | import"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rewindctl.cli.session import Session, command
+
+app = typer.Typer(help="Data sets: what is there, download, import.", no_args_is_help=True, rich_markup_mode=None)
+DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets. [$REWINDCTL_DATA, user cache]")]
+
+
+@app.command("list")
+@command()
+def list_data(session: Session, data_dir: DataDir = None) -> None:
+    """List the data sets and where each is.
+
+    Example: rewindctl data list
+    """
+    from rewindctl.datasets.inventory import inventory
+
+    rows = inventory(data_dir)
+    if session.json:
+        session.console.json(rows)
+        return
+    for row in rows:
+        session.console.data(f"{row['name']:16} {row['place'] or 'missing: rewindctl data fetch ' + row['name']}")
+
+
+@app.command("fetch")
+@command()
+def fetch_data(
+    session: Session, name: Annotated[str, typer.Argument(help="cifar10 or cifar100.")], data_dir: DataDir = None
+) -> None:
+    """Download a data set with torchvision, verify it and keep it as NAME.npz.
+
+    Example: rewindctl data fetch cifar10
+    """
+    from rewindctl.datasets.cifar import fetch
+
+    _show(session, *fetch(name, data_dir))
+
+
+@app.command("import")
+@command()
+def import_data(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="Name to use with --dataset.")],
+    source: Annotated[Path, typer.Argument(help="An .npz, or a folder with train/<class>/ and test/<class>/.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Import an image folder or an .npz with x_train, y_train, x_test and y_test.
+
+    Example: rewindctl data import cells cells.npz
+    """
+    from rewindctl.datasets.files import import_dataset
+
+    _show(session, *import_dataset(name, source, data_dir))
+
+
+def _show(session: Session, dataset: object, path: Path) -> None:
+    from rewindctl.datasets.inventory import describe
+
+    facts = describe(dataset) | {"path": str(path)}  # type: ignore[arg-type]
+    if session.json:
+        session.console.json(facts)
+        return
+    session.console.data(str(path))
+    session.console.say(f"{facts['name']}: {facts['train']:,} training and {facts['test']:,} test images, {facts['shape']}")

@@ -1,0 +1,46 @@
+"""rewindctl demo"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rewindctl.cli import parse
+from rewindctl.cli.session import Session, command
+
+CLAIM = "The report's first claim: fine-tuning is worse than both kinds of rewinding."
+
+
+@command(runs=True)
+def demo(
+    session: Session,
+    model: Annotated[str, typer.Option(help="Network.")] = "resnet8",
+    dataset: Annotated[str, typer.Option(help="Data set.")] = "digits",
+    seeds: Annotated[str, typer.Option(help="Trials.")] = "0-2",
+    compressions: Annotated[str, typer.Option(help="Total / kept kernel weights.")] = "20,50",
+    k: Annotated[int, typer.Option("--k", help="Iteration that weight rewinding goes back to.")] = 30,
+    iterations: Annotated[int | None, typer.Option(help="Length of a dense run. [the recipe's]")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the table and the figure.")] = Path("demo"),
+) -> None:
+    """Run the whole chain: dense, prune, three retrainings, compare. Minutes on a laptop; what exists is reused.
+
+    Example: rewindctl demo --seeds 0-4 --compressions 10,20,50
+    """
+    from rewindctl.pipeline.chain import run_chain
+    from rewindctl.pipeline.requests import RetrainOptions
+    from rewindctl.report.compare import compare
+
+    chosen, targets = parse.one_or_more_seeds(None, seeds), parse.compressions(compressions)
+    methods = (RetrainOptions("finetune"), RetrainOptions("weight_rewind", k=k), RetrainOptions("lr_rewind"))
+    pipeline = session.pipeline()
+    points = None if dataset == "digits" and iterations is None else (0, k)
+    run_chain(pipeline, model, dataset, chosen, targets, methods, iterations, points)
+    registry = pipeline.registry
+    result = compare(registry, format_name="json" if session.json else "text", model=model, dataset=dataset)
+    paths = result.write(output, "fig1", "points")
+    session.console.data(result.text)
+    session.console.say(f"\n{CLAIM}\nfigure: {paths[0]}\nbrowse: rewindctl ui --tracking-uri {registry.display_uri}")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("demo")(demo)

@@ -1,0 +1,23 @@
+"""rewindctl init"""
+
+import typer
+
+from rewindctl.cli.session import Session, command
+
+
+@command()
+def init(session: Session) -> None:
+    """Make the tracking store and the experiment; the first command that needs them does so too.
+
+    Example: rewindctl init --tracking-uri sqlite:///runs/mlflow.db
+    """
+    registry = session.registry()
+    if session.json:
+        session.console.json({"tracking_uri": registry.display_uri, "experiment": registry.experiment})
+        return
+    session.console.data(f"{registry.display_uri}")
+    session.console.say(f"experiment {registry.experiment!r} is ready")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("init")(init)

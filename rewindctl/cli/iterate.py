@@ -1,0 +1,61 @@
+"""rewindctl iterate"""
+
+from typing import Annotated
+
+import typer
+
+from rewindctl.cli.choices import (
+    ChannelNorm,
+    Criterion,
+    K,
+    LrClock,
+    LrK,
+    Method,
+    OptimizerState,
+    Parent,
+    Rate,
+    RetrainIterations,
+    Scope,
+    Structure,
+    WeightsK,
+)
+from rewindctl.cli.session import Session, command
+
+
+@command(runs=True)
+def iterate(
+    session: Session,
+    parent: Parent,
+    method: Method,
+    step: Annotated[float, typer.Option(help="Fraction of the remaining weights removed at each level.")] = 0.2,
+    until: Annotated[float, typer.Option(help="Sparsity of the last level.")] = 0.893,
+    k: K = None,
+    weights_k: WeightsK = None,
+    lr_k: LrK = None,
+    lr: Rate = None,
+    iterations: RetrainIterations = None,
+    lr_clock: LrClock = "rewound",
+    optimizer_state: OptimizerState = "zero",
+    structure: Structure = "unstructured",
+    scope: Scope = "global",
+    channel_norm: ChannelNorm = "keep",
+    criterion: Criterion = "magnitude",
+) -> None:
+    """Prune and retrain in turn, level by level, from a dense run; prints the retrain run of each level.
+
+    Example: rewindctl iterate --parent models:/resnet20-cifar10-dense@seed-0 --method lr_rewind --step 0.2 --until 0.893
+    """
+    from rewindctl.pipeline import iterate as walk
+    from rewindctl.pipeline.requests import PruneOptions, RetrainOptions
+
+    levels = walk.sparsity_grid(step, until)
+    retraining = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state)
+    pruning = PruneOptions(structure, scope, channel_norm, criterion)
+    pipeline = session.pipeline()
+    dense = pipeline.registry.resolve(parent)
+    for _, retrained in walk.iterate(pipeline, dense, levels, pruning, retraining):
+        session.show_outcome(retrained)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("iterate")(iterate)

@@ -1,0 +1,66 @@
+"""Option values that need more than a type: seeds, lists of iterations, sparsity or compression."""
+
+from rewindctl.errors import UsageError
+
+MOST_SEEDS = 10_000
+
+
+def one_or_more_seeds(seed: int | None, text: str | None) -> tuple[int, ...]:
+    """From --seed or --seeds; 0 when none is given. Raises: UsageError when both are."""
+    if text is None:
+        return seeds("0" if seed is None else str(seed), "seed")
+    if seed is not None:
+        raise UsageError(f"both --seed {seed} and --seeds {text} are given", "give one of the two")
+    return seeds(text)
+
+
+def seeds(text: str, option: str = "seeds") -> tuple[int, ...]:
+    """`3`, `0-4`, `0,2,5-7`: sorted, each once. Raises: UsageError."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"--{option} {text!r} is not a list of seeds", "write 0-4, or 0,2,5")
+        low, high = int(first), int(last or first)
+        if high < low or high >= 2**32 or high - low >= MOST_SEEDS:
+            raise UsageError(f"--{option} {part.strip()!r} is not a range of seeds", "write 0-4, smallest first")
+        found.update(range(low, high + 1))
+    return tuple(sorted(found))
+
+
+def iterations(option: str, text: str | None) -> tuple[int, ...] | None:
+    """`0,500,2000`. Raises: UsageError."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--{option} {text!r} is not a list of iterations", "write 0,500,2000")
+    return tuple(int(part) for part in parts)
+
+
+def target_sparsity(sparsity: float | None, compression: float | None) -> float:
+    """The one that is given, as a sparsity. Raises: UsageError when none or both are, or it is out of range."""
+    if sparsity is not None and compression is not None:
+        raise UsageError(
+            f"both --sparsity {sparsity:g} and --compression {compression:g} are given", "give one of the two"
+        )
+    if compression is not None:
+        if not 1 < compression < float("inf"):
+            raise UsageError(f"--compression {compression:g} is not above 1", "give total / kept weights, such as 9.35")
+        return 1 - 1 / compression
+    if sparsity is None:
+        raise UsageError("neither --sparsity nor --compression is given", "give one, such as --compression 9.35")
+    if not 0 < sparsity < 1:
+        raise UsageError(f"--sparsity {sparsity:g} is outside (0, 1)", "give removed / total weights, such as 0.893")
+    return sparsity
+
+
+def compressions(text: str) -> tuple[float, ...]:
+    """`20,50`. Raises: UsageError."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--compressions {text!r} is not a list of numbers", "write 20,50") from None
+    for value in values:
+        target_sparsity(None, value)
+    return values

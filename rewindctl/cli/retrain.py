@@ -1,0 +1,66 @@
+"""rewindctl retrain"""
+
+import typer
+
+from rewindctl.cli import parse
+from rewindctl.cli.choices import (
+    ChannelNorm,
+    Compression,
+    Criterion,
+    K,
+    LrClock,
+    LrK,
+    Method,
+    OptimizerState,
+    Parent,
+    Rate,
+    RetrainIterations,
+    Scope,
+    Sparsity,
+    Structure,
+    WeightsK,
+)
+from rewindctl.cli.session import Session, command
+
+
+@command(runs=True)
+def retrain(
+    session: Session,
+    parent: Parent,
+    method: Method,
+    k: K = None,
+    weights_k: WeightsK = None,
+    lr_k: LrK = None,
+    lr: Rate = None,
+    iterations: RetrainIterations = None,
+    lr_clock: LrClock = "rewound",
+    optimizer_state: OptimizerState = "zero",
+    sparsity: Sparsity = None,
+    compression: Compression = None,
+    structure: Structure = "unstructured",
+    scope: Scope = "global",
+    channel_norm: ChannelNorm = "keep",
+    criterion: Criterion = "magnitude",
+) -> None:
+    """Retrain a prune run; a dense run with --sparsity or --compression is pruned first.
+
+    Example: rewindctl retrain --parent 3f2a9c --method weight_rewind --k 2000
+    """
+    from rewindctl.pipeline.iterate import prune_and_retrain
+    from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, require_kind, retrain_spec
+
+    options = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state)
+    target = None if sparsity is None and compression is None else parse.target_sparsity(sparsity, compression)
+    pipeline = session.pipeline()
+    run = pipeline.registry.resolve(parent)
+    if target is None:
+        require_kind(run, "prune")
+        outcome = pipeline.run_retrain(retrain_spec(run, pipeline.dense_run(run), options), run)
+    else:
+        pruning = PruneOptions(structure, scope, channel_norm, criterion)
+        _, outcome = prune_and_retrain(pipeline, run, target, pruning, options)
+    session.show_outcome(outcome)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("retrain")(retrain)

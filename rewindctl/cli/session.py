@@ -1,0 +1,137 @@
+"""What every command shares: its options, its console, its registry, its way to print a run."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rewindctl.console import Console
+
+if TYPE_CHECKING:
+    from rewindctl.pipeline import Outcome, Pipeline
+    from rewindctl.registry import Registry, RunRecord
+
+STORE = "Store"
+RUN = "Run"
+
+
+@dataclass(frozen=True)
+class Globals:
+    """The options given before the command."""
+
+    tracking_uri: str | None = None
+    experiment: str | None = None
+    json: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Session:
+    """The options of one call, those after the command going before those before it."""
+
+    tracking_uri: str | None
+    experiment: str | None
+    json: bool
+    console: Console
+    force: bool = False
+    device: str = "auto"
+    data_dir: Path | None = None
+
+    def registry(self) -> "Registry":
+        """The registry, opened now. Raises: RegistryError."""
+        from rewindctl.registry import Registry
+
+        return Registry(self.tracking_uri, self.experiment)
+
+    def pipeline(self) -> "Pipeline":
+        """A pipeline on the device asked for; it opens the registry when it first needs it. Raises: UsageError."""
+        from rewindctl.pipeline import Pipeline
+
+        return Pipeline(self.registry, self.console, self.device, self.data_dir, self.force)
+
+    def show_outcome(self, outcome: "Outcome") -> None:
+        """The run ID alone, or one JSON object."""
+        self.show_run(outcome.run, outcome.reused)
+
+    def show_run(self, run: "RunRecord", reused: bool) -> None:
+        if self.json:
+            self.console.json(run_json(run) | {"reused": reused})
+        else:
+            self.console.data(run.run_id)
+
+
+def run_json(run: "RunRecord") -> dict[str, Any]:
+    """A run as the JSON output gives it."""
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "kind": run.kind,
+        "status": run.status,
+        "fingerprint": run.fingerprint,
+        "parent_run_id": run.parent_id,
+        "dense_run_id": run.dense_run_id,
+        "metrics": run.metrics,
+        "params": run.params,
+    }
+
+
+_SHARED: dict[str, Any] = {
+    "tracking_uri": Annotated[str | None, typer.Option(help="MLflow store or server.", rich_help_panel=STORE)],
+    "experiment": Annotated[str | None, typer.Option(help="MLflow experiment.", rich_help_panel=STORE)],
+    "json": Annotated[bool, typer.Option("--json", help="Print JSON to stdout.", rich_help_panel=STORE)],
+    "quiet": Annotated[bool, typer.Option("--quiet", help="No progress and no remarks.", rich_help_panel=STORE)],
+}
+_RUN: dict[str, Any] = {
+    "force": Annotated[bool, typer.Option("--force", help="Run anew what the registry has.", rich_help_panel=RUN)],
+    "device": Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)],
+    "data_dir": Annotated[
+        Path | None, typer.Option(help="Data sets. [$REWINDCTL_DATA, user cache]", rich_help_panel=RUN)
+    ],
+}
+_DEFAULTS = {"json": False, "quiet": False, "force": False, "device": "auto"}
+
+
+def command(*, runs: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: the function's first parameter becomes a Session, made from options that Typer sees added to its own.
+
+    `runs` adds --force, --device and --data-dir.
+    """
+    shared = _SHARED | (_RUN if runs else {})
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+
+        @functools.wraps(function)
+        def wrapper(context: typer.Context, **values: Any) -> None:
+            given = {key: values.pop(key) for key in shared}
+            function(_session(context.obj or Globals(), given), **values)
+
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        added = [
+            inspect.Parameter(name, keyword, default=_DEFAULTS.get(name), annotation=annotation)
+            for name, annotation in shared.items()
+        ]
+        first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        signature = inspect.Signature([first, *(p.replace(kind=keyword) for p in own), *added])
+        wrapper.__signature__ = signature  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
+        del wrapper.__wrapped__
+        return wrapper
+
+    return decorate
+
+
+def _session(before: Globals, after: dict[str, Any]) -> Session:
+    return Session(
+        tracking_uri=after["tracking_uri"] or before.tracking_uri,
+        experiment=after["experiment"] or before.experiment,
+        json=after["json"] or before.json,
+        console=Console(quiet=after["quiet"] or before.quiet),
+        force=after.get("force", False),
+        device=after.get("device", "auto"),
+        data_dir=after.get("data_dir"),
+    )

@@ -1,0 +1,53 @@
+"""rewindctl train-dense"""
+
+from typing import Annotated
+
+import typer
+
+from rewindctl.cli import parse
+from rewindctl.cli.session import Session, command
+
+
+@command(runs=True)
+def train_dense(
+    session: Session,
+    model: Annotated[str, typer.Option(help="resnet20, resnet56, resnet110, wrn16_8, resnet8, ...")],
+    dataset: Annotated[str, typer.Option(help="digits, cifar10, cifar100, or an imported one.")],
+    seed: Annotated[int | None, typer.Option(help="Seed of one baseline. [0]")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Several baselines: 0-4, or 0,2,5.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="resnet, wrn or digits. [by model and data]")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Length; the schedule scales with it. [the recipe's]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per iteration. [the recipe's]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Initial learning rate. [the recipe's]")] = None,
+    rewind_points: Annotated[str | None, typer.Option(help="Iterations to keep, as 0,500,2000. [doubling]")] = None,
+    evaluate_every: Annotated[int | None, typer.Option(help="Iterations between evaluations. [the recipe's]")] = None,
+) -> None:
+    """Train dense baselines and keep the checkpoints that networks can be rewound to.
+
+    Example: rewindctl train-dense --model resnet20 --dataset cifar10 --seeds 0-2 --rewind-points 0,500,2000
+    """
+    from rewindctl.pipeline.requests import dense_spec
+
+    chosen = parse.one_or_more_seeds(seed, seeds)
+    points = parse.iterations("rewind-points", rewind_points)
+    pipeline = session.pipeline()
+    specs = [
+        dense_spec(
+            model,
+            pipeline.dataset(dataset),
+            one,
+            recipe=recipe,
+            iterations=iterations,
+            batch_size=batch_size,
+            learning_rate=lr,
+            points=points,
+            evaluate_every=evaluate_every,
+        )
+        for one in chosen
+    ]
+    for spec in specs:
+        session.show_outcome(pipeline.run_dense(spec))
+
+
+def register(app: typer.Typer) -> None:
+    app.command("train-dense")(train_dense)

@@ -1,0 +1,31 @@
+"""rewindctl ui"""
+
+from typing import Annotated
+
+import typer
+
+from rewindctl.cli.session import Session, command
+
+
+@command()
+def ui(
+    session: Session,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine's loopback address.")] = 5000,
+) -> None:
+    """Open the MLflow UI on the store; for a tracking server, say its address.
+
+    Example: rewindctl ui --port 5001
+    """
+    import subprocess
+
+    from rewindctl.errors import RegistryError
+    from rewindctl.registry.store import ui_command
+
+    line = ui_command(session.registry().uri, port)
+    session.console.say(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    if subprocess.run(line, check=False).returncode != 0:
+        raise RegistryError(f"the MLflow UI did not start on port {port}", "is the port taken? give another --port")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("ui")(ui)

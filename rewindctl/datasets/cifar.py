@@ -1,0 +1,128 @@
+"""CIFAR-10 and CIFAR-100, as `NAME.npz` or as torchvision's files. Source: Krizhevsky 2009; report table 3."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewindctl.datasets.dataset import Dataset, datasets
+from rewindctl.datasets.files import find_npz, missing, places, read_npz, write_npz
+from rewindctl.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class _Cifar:
+    """What is known of a set: torchvision's class and folder, class count, channel means, digest where known."""
+
+    torchvision_name: str
+    folder: str
+    classes: int
+    mean: tuple[float, float, float]
+    digest: str | None
+
+
+_SETS = {
+    "cifar10": _Cifar(
+        "CIFAR10",
+        "cifar-10-batches-py",
+        10,
+        (0.49139968, 0.48215841, 0.44653091),
+        "8c6dcc21d19680c793884637ee0cabf57d0940409fa9a5dc8b5bbc34efff75c0",
+    ),
+    "cifar100": _Cifar("CIFAR100", "cifar-100-python", 100, (0.5070751592, 0.4865488733, 0.4409178434), None),
+}
+
+
+@datasets.register("cifar10")
+def cifar10(data_dir: Path | None) -> Dataset:
+    """50,000 training and 10,000 test images of 32x32x3 in 10 classes."""
+    return _load("cifar10", data_dir)
+
+
+@datasets.register("cifar100")
+def cifar100(data_dir: Path | None) -> Dataset:
+    """50,000 training and 10,000 test images of 32x32x3 in 100 classes."""
+    return _load("cifar100", data_dir)
+
+
+def fetch(name: str, data_dir: Path | None) -> tuple[Dataset, Path]:
+    """Download with torchvision, verify, keep as `NAME.npz`; an intact one is kept as it is.
+
+    Raises: UsageError for a set that cannot be downloaded, DataError when the download fails.
+    """
+    if name not in _SETS:
+        datasets[name]  # an unknown name has its own error
+        raise UsageError(f"{name} needs no download", "it comes with rewindctl")
+    target = places(data_dir)[0] / f"{name}.npz"
+    if target.is_file():
+        return _load(name, data_dir), target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+    try:
+        dataset = _read_torchvision(name, folder, download=True)
+        write_npz(target, dataset)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{name} could not be downloaded: {error}",
+            f"download it elsewhere and put {name}.npz or torchvision's files into {target.parent}",
+        ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return dataset, target
+
+
+def _load(name: str, data_dir: Path | None) -> Dataset:
+    path = find_npz(name, data_dir)
+    if path is not None:
+        return _verified(name, Dataset.from_arrays(name, read_npz(path), str(path)), path)
+    for place in places(data_dir):
+        if (place / _SETS[name].folder).is_dir():
+            return _read_torchvision(name, place, download=False)
+    looked_at = [place / part for place in places(data_dir) for part in (f"{name}.npz", f"{_SETS[name].folder}/")]
+    raise missing(name, looked_at)
+
+
+def _read_torchvision(name: str, root: Path, *, download: bool) -> Dataset:
+    """torchvision checks the MD5 of each of its pickled files before it reads them."""
+    import torchvision.datasets
+
+    source = getattr(torchvision.datasets, _SETS[name].torchvision_name)
+    # torchvision prints to stdout, where only our data belongs.
+    with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
+        try:
+            parts = {part: source(root, train=part == "train", download=download) for part in ("train", "test")}
+        except RuntimeError as error:
+            if download:
+                raise
+            raise DataError(
+                f"{root / _SETS[name].folder} is incomplete or altered: {str(error).splitlines()[0]}",
+                f"remove it and run: rewindctl data fetch {name}",
+            ) from None
+    arrays: dict[str, Any] = {"class_names": np.array(parts["train"].classes)}
+    for part, data in parts.items():
+        arrays |= {f"x_{part}": data.data, f"y_{part}": np.array(data.targets)}
+    return _verified(name, Dataset.from_arrays(name, arrays, str(root)), root)
+
+
+def _verified(name: str, dataset: Dataset, path: Path) -> Dataset:
+    """Raises: DataError when the images are not the published ones."""
+    known = _SETS[name]
+    sizes = (len(dataset.train_images), len(dataset.test_images), *dataset.train_images.shape[1:])
+    hint = f"get it again: rewindctl data fetch {name}"
+    if sizes != (50_000, 10_000, 32, 32, 3) or dataset.classes != known.classes:
+        raise DataError(f"{path} is not {name}: {sizes}, {dataset.classes} classes", hint)
+    if known.digest is not None and dataset.digest != known.digest:
+        raise DataError(f"{path} was altered: its digest is {dataset.digest[:12]}, {name}'s is {known.digest[:12]}", hint)
+    if not np.allclose(dataset.mean, known.mean, rtol=0, atol=1e-7):
+        raise DataError(f"{path} was altered: its channel means {dataset.mean} are not those of {name}", hint)
+    return dataset
+
+
+def folder_of(name: str) -> str | None:
+    """The folder of torchvision's files of a set; None for a set that is not downloaded."""
+    return _SETS[name].folder if name in _SETS else None

@@ -1,0 +1,128 @@
+"""A data set in memory: checked, in canonical order, with the digest that fingerprints carry."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rewindctl.catalog import Catalog
+from rewindctl.errors import DataError
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images (n, height, width, channels) uint8 and labels (n,) int64 for training and test.
+
+    `mean` and `std` are per channel over the training images, on a scale of 0 to 1.
+    """
+
+    name: str
+    train_images: Images
+    train_labels: Labels
+    test_images: Images
+    test_labels: Labels
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    digest: str
+
+    @property
+    def channels(self) -> int:
+        return int(self.train_images.shape[3])
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @classmethod
+    def from_arrays(cls, name: str, arrays: dict[str, Any], where: str) -> "Dataset":
+        """From `x_train`, `y_train`, `x_test`, `y_test` and, if there, `class_names`.
+
+        Samples are put in the order of their SHA-256, so the same samples are the same data set, with the same
+        digest and the same results, whichever file and order they came in.
+
+        Raises: DataError naming `where` and what is wrong.
+        """
+        parts = {}
+        for part in ("train", "test"):
+            images, labels = _checked_part(arrays, part, where)
+            order = _canonical_order(images, labels)
+            parts[part] = (np.ascontiguousarray(images[order]), labels[order])
+        (x_train, y_train), (x_test, y_test) = parts["train"], parts["test"]
+        if x_train.shape[1:] != x_test.shape[1:]:
+            raise DataError(f"{where}: training images are {x_train.shape[1:]}, test images {x_test.shape[1:]}")
+        names = _class_names(arrays.get("class_names"), max(int(y_train.max()), int(y_test.max())) + 1, where)
+        mean, std = _channel_statistics(x_train)
+        return cls(name, x_train, y_train, x_test, y_test, names, mean, std, _digest(x_train, y_train, x_test, y_test))
+
+
+datasets: Catalog[Callable[[Path | None], Dataset]] = Catalog("data set")
+
+
+def _checked_part(arrays: dict[str, Any], part: str, where: str) -> tuple[Images, Labels]:
+    missing = [key for key in (f"x_{part}", f"y_{part}") if key not in arrays]
+    if missing:
+        raise DataError(f"{where} lacks {' and '.join(missing)}", "it needs x_train, y_train, x_test and y_test")
+    images, labels = np.asarray(arrays[f"x_{part}"]), np.asarray(arrays[f"y_{part}"])
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise DataError(
+            f"{where}: x_{part} is {images.dtype} {images.shape}",
+            "it must be uint8 (n, height, width, channels) with 1 or 3 channels",
+        )
+    labels = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{where}: y_{part} is {labels.dtype} {labels.shape} for {len(images)} images",
+            "it must be one integer for each image",
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= 2**15:
+        raise DataError(f"{where}: y_{part} runs from {labels.min()} to {labels.max()}", "classes count from 0")
+    return images, labels.astype(np.int64)
+
+
+def _class_names(given: Any, count: int, where: str) -> tuple[str, ...]:
+    if count < 2:
+        raise DataError(f"{where} has {count} class", "a classifier needs two or more")
+    if given is None:
+        return tuple(str(index) for index in range(count))
+    names: Sequence[str] = [str(name) for name in np.asarray(given).tolist()]
+    if len(names) < count:
+        raise DataError(f"{where} names {len(names)} classes for labels up to {count - 1}")
+    return tuple(names)
+
+
+def _canonical_order(images: Images, labels: Labels) -> npt.NDArray[np.int64]:
+    tails = labels.astype("<u4").tobytes()
+    keys = [hashlib.sha256(image.tobytes() + tails[4 * i : 4 * i + 4]).digest() for i, image in enumerate(images)]
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__))
+
+
+def _digest(*arrays: npt.NDArray[Any]) -> str:
+    """SHA-256 over shape and bytes of each array (labels as 32-bit integers)."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        data = array if array.dtype == np.uint8 else array.astype("<u4")
+        digest.update(f"{data.dtype.str}{data.shape}".encode())
+        digest.update(data.tobytes())
+    return digest.hexdigest()
+
+
+def _channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Exact mean and standard deviation per channel, from 256-bin histograms."""
+    levels = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in range(images.shape[3]):
+        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
+        mean = float(share @ levels)
+        means.append(mean)
+        deviations.append(max(float(np.sqrt(share @ (levels - mean) ** 2)), 1 / 255))  # a constant channel stays finite
+    return tuple(means), tuple(deviations)

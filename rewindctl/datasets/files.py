@@ -1,0 +1,163 @@
+"""Where data sets lie on disk, and how one is found, read, imported."""
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewindctl.datasets.dataset import Dataset, datasets
+from rewindctl.errors import DataError, UsageError
+from rewindctl.files import replacing
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+def places(data_dir: Path | None) -> list[Path]:
+    """Folders looked in, in this order: `--data-dir`, `$REWINDCTL_DATA`, the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewindctl"
+    given = [data_dir, os.environ.get("REWINDCTL_DATA"), cache]
+    return [Path(place).expanduser().absolute() for place in given if place]
+
+
+def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
+    """A data set by name, built in or imported. Raises: UnknownNameError, DataError."""
+    if name not in datasets:
+        for place in places(data_dir):
+            if _record(place, name).is_file():
+                return _read_imported(place, name)
+    return datasets[name](data_dir)
+
+
+def find_npz(name: str, data_dir: Path | None) -> Path | None:
+    """The first `NAME.npz` in the places looked in."""
+    return next((place / f"{name}.npz" for place in places(data_dir) if (place / f"{name}.npz").is_file()), None)
+
+
+def missing(name: str, looked_at: Iterable[Path]) -> DataError:
+    """The error that names every place looked in and the command that gets the data."""
+    listed = ", ".join(str(path) for path in looked_at)
+    return DataError(
+        f"data set {name!r} was not found; looked for {listed}",
+        f"run: rewindctl data fetch {name}  (or: rewindctl data import {name} FILE.npz)",
+    )
+
+
+def read_npz(path: Path) -> dict[str, Any]:
+    """The arrays of an archive, nothing unpickled. Raises: DataError when it is truncated or altered."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is not a readable .npz archive: {error}", "get the file again") from None
+
+
+def write_npz(path: Path, dataset: Dataset) -> None:
+    """The archive that `read_npz` reads, whole or not at all."""
+    with replacing(path) as temporary:
+        np.savez(
+            temporary,
+            x_train=dataset.train_images,
+            y_train=dataset.train_labels.astype(np.uint16),
+            x_test=dataset.test_images,
+            y_test=dataset.test_labels.astype(np.uint16),
+            class_names=np.array(dataset.class_names),
+        )
+
+
+def import_dataset(name: str, source: Path, data_dir: Path | None) -> tuple[Dataset, Path]:
+    """Check an image folder or `.npz` and keep it as `NAME.npz` with its digest beside it.
+
+    A folder has `train/<class>/*.png` and `test/<class>/*`. The name of a built-in set is taken only by that set's
+    own images: they are checked by their digest when read. Raises: UsageError, DataError.
+    """
+    if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
+        raise UsageError(f"{name!r} cannot name a data set", "use letters, digits, - and _")
+    if name == "digits":
+        raise UsageError("'digits' is built in", "choose another name")
+    if not source.exists():
+        raise UsageError(f"{source} does not exist", "give an .npz file or a folder with train/ and test/")
+    arrays = read_folder(source) if source.is_dir() else read_npz(source)
+    dataset = Dataset.from_arrays(name, arrays, str(source))
+    place = places(data_dir)[0]
+    write_npz(place / f"{name}.npz", dataset)
+    if name in datasets:
+        return datasets[name](data_dir), place / f"{name}.npz"
+    with replacing(_record(place, name)) as temporary:
+        temporary.write_text(json.dumps({"digest": dataset.digest, "source": source.name}) + "\n")
+    return dataset, place / f"{name}.npz"
+
+
+def imported(data_dir: Path | None) -> dict[str, Path]:
+    """Imported data sets by name; the first place that has a name wins."""
+    found: dict[str, Path] = {}
+    for place in places(data_dir):
+        for record in sorted(place.glob("*.dataset.json")):
+            found.setdefault(record.name.removesuffix(".dataset.json"), place)
+    return found
+
+
+def read_folder(root: Path) -> dict[str, Any]:
+    """The images below `train/<class>/` and `test/<class>/`. Raises: DataError naming the first wrong file."""
+    classes = sorted(path.name for path in (root / "train").glob("*") if path.is_dir())
+    if not classes or not (root / "test").is_dir():
+        raise DataError(f"{root} has no train/<class>/ and test/<class>/ folders", "arrange the images so")
+    extra = {path.name for path in (root / "test").glob("*") if path.is_dir()} - set(classes)
+    if extra:
+        raise DataError(f"{root}/test has a class that train/ has not: {sorted(extra)[0]!r}")
+    arrays: dict[str, Any] = {"class_names": np.array(classes)}
+    for part in ("train", "test"):
+        paths = [
+            (path, label)
+            for label, name in enumerate(classes)
+            for path in sorted((root / part / name).glob("*"))
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        ]
+        if not paths:
+            raise DataError(f"{root / part} holds no images", f"known endings: {', '.join(IMAGE_SUFFIXES)}")
+        arrays[f"x_{part}"] = _read_images([path for path, _ in paths])
+        arrays[f"y_{part}"] = np.array([label for _, label in paths])
+    if arrays["x_train"].shape[3] != arrays["x_test"].shape[3]:
+        arrays |= {key: np.broadcast_to(arrays[key], (*arrays[key].shape[:3], 3)) for key in ("x_train", "x_test")}
+    return arrays
+
+
+def _read_images(paths: list[Path]) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    images = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                grey = image.mode in ("1", "L")
+                images.append(np.asarray(image.convert("L" if grey else "RGB")).reshape(image.height, image.width, -1))
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path} is not a readable image: {error}") from None
+        if images[-1].shape[:2] != images[0].shape[:2]:
+            raise DataError(
+                f"{path} is {images[-1].shape[:2]}, {paths[0]} is {images[0].shape[:2]} (height, width)",
+                "scale all images to one size",
+            )
+    channels = max(image.shape[2] for image in images)
+    return np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
+
+
+def _record(place: Path, name: str) -> Path:
+    return place / f"{name}.dataset.json"
+
+
+def _read_imported(place: Path, name: str) -> Dataset:
+    path, record = place / f"{name}.npz", _record(place, name)
+    hint = f"import it again: rewindctl data import {name} PATH"
+    try:
+        digest = json.loads(record.read_text())["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{record} is not readable", hint) from None
+    dataset = Dataset.from_arrays(name, read_npz(path), str(path))
+    if dataset.digest != digest:
+        raise DataError(f"{path} was altered since its import: its digest is {dataset.digest[:12]}, not {digest[:12]}", hint)
+    return dataset

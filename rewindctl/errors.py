@@ -1,0 +1,50 @@
+"""Every error a user can cause: one line that names the value, one line that says what to do, an exit code."""
+
+
+class RewindError(Exception):
+    """A failure with a message, a hint and the exit code of the process (1: failed)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(RewindError):
+    """The request itself is wrong: a value, a name, a parent (exit code 2)."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that no catalog entry has."""
+
+
+class DataError(RewindError):
+    """A data set is missing, damaged or of the wrong form."""
+
+
+class DivergedError(RewindError):
+    """The training loss became NaN or infinite.
+
+    `iteration` is the number of finished updates when it happened, `learning_rate` the rate of the refused one.
+    """
+
+    def __init__(self, iteration: int, learning_rate: float, loss: float) -> None:
+        super().__init__(
+            f"training loss is {loss} at iteration {iteration} (learning rate {learning_rate:g}); "
+            "stopped before the update",
+            "lower the learning rate, or check the data",
+        )
+        self.iteration = iteration
+        self.learning_rate = learning_rate
+
+
+class RegistryError(RewindError):
+    """The tracking store cannot be reached, read or written."""
+
+
+class IntegrityError(RegistryError):
+    """An artifact differs from what the manifest of its run says."""

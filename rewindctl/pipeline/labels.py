@@ -1,0 +1,103 @@
+"""What people read of a run: its name, its tags, its note and the command that makes it again."""
+
+from rewindctl.pruning import PruneResult
+from rewindctl.registry import RunRecord
+from rewindctl.registry import records as tag
+from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
+
+INHERITED = (tag.MODEL, tag.DATASET, tag.SEED, tag.STRUCTURE, tag.SCOPE, tag.SPARSITY)
+
+
+def dense_tags(spec: DenseSpec) -> dict[str, str]:
+    return {tag.MODEL: spec.model, tag.DATASET: spec.dataset, tag.SEED: str(spec.seed)}
+
+
+def prune_tags(spec: PruneSpec) -> dict[str, str]:
+    return {tag.STRUCTURE: spec.structure, tag.SCOPE: spec.scope}
+
+
+def inherited(parent: RunRecord) -> dict[str, str]:
+    """The tags that every descendant carries, so that a run can be read without its parents."""
+    return {key: parent.tags[key] for key in INHERITED if key in parent.tags}
+
+
+def sparsity_tag(sparsity: float) -> dict[str, str]:
+    return {tag.SPARSITY: f"{sparsity:.6g}"}
+
+
+def dense_name(spec: DenseSpec) -> str:
+    return f"{spec.model}-{spec.dataset} dense s{spec.seed}"
+
+
+def prune_name(spec: PruneSpec, tags: dict[str, str]) -> str:
+    structured = " structured" if spec.structure == "structured" else ""
+    return f"{_subject(tags)} prune {1 / (1 - spec.sparsity):.4g}x{structured} s{tags[tag.SEED]}"
+
+
+def retrain_name(spec: RetrainSpec, tags: dict[str, str], compression: float) -> str:
+    return f"{_subject(tags)} {method_label(spec)} {compression:.4g}x s{tags[tag.SEED]}"
+
+
+def method_label(spec: RetrainSpec) -> str:
+    """The method with the numbers that tell two of its kind apart."""
+    numbers = {"k": spec.k, "w": spec.weights_k, "c": spec.lr_k}
+    given = " ".join(f"{key}={value}" for key, value in numbers.items() if value is not None)
+    return f"{spec.method} {given}".strip()
+
+
+def dense_note(spec: DenseSpec, accuracy: float, parameters: int, kernel_parameters: int) -> str:
+    points = ",".join(str(point) for point in spec.rewind_points)
+    return (
+        f"Dense `{spec.model}` on `{spec.dataset}`, seed {spec.seed}: {accuracy:.2%} test accuracy after "
+        f"{spec.iterations:,} iterations; {parameters:,} parameters, {kernel_parameters:,} of them kernels."
+        + _command(
+            f"rewindctl train-dense --model {spec.model} --dataset {spec.dataset} --seed {spec.seed} "
+            f"--recipe {spec.recipe} --iterations {spec.iterations} --batch-size {spec.batch_size} "
+            f"--lr {spec.learning_rate} --evaluate-every {spec.evaluate_every} --rewind-points {points}"
+        )
+    )
+
+
+def prune_note(spec: PruneSpec, parent: RunRecord, result: PruneResult, accuracy: float) -> str:
+    mask = result.mask
+    spared = f" Kept from losing their last unit: {', '.join(result.spared_layers)}." if result.spared_layers else ""
+    return (
+        f"Kept {mask.kept:,} of {mask.total:,} kernel weights ({mask.compression:.4g}x, {spec.structure}, "
+        f"{spec.scope}); {accuracy:.2%} test accuracy before retraining.{spared}"
+        + _command(
+            f"rewindctl prune --parent {parent.run_id} --sparsity {spec.sparsity} --structure {spec.structure} "
+            f"--scope {spec.scope} --channel-norm {spec.channel_norm} --criterion {spec.criterion}"
+        )
+    )
+
+
+def retrain_note(spec: RetrainSpec, parent: RunRecord, compression: float, accuracy: float, delta: float) -> str:
+    rate = "the schedule" if spec.constant_lr is None else f"a constant rate of {spec.constant_lr:g}"
+    return (
+        f"`{method_label(spec)}` at {compression:.4g}x: {accuracy:.2%} test accuracy, {100 * delta:+.2f} points "
+        f"against its dense run. Weights from iteration {spec.weights_iteration:,}, {spec.iterations:,} iterations at "
+        f"{rate}." + _command(retrain_command(spec, parent.run_id))
+    )
+
+
+def retrain_command(spec: RetrainSpec, parent: str) -> str:
+    """The command line that asks for `spec`."""
+    options = {
+        "k": spec.k,
+        "weights-k": spec.weights_k,
+        "lr-k": spec.lr_k,
+        "lr": spec.constant_lr,
+        "iterations": spec.iterations if spec.method in ("finetune", "lr_rewind") else None,
+        "lr-clock": None if spec.lr_clock == "rewound" else spec.lr_clock,
+        "optimizer-state": None if spec.optimizer_state == "zero" else spec.optimizer_state,
+    }
+    given = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
+    return f"rewindctl retrain --parent {parent} --method {spec.method}{given}"
+
+
+def _subject(tags: dict[str, str]) -> str:
+    return f"{tags[tag.MODEL]}-{tags[tag.DATASET]}"
+
+
+def _command(line: str) -> str:
+    return f"\n\n```\n{line}\n```\n"

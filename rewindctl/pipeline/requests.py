@@ -1,0 +1,187 @@
+"""From what a user asks for to full specs: defaults filled in, every value checked, nothing run."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rewindctl.datasets import Dataset
+from rewindctl.errors import UsageError
+from rewindctl.models import models
+from rewindctl.pruning import criteria
+from rewindctl.registry import RunRecord
+from rewindctl.rewinding.methods import RetrainPlan, RetrainRequest, methods
+from rewindctl.rewinding.schedule import scale_boundaries
+from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, make_spec
+from rewindctl.training.recipes import default_recipe, evaluation_interval, recipes, rewind_points
+
+
+def dense_spec(
+    model: str,
+    data: Dataset,
+    seed: int,
+    *,
+    recipe: str | None = None,
+    iterations: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    points: Sequence[int] | None = None,
+    evaluate_every: int | None = None,
+) -> DenseSpec:
+    """The full spec of a baseline: the recipe, with its schedule scaled to `iterations`.
+
+    Raises: UsageError, UnknownNameError, DataError.
+    """
+    models[model]
+    name = recipe or default_recipe(model, data.name)
+    base = recipes[name]
+    length = base.iterations if iterations is None else iterations
+    if length <= 0:
+        raise UsageError(f"--iterations {length} is not positive", "give a number of updates, such as 1000")
+    if evaluate_every is not None and evaluate_every <= 0:
+        raise UsageError(f"--evaluate-every {evaluate_every} is not positive", "give a number of iterations")
+    batch = base.batch_size if batch_size is None else batch_size
+    if batch <= 0:
+        raise UsageError(f"--batch-size {batch} is not positive", "give a number of images, such as 128")
+    if batch > len(data.train_images):
+        raise UsageError(
+            f"--batch-size {batch} is larger than the {len(data.train_images)} training images of {data.name}",
+            "give a smaller batch size",
+        )
+    if base.crop_padding >= min(data.train_images.shape[1:3]):
+        raise UsageError(
+            f"recipe {name} pads by {base.crop_padding}, too much for images of "
+            f"{data.train_images.shape[1]}x{data.train_images.shape[2]}",
+            "use --recipe digits",
+        )
+    spec: DenseSpec = make_spec(
+        DenseSpec,
+        model=model,
+        dataset=data.name,
+        data_digest=data.digest,
+        recipe=name,
+        seed=seed,
+        iterations=length,
+        batch_size=batch,
+        learning_rate=base.learning_rate if learning_rate is None else learning_rate,
+        lr_boundaries=scale_boundaries(base.lr_boundaries, base.iterations, length),
+        lr_factor=base.lr_factor,
+        momentum=base.momentum,
+        nesterov=base.nesterov,
+        weight_decay=base.weight_decay,
+        weight_decay_scope="all",
+        norm_momentum=base.norm_momentum,
+        norm_epsilon=base.norm_epsilon,
+        crop_padding=base.crop_padding,
+        padding_mode="reflect",
+        horizontal_flip=base.horizontal_flip,
+        evaluate_every=evaluate_every or evaluation_interval(base, length),
+        rewind_points=_points(points, length, base.first_rewind_point),
+    )
+    return spec
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """How to prune, but for how much."""
+
+    structure: str = "unstructured"
+    scope: str = "global"
+    channel_norm: str = "keep"
+    criterion: str = "magnitude"
+
+
+@dataclass(frozen=True)
+class RetrainOptions:
+    """How to retrain; None where not given."""
+
+    method: str
+    k: int | None = None
+    weights_k: int | None = None
+    lr_k: int | None = None
+    learning_rate: float | None = None
+    iterations: int | None = None
+    lr_clock: str = "rewound"
+    optimizer_state: str = "zero"
+
+
+def prune_spec(parent: RunRecord, sparsity: float, options: PruneOptions) -> PruneSpec:
+    """The spec of a mask over a dense or retrained parent. Raises: UsageError."""
+    require_kind(parent, "dense", "retrain")
+    criteria[options.criterion]
+    if options.channel_norm == "remove" and options.structure != "structured":
+        raise UsageError("--channel-norm remove has no meaning for unstructured pruning", "add --structure structured")
+    spec: PruneSpec = make_spec(
+        PruneSpec, parent_fingerprint=parent.fingerprint, sparsity=sparsity, **asdict(options)
+    )
+    return spec
+
+
+def retrain_plan(dense_run: RunRecord, options: RetrainOptions) -> RetrainPlan:
+    """The plan of a method against a dense run, its weights among those recorded. Raises: UsageError."""
+    plan_of = methods[options.method]
+    require_kind(dense_run, "dense")
+    dense = dense_run.spec
+    assert isinstance(dense, DenseSpec)
+    rate, iterations = options.learning_rate, options.iterations
+    if iterations is not None and iterations <= 0:
+        raise UsageError(f"--iterations {iterations} is not positive", "give a number of updates, such as 1000")
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise UsageError(f"--lr {rate} is not a positive number", "give a rate such as 0.001")
+    plan = plan_of(
+        RetrainRequest(
+            dense.iterations, options.k, options.weights_k, options.lr_k, rate, iterations, options.lr_clock
+        )
+    )
+    if plan.weights_iteration not in dense.rewind_points:
+        raise UsageError(
+            f"iteration {plan.weights_iteration} of dense run {dense_run.run_id} was not recorded",
+            f"recorded: {', '.join(map(str, dense.rewind_points))}; "
+            "or train the dense run with --rewind-points and that iteration",
+        )
+    return plan
+
+
+def retrain_spec(parent: RunRecord, dense_run: RunRecord, options: RetrainOptions) -> RetrainSpec:
+    """The spec of a retraining of the prune run `parent`, which descends from `dense_run`. Raises: UsageError."""
+    require_kind(parent, "prune")
+    plan = retrain_plan(dense_run, options)
+    spec: RetrainSpec = make_spec(
+        RetrainSpec,
+        parent_fingerprint=parent.fingerprint,
+        method=options.method,
+        k=options.k,
+        weights_k=options.weights_k,
+        lr_k=options.lr_k,
+        lr_clock=options.lr_clock,
+        optimizer_state=options.optimizer_state,
+        weights_iteration=plan.weights_iteration,
+        clock_start=plan.clock_start,
+        iterations=plan.iterations,
+        schedule_iterations=plan.schedule_iterations,
+        constant_lr=plan.constant_lr,
+        evaluate_every=int(dense_run.params["evaluate_every"]),
+    )
+    return spec
+
+
+def require_kind(run: RunRecord, *kinds: str) -> None:
+    """Raises: UsageError naming the kind needed, or saying that the run is not finished."""
+    if run.kind not in kinds:
+        raise UsageError(
+            f"run {run.run_id} is a {run.kind or 'foreign'} run, a {' or '.join(kinds)} run is needed",
+            "list the runs: rewindctl list",
+        )
+    if not run.finished:
+        raise UsageError(f"run {run.run_id} is {run.status}, not FINISHED", "run its stage again, or choose another run")
+
+
+def _points(given: Sequence[int] | None, iterations: int, first: int) -> tuple[int, ...]:
+    if given is None:
+        return rewind_points(iterations, first)
+    for point in given:
+        if not 0 <= point <= iterations:
+            raise UsageError(
+                f"rewind point {point} is outside the run's {iterations} iterations",
+                f"give iterations from 0 to {iterations}",
+            )
+    return tuple(sorted({0, *given, iterations}))

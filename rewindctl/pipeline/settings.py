@@ -1,0 +1,47 @@
+"""From specs to what the trainer takes."""
+
+from rewindctl.rewinding.schedule import Schedule
+from rewindctl.specs import DenseSpec, RetrainSpec
+from rewindctl.training.loop import TrainSettings
+
+
+def schedule_of(dense: DenseSpec) -> Schedule:
+    return Schedule(dense.iterations, dense.learning_rate, dense.lr_boundaries, dense.lr_factor)
+
+
+def dense_settings(spec: DenseSpec) -> TrainSettings:
+    """A baseline: the schedule from 0, checkpoints at every rewind point but the last, which is the final one."""
+    return TrainSettings(
+        schedule=schedule_of(spec),
+        clock_start=0,
+        iterations=spec.iterations,
+        constant_lr=None,
+        batch_size=spec.batch_size,
+        momentum=spec.momentum,
+        nesterov=spec.nesterov,
+        weight_decay=spec.weight_decay,
+        crop_padding=spec.crop_padding,
+        horizontal_flip=spec.horizontal_flip,
+        evaluate_every=spec.evaluate_every,
+        checkpoint_at=spec.rewind_points[:-1],
+        seed=spec.seed,
+    )
+
+
+def retrain_settings(spec: RetrainSpec, dense: DenseSpec) -> TrainSettings:
+    """The recipe of the dense run with the clock, length and rate of the retraining's plan."""
+    return TrainSettings(
+        schedule=schedule_of(dense).scaled(spec.schedule_iterations),
+        clock_start=spec.clock_start,
+        iterations=spec.iterations,
+        constant_lr=spec.constant_lr,
+        batch_size=dense.batch_size,
+        momentum=dense.momentum,
+        nesterov=dense.nesterov,
+        weight_decay=dense.weight_decay,
+        crop_padding=dense.crop_padding,
+        horizontal_flip=dense.horizontal_flip,
+        evaluate_every=spec.evaluate_every,
+        checkpoint_at=(),
+        seed=dense.seed,
+    )

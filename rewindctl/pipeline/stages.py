@@ -1,0 +1,304 @@
+"""A stage is found in the registry, or run, linked to its parent, and closed; its failure is recorded."""
+
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rewindctl.console import Console
+from rewindctl.datasets import Dataset, load_dataset
+from rewindctl.datasets.batches import DeviceData
+from rewindctl.errors import DivergedError, UsageError
+from rewindctl.models import Network, build_network, kernels
+from rewindctl.models.network import NetworkConfig
+from rewindctl.pipeline import labels
+from rewindctl.pipeline.requests import require_kind
+from rewindctl.pipeline.settings import dense_settings, retrain_settings
+from rewindctl.pruning import Mask, PruneResult, prune
+from rewindctl.pruning.density import plot_density
+from rewindctl.registry import Registry, RunRecord, RunWriter
+from rewindctl.registry import records as tag
+from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.seeds import derived_seed
+from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
+from rewindctl.training.device import environment, resolve_device
+from rewindctl.training.loop import Evaluation, TrainResult, TrainSettings, evaluate, train
+
+FINAL = "checkpoints/final.safetensors"
+MASK = "mask/mask.safetensors"
+LAYERS = "mask/layers.csv"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished stage; `reused` when it was found and not run."""
+
+    run: RunRecord
+    reused: bool
+
+
+@dataclass
+class Pipeline:
+    """Runs stages against one registry on one device.
+
+    The registry is opened when it is first needed, so that a request refused before leaves no store behind; data
+    sets are read once.
+    """
+
+    open_registry: Callable[[], Registry]
+    console: Console
+    device_name: str = "auto"
+    data_dir: Path | None = None
+    force: bool = False
+    _datasets: dict[str, Dataset] = field(default_factory=dict)
+    _on_device: dict[str, DeviceData] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.device = resolve_device(self.device_name)
+
+    @cached_property
+    def registry(self) -> Registry:
+        return self.open_registry()
+
+    def run_dense(self, spec: DenseSpec) -> Outcome:
+        """Train a baseline, with checkpoints at its rewind points, and register it as a model version."""
+        return self._find_or_run(
+            spec, None, labels.dense_name(spec), labels.dense_tags(spec), partial(self._dense, spec)
+        )
+
+    def run_prune(self, spec: PruneSpec, parent: RunRecord) -> Outcome:
+        """Make a mask over the weights of `parent`, a dense or a retrained run."""
+        tags = {**labels.inherited(parent), **labels.prune_tags(spec)}
+        return self._find_or_run(
+            spec, parent, labels.prune_name(spec, tags), tags, partial(self._prune, spec, parent)
+        )
+
+    def run_retrain(self, spec: RetrainSpec, parent: RunRecord) -> Outcome:
+        """Retrain the network that the prune run `parent` left."""
+        source = self._weights_source(spec, parent)
+        iteration = spec.weights_iteration if source.kind == "dense" else source.params["iterations"]
+        origin = f"{source.run_id}@{iteration}"
+        tags = {**labels.inherited(parent), tag.METHOD: spec.method, tag.WEIGHTS_FROM: origin}
+        name = labels.retrain_name(spec, tags, parent.metrics["compression"])
+        return self._find_or_run(spec, parent, name, tags, partial(self._retrain, spec, parent, source))
+
+    def dataset(self, name: str) -> Dataset:
+        """The data set, read once. Raises: UnknownNameError, DataError."""
+        if name not in self._datasets:
+            self._datasets[name] = load_dataset(name, self.data_dir)
+        return self._datasets[name]
+
+    def dense_run(self, run: RunRecord) -> RunRecord:
+        """The finished dense run at the root of `run`. Raises: UsageError."""
+        root = run if run.kind == "dense" else self.registry.get(run.dense_run_id)
+        require_kind(root, "dense")
+        return root
+
+    def dense_of(self, run: RunRecord) -> DenseSpec:
+        """The spec of the dense run at the root of `run`. Raises: UsageError, IntegrityError."""
+        spec = self.dense_run(run).spec
+        assert isinstance(spec, DenseSpec)
+        return spec
+
+    def mask_of(self, run: RunRecord) -> Mask | None:
+        """The mask in force in `run`: its own, that of the prune run it retrained, none for a dense run."""
+        if run.kind == "dense":
+            return None
+        return Mask.load(self.registry.artifact(run if run.kind == "prune" else self.registry.parent(run), MASK))
+
+    def _find_or_run(
+        self,
+        spec: Spec,
+        parent: RunRecord | None,
+        name: str,
+        tags: dict[str, str],
+        work: Callable[[RunWriter], None],
+    ) -> Outcome:
+        found = None if self.force else self.registry.find(spec.fingerprint())
+        if found is not None:
+            self.console.say(f"reused   {found.short}: test accuracy {found.metrics['test_accuracy']:.2%}")
+            return Outcome(found, reused=True)
+        writer = self.registry.start(spec, name, parent, tags)
+        try:
+            writer.write_json("environment.json", environment(self.device))
+            work(writer)
+            writer.seal()
+            if isinstance(spec, DenseSpec):
+                self.registry.register_dense(writer.run_id, spec)
+            run = writer.finish()
+        except BaseException as error:
+            if isinstance(error, DivergedError):
+                writer.tag({tag.DIVERGED_ITERATION: str(error.iteration), tag.DIVERGED_RATE: f"{error.learning_rate:g}"})
+            writer.fail(error)
+            raise
+        self.console.say(f"finished {run.short}: test accuracy {run.metrics['test_accuracy']:.2%}")
+        return Outcome(run, reused=False)
+
+    def _dense(self, spec: DenseSpec, writer: RunWriter) -> None:
+        network = self._network(spec)
+        start = TrainState.initial(network)
+        result = self._train(writer, network, spec, dense_settings(spec), start, None, labels.dense_name(spec))
+        count = sum(kernel.numel() for kernel in kernels(network).values())
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        writer.log_metrics(
+            {"sparsity": 0.0, "compression": 1.0, "nonzero_kernel_parameters": count, "delta_accuracy": 0.0},
+            spec.iterations,
+        )
+        writer.tag({tag.NOTE: labels.dense_note(spec, result.test_accuracy, parameters, count)})
+
+    def _prune(self, spec: PruneSpec, parent: RunRecord, writer: RunWriter) -> None:
+        dense = self.dense_of(parent)
+        network = self._network(dense)
+        TrainState.load(self.registry.artifact(parent, FINAL)).load_into(network)
+        result = prune(_detached(kernels(network)), spec, self.mask_of(parent), network.norm_after)
+        result.mask.apply_(dict(network.named_parameters()))
+        network.to(device=self.device, memory_format=torch.channels_last)
+        loss, accuracy = evaluate(network, self._data(dense.dataset))
+        self._write_mask(writer, result, f"{dense.model} on {dense.dataset}, {spec.structure}")
+        writer.log_metrics(
+            {
+                **mask_metrics(result.mask),
+                "sparsity_asked": spec.sparsity,
+                "test_loss": finite(loss),
+                "test_accuracy": accuracy,
+                "delta_accuracy": accuracy - self._baseline(parent),
+            }
+        )
+        writer.tag({tag.NOTE: labels.prune_note(spec, parent, result, accuracy)})
+
+    def _write_mask(self, writer: RunWriter, result: PruneResult, title: str) -> None:
+        mask = result.mask
+        with writer.artifact(MASK) as path:
+            mask.save(path)
+        with writer.artifact(LAYERS) as path, path.open("w", newline="") as file:
+            rows = mask.layers()
+            table = csv.DictWriter(file, rows[0], lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+        with writer.artifact("plots/density.png") as path:
+            plot_density(mask, path, f"{title}: {mask.compression:.4g}x")
+        writer.tag({**labels.sparsity_tag(mask.sparsity), tag.SPARED: ",".join(result.spared_layers)[:4000]})
+        if result.spared_layers:
+            self.console.say(f"note: kept from losing their last unit: {', '.join(result.spared_layers)}")
+
+    def _retrain(self, spec: RetrainSpec, parent: RunRecord, source: RunRecord, writer: RunWriter) -> None:
+        dense = self.dense_of(parent)
+        network = self._network(dense)
+        mask = self.mask_of(parent)
+        assert mask is not None
+        start = self._start(spec, source)
+        settings = retrain_settings(spec, dense)
+        title = f"{labels.method_label(spec)} {mask.compression:.4g}x s{dense.seed}"
+        result = self._train(writer, network, dense, settings, start, mask, title)
+        delta = result.test_accuracy - self._baseline(parent)
+        writer.log_metrics({**mask_metrics(mask), "delta_accuracy": delta}, spec.iterations)
+        writer.tag({tag.NOTE: labels.retrain_note(spec, parent, mask.compression, result.test_accuracy, delta)})
+
+    def _train(
+        self,
+        writer: RunWriter,
+        network: Network,
+        dense: DenseSpec,
+        settings: TrainSettings,
+        start: TrainState,
+        mask: Mask | None,
+        title: str,
+    ) -> TrainResult:
+        """Train with metrics and checkpoints going to the run."""
+        data = self._data(dense.dataset)
+        with self.console.progress(title, settings.iterations) as progressed:
+            result = train(network, data, settings, start, RunObserver(writer, progressed), mask)
+        with writer.artifact(FINAL) as path:
+            result.state.save(path)
+        writer.log_metrics(
+            {
+                "test_accuracy_best": result.test_accuracy_best,
+                "iterations_per_second": result.iterations_per_second,
+                "duration_seconds": result.duration_seconds,
+            },
+            settings.iterations,
+        )
+        return result
+
+    def _network(self, spec: DenseSpec) -> Network:
+        """A fresh network on the CPU. Raises: UsageError when the data set here is not that of the spec."""
+        data = self.dataset(spec.dataset)
+        if data.digest != spec.data_digest:
+            raise UsageError(
+                f"data set {spec.dataset!r} is {data.digest[:12]} here, {spec.data_digest[:12]} in the dense run",
+                "use the data that the dense run was trained on (--data-dir)",
+            )
+        config = NetworkConfig(data.channels, data.classes, spec.norm_momentum, spec.norm_epsilon)
+        return build_network(spec.model, config, derived_seed(spec.seed, "init"))
+
+    def _data(self, name: str) -> DeviceData:
+        if name not in self._on_device:
+            self._on_device[name] = DeviceData.upload(self.dataset(name), self.device)
+        return self._on_device[name]
+
+    def _weights_source(self, spec: RetrainSpec, parent: RunRecord) -> RunRecord:
+        """The run whose weights are retrained: the one that was pruned, or the original dense run to rewind to."""
+        if spec.weights_iteration == self.dense_of(parent).iterations:
+            return self.registry.parent(parent)
+        return self.dense_run(parent)
+
+    def _start(self, spec: RetrainSpec, source: RunRecord) -> TrainState:
+        last = source.kind != "dense" or spec.weights_iteration == self.dense_of(source).iterations
+        path = FINAL if last else checkpoint_path(spec.weights_iteration)
+        state = TrainState.load(self.registry.artifact(source, path))
+        if spec.optimizer_state == "zero":
+            state = replace(state, momentum={name: torch.zeros_like(m) for name, m in state.momentum.items()})
+        return state
+
+    def _baseline(self, run: RunRecord) -> float:
+        """Final test accuracy of the dense run that `run` descends from."""
+        return self.dense_run(run).metrics["test_accuracy"]
+
+
+@dataclass
+class RunObserver:
+    """Hands what the trainer reports to a run."""
+
+    writer: RunWriter
+    progressed: Callable[[int], None]
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.writer.log_metrics(
+            {
+                "train_loss": evaluation.train_loss,
+                "lr": evaluation.lr,
+                "test_loss": finite(evaluation.test_loss),
+                "test_accuracy": evaluation.test_accuracy,
+            },
+            evaluation.iteration,
+        )
+
+    def checkpoint(self, state: TrainState) -> None:
+        with self.writer.artifact(checkpoint_path(state.iteration)) as path:
+            state.save(path)
+
+
+def checkpoint_path(iteration: int) -> str:
+    return f"checkpoints/{iteration:08d}.safetensors"
+
+
+def mask_metrics(mask: Mask) -> dict[str, float | None]:
+    return {
+        "sparsity": mask.sparsity,
+        "compression": mask.compression,
+        "nonzero_kernel_parameters": mask.kept,
+    }
+
+
+def finite(value: float) -> float | None:
+    """None for what is no number: a network may be pruned to nonsense, whose loss no metric can hold."""
+    return value if math.isfinite(value) else None
+
+
+def _detached(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in parameters.items()}

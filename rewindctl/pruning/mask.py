@@ -1,0 +1,146 @@
+"""A mask as a checked value: one bool per kernel weight, True where the weight is kept."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rewindctl.errors import IntegrityError
+
+FORMAT = "rewindctl-mask-1"
+LARGEST_WEIGHTS = 2**33  # no network here comes near; a header that claims more is refused before allocation
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Kept weights of every kernel by parameter name; `norms` are batch-norm scales and shifts held at zero
+    with their channel (`channel_norm=remove`), which count as no kernel weights.
+    """
+
+    kernels: Mapping[str, Tensor]
+    norms: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, tensor in {**self.kernels, **self.norms}.items():
+            if tensor.dtype != torch.bool:
+                raise TypeError(f"mask of {name} is {tensor.dtype}, not bool")
+
+    @classmethod
+    def ones(cls, kernels: Mapping[str, Tensor]) -> "Mask":
+        """The mask that keeps everything."""
+        return cls({name: torch.ones(k.shape, dtype=torch.bool) for name, k in kernels.items()})
+
+    @property
+    def total(self) -> int:
+        return sum(mask.numel() for mask in self.kernels.values())
+
+    @property
+    def kept(self) -> int:
+        return sum(int(mask.sum()) for mask in self.kernels.values())
+
+    @property
+    def removed(self) -> int:
+        return self.total - self.kept
+
+    @property
+    def sparsity(self) -> float:
+        """Removed / total kernel weights."""
+        return self.removed / self.total
+
+    @property
+    def compression(self) -> float:
+        """Total / kept kernel weights."""
+        return self.total / self.kept
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Kernel and norm masks by parameter name."""
+        return {**self.kernels, **self.norms}
+
+    def apply_(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set the removed entries of `tensors` to exactly 0, in place. Raises: KeyError, ValueError on a misfit."""
+        for name, mask in self.tensors().items():
+            tensor = tensors[name]
+            if tensor.shape != mask.shape:
+                raise ValueError(f"mask of {name} is {tuple(mask.shape)}, the tensor {tuple(tensor.shape)}")
+            with torch.no_grad():
+                tensor.masked_fill_(~mask.to(tensor.device), 0.0)
+
+    def covers(self, other: "Mask") -> bool:
+        """Whether everything that `other` removes is removed here too (masks only ever grow)."""
+        return all(not bool((mask & ~other.kernels[name]).any()) for name, mask in self.kernels.items())
+
+    def layers(self) -> list[dict[str, Any]]:
+        """One row per kernel: layer, shape, weights, kept, removed, sparsity, units and units_kept."""
+        rows = []
+        for name, mask in self.kernels.items():
+            kept = int(mask.sum())
+            rows.append(
+                {
+                    "layer": name,
+                    "shape": "x".join(str(size) for size in mask.shape),
+                    "weights": mask.numel(),
+                    "kept": kept,
+                    "removed": mask.numel() - kept,
+                    "sparsity": 1 - kept / mask.numel(),
+                    "units": mask.shape[unit_dimension(mask)],
+                    "units_kept": int(units(mask).any(dim=1).sum()),
+                }
+            )
+        return rows
+
+    def save(self, path: Path) -> None:
+        """One bit per weight, eight to a byte, in a safetensors file; shapes are in its metadata."""
+        packed = {
+            name: torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
+            for name, mask in sorted(self.tensors().items())
+        }
+        shapes = {
+            "kernels": {name: list(mask.shape) for name, mask in self.kernels.items()},
+            "norms": {name: list(mask.shape) for name, mask in self.norms.items()},
+        }
+        # One metadata key: safetensors writes several in no fixed order, and equal masks must be equal bytes.
+        save_file(packed, path, metadata={FORMAT: json.dumps(shapes)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Mask":
+        """Raises: IntegrityError when the file is not a whole, consistent mask."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                shapes = json.loads(file.metadata()[FORMAT])
+                kernels = {name: _unpack(file, name, shape) for name, shape in shapes["kernels"].items()}
+                norms = {name: _unpack(file, name, shape) for name, shape in shapes["norms"].items()}
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IntegrityError(f"{path} is not a readable mask: {error}") from None
+        return cls(kernels, norms)
+
+
+def unit_dimension(kernel: Tensor) -> int:
+    """The dimension of a kernel's prunable units: output channels of a convolution, inputs of the dense kernel.
+
+    Source: report section 3 ("rows or convolutional channels"); Crowley et al. 2018 (arXiv 1810.04622).
+    """
+    return 0 if kernel.dim() == 4 else 1
+
+
+def units(kernel: Tensor) -> Tensor:
+    """(units, weights per unit) view of a kernel."""
+    return kernel.movedim(unit_dimension(kernel), 0).flatten(1)
+
+
+def _unpack(file: Any, name: str, shape: list[int]) -> Tensor:
+    count = math.prod(shape)
+    if not all(isinstance(size, int) and size > 0 for size in shape) or count > LARGEST_WEIGHTS:
+        raise ValueError(f"{name} has shape {shape}")
+    packed = file.get_tensor(name)
+    if packed.dtype != torch.uint8 or packed.shape != ((count + 7) // 8,):
+        raise ValueError(f"{name} holds {tuple(packed.shape)} {packed.dtype}, not the bits of {shape}")
+    bits = np.unpackbits(packed.numpy(), count=count)
+    return torch.from_numpy(bits.astype(bool)).reshape(shape)

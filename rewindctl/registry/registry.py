@@ -1,0 +1,258 @@
+"""Finding, reading and opening runs in one experiment of one tracking store."""
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from rewindctl.errors import IntegrityError, RegistryError, UsageError
+from rewindctl.files import sha256
+from rewindctl.registry import records as tag
+from rewindctl.registry.records import RunRecord
+from rewindctl.registry.store import StoreError, absolute_uri, connect, redacted, sqlite_path
+from rewindctl.registry.writer import MANIFEST_FILE, RunWriter, is_dead, this_process
+from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
+
+PAGE = 1_000
+SHORTEST_PREFIX = 6
+DEFAULT_EXPERIMENT = "rewindctl"
+
+
+class Registry:
+    """Our runs in an experiment. Opening it makes the store and the experiment where they are missing.
+
+    Raises: RegistryError when the store cannot be reached or written.
+    """
+
+    def __init__(self, tracking_uri: str | None = None, experiment: str | None = None) -> None:
+        self.uri = absolute_uri(tracking_uri)
+        self._client = connect(self.uri)
+        self.experiment, self.experiment_id = self._open_experiment(experiment)
+        self._manifests: dict[str, dict[str, Any]] = {}
+        self._downloads = tempfile.TemporaryDirectory(prefix="rewindctl-")
+
+    @property
+    def display_uri(self) -> str:
+        """The tracking URI without credentials."""
+        return redacted(self.uri)
+
+    def _open_experiment(self, name: str | None) -> tuple[str, str]:
+        name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+        project = os.environ.get("MLFLOW_EXPERIMENT_ID") if os.environ.get("MLFLOW_RUN_ID") else None
+        if name is None and project is not None:  # inside `mlflow run`: stay in the experiment of its run
+            found = self._client.get_experiment(project)
+            return found.name, found.experiment_id
+        name = name or DEFAULT_EXPERIMENT
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return name, self._client.create_experiment(name, artifact_location=self._artifact_location(name))
+            except StoreError as error:
+                if error.code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self._client.get_experiment_by_name(name)  # another process was first
+        if found.lifecycle_stage != "active":
+            raise RegistryError(
+                f"experiment {name!r} was deleted", f"restore it: mlflow experiments restore -x {found.experiment_id}"
+            )
+        return name, found.experiment_id
+
+    def _artifact_location(self, name: str) -> str | None:
+        path = sqlite_path(self.uri)
+        if path is None:
+            return None  # the server decides
+        return (path.parent / "mlruns" / re.sub(r"[^A-Za-z0-9._-]", "_", name)).as_uri()
+
+    def search(self, **tags: str) -> list[RunRecord]:
+        """All our runs of the experiment with these tags (without `rewindctl.`), oldest first, every page."""
+        conditions = [f"tags.`rewindctl.{key}` = '{value}'" for key, value in tags.items()]
+        return self._search(" and ".join(conditions) or f"tags.`{tag.SCHEMA}` = '{SCHEMA_VERSION}'")
+
+    def _search(self, condition: str, experiment_ids: list[str] | None = None) -> list[RunRecord]:
+        found, token = [], None
+        while True:
+            page = self._client.search_runs(
+                experiment_ids or [self.experiment_id],
+                condition,
+                max_results=PAGE,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            found += [RunRecord.from_mlflow(run) for run in page]
+            token = page.token
+            if not token:
+                return found
+
+    def find(self, fingerprint: str) -> RunRecord | None:
+        """The newest finished run of an experiment (forced reruns replace older ones)."""
+        finished = [run for run in self.search(fingerprint=fingerprint) if run.finished]
+        return finished[-1] if finished else None
+
+    def get(self, run_id: str) -> RunRecord:
+        """A run by its full ID. Raises: UsageError when there is none, or it was deleted."""
+        try:
+            run = self._client.get_run(run_id)
+        except StoreError as error:
+            if error.code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+                raise UsageError(f"no run {run_id!r} in {self.display_uri}", "list the runs: rewindctl list") from None
+            raise
+        if run.info.lifecycle_stage != "active":
+            raise UsageError(f"run {run_id} was deleted", "restore it in the MLflow UI, or choose another run")
+        return RunRecord.from_mlflow(run)
+
+    def resolve(self, reference: str) -> RunRecord:
+        """A run by full ID, unique prefix of 6 characters or more, or `models:/NAME@alias`. Raises: UsageError."""
+        if reference.startswith("models:/"):
+            return self._resolve_alias(reference)
+        if re.fullmatch(r"[0-9a-f]{32}", reference):
+            return self.get(reference)
+        if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},32}}", reference):
+            raise UsageError(
+                f"{reference!r} is not a run",
+                f"give a run ID, at least {SHORTEST_PREFIX} of its first digits, or models:/NAME@alias",
+            )
+        everywhere = [e.experiment_id for e in self._client.search_experiments()]
+        found = self._search(f"attributes.run_id LIKE '{reference}%'", everywhere)
+        if not found:
+            raise UsageError(f"no run starts with {reference!r} in {self.display_uri}", "list the runs: rewindctl list")
+        if len(found) > 1:
+            raise UsageError(
+                f"{reference!r} is the start of {len(found)} runs: {', '.join(run.run_id for run in found[:3])}",
+                "give more digits",
+            )
+        return found[0]
+
+    def _resolve_alias(self, reference: str) -> RunRecord:
+        match = re.fullmatch(r"models:/([^@/]+)@([^@/]+)", reference)
+        if match is None:
+            raise UsageError(f"{reference!r} is not a model alias", "write models:/resnet20-cifar10-dense@seed-0")
+        try:
+            version = self._client.get_model_version_by_alias(match[1], match[2])
+        except StoreError as error:
+            if error.code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+                raise UsageError(f"no model {reference} in {self.display_uri}", "list the runs: rewindctl list") from None
+            raise
+        return self.get(version.run_id)
+
+    def parent(self, run: RunRecord) -> RunRecord:
+        """Raises: RegistryError when the parent is missing."""
+        if run.parent_id is None:
+            raise RegistryError(f"run {run.run_id} has no parent", "its lineage was edited: run the stage again")
+        try:
+            return self.get(run.parent_id)
+        except UsageError as error:
+            raise RegistryError(f"the parent of run {run.run_id} is gone: {error.message}", error.hint) from None
+
+    def lineage(self, run: RunRecord) -> list[RunRecord]:
+        """The run and its ancestors, the dense run first."""
+        chain = [run]
+        while chain[0].kind != "dense":
+            chain.insert(0, self.parent(chain[0]))
+        return chain
+
+    def start(self, spec: Spec, name: str, parent: RunRecord | None, tags: dict[str, str]) -> RunWriter:
+        """Open a run for `spec`. An unfinished run of the same spec whose process is gone is marked KILLED first.
+
+        Raises: RegistryError when another process is at it.
+        """
+        fingerprint = spec.fingerprint()
+        for other in self.search(fingerprint=fingerprint):
+            self._take_over(other)
+        own = {
+            tag.KIND: getattr(spec, "kind"),  # noqa: B009 (each spec has it)
+            tag.FINGERPRINT: fingerprint,
+            tag.GROUP: spec.group(parent.group if parent else None),
+            tag.SCHEMA: str(SCHEMA_VERSION),
+            tag.SPEC: spec.canonical(),
+            tag.OWNER: this_process(),
+        }
+        if parent is not None:
+            own |= {tag.PARENT: parent.run_id, tag.DENSE_RUN: parent.dense_run_id}
+        run = self._client.create_run(self.experiment_id, tags={**own, **tags}, run_name=name)
+        writer = RunWriter(self._client, run.info.run_id)
+        try:
+            writer.log_params(params_of(spec))
+            writer.write_json("spec.json", json.loads(spec.canonical()))
+        except BaseException as error:
+            writer.fail(error)
+            raise
+        return writer
+
+    def _take_over(self, other: RunRecord) -> None:
+        owner = other.tags.get(tag.OWNER, "")
+        if other.status != "RUNNING":
+            return
+        if not is_dead(owner):
+            raise RegistryError(
+                f"run {other.run_id} ({owner}) is at this very stage",
+                "wait for it; if its process is gone: mlflow runs delete --run-id " + other.run_id,
+            )
+        self._client.set_terminated(other.run_id, "KILLED")
+
+    def register_dense(self, run_id: str, spec: DenseSpec) -> None:
+        """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`."""
+        name = f"{spec.model}-{spec.dataset}-dense"
+        try:
+            self._client.create_registered_model(name)
+        except StoreError as error:
+            if error.code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{self._client.get_run(run_id).info.artifact_uri}/checkpoints"
+        version = self._client.create_model_version(name, source, run_id)
+        self._client.set_registered_model_alias(name, f"seed-{spec.seed}", version.version)
+
+    def artifact(self, run: RunRecord, path: str) -> Path:
+        """A local copy of an artifact, its bytes those of the manifest. Raises: IntegrityError, RegistryError."""
+        entry = self.manifest(run).get(path)
+        if entry is None:
+            raise RegistryError(f"run {run.run_id} has no {path}", "the run is not of the kind needed")
+        local = self._fetch(run, path)
+        if local.stat().st_size != entry["size"] or sha256(local) != entry["sha256"]:
+            raise IntegrityError(
+                f"{path} of run {run.run_id} is damaged: its bytes are not those of the manifest",
+                "restore it from a backup, or run the stage again with --force",
+            )
+        return local
+
+    def manifest(self, run: RunRecord) -> dict[str, Any]:
+        """Digest and size of each artifact. Raises: IntegrityError when it is missing or altered."""
+        if run.run_id not in self._manifests:
+            hint = "run the stage again with --force"
+            local = self._fetch(run, MANIFEST_FILE)
+            if sha256(local) != run.tags.get(tag.MANIFEST):
+                raise IntegrityError(f"the manifest of run {run.run_id} was altered", hint)
+            self._manifests[run.run_id] = json.loads(local.read_text())["artifacts"]
+        return self._manifests[run.run_id]
+
+    def _fetch(self, run: RunRecord, path: str) -> Path:
+        parts = urlsplit(run.artifact_uri)
+        if parts.scheme in ("", "file"):
+            local = Path(unquote(parts.path)) / path
+        else:
+            target = Path(self._downloads.name) / run.run_id
+            target.mkdir(exist_ok=True)
+            try:
+                local = Path(self._client.download_artifacts(run.run_id, path, str(target)))
+            except StoreError as error:
+                if error.code not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INTERNAL_ERROR"):
+                    raise
+                local = target / path
+        if not local.is_file():
+            raise IntegrityError(
+                f"{path} of run {run.run_id} is missing", "restore it, or run the stage again with --force"
+            )
+        return local
+
+
+def params_of(spec: Spec) -> dict[str, str]:
+    """Every field as text; tuples joined by commas, None as `none`."""
+    return {key: _text(value) for key, value in spec.model_dump().items()}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,129 @@
+"""Writing one run: params, metrics in batches, artifacts with digests, the manifest last, then closed for good."""
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rewindctl.errors import RegistryError, RewindError
+from rewindctl.files import sha256
+from rewindctl.registry.records import ERROR, MANIFEST, RunRecord
+from rewindctl.registry.store import Client
+
+METRICS_PER_BATCH = 1_000  # MLflow's limit
+MANIFEST_FILE = "manifest.json"
+
+
+class RunWriter:
+    """An open run. `finish` or `fail` closes it; after that nothing is written to it."""
+
+    def __init__(self, client: Client, run_id: str) -> None:
+        self.run_id = run_id
+        self._client = client
+        self._digests: dict[str, dict[str, Any]] = {}
+        self._staging = Path(tempfile.mkdtemp(prefix="rewindctl-"))
+        self._open = True
+
+    def log_params(self, params: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
+        self._batch(params=[Param(key, value) for key, value in params.items()])
+
+    def log_metrics(self, metrics: dict[str, float | None], step: int = 0) -> None:
+        """All metrics of one step in one call; None is left out. Raises: RegistryError for NaN."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        present = {key: value for key, value in metrics.items() if value is not None}
+        for key, value in present.items():
+            if value != value:
+                raise RegistryError(f"metric {key} at step {step} is NaN: NaN is never a result")
+        self._batch(metrics=[Metric(key, float(value), now, step) for key, value in present.items()])
+
+    def tag(self, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._batch(tags=[RunTag(key, value) for key, value in tags.items()])
+
+    @contextmanager
+    def artifact(self, path: str) -> Iterator[Path]:
+        """A local file to write; at the end of the block it is uploaded as `path` and its digest noted."""
+        self._check_open()
+        local = self._staging / path
+        local.parent.mkdir(parents=True, exist_ok=True)
+        yield local
+        folder = str(Path(path).parent)
+        self._client.log_artifact(self.run_id, str(local), None if folder == "." else folder)
+        self._digests[path] = {"sha256": sha256(local), "size": local.stat().st_size}
+        local.unlink()
+
+    def write_json(self, path: str, value: Any) -> None:
+        with self.artifact(path) as local:
+            local.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+    def seal(self) -> None:
+        """Write the manifest of all artifacts, and its own digest as a tag."""
+        manifest = json.dumps({"schema": 1, "artifacts": self._digests}, indent=2, sort_keys=True) + "\n"
+        local = self._staging / MANIFEST_FILE
+        local.write_text(manifest)
+        self._client.log_artifact(self.run_id, str(local), None)
+        self.tag({MANIFEST: sha256(local)})
+
+    def finish(self) -> RunRecord:
+        """Close the run as FINISHED; it must have been sealed."""
+        self._client.set_terminated(self.run_id, "FINISHED")
+        self._close()
+        return RunRecord.from_mlflow(self._client.get_run(self.run_id))
+
+    def fail(self, error: BaseException) -> None:
+        """Close the run as KILLED for an interrupt, else FAILED, the reason in a tag. Never raises."""
+        killed = isinstance(error, KeyboardInterrupt | SystemExit)
+        reason = "interrupted" if killed else (error.message if isinstance(error, RewindError) else repr(error))
+        try:
+            if self._open:
+                self.tag({ERROR: " ".join(reason.split())[:500]})
+                self._client.set_terminated(self.run_id, "KILLED" if killed else "FAILED")
+        except RewindError:
+            pass  # the store is what failed; the error under way says so, and the owner tag shows the run is dead
+        self._close()
+
+    def _batch(self, **entities: Iterable[Any]) -> None:
+        self._check_open()
+        for kind, values in entities.items():
+            rows = list(values)
+            step = METRICS_PER_BATCH if kind == "metrics" else 100
+            for start in range(0, len(rows), step):
+                self._client.log_batch(self.run_id, **{kind: rows[start : start + step]})
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise RegistryError(f"run {self.run_id} is closed and cannot be written to", "make a new run with --force")
+
+    def _close(self) -> None:
+        self._open = False
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+
+def this_process() -> str:
+    """host:pid, the owner of the runs made here."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the owner of a run is known to be gone: a process of this host that no longer exists."""
+    host, _, pid = owner.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,1 @@
+"""From runs to numbers a paper prints: tidy frame, cells, tables, figures."""

@@ -1,0 +1,85 @@
+"""The comparison as a whole: runs to cells to a table, and to files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from rewindctl.errors import RewindError
+from rewindctl.files import replacing
+from rewindctl.registry import Registry
+from rewindctl.report.cells import summarise
+from rewindctl.report.figures import figures, save_figure
+from rewindctl.report.frame import tidy_frame
+from rewindctl.report.tables import formats, tables
+
+SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
+DEFAULT_OUTPUT = Path("plots")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows, the cells, and the table as it is printed."""
+
+    rows: pd.DataFrame
+    cells: pd.DataFrame
+    text: str
+    file_name: str
+
+    def write(self, output: Path | None, figure: str | None, delta: str) -> list[Path]:
+        """With a folder or a figure: the table, `runs.csv` (a row per run) and the figure. Raises: UsageError."""
+        if output is None and figure is None:
+            return []
+        folder = (output or DEFAULT_OUTPUT).absolute()
+        paths = save_figure(figure, self.cells, delta, folder) if figure else []
+        try:
+            with replacing(folder / self.file_name) as temporary:
+                temporary.write_text(self.text + "\n")
+            with replacing(folder / "runs.csv") as temporary:
+                self.rows.to_csv(temporary, index=False)
+        except OSError as error:
+            raise RewindError(f"{folder} cannot be written: {error.strerror}", "give another --output") from None
+        return [*paths, folder / self.file_name, folder / "runs.csv"]
+
+
+def compare(
+    registry: Registry,
+    table: str = "table5",
+    format_name: str = "text",
+    accuracy: str = "final",
+    model: str | None = None,
+    dataset: str | None = None,
+    figure: str | None = None,
+) -> Comparison:
+    """Compare the finished retrainings of the registry's experiment.
+
+    Raises: UnknownNameError, and RewindError saying which runs are needed where there is nothing to compare.
+    """
+    form, render = tables[table], formats[format_name]
+    if figure is not None:
+        figures[figure]
+    rows = tidy_frame(registry)
+    for column, wanted in (("model", model), ("dataset", dataset)):
+        if wanted is not None:
+            rows = rows[rows[column] == wanted]
+    if not (rows["method"] != "none").any():
+        raise _nothing(registry, rows, model, dataset)
+    cells = summarise(rows, accuracy)
+    return Comparison(rows, cells, render(form(cells)), f"{table}.{SUFFIXES[format_name]}")
+
+
+def _nothing(registry: Registry, rows: pd.DataFrame, model: str | None, dataset: str | None) -> RewindError:
+    """Which of the three kinds of run is missing, and the command that makes the next one."""
+    of = " ".join(filter(None, (model and f"of {model}", dataset and f"on {dataset}")))
+    prunes = [run for run in registry.search(kind="prune") if run.finished and run.dense_run_id in set(rows["run_id"])]
+    if len(rows) == 0:
+        hint = f"first: rewindctl train-dense --model {model or 'resnet8'} --dataset {dataset or 'digits'} --seeds 0-2"
+    elif not prunes:
+        hint = f"next: rewindctl prune --parent {rows['run_id'].iloc[0]} --compression 20"
+    else:
+        hint = f"next: rewindctl retrain --parent {prunes[0].run_id} --method lr_rewind"
+    return RewindError(
+        f"nothing to compare {of}{' ' if of else ''}in experiment {registry.experiment!r}: {len(rows)} dense, "
+        f"{len(prunes)} prune and 0 retrain runs are finished",
+        hint,
+    )

@@ -1,0 +1,129 @@
+"""The tidy frame: one row per result, joined to its mask and its dense baseline by lineage, never by name."""
+
+from typing import Any
+
+import pandas as pd
+
+from rewindctl.pipeline.labels import method_label
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
+
+COLUMNS = (
+    "run_id",
+    "model",
+    "dataset",
+    "iterations",
+    "structure",
+    "scope",
+    "criterion",
+    "channel_norm",
+    "schedule",
+    "step",
+    "level",
+    "method",
+    "label",
+    "group",
+    "seed",
+    "sparsity_asked",
+    "sparsity",
+    "compression",
+    "test_accuracy",
+    "test_accuracy_best",
+    "dense_run_id",
+    "dense_accuracy",
+    "dense_accuracy_best",
+)
+
+
+def tidy_frame(registry: Registry) -> pd.DataFrame:
+    """Finished retrainings (and dense runs, method `none`) of the experiment, the newest of equal fingerprint.
+
+    A network reached through several levels of pruning is `iterative`; so is, once more, each earlier level of
+    such a chain, whose first level is also a one-shot result. Runs whose lineage is broken are left out.
+    """
+    newest = {run.fingerprint: run for run in registry.search() if run.finished}
+    by_id = {run.run_id: run for run in registry.search() if run.finished}
+    rows: list[dict[str, Any]] = []
+    chained: set[tuple[str, float]] = set()
+    for run in newest.values():
+        chain = _chain(run, by_id)
+        if chain is None or run.kind not in ("dense", "retrain"):
+            continue
+        dense = chain[0]
+        if run.kind == "dense":
+            rows.append(_row(run, None, dense, "dense", None, 0))
+            continue
+        levels = [(chain[i + 1], chain[i + 2]) for i in range(0, len(chain) - 1, 2)]
+        if len(levels) == 1:
+            rows.append(_row(run, levels[0][0], dense, "one_shot", None, 1))
+            continue
+        step = _step(levels)
+        for level, (mask, retrained) in enumerate(levels, start=1):
+            if (retrained.run_id, step) not in chained:
+                chained.add((retrained.run_id, step))
+                rows.append(_row(retrained, mask, dense, "iterative", step, level))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    order = ["model", "dataset", "iterations", "structure", "schedule", "step", "label", "compression", "seed", "run_id"]
+    return frame.sort_values(order, ignore_index=True)
+
+
+def _chain(run: RunRecord, by_id: dict[str, RunRecord]) -> list[RunRecord] | None:
+    """Dense, prune, retrain, prune, ..., `run`; None when an ancestor is missing or the kinds do not alternate."""
+    chain = [run]
+    while chain[0].kind != "dense":
+        parent = by_id.get(chain[0].parent_id or "")
+        if parent is None or parent in chain:
+            return None
+        chain.insert(0, parent)
+    kinds = [link.kind for link in chain[1:]]
+    return chain if kinds == ["prune", "retrain"] * (len(kinds) // 2) or len(chain) == 1 else None
+
+
+def _step(levels: list[tuple[RunRecord, RunRecord]]) -> float:
+    """The fraction of remaining weights that each level removes, to two decimals."""
+    kept = 1 - levels[-1][0].metrics["sparsity"]
+    return float(round(1 - kept ** (1 / len(levels)), 2))
+
+
+def _row(
+    run: RunRecord, mask: RunRecord | None, dense: RunRecord, schedule: str, step: float | None, level: int
+) -> dict[str, Any]:
+    spec, dense_spec = run.spec, dense.spec
+    assert isinstance(dense_spec, DenseSpec)
+    prune_spec = mask.spec if mask else None
+    is_mask = isinstance(prune_spec, PruneSpec)
+    return {
+        "run_id": run.run_id,
+        "model": dense_spec.model,
+        "dataset": dense_spec.dataset,
+        "iterations": dense_spec.iterations,
+        "structure": prune_spec.structure if is_mask else "",
+        "scope": prune_spec.scope if is_mask else "",
+        "criterion": prune_spec.criterion if is_mask else "",
+        "channel_norm": prune_spec.channel_norm if is_mask else "",
+        "schedule": schedule,
+        "step": step,
+        "level": level,
+        "method": spec.method if isinstance(spec, RetrainSpec) else "none",
+        "label": _label(spec) if isinstance(spec, RetrainSpec) else "none",
+        "group": run.group,
+        "seed": dense_spec.seed,
+        "sparsity_asked": prune_spec.sparsity if is_mask else 0.0,
+        "sparsity": run.metrics["sparsity"],
+        "compression": run.metrics["compression"],
+        "test_accuracy": run.metrics["test_accuracy"],
+        "test_accuracy_best": run.metrics["test_accuracy_best"],
+        "dense_run_id": dense.run_id,
+        "dense_accuracy": dense.metrics["test_accuracy"],
+        "dense_accuracy_best": dense.metrics["test_accuracy_best"],
+    }
+
+
+def _label(spec: RetrainSpec) -> str:
+    """The method with every setting that is not the usual one."""
+    unusual = [
+        f"lr={spec.constant_lr:g}" if spec.constant_lr not in (None, 0.001) else "",
+        "restarted clock" if spec.lr_clock == "restarted" else "",
+        "restored momentum" if spec.optimizer_state == "restored" else "",
+    ]
+    return " ".join([method_label(spec), *filter(None, unusual)])

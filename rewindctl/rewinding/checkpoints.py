@@ -1,0 +1,80 @@
+"""A point in training as a file: everything needed to go on from it, in safetensors, the same bytes every time."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rewindctl.errors import IntegrityError
+
+FORMAT = "rewindctl-checkpoint-1"
+PARTS = ("parameters", "buffers", "momentum")
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Parameters, buffers (batch-norm statistics) and SGD momentum by name, on the CPU.
+
+    `iteration` counts the updates of the run that made it; `data_position` is where the stream of batches stands:
+    a run that continues from here draws batch `data_position` next. With the seed, that is the whole sampler and
+    augmentation state, for every batch is a function of seed and position.
+    """
+
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+    iteration: int = 0
+    data_position: int = 0
+
+    def save(self, path: Path) -> None:
+        """Write the file; equal states give equal bytes."""
+        tensors = {
+            f"{part}/{name}": tensor.contiguous() for part in PARTS for name, tensor in getattr(self, part).items()
+        }
+        metadata = {"iteration": self.iteration, "data_position": self.data_position}
+        # One metadata key: safetensors writes several in no fixed order.
+        save_file(tensors, path, metadata={FORMAT: json.dumps(metadata)})
+
+    @classmethod
+    def load(cls, path: Path) -> "TrainState":
+        """Raises: IntegrityError when the file is not a whole checkpoint."""
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = json.loads(file.metadata()[FORMAT])
+                for key in file.keys():  # noqa: SIM118 (not a dict)
+                    part, name = key.split("/", 1)
+                    parts[part][name] = file.get_tensor(key)
+            return cls(**parts, iteration=int(metadata["iteration"]), data_position=int(metadata["data_position"]))
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"{path} is not a readable checkpoint: {error}") from None
+
+    @classmethod
+    def initial(cls, network: nn.Module) -> "TrainState":
+        """The state of a network before its first update: momentum zero."""
+        parameters = {name: p.detach().cpu().clone() for name, p in network.named_parameters()}
+        buffers = {name: b.detach().cpu().clone() for name, b in network.named_buffers()}
+        return cls(parameters, buffers, {name: torch.zeros_like(p) for name, p in parameters.items()})
+
+    def load_into(self, network: nn.Module) -> None:
+        """Copy parameters and buffers into the network. Raises: IntegrityError when names or shapes differ."""
+        check_shapes(self.parameters, dict(network.named_parameters()), "parameter")
+        check_shapes(self.buffers, dict(network.named_buffers()), "buffer")
+        network.load_state_dict({**self.parameters, **self.buffers})
+
+
+def check_shapes(found: dict[str, Tensor], wanted: dict[str, Tensor], what: str) -> None:
+    """Raises: IntegrityError naming the first entry that is missing, unexpected or of another shape."""
+    for name in sorted(set(found) | set(wanted)):
+        if name not in found:
+            raise IntegrityError(f"the checkpoint lacks {what} {name}")
+        if name not in wanted:
+            raise IntegrityError(f"the checkpoint has {what} {name}, which the network has not")
+        if found[name].shape != wanted[name].shape:
+            raise IntegrityError(
+                f"{what} {name} is {tuple(found[name].shape)} in the checkpoint, {tuple(wanted[name].shape)} here"
+            )

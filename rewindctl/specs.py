@@ -1,0 +1,141 @@
+"""What identifies an experiment: frozen specs of the three stages and their fingerprints.
+
+A fingerprint is the SHA-256 of the canonical JSON of *every* field (defaults too), the parent's fingerprint among
+them, so lineage is a Merkle chain: equal fingerprint, same experiment. What cannot change the result (device index,
+progress bar) is not a field.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from rewindctl.errors import IntegrityError, UsageError
+
+SCHEMA_VERSION = 1
+
+Kind = Literal["dense", "prune", "retrain"]
+LrClock = Literal["rewound", "restarted"]
+OptimizerState = Literal["zero", "restored"]
+Structure = Literal["unstructured", "structured"]
+Scope = Literal["global", "layerwise"]
+ChannelNorm = Literal["keep", "remove"]
+
+Positive = Annotated[int, Field(gt=0)]
+Iteration = Annotated[int, Field(ge=0)]
+
+
+class Spec(BaseModel):
+    """Base of the specs: frozen, no unknown fields, no NaN or infinity (JSON has none)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def canonical(self) -> str:
+        """JSON with sorted keys and no spaces: equal specs, equal text."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON, 64 hexadecimal digits."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def group(self, parent_group: str | None) -> str:
+        """The fingerprint without the seed, the parent's group in the place of its fingerprint: medians' key."""
+        fields = self.model_dump(mode="json")
+        fields.pop("seed", None)
+        if "parent_fingerprint" in fields:
+            fields["parent_fingerprint"] = parent_group
+        return hashlib.sha256(canonical_json(fields).encode()).hexdigest()
+
+
+class DenseSpec(Spec):
+    """A dense baseline: network, data, seed and the whole training recipe."""
+
+    kind: Literal["dense"] = "dense"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model: str
+    dataset: str
+    data_digest: str
+    recipe: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    iterations: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    lr_boundaries: tuple[Positive, ...]
+    lr_factor: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
+    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay_scope: Literal["all"]
+    norm_momentum: Annotated[float, Field(gt=0, le=1)]
+    norm_epsilon: Annotated[float, Field(gt=0)]
+    crop_padding: Annotated[int, Field(ge=0)]
+    padding_mode: Literal["reflect"]
+    horizontal_flip: bool
+    evaluate_every: Positive
+    rewind_points: tuple[Iteration, ...]
+
+
+class PruneSpec(Spec):
+    """A mask over a parent's kernels. `sparsity` is the fraction asked for; the run records the one achieved."""
+
+    kind: Literal["prune"] = "prune"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    parent_fingerprint: str
+    sparsity: Annotated[float, Field(gt=0, lt=1)]
+    criterion: str = "magnitude"
+    structure: Structure = "unstructured"
+    scope: Scope = "global"
+    channel_norm: ChannelNorm = "keep"
+
+
+class RetrainSpec(Spec):
+    """A retraining of a pruned network: the method as asked for, and the plan it resolved to."""
+
+    kind: Literal["retrain"] = "retrain"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    parent_fingerprint: str
+    method: str
+    k: Iteration | None = None
+    weights_k: Iteration | None = None
+    lr_k: Iteration | None = None
+    lr_clock: LrClock = "rewound"
+    optimizer_state: OptimizerState = "zero"
+    weights_iteration: Iteration
+    clock_start: Iteration
+    iterations: Positive
+    schedule_iterations: Positive
+    constant_lr: Annotated[float, Field(gt=0)] | None
+    evaluate_every: Positive
+
+
+StageSpec = Annotated[DenseSpec | PruneSpec | RetrainSpec, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[DenseSpec | PruneSpec | RetrainSpec] = TypeAdapter(StageSpec)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys, no spaces, no NaN. Raises: ValueError for NaN or infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def parse_spec(text: str, where: str) -> DenseSpec | PruneSpec | RetrainSpec:
+    """The spec in `text`. Raises: IntegrityError naming `where` and the first wrong field."""
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        raise IntegrityError(f"{where} is not a spec of schema {SCHEMA_VERSION}: {first_problem(error)}") from None
+
+
+def make_spec(kind: type[Spec], **fields: Any) -> Any:
+    """A validated spec. Raises: UsageError naming the first wrong field and its value."""
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        raise UsageError(first_problem(error)) from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """One line for the first thing wrong: field, value, reason."""
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"]) or "document"
+    return f"{field} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"[:300]

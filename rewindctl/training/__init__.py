@@ -1,0 +1,1 @@
+"""One training loop and the recipes it follows. Knows nothing of MLflow, the command line or run files."""

@@ -1,0 +1,89 @@
+"""The device to train on, and a record of it and of the software around it."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewindctl.errors import UsageError
+
+PACKAGES = ("rewindctl", "torch", "torchvision", "mlflow", "mlflow-skinny", "numpy", "optuna", "pandas", "safetensors")
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first CUDA device, else the CPU. Raises: UsageError for a device that is not there."""
+    # Deterministic matrix products on CUDA need this before the first one; harmless elsewhere.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise UsageError(f"unknown device {name!r}", "known: auto, cpu, cuda, cuda:0, cuda:1, ...")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= count:
+        raise UsageError(f"device {name!r} is not there: {count} CUDA devices", "use --device cpu or --device auto")
+    return torch.device("cuda", int(index or 0))
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Packages, device, driver, threads, flags and git commit: what else may decide the bytes of a result."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "device": device_name(device),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
+        "driver": _driver() if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "deterministic": True,
+        "memory_format": "channels_last",
+        "git_commit": _git_commit(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The marketing name of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()} ({torch.get_num_threads()} threads)"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _driver() -> str | None:
+    return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+
+
+def _git_commit() -> str | None:
+    """The commit of rewindctl itself where it runs from a checkout, with `+` when files were changed."""
+    root = str(Path(__file__).parents[2])
+    commit = _output("git", "-C", root, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return commit + ("+" if _output("git", "-C", root, "status", "--porcelain", "-uno") else "")
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return (done.stdout.strip() or None) if done.returncode == 0 else None

@@ -1,0 +1,254 @@
+"""The one training loop: dense runs and every kind of retraining are the same loop from another start."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from rewindctl.datasets.batches import BatchStream, DeviceData
+from rewindctl.errors import DivergedError
+from rewindctl.models import Network
+from rewindctl.pruning import Mask
+from rewindctl.rewinding.checkpoints import TrainState, check_shapes
+from rewindctl.rewinding.schedule import Schedule
+
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides the updates of a run but the network, the data, the start and the mask.
+
+    Update t (from 0) uses the schedule's rate at `clock_start` + t, or `constant_lr` where given.
+    """
+
+    schedule: Schedule
+    clock_start: int
+    iterations: int
+    constant_lr: float | None
+    batch_size: int
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    crop_padding: int
+    horizontal_flip: bool
+    evaluate_every: int
+    checkpoint_at: tuple[int, ...]
+    seed: int
+
+    def rate(self, iteration: int) -> float:
+        """Learning rate of update `iteration` of this run."""
+        return self.constant_lr or self.schedule.rate(self.clock_start + iteration)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measured after `iteration` updates. `train_loss` is the mean since the last evaluation (None at the start)."""
+
+    iteration: int
+    lr: float
+    train_loss: float | None
+    test_loss: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The last state, every evaluation, and the speed of the updates (evaluations apart)."""
+
+    state: TrainState
+    evaluations: tuple[Evaluation, ...]
+    iterations_per_second: float
+    duration_seconds: float
+
+    @property
+    def test_accuracy(self) -> float:
+        """Accuracy after the last iteration: the result."""
+        return self.evaluations[-1].test_accuracy
+
+    @property
+    def test_accuracy_best(self) -> float:
+        """Best accuracy over all evaluations; chosen on the test set, so not a result."""
+        return max(evaluation.test_accuracy for evaluation in self.evaluations)
+
+
+class Observer(Protocol):
+    """Is told what happens, when it happens; an exception from it stops the training."""
+
+    def evaluated(self, evaluation: Evaluation) -> None: ...
+    def checkpoint(self, state: TrainState) -> None: ...
+    def progressed(self, iteration: int) -> None: ...
+
+
+def train(
+    network: Network,
+    data: DeviceData,
+    settings: TrainSettings,
+    start: TrainState,
+    observer: Observer,
+    mask: Mask | None = None,
+) -> TrainResult:
+    """Train from `start` on the device of `data`; the entries that `mask` removes are 0 before and after each update.
+
+    States are handed to the observer before update `t` for each `t` of `settings.checkpoint_at`. Raises: DivergedError
+    when the loss is NaN or infinite: on a CPU before that very update; on a GPU no update is made from then on, and
+    it is raised at the next evaluation, with the iteration that it happened at.
+    """
+    began = time.perf_counter()
+    with _reproducible(data.device):
+        stepper = Stepper(network, data, settings, start, mask)
+        evaluations: list[Evaluation] = []
+        training_seconds, since = 0.0, time.perf_counter()
+        # One round more than there are updates: the end is evaluated and saved by the same lines as the rest.
+        for t in range(settings.iterations + 1):
+            if t % settings.evaluate_every == 0 or t == settings.iterations:
+                train_loss = stepper.mean_loss()  # waits for the device
+                training_seconds += time.perf_counter() - since
+                test_loss, test_accuracy = evaluate(network, data)
+                rate = settings.rate(max(0, t - 1))
+                evaluations.append(Evaluation(t, rate, train_loss, test_loss, test_accuracy))
+                observer.evaluated(evaluations[-1])
+                since = time.perf_counter()
+            if t in settings.checkpoint_at:
+                observer.checkpoint(stepper.state(t))
+            observer.progressed(t)
+            if t < settings.iterations:
+                stepper.update(t)
+        state = stepper.state(settings.iterations)
+    speed = settings.iterations / max(training_seconds, 1e-9)
+    return TrainResult(state, tuple(evaluations), speed, time.perf_counter() - began)
+
+
+class Stepper:
+    """One update at a time: batch, forward, backward, masked gradient, Nesterov SGD."""
+
+    def __init__(
+        self, network: Network, data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None
+    ) -> None:
+        self.network, self.settings, self.start = network, settings, start
+        start.load_into(network)
+        network.to(device=data.device, memory_format=torch.channels_last).train()
+        self.parameters = dict(network.named_parameters())
+        self.stream = BatchStream(
+            data, settings.batch_size, settings.crop_padding, settings.horizontal_flip, settings.seed
+        )
+        self.rate = torch.tensor(settings.rate(0), device=data.device)
+        self.optimizer = torch.optim.SGD(
+            self.parameters.values(),
+            lr=self.rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        check_shapes(start.momentum, dict(self.parameters), "momentum")
+        self.momentum = {name: torch.zeros_like(p).copy_(start.momentum[name]) for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            self.optimizer.state[parameter]["momentum_buffer"] = self.momentum[name]
+        self._use(mask)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=data.device)
+        self.losses = 0
+        self.diverged_at = torch.full((), -1, device=data.device)
+        self.diverged_loss = torch.zeros((), device=data.device)
+
+    def _use(self, mask: Mask | None) -> None:
+        """Zero weight and momentum once; with the gradient masked too, w' = w - lr * 0 keeps them at exactly 0."""
+        tensors = mask.tensors() if mask else {}
+        if mask:
+            mask.apply_(self.parameters)
+            mask.apply_(self.momentum)
+        self.masked = [self.parameters[name] for name in tensors]
+        self.kept = [
+            torch.empty_like(self.parameters[name]).copy_(tensor) for name, tensor in tensors.items()
+        ]  # in the memory format of the parameter
+
+    def update(self, t: int) -> None:
+        """Update `t` of this run. On a CPU raises DivergedError instead, nothing changed but batch-norm statistics."""
+        images, labels = self.stream.batch(self.start.data_position + t)
+        loss = cross_entropy(self.network(images), labels)
+        self._watch(loss.detach(), t)
+        loss.backward()
+        if self.masked:
+            torch._foreach_mul_([p.grad for p in self.masked if p.grad is not None], self.kept)
+        self.rate.fill_(self.settings.rate(t))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _watch(self, loss: Tensor, t: int) -> None:
+        """Sum the losses, and remember the first that is not finite: `found_inf` makes the optimiser skip its step."""
+        self.loss_sum += loss
+        self.losses += 1
+        first = ~torch.isfinite(loss) & (self.diverged_at < 0)
+        self.diverged_at = torch.where(first, t, self.diverged_at)
+        self.diverged_loss = torch.where(first, loss, self.diverged_loss)
+        self.optimizer.found_inf = (self.diverged_at >= 0).to(torch.float32)  # type: ignore[attr-defined]
+        if loss.device.type == "cpu":
+            self._raise_if_diverged()
+
+    def _raise_if_diverged(self) -> None:
+        iteration = int(self.diverged_at)
+        if iteration >= 0:
+            raise DivergedError(iteration, self.settings.rate(iteration), float(self.diverged_loss))
+
+    def mean_loss(self) -> float | None:
+        """Mean training loss since the last call, None when there was no update. Raises: DivergedError."""
+        self._raise_if_diverged()
+        if self.losses == 0:
+            return None
+        mean = float(self.loss_sum) / self.losses
+        self.loss_sum.zero_()
+        self.losses = 0
+        return mean
+
+    def state(self, t: int) -> TrainState:
+        """A copy on the host after `t` updates of this run."""
+        self._raise_if_diverged()
+        return TrainState(
+            {name: _on_host(p.detach()) for name, p in self.parameters.items()},
+            {name: _on_host(b) for name, b in self.network.named_buffers()},
+            {name: _on_host(m) for name, m in self.momentum.items()},
+            iteration=t,
+            data_position=self.start.data_position + t,
+        )
+
+
+def evaluate(network: Network, data: DeviceData) -> tuple[float, float]:
+    """Mean loss and accuracy, correct / total, over the whole test set. Leaves the network in training mode."""
+    network.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=data.device)
+    loss = torch.zeros((), dtype=torch.float64, device=data.device)
+    with torch.inference_mode():
+        for images, labels in zip(
+            data.test_images.split(EVALUATION_BATCH), data.test_labels.split(EVALUATION_BATCH), strict=True
+        ):
+            logits = network(data.standardised(images))
+            loss += cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(dim=1) == labels).sum()
+    network.train()
+    total = len(data.test_labels)
+    return float(loss) / total, int(correct) / total
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    return tensor.to("cpu", copy=True).contiguous()
+
+
+@contextmanager
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """Only deterministic kernels on CUDA: the same seed gives the same bytes on one device."""
+    if device.type != "cuda":
+        yield
+        return
+    before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
