@@ -67,4 +67,6 @@ def _show(session: Session, dataset: object, path: Path) -> None:
         session.console.json(facts)
         return
     session.console.data(str(path))
-    session.console.say(f"{facts['name']}: {facts['train']:,} training and {facts['test']:,} test images, {facts['shape']}")
+    session.console.say(
+        f"{facts['name']}: {facts['train']:,} training and {facts['test']:,} test images, {facts['shape']}"
+    )

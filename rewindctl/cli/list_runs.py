@@ -22,7 +22,9 @@ def list_runs(
         return
     for run in runs:
         accuracy = run.metrics.get("test_accuracy")
-        session.console.data(f"{run.run_id}  {run.status:8}  {f'{accuracy:.2%}' if accuracy is not None else '-':>7}  {run.name}")
+        session.console.data(
+            f"{run.run_id}  {run.status:8}  {f'{accuracy:.2%}' if accuracy is not None else '-':>7}  {run.name}"
+        )
 
 
 def register(app: typer.Typer) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -49,12 +50,13 @@ class DeviceData:
 
 @dataclass(frozen=True)
 class Draws:
-    """The draws of one epoch, each (batches, batch): sample index, crop offset down and right, mirrored or not."""
+    """One epoch: sample indices (batches, batch), and the source row and column of every pixel row and column of
+    each augmented image, (batches, batch, height, 1) and (batches, batch, 1, width).
+    """
 
     indices: Tensor
-    down: Tensor
-    right: Tensor
-    mirrored: Tensor
+    rows: Tensor
+    columns: Tensor
 
 
 class BatchStream:
@@ -62,6 +64,7 @@ class BatchStream:
 
     Every epoch is a fresh permutation; what is left of it after the last whole batch is dropped. Crop and flip are
     drawn independently for every sample. The draws are made on the host, so every device sees the same ones.
+    Source: report section 3 (flip, reflection padding, crop).
     """
 
     def __init__(self, data: DeviceData, batch_size: int, padding: int, mirror: bool, seed: int) -> None:
@@ -72,22 +75,24 @@ class BatchStream:
             raise UsageError(f"crop padding {padding} does not fit into images of {height}x{width}")
         self.data, self.batch_size, self.padding, self.mirror, self.seed = data, batch_size, padding, mirror, seed
         self.batches_per_epoch = samples // batch_size
-        self._rows = torch.arange(height, device=data.device) - padding
-        self._columns = torch.arange(width, device=data.device) - padding
-        self._epoch, self._draws = -1, self.draw(0)
+        self._epoch, self._draws = 0, self.draw(0)
 
     def draw(self, epoch: int) -> Draws:
         """The draws of `epoch`, on the device."""
-        shape = (self.batches_per_epoch, self.batch_size)
-        count = shape[0] * shape[1]
-        order = stream(self.seed, "order", epoch).permutation(len(self.data.train_labels))[:count]
+        samples, height, width = self.data.train_images.shape[:3]
+        shape = (self.batches_per_epoch, self.batch_size, 1)
+        order = stream(self.seed, "order", epoch).permutation(samples)[: shape[0] * shape[1]]
         augment = stream(self.seed, "augment", epoch)
-        offsets = augment.integers(0, 2 * self.padding + 1, size=(2, *shape))
-        mirrored = augment.integers(0, 2, size=shape) if self.mirror else np.zeros(shape, dtype=np.int64)
+        down, right = augment.integers(0, 2 * self.padding + 1, size=(2, *shape))
+        mirrored = augment.integers(0, 2, size=shape) if self.mirror else 0
+        rows = reflect(np.arange(height) - self.padding + down, height)
+        columns = reflect(np.arange(width) - self.padding + right, width)
+        columns = np.where(mirrored, width - 1 - columns, columns)
         device = self.data.device
-        down, right = (torch.from_numpy(part).to(device) for part in offsets)
         return Draws(
-            torch.from_numpy(order.reshape(shape)).to(device), down, right, torch.from_numpy(mirrored).bool().to(device)
+            torch.from_numpy(order.reshape(shape[:2])).to(device),
+            torch.from_numpy(rows[:, :, :, None]).to(device),
+            torch.from_numpy(columns[:, :, None, :]).to(device),
         )
 
     def batch(self, position: int) -> tuple[Tensor, Tensor]:
@@ -95,15 +100,11 @@ class BatchStream:
         epoch, index = divmod(position, self.batches_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._draws = epoch, self.draw(epoch)
-        draws = self._draws
-        chosen = draws.indices[index]
-        rows = reflect(self._rows + draws.down[index, :, None], len(self._rows))
-        columns = reflect(self._columns + draws.right[index, :, None], len(self._columns))
-        columns = torch.where(draws.mirrored[index, :, None], len(self._columns) - 1 - columns, columns)
-        images = self.data.train_images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+        chosen = self._draws.indices[index]
+        images = self.data.train_images[chosen[:, None, None], self._draws.rows[index], self._draws.columns[index]]
         return self.data.standardised(images), self.data.train_labels[chosen]
 
 
-def reflect(positions: Tensor, size: int) -> Tensor:
+def reflect(positions: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
     """Positions outside 0..size-1 mirrored at the edges, which are not repeated (-1 is 1): reflection padding."""
-    return (size - 1) - ((size - 1) - positions.abs()).abs()
+    return (size - 1) - np.abs((size - 1) - np.abs(positions))

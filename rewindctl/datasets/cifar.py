@@ -117,7 +117,9 @@ def _verified(name: str, dataset: Dataset, path: Path) -> Dataset:
     if sizes != (50_000, 10_000, 32, 32, 3) or dataset.classes != known.classes:
         raise DataError(f"{path} is not {name}: {sizes}, {dataset.classes} classes", hint)
     if known.digest is not None and dataset.digest != known.digest:
-        raise DataError(f"{path} was altered: its digest is {dataset.digest[:12]}, {name}'s is {known.digest[:12]}", hint)
+        raise DataError(
+            f"{path} was altered: its digest is {dataset.digest[:12]}, {name}'s is {known.digest[:12]}", hint
+        )
     if not np.allclose(dataset.mean, known.mean, rtol=0, atol=1e-7):
         raise DataError(f"{path} was altered: its channel means {dataset.mean} are not those of {name}", hint)
     return dataset

@@ -159,5 +159,7 @@ def _read_imported(place: Path, name: str) -> Dataset:
         raise DataError(f"{record} is not readable", hint) from None
     dataset = Dataset.from_arrays(name, read_npz(path), str(path))
     if dataset.digest != digest:
-        raise DataError(f"{path} was altered since its import: its digest is {dataset.digest[:12]}, not {digest[:12]}", hint)
+        raise DataError(
+            f"{path} was altered since its import: its digest is {dataset.digest[:12]}, not {digest[:12]}", hint
+        )
     return dataset

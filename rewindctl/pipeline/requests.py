@@ -110,9 +110,7 @@ def prune_spec(parent: RunRecord, sparsity: float, options: PruneOptions) -> Pru
     criteria[options.criterion]
     if options.channel_norm == "remove" and options.structure != "structured":
         raise UsageError("--channel-norm remove has no meaning for unstructured pruning", "add --structure structured")
-    spec: PruneSpec = make_spec(
-        PruneSpec, parent_fingerprint=parent.fingerprint, sparsity=sparsity, **asdict(options)
-    )
+    spec: PruneSpec = make_spec(PruneSpec, parent_fingerprint=parent.fingerprint, sparsity=sparsity, **asdict(options))
     return spec
 
 
@@ -128,9 +126,7 @@ def retrain_plan(dense_run: RunRecord, options: RetrainOptions) -> RetrainPlan:
     if rate is not None and not (rate > 0 and math.isfinite(rate)):
         raise UsageError(f"--lr {rate} is not a positive number", "give a rate such as 0.001")
     plan = plan_of(
-        RetrainRequest(
-            dense.iterations, options.k, options.weights_k, options.lr_k, rate, iterations, options.lr_clock
-        )
+        RetrainRequest(dense.iterations, options.k, options.weights_k, options.lr_k, rate, iterations, options.lr_clock)
     )
     if plan.weights_iteration not in dense.rewind_points:
         raise UsageError(
@@ -172,7 +168,9 @@ def require_kind(run: RunRecord, *kinds: str) -> None:
             "list the runs: rewindctl list",
         )
     if not run.finished:
-        raise UsageError(f"run {run.run_id} is {run.status}, not FINISHED", "run its stage again, or choose another run")
+        raise UsageError(
+            f"run {run.run_id} is {run.status}, not FINISHED", "run its stage again, or choose another run"
+        )
 
 
 def _points(given: Sequence[int] | None, iterations: int, first: int) -> tuple[int, ...]:

@@ -74,9 +74,7 @@ class Pipeline:
     def run_prune(self, spec: PruneSpec, parent: RunRecord) -> Outcome:
         """Make a mask over the weights of `parent`, a dense or a retrained run."""
         tags = {**labels.inherited(parent), **labels.prune_tags(spec)}
-        return self._find_or_run(
-            spec, parent, labels.prune_name(spec, tags), tags, partial(self._prune, spec, parent)
-        )
+        return self._find_or_run(spec, parent, labels.prune_name(spec, tags), tags, partial(self._prune, spec, parent))
 
     def run_retrain(self, spec: RetrainSpec, parent: RunRecord) -> Outcome:
         """Retrain the network that the prune run `parent` left."""
@@ -133,7 +131,9 @@ class Pipeline:
             run = writer.finish()
         except BaseException as error:
             if isinstance(error, DivergedError):
-                writer.tag({tag.DIVERGED_ITERATION: str(error.iteration), tag.DIVERGED_RATE: f"{error.learning_rate:g}"})
+                writer.tag(
+                    {tag.DIVERGED_ITERATION: str(error.iteration), tag.DIVERGED_RATE: f"{error.learning_rate:g}"}
+                )
             writer.fail(error)
             raise
         self.console.say(f"finished {run.short}: test accuracy {run.metrics['test_accuracy']:.2%}")

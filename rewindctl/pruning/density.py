@@ -16,7 +16,9 @@ def plot_density(mask: Mask, path: Path, title: str) -> None:
     axes.bar(range(len(rows)), density, color="#0072B2")
     axes.axhline(1 - mask.sparsity, color="#D55E00", label=f"whole network: {1 - mask.sparsity:.2%}")
     if len(rows) <= 70:
-        axes.set_xticks(range(len(rows)), [row["layer"].removesuffix(".weight") for row in rows], rotation=90, fontsize=6)
+        axes.set_xticks(
+            range(len(rows)), [row["layer"].removesuffix(".weight") for row in rows], rotation=90, fontsize=6
+        )
     else:
         axes.set_xlabel("kernel, in network order")
     axes.set_ylabel("density (kept / total)")

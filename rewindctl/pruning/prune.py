@@ -77,7 +77,9 @@ class _Layer:
         else:
             alive = units(kept).any(dim=1)
             if not torch.equal(units(kept).all(dim=1), alive):
-                raise UsageError(f"{name} was pruned by single weights", "prune this parent with --structure unstructured")
+                raise UsageError(
+                    f"{name} was pruned by single weights", "prune this parent with --structure unstructured"
+                )
             rows = units(scores.float())
             self.scores, self.size = rows.mean(dim=1), rows.shape[1]
         self.scores = torch.where(alive, self.scores, -1.0).cpu()

@@ -133,7 +133,9 @@ class Registry:
             version = self._client.get_model_version_by_alias(match[1], match[2])
         except StoreError as error:
             if error.code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
-                raise UsageError(f"no model {reference} in {self.display_uri}", "list the runs: rewindctl list") from None
+                raise UsageError(
+                    f"no model {reference} in {self.display_uri}", "list the runs: rewindctl list"
+                ) from None
             raise
         return self.get(version.run_id)
 

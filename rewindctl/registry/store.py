@@ -137,7 +137,9 @@ def _initialised(path: Path) -> bool:
 def _ping(uri: str) -> None:
     """Raises: RegistryError at once when nothing answers, where MLflow would retry for minutes."""
     try:
-        with urllib.request.urlopen(urlunsplit(urlsplit(uri)._replace(netloc=_host(uri))).rstrip("/") + "/health", timeout=PING_SECONDS):
+        with urllib.request.urlopen(
+            urlunsplit(urlsplit(uri)._replace(netloc=_host(uri))).rstrip("/") + "/health", timeout=PING_SECONDS
+        ):
             return
     except urllib.error.HTTPError:
         return  # something answers; whether it is MLflow, and wants a password, shows at the first call
@@ -160,4 +162,15 @@ def ui_command(uri: str, port: int) -> list[str]:
     """
     if urlsplit(uri).scheme in ("http", "https"):
         raise RegistryError(f"{redacted(uri)} is a tracking server", "open that address in a browser: it has the UI")
-    return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    return [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]

@@ -63,7 +63,18 @@ def tidy_frame(registry: Registry) -> pd.DataFrame:
                 chained.add((retrained.run_id, step))
                 rows.append(_row(retrained, mask, dense, "iterative", step, level))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    order = ["model", "dataset", "iterations", "structure", "schedule", "step", "label", "compression", "seed", "run_id"]
+    order = [
+        "model",
+        "dataset",
+        "iterations",
+        "structure",
+        "schedule",
+        "step",
+        "label",
+        "compression",
+        "seed",
+        "run_id",
+    ]
     return frame.sort_values(order, ignore_index=True)
 
 

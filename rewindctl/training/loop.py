@@ -1,5 +1,6 @@
 """The one training loop: dense runs and every kind of retraining are the same loop from another start."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -137,7 +138,8 @@ class Stepper:
         self.stream = BatchStream(
             data, settings.batch_size, settings.crop_padding, settings.horizontal_flip, settings.seed
         )
-        self.rate = torch.tensor(settings.rate(0), device=data.device)
+        self.current_rate = settings.rate(0)
+        self.rate = torch.tensor(self.current_rate, device=data.device)
         self.optimizer = torch.optim.SGD(
             self.parameters.values(),
             lr=self.rate,
@@ -151,7 +153,7 @@ class Stepper:
         for name, parameter in self.parameters.items():
             self.optimizer.state[parameter]["momentum_buffer"] = self.momentum[name]
         self._use(mask)
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=data.device)
+        self.loss_sum: Tensor | float = torch.zeros((), dtype=torch.float64, device=data.device)
         self.losses = 0
         self.diverged_at = torch.full((), -1, device=data.device)
         self.diverged_loss = torch.zeros((), device=data.device)
@@ -175,20 +177,30 @@ class Stepper:
         loss.backward()
         if self.masked:
             torch._foreach_mul_([p.grad for p in self.masked if p.grad is not None], self.kept)
-        self.rate.fill_(self.settings.rate(t))
+        if (rate := self.settings.rate(t)) != self.current_rate:
+            self.current_rate = rate
+            self.rate.fill_(rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def _watch(self, loss: Tensor, t: int) -> None:
-        """Sum the losses, and remember the first that is not finite: `found_inf` makes the optimiser skip its step."""
-        self.loss_sum += loss
+        """Sum the losses and stop at the first that is not finite, before its update.
+
+        On a GPU the host must not wait for each loss: `found_inf` makes the fused optimiser skip this and all later
+        steps, and the host learns of it at the next evaluation.
+        """
         self.losses += 1
+        if loss.device.type == "cpu":
+            value = float(loss)
+            if not math.isfinite(value):
+                raise DivergedError(t, self.settings.rate(t), value)
+            self.loss_sum += value
+            return
+        self.loss_sum += loss
         first = ~torch.isfinite(loss) & (self.diverged_at < 0)
         self.diverged_at = torch.where(first, t, self.diverged_at)
         self.diverged_loss = torch.where(first, loss, self.diverged_loss)
         self.optimizer.found_inf = (self.diverged_at >= 0).to(torch.float32)  # type: ignore[attr-defined]
-        if loss.device.type == "cpu":
-            self._raise_if_diverged()
 
     def _raise_if_diverged(self) -> None:
         iteration = int(self.diverged_at)
@@ -201,7 +213,7 @@ class Stepper:
         if self.losses == 0:
             return None
         mean = float(self.loss_sum) / self.losses
-        self.loss_sum.zero_()
+        self.loss_sum = self.loss_sum * 0
         self.losses = 0
         return mean
 
