@@ -7,13 +7,13 @@ progress bar) is not a field.
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rewindctl.errors import IntegrityError, UsageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Kind = Literal["dense", "prune", "retrain"]
 LrClock = Literal["rewound", "restarted"]

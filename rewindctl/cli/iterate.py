@@ -43,7 +43,7 @@ def iterate(
 ) -> None:
     """Prune and retrain in turn, level by level, from a dense run; prints the retrain run of each level.
 
-    Example: rewindctl iterate --parent models:/resnet20-cifar10-dense@seed-0 --method lr_rewind --step 0.2 --until 0.893
+    Example: rewindctl iterate --parent models:/resnet8-digits-dense@seed-0 --method lr_rewind --step 0.5 --until 0.9
     """
     from rewindctl.pipeline import iterate as walk
     from rewindctl.pipeline.requests import PruneOptions, RetrainOptions

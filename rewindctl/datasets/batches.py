@@ -107,4 +107,5 @@ class BatchStream:
 
 def reflect(positions: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
     """Positions outside 0..size-1 mirrored at the edges, which are not repeated (-1 is 1): reflection padding."""
-    return (size - 1) - np.abs((size - 1) - np.abs(positions))
+    mirrored: npt.NDArray[np.int64] = (size - 1) - np.abs((size - 1) - np.abs(positions))
+    return mirrored

@@ -61,11 +61,8 @@ def build_network(name: str, config: NetworkConfig, seed: int) -> Network:
 
 def kernels(network: nn.Module) -> dict[str, nn.Parameter]:
     """Every prunable tensor by parameter name, in module order: convolution kernels and the dense kernel."""
-    return {
-        f"{name}.weight": module.weight
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    }
+    prunable = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return {f"{name}.weight": network.get_parameter(f"{name}.weight") for name in prunable}
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

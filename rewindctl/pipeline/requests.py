@@ -12,7 +12,7 @@ from rewindctl.registry import RunRecord
 from rewindctl.rewinding.methods import RetrainPlan, RetrainRequest, methods
 from rewindctl.rewinding.schedule import scale_boundaries
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, make_spec
-from rewindctl.training.recipes import default_recipe, evaluation_interval, recipes, rewind_points
+from rewindctl.training.recipes import default_recipe, evaluation_interval, norm_momentum, recipes, rewind_points
 
 
 def dense_spec(
@@ -69,7 +69,7 @@ def dense_spec(
         nesterov=base.nesterov,
         weight_decay=base.weight_decay,
         weight_decay_scope="all",
-        norm_momentum=base.norm_momentum,
+        norm_momentum=norm_momentum(base, length),
         norm_epsilon=base.norm_epsilon,
         crop_padding=base.crop_padding,
         padding_mode="reflect",

@@ -157,7 +157,7 @@ class Pipeline:
         TrainState.load(self.registry.artifact(parent, FINAL)).load_into(network)
         result = prune(_detached(kernels(network)), spec, self.mask_of(parent), network.norm_after)
         result.mask.apply_(dict(network.named_parameters()))
-        network.to(device=self.device, memory_format=torch.channels_last)
+        network.to(self.device).to(memory_format=torch.channels_last)
         loss, accuracy = evaluate(network, self._data(dense.dataset))
         self._write_mask(writer, result, f"{dense.model} on {dense.dataset}, {spec.structure}")
         writer.log_metrics(

@@ -1,6 +1,7 @@
 """Writing one run: params, metrics in batches, artifacts with digests, the manifest last, then closed for good."""
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -42,7 +43,7 @@ class RunWriter:
         now = int(time.time() * 1000)
         present = {key: value for key, value in metrics.items() if value is not None}
         for key, value in present.items():
-            if value != value:
+            if math.isnan(value):
                 raise RegistryError(f"metric {key} at step {step} is NaN: NaN is never a result")
         self._batch(metrics=[Metric(key, float(value), now, step) for key, value in present.items()])
 

@@ -41,8 +41,9 @@ def tidy_frame(registry: Registry) -> pd.DataFrame:
     A network reached through several levels of pruning is `iterative`; so is, once more, each earlier level of
     such a chain, whose first level is also a one-shot result. Runs whose lineage is broken are left out.
     """
-    newest = {run.fingerprint: run for run in registry.search() if run.finished}
-    by_id = {run.run_id: run for run in registry.search() if run.finished}
+    finished = [run for run in registry.search() if run.finished]
+    by_id = {run.run_id: run for run in finished}
+    newest = {run.fingerprint: run for run in finished}
     rows: list[dict[str, Any]] = []
     chained: set[tuple[str, float]] = set()
     for run in newest.values():
@@ -101,17 +102,12 @@ def _row(
 ) -> dict[str, Any]:
     spec, dense_spec = run.spec, dense.spec
     assert isinstance(dense_spec, DenseSpec)
-    prune_spec = mask.spec if mask else None
-    is_mask = isinstance(prune_spec, PruneSpec)
     return {
         "run_id": run.run_id,
         "model": dense_spec.model,
         "dataset": dense_spec.dataset,
         "iterations": dense_spec.iterations,
-        "structure": prune_spec.structure if is_mask else "",
-        "scope": prune_spec.scope if is_mask else "",
-        "criterion": prune_spec.criterion if is_mask else "",
-        "channel_norm": prune_spec.channel_norm if is_mask else "",
+        **_mask_columns(mask),
         "schedule": schedule,
         "step": step,
         "level": level,
@@ -119,7 +115,6 @@ def _row(
         "label": _label(spec) if isinstance(spec, RetrainSpec) else "none",
         "group": run.group,
         "seed": dense_spec.seed,
-        "sparsity_asked": prune_spec.sparsity if is_mask else 0.0,
         "sparsity": run.metrics["sparsity"],
         "compression": run.metrics["compression"],
         "test_accuracy": run.metrics["test_accuracy"],
@@ -127,6 +122,19 @@ def _row(
         "dense_run_id": dense.run_id,
         "dense_accuracy": dense.metrics["test_accuracy"],
         "dense_accuracy_best": dense.metrics["test_accuracy_best"],
+    }
+
+
+def _mask_columns(mask: RunRecord | None) -> dict[str, Any]:
+    spec = mask.spec if mask else None
+    if not isinstance(spec, PruneSpec):
+        return dict.fromkeys(("structure", "scope", "criterion", "channel_norm"), "") | {"sparsity_asked": 0.0}
+    return {
+        "structure": spec.structure,
+        "scope": spec.scope,
+        "criterion": spec.criterion,
+        "channel_norm": spec.channel_norm,
+        "sparsity_asked": spec.sparsity,
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
@@ -56,7 +57,7 @@ def cells_table(cells: pd.DataFrame) -> pd.DataFrame:
     return cells
 
 
-def pruning_name(cell: "pd.Series[object]") -> str:
+def pruning_name(cell: "pd.Series[Any]") -> str:
     """`one-shot`, or `iterative (0.2)`, with the structure and scope where they are not the usual ones."""
     if cell["schedule"] == "dense":
         return "-"
@@ -111,7 +112,7 @@ def as_json(table: pd.DataFrame) -> str:
     return json.dumps(json.loads(table.to_json(orient="records", double_precision=15)), allow_nan=False)
 
 
-def _numbers(column: "pd.Series[object]") -> bool:
+def _numbers(column: "pd.Series[Any]") -> bool:
     """Whether every cell starts like a number, so that it reads best aligned to the right."""
     return all(str(value)[:1] in "+-.0123456789" for value in column)
 

@@ -133,7 +133,7 @@ class Stepper:
     ) -> None:
         self.network, self.settings, self.start = network, settings, start
         start.load_into(network)
-        network.to(device=data.device, memory_format=torch.channels_last).train()
+        network.to(data.device).to(memory_format=torch.channels_last).train()
         self.parameters = dict(network.named_parameters())
         self.stream = BatchStream(
             data, settings.batch_size, settings.crop_padding, settings.horizontal_flip, settings.seed

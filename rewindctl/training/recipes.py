@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from rewindctl.catalog import Catalog
 
+LARGEST_SCALED_MOMENTUM = 0.1  # PyTorch's default
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -99,6 +101,18 @@ def rewind_points(iterations: int, first: int) -> tuple[int, ...]:
         points.append(first)
         first *= 2
     return (*points, iterations)
+
+
+def norm_momentum(recipe: Recipe, iterations: int) -> float:
+    """The recipe's, or, in a shorter run, the one that averages over the same share of the run, but at most 0.1.
+
+    With 0.003 the running statistics remember 333 iterations: nothing in 72,000, a third of a run of 1,000, whose
+    test accuracy would then be that of statistics long gone. Our choice; the report has full-length runs only.
+    """
+    if iterations >= recipe.iterations:
+        return recipe.norm_momentum
+    scaled = 1 - (1 - recipe.norm_momentum) ** (recipe.iterations / iterations)
+    return float(f"{max(recipe.norm_momentum, min(scaled, LARGEST_SCALED_MOMENTUM)):.6g}")
 
 
 def evaluation_interval(recipe: Recipe, iterations: int) -> int:
