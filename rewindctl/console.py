@@ -53,7 +53,7 @@ class Console:
         if not sys.stderr.isatty():
             yield lambda done: None
             seconds = time.monotonic() - began
-            self.say(f"{title}: {total:,} iterations in {seconds:.1f} s ({total / seconds:.1f} it/s)")
+            self.say(f"{title}: {total:,} iterations in {seconds:.1f} s ({total / max(seconds, 1e-9):.1f} it/s)")
             return
         with _bar() as bar:
             task = bar.add_task(title, total=total, speed="")

@@ -68,7 +68,7 @@ def run(arguments: list[str] | None = None) -> int:
         console.error(wrong)
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        console.error(RewindError("interrupted", "the same command starts what is missing"))
+        console.error(RewindError("interrupted", "the same command goes on where this one stopped"))
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -40,6 +40,7 @@ class Session:
     force: bool = False
     device: str = "auto"
     data_dir: Path | None = None
+    checkpoint_every: float = 60.0
 
     def registry(self) -> "Registry":
         """The registry, opened now. Raises: RegistryError."""
@@ -51,7 +52,7 @@ class Session:
         """A pipeline on the device asked for; it opens the registry when it first needs it. Raises: UsageError."""
         from rewindctl.pipeline import Pipeline
 
-        return Pipeline(self.registry, self.console, self.device, self.data_dir, self.force)
+        return Pipeline(self.registry, self.console, self.device, self.data_dir, self.force, self.checkpoint_every)
 
     def show_outcome(self, outcome: "Outcome") -> None:
         """The run ID alone, or one JSON object."""
@@ -88,17 +89,20 @@ _SHARED: dict[str, Any] = {
 _RUN: dict[str, Any] = {
     "force": Annotated[bool, typer.Option("--force", help="Run anew what the registry has.", rich_help_panel=RUN)],
     "device": Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)],
+    "checkpoint_every": Annotated[
+        float, typer.Option(min=0, help="Seconds between the points that an interrupted run goes on from.")
+    ],
     "data_dir": Annotated[
         Path | None, typer.Option(help="Data sets. [$REWINDCTL_DATA, user cache]", rich_help_panel=RUN)
     ],
 }
-_DEFAULTS = {"json": False, "quiet": False, "force": False, "device": "auto"}
+_DEFAULTS = {"json": False, "quiet": False, "force": False, "device": "auto", "checkpoint_every": 60.0}
 
 
 def command(*, runs: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: the function's first parameter becomes a Session, made from options that Typer sees added to its own.
 
-    `runs` adds --force, --device and --data-dir.
+    `runs` adds --force, --device, --checkpoint-every and --data-dir.
     """
     shared = _SHARED | (_RUN if runs else {})
 
@@ -134,4 +138,5 @@ def _session(before: Globals, after: dict[str, Any]) -> Session:
         force=after.get("force", False),
         device=after.get("device", "auto"),
         data_dir=after.get("data_dir"),
+        checkpoint_every=after.get("checkpoint_every", 60.0),
     )

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,26 +59,25 @@ def fetch(name: str, data_dir: Path | None) -> tuple[Dataset, Path]:
         raise UsageError(f"{name} needs no download", "it comes with rewindctl")
     target = places(data_dir)[0] / f"{name}.npz"
     if target.is_file():
-        return _load(name, data_dir), target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+        with contextlib.suppress(DataError):  # a damaged one is got again, as its own error advises
+            return _load(name, data_dir), target
     try:
-        dataset = _read_torchvision(name, folder, download=True)
-        write_npz(target, dataset)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as folder:
+            dataset = _read_torchvision(name, Path(folder), download=True)
+            write_npz(target, dataset)
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"{name} could not be downloaded: {error}",
             f"download it elsewhere and put {name}.npz or torchvision's files into {target.parent}",
         ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return dataset, target
 
 
 def _load(name: str, data_dir: Path | None) -> Dataset:
     path = find_npz(name, data_dir)
     if path is not None:
-        return _verified(name, Dataset.from_arrays(name, read_npz(path), str(path)), path)
+        return verified(name, Dataset.from_arrays(name, read_npz(path), str(path)), path)
     for place in places(data_dir):
         if (place / _SETS[name].folder).is_dir():
             return _read_torchvision(name, place, download=False)
@@ -106,11 +104,11 @@ def _read_torchvision(name: str, root: Path, *, download: bool) -> Dataset:
     arrays: dict[str, Any] = {"class_names": np.array(parts["train"].classes)}
     for part, data in parts.items():
         arrays |= {f"x_{part}": data.data, f"y_{part}": np.array(data.targets)}
-    return _verified(name, Dataset.from_arrays(name, arrays, str(root)), root)
+    return verified(name, Dataset.from_arrays(name, arrays, str(root)), root)
 
 
-def _verified(name: str, dataset: Dataset, path: Path) -> Dataset:
-    """Raises: DataError when the images are not the published ones."""
+def verified(name: str, dataset: Dataset, path: Path) -> Dataset:
+    """The data set as it is. Raises: DataError when the images are not the published ones."""
     known = _SETS[name]
     sizes = (len(dataset.train_images), len(dataset.test_images), *dataset.train_images.shape[1:])
     hint = f"get it again: rewindctl data fetch {name}"

@@ -1,7 +1,7 @@
 """A data set in memory: checked, in canonical order, with the digest that fingerprints carry."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class Dataset:
         (x_train, y_train), (x_test, y_test) = parts["train"], parts["test"]
         if x_train.shape[1:] != x_test.shape[1:]:
             raise DataError(f"{where}: training images are {x_train.shape[1:]}, test images {x_test.shape[1:]}")
+        if len(np.unique(y_train)) < 2:
+            raise DataError(f"{where}: every training label is {y_train[0]}", "a classifier needs two classes or more")
         names = _class_names(arrays.get("class_names"), max(int(y_train.max()), int(y_test.max())) + 1, where)
         mean, std = _channel_statistics(x_train)
         return cls(name, x_train, y_train, x_test, y_test, names, mean, std, _digest(x_train, y_train, x_test, y_test))
@@ -90,14 +92,14 @@ def _checked_part(arrays: dict[str, Any], part: str, where: str) -> tuple[Images
 
 
 def _class_names(given: Any, count: int, where: str) -> tuple[str, ...]:
-    if count < 2:
-        raise DataError(f"{where} has {count} class", "a classifier needs two or more")
     if given is None:
         return tuple(str(index) for index in range(count))
-    names: Sequence[str] = [str(name) for name in np.asarray(given).tolist()]
-    if len(names) < count:
-        raise DataError(f"{where} names {len(names)} classes for labels up to {count - 1}")
-    return tuple(names)
+    names = np.asarray(given)
+    if names.shape != (count,):  # a name more would be an output more, with the digest the same
+        raise DataError(
+            f"{where}: class_names has shape {names.shape} for labels up to {count - 1}", "it must be a name for each"
+        )
+    return tuple(str(name) for name in names.tolist())
 
 
 def _canonical_order(images: Images, labels: Labels) -> npt.NDArray[np.int64]:

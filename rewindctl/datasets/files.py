@@ -2,15 +2,13 @@
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rewindctl.datasets.dataset import Dataset, datasets
+from rewindctl.datasets.dataset import Dataset, Images, datasets
 from rewindctl.errors import DataError, UsageError
 from rewindctl.files import replacing
 
@@ -52,7 +50,7 @@ def read_npz(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a flipped bit makes zipfile and NumPy raise nearly anything
         raise DataError(f"{path} is not a readable .npz archive: {error}", "get the file again") from None
 
 
@@ -73,22 +71,28 @@ def import_dataset(name: str, source: Path, data_dir: Path | None) -> tuple[Data
     """Check an image folder or `.npz` and keep it as `NAME.npz` with its digest beside it.
 
     A folder has `train/<class>/*.png` and `test/<class>/*`. The name of a built-in set is taken only by that set's
-    own images: they are checked by their digest when read. Raises: UsageError, DataError.
+    own images, checked before anything is written. Raises: UsageError, DataError.
     """
+    from rewindctl.datasets.cifar import folder_of, verified  # it reads its files with this module
+
     if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
         raise UsageError(f"{name!r} cannot name a data set", "use letters, digits, - and _")
-    if name == "digits":
-        raise UsageError("'digits' is built in", "choose another name")
+    if name in datasets and folder_of(name) is None:
+        raise UsageError(f"{name!r} is built in", "choose another name")
     if not source.exists():
         raise UsageError(f"{source} does not exist", "give an .npz file or a folder with train/ and test/")
     arrays = read_folder(source) if source.is_dir() else read_npz(source)
     dataset = Dataset.from_arrays(name, arrays, str(source))
-    place = places(data_dir)[0]
-    write_npz(place / f"{name}.npz", dataset)
     if name in datasets:
-        return datasets[name](data_dir), place / f"{name}.npz"
-    with replacing(_record(place, name)) as temporary:
-        temporary.write_text(json.dumps({"digest": dataset.digest, "source": source.name}) + "\n")
+        verified(name, dataset, source)
+    place = places(data_dir)[0]
+    try:
+        write_npz(place / f"{name}.npz", dataset)
+        if name not in datasets:
+            with replacing(_record(place, name)) as temporary:
+                temporary.write_text(json.dumps({"digest": dataset.digest, "source": source.name}) + "\n")
+    except OSError as error:
+        raise DataError(f"{place} cannot be written: {error.strerror}", "give another --data-dir") from None
     return dataset, place / f"{name}.npz"
 
 
@@ -127,16 +131,9 @@ def read_folder(root: Path) -> dict[str, Any]:
 
 
 def _read_images(paths: list[Path]) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    images = []
+    images: list[Images] = []
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                grey = image.mode in ("1", "L")
-                images.append(np.asarray(image.convert("L" if grey else "RGB")).reshape(image.height, image.width, -1))
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} is not a readable image: {error}") from None
+        images.append(_read_image(path))
         if images[-1].shape[:2] != images[0].shape[:2]:
             raise DataError(
                 f"{path} is {images[-1].shape[:2]}, {paths[0]} is {images[0].shape[:2]} (height, width)",
@@ -144,6 +141,21 @@ def _read_images(paths: list[Path]) -> Any:
             )
     channels = max(image.shape[2] for image in images)
     return np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
+
+
+def _read_image(path: Path) -> Images:
+    """(height, width, 1 or 3). Raises: DataError; also for more than 8 bits, which Pillow would cut to white."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            pixels = np.asarray(image.convert("L" if mode in ("1", "L") else "RGB"))
+    except Exception as error:  # each decoder has its own errors
+        raise DataError(f"{path} is not a readable image: {error}") from None
+    if mode.startswith(("I", "F")):
+        raise DataError(f"{path} has more than 8 bits per channel (mode {mode})", "save it with 8 bits per channel")
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def _record(place: Path, name: str) -> Path:
@@ -154,7 +166,7 @@ def _read_imported(place: Path, name: str) -> Dataset:
     path, record = place / f"{name}.npz", _record(place, name)
     hint = f"import it again: rewindctl data import {name} PATH"
     try:
-        digest = json.loads(record.read_text())["digest"]
+        digest = str(json.loads(record.read_text())["digest"])
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{record} is not readable", hint) from None
     dataset = Dataset.from_arrays(name, read_npz(path), str(path))

@@ -1,7 +1,6 @@
 """The whole chain over a grid: dense baselines, masks, retrainings."""
 
-from rewindctl.pipeline.iterate import prune_and_retrain
-from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, retrain_plan
+from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_spec, retrain_plan, retrain_spec
 from rewindctl.pipeline.stages import Outcome, Pipeline
 
 
@@ -15,16 +14,20 @@ def run_chain(
     iterations: int | None = None,
     points: tuple[int, ...] | None = None,
 ) -> list[Outcome]:
-    """One-shot pruning of a baseline per seed to every compression, retrained in every way. What exists is reused."""
+    """One-shot pruning of a baseline per seed to every compression, retrained in every way. What exists is reused.
+
+    Raises: UsageError before anything is pruned when a retraining does not fit the baselines.
+    """
     data = pipeline.dataset(dataset)
-    specs = [dense_spec(model, data, seed, iterations=iterations, points=points) for seed in seeds]
     outcomes: list[Outcome] = []
-    for spec in specs:
+    for spec in [dense_spec(model, data, seed, iterations=iterations, points=points) for seed in seeds]:
         dense = pipeline.run_dense(spec)
         for retraining in retrainings:
             retrain_plan(dense.run, retraining)
         outcomes.append(dense)
         for compression in compressions:
+            mask = pipeline.run_prune(prune_spec(dense.run, 1 - 1 / compression, PruneOptions()), dense.run)
+            outcomes.append(mask)
             for retraining in retrainings:
-                outcomes += prune_and_retrain(pipeline, dense.run, 1 - 1 / compression, PruneOptions(), retraining)
+                outcomes.append(pipeline.run_retrain(retrain_spec(mask.run, dense.run, retraining), mask.run))
     return outcomes

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline import labels
 from rewindctl.pipeline.requests import require_kind
+from rewindctl.pipeline.resume import load_point, save_point
 from rewindctl.pipeline.settings import dense_settings, retrain_settings
 from rewindctl.pruning import Mask, PruneResult, prune
 from rewindctl.pruning.density import plot_density
@@ -27,7 +29,7 @@ from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.seeds import derived_seed
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
 from rewindctl.training.device import environment, resolve_device
-from rewindctl.training.loop import Evaluation, TrainResult, TrainSettings, evaluate, train
+from rewindctl.training.loop import Evaluation, ResumePoint, TrainResult, TrainSettings, evaluate, train
 
 FINAL = "checkpoints/final.safetensors"
 MASK = "mask/mask.safetensors"
@@ -55,6 +57,7 @@ class Pipeline:
     device_name: str = "auto"
     data_dir: Path | None = None
     force: bool = False
+    checkpoint_seconds: float = 60.0
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _on_device: dict[str, DeviceData] = field(default_factory=dict)
 
@@ -212,7 +215,11 @@ class Pipeline:
         """Train with metrics and checkpoints going to the run."""
         data = self._data(dense.dataset)
         with self.console.progress(title, settings.iterations) as progressed:
-            result = train(network, data, settings, start, RunObserver(writer, progressed), mask)
+            observer = RunObserver(writer, progressed, self.checkpoint_seconds)
+            resume = load_point(writer)
+            if resume is not None:
+                self.console.say(f"going on with run {writer.run_id} from iteration {resume.state.iteration:,}")
+            result = train(network, data, settings, start, observer, mask, resume)
         with writer.artifact(FINAL) as path:
             result.state.save(path)
         writer.log_metrics(
@@ -266,6 +273,8 @@ class RunObserver:
 
     writer: RunWriter
     progressed: Callable[[int], None]
+    checkpoint_seconds: float
+    _saved: float = field(default_factory=time.monotonic)
 
     def evaluated(self, evaluation: Evaluation) -> None:
         self.writer.log_metrics(
@@ -281,6 +290,11 @@ class RunObserver:
     def checkpoint(self, state: TrainState) -> None:
         with self.writer.artifact(checkpoint_path(state.iteration)) as path:
             state.save(path)
+
+    def resumable(self, make: Callable[[], ResumePoint]) -> None:
+        if time.monotonic() - self._saved >= self.checkpoint_seconds:
+            save_point(self.writer, make())
+            self._saved = time.monotonic()
 
 
 def checkpoint_path(iteration: int) -> str:

@@ -13,7 +13,7 @@ from rewindctl.files import sha256
 from rewindctl.registry import records as tag
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.store import StoreError, absolute_uri, connect, redacted, sqlite_path
-from rewindctl.registry.writer import MANIFEST_FILE, RunWriter, is_dead, this_process
+from rewindctl.registry.writer import MANIFEST_FILE, RunWriter, is_dead, resume_file, this_process
 from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
 
 PAGE = 1_000
@@ -156,25 +156,15 @@ class Registry:
         return chain
 
     def start(self, spec: Spec, name: str, parent: RunRecord | None, tags: dict[str, str]) -> RunWriter:
-        """Open a run for `spec`. An unfinished run of the same spec whose process is gone is marked KILLED first.
+        """Open a run for `spec`: an unfinished one of the same spec that left a resume point here, else a new one.
 
-        Raises: RegistryError when another process is at it.
+        Unfinished runs whose process is gone are marked KILLED. Raises: RegistryError when another process is at it.
         """
-        fingerprint = spec.fingerprint()
-        for other in self.search(fingerprint=fingerprint):
-            self._take_over(other)
-        own = {
-            tag.KIND: getattr(spec, "kind"),  # noqa: B009 (each spec has it)
-            tag.FINGERPRINT: fingerprint,
-            tag.GROUP: spec.group(parent.group if parent else None),
-            tag.SCHEMA: str(SCHEMA_VERSION),
-            tag.SPEC: spec.canonical(),
-            tag.OWNER: this_process(),
-        }
-        if parent is not None:
-            own |= {tag.PARENT: parent.run_id, tag.DENSE_RUN: parent.dense_run_id}
-        run = self._client.create_run(self.experiment_id, tags={**own, **tags}, run_name=name)
-        writer = RunWriter(self._client, run.info.run_id)
+        same = self.search(fingerprint=spec.fingerprint())
+        for other in same:
+            self._mark_if_dead(other)
+        left = [run for run in same if run.status in ("RUNNING", "KILLED") and resume_file(run.run_id).is_file()]
+        writer = RunWriter.reopen(self._client, left[-1]) if left else self._create(spec, name, parent, tags)
         try:
             writer.log_params(params_of(spec))
             writer.write_json("spec.json", json.loads(spec.canonical()))
@@ -183,7 +173,21 @@ class Registry:
             raise
         return writer
 
-    def _take_over(self, other: RunRecord) -> None:
+    def _create(self, spec: Spec, name: str, parent: RunRecord | None, tags: dict[str, str]) -> RunWriter:
+        own = {
+            tag.KIND: getattr(spec, "kind"),  # noqa: B009 (each spec has it)
+            tag.FINGERPRINT: spec.fingerprint(),
+            tag.GROUP: spec.group(parent.group if parent else None),
+            tag.SCHEMA: str(SCHEMA_VERSION),
+            tag.SPEC: spec.canonical(),
+            tag.OWNER: this_process(),
+        }
+        if parent is not None:
+            own |= {tag.PARENT: parent.run_id, tag.DENSE_RUN: parent.dense_run_id}
+        run = self._client.create_run(self.experiment_id, tags={**own, **tags}, run_name=name)
+        return RunWriter(self._client, run.info.run_id)
+
+    def _mark_if_dead(self, other: RunRecord) -> None:
         owner = other.tags.get(tag.OWNER, "")
         if other.status != "RUNNING":
             return

@@ -14,7 +14,7 @@ from typing import Any
 
 from rewindctl.errors import RegistryError, RewindError
 from rewindctl.files import sha256
-from rewindctl.registry.records import ERROR, MANIFEST, RunRecord
+from rewindctl.registry.records import ERROR, MANIFEST, OWNER, RunRecord
 from rewindctl.registry.store import Client
 
 METRICS_PER_BATCH = 1_000  # MLflow's limit
@@ -26,10 +26,26 @@ class RunWriter:
 
     def __init__(self, client: Client, run_id: str) -> None:
         self.run_id = run_id
+        self.digests: dict[str, dict[str, Any]] = {}
         self._client = client
-        self._digests: dict[str, dict[str, Any]] = {}
+        self._logged: set[tuple[str, int]] = set()
         self._staging = Path(tempfile.mkdtemp(prefix="rewindctl-"))
         self._open = True
+
+    @classmethod
+    def reopen(cls, client: Client, run: RunRecord) -> "RunWriter":
+        """Go on writing to an unfinished run whose process is gone; metrics that it has are not written again."""
+        client.update_run(run.run_id, status="RUNNING")
+        client.set_tag(run.run_id, OWNER, this_process())
+        writer = cls(client, run.run_id)
+        for key in run.metrics:
+            writer._logged |= {(key, metric.step) for metric in client.get_metric_history(run.run_id, key)}
+        return writer
+
+    @property
+    def resume_file(self) -> Path:
+        """Where the run's resume point is kept, on this machine: `$XDG_STATE_HOME/rewindctl/resume`."""
+        return resume_file(self.run_id)
 
     def log_params(self, params: dict[str, str]) -> None:
         from mlflow.entities import Param
@@ -41,7 +57,8 @@ class RunWriter:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        present = {key: value for key, value in metrics.items() if value is not None}
+        new = {key: value for key, value in metrics.items() if (key, step) not in self._logged}
+        present = {key: value for key, value in new.items() if value is not None}
         for key, value in present.items():
             if math.isnan(value):
                 raise RegistryError(f"metric {key} at step {step} is NaN: NaN is never a result")
@@ -61,7 +78,7 @@ class RunWriter:
         yield local
         folder = str(Path(path).parent)
         self._client.log_artifact(self.run_id, str(local), None if folder == "." else folder)
-        self._digests[path] = {"sha256": sha256(local), "size": local.stat().st_size}
+        self.digests[path] = {"sha256": sha256(local), "size": local.stat().st_size}
         local.unlink()
 
     def write_json(self, path: str, value: Any) -> None:
@@ -70,7 +87,7 @@ class RunWriter:
 
     def seal(self) -> None:
         """Write the manifest of all artifacts, and its own digest as a tag."""
-        manifest = json.dumps({"schema": 1, "artifacts": self._digests}, indent=2, sort_keys=True) + "\n"
+        manifest = json.dumps({"schema": 1, "artifacts": self.digests}, indent=2, sort_keys=True) + "\n"
         local = self._staging / MANIFEST_FILE
         local.write_text(manifest)
         self._client.log_artifact(self.run_id, str(local), None)
@@ -79,11 +96,15 @@ class RunWriter:
     def finish(self) -> RunRecord:
         """Close the run as FINISHED; it must have been sealed."""
         self._client.set_terminated(self.run_id, "FINISHED")
+        self.resume_file.unlink(missing_ok=True)
         self._close()
         return RunRecord.from_mlflow(self._client.get_run(self.run_id))
 
     def fail(self, error: BaseException) -> None:
-        """Close the run as KILLED for an interrupt, else FAILED, the reason in a tag. Never raises."""
+        """Close the run as KILLED for an interrupt, else FAILED, the reason in a tag. Never raises.
+
+        A killed run keeps its resume point: the same command goes on with it.
+        """
         killed = isinstance(error, KeyboardInterrupt | SystemExit)
         reason = "interrupted" if killed else (error.message if isinstance(error, RewindError) else repr(error))
         try:
@@ -92,6 +113,8 @@ class RunWriter:
                 self._client.set_terminated(self.run_id, "KILLED" if killed else "FAILED")
         except RewindError:
             pass  # the store is what failed; the error under way says so, and the owner tag shows the run is dead
+        if not killed:
+            self.resume_file.unlink(missing_ok=True)
         self._close()
 
     def _batch(self, **entities: Iterable[Any]) -> None:
@@ -109,6 +132,12 @@ class RunWriter:
     def _close(self) -> None:
         self._open = False
         shutil.rmtree(self._staging, ignore_errors=True)
+
+
+def resume_file(run_id: str) -> Path:
+    """The resume point of a run; there only while the run is not finished."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return state / "rewindctl" / "resume" / f"{run_id}.safetensors"
 
 
 def this_process() -> str:

@@ -1,8 +1,11 @@
 """From trials to cells: median, 10th and 90th percentile, n, and the difference from the dense baseline."""
 
+import math
+
 import pandas as pd
 
-KEYS = ["model", "dataset", "iterations", "structure", "scope", "schedule", "step", "label", "group"]
+SETTINGS = ["structure", "scope", "criterion", "channel_norm"]
+KEYS = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step", "label", "group"]
 LOW, HIGH = 0.1, 0.9
 
 
@@ -35,7 +38,7 @@ def summarise(frame: pd.DataFrame, accuracy: str = "final") -> pd.DataFrame:
         for name in ("median", "p10", "p90"):
             part = "" if name == "median" else f"_{name}"
             row[f"delta_points{part}"] = 100 * (row[name] - baseline)
-            row[f"delta_relative{part}"] = 100 * (row[name] / baseline - 1)
+            row[f"delta_relative{part}"] = 100 * (row[name] / baseline - 1) if baseline else math.nan
         rows.append(row)
     cells = pd.DataFrame(rows)
     order = ["model", "dataset", "iterations", "structure", "schedule", "step", "compression", "label"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rewindctl.errors import RewindError
+from rewindctl.errors import RewindError, UsageError
 from rewindctl.files import replacing
 from rewindctl.registry import Registry
 from rewindctl.report.cells import summarise
@@ -38,7 +38,7 @@ class Comparison:
             with replacing(folder / "runs.csv") as temporary:
                 self.rows.to_csv(temporary, index=False)
         except OSError as error:
-            raise RewindError(f"{folder} cannot be written: {error.strerror}", "give another --output") from None
+            raise UsageError(f"{folder} cannot be written: {error.strerror}", "give another --output") from None
         return [*paths, folder / self.file_name, folder / "runs.csv"]
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 from rewindctl.catalog import Catalog
 from rewindctl.errors import UsageError
 from rewindctl.files import replacing
-from rewindctl.report.tables import method_name
+from rewindctl.report.cells import SETTINGS
+from rewindctl.report.tables import method_name, pruning_name
 
 figures: Catalog[Callable[[pd.DataFrame, str], Any]] = Catalog("figure")
 
@@ -25,7 +26,7 @@ AXIS = {
     "relative": "accuracy difference (% of the dense accuracy)",
     "points": "accuracy difference (percentage points)",
 }
-PANEL = ["model", "dataset", "iterations", "structure", "scope", "schedule", "step"]
+PANEL = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step"]
 OFFSET = 1.012  # neighbouring methods side by side, or their error bars hide each other
 
 
@@ -79,9 +80,8 @@ def _draw_panel(axes: Any, panel: pd.DataFrame, delta: str) -> None:
             label=f"{method_name(points.iloc[0]['method'], str(label))} ({trials})",
         )
     axes.axhline(0, color="grey", linewidth=0.8)
-    schedule = "one-shot" if first["schedule"] == "one_shot" else f"iterative, step {first['step']:g}"
     axes.set_title(
-        f"{first['model']} on {first['dataset']}, {first['structure']} {schedule}\n"
+        f"{first['model']} on {first['dataset']}, {pruning_name(first)}\n"
         f"{int(first['iterations']):,} iterations, dense {100 * first['baseline']:.2f} %",
         fontsize=10,
     )

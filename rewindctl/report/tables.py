@@ -58,12 +58,14 @@ def cells_table(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def pruning_name(cell: "pd.Series[Any]") -> str:
-    """`one-shot`, or `iterative (0.2)`, with the structure and scope where they are not the usual ones."""
+    """`one-shot`, or `iterative (0.2)`, with every setting of pruning that is not the usual one."""
     if cell["schedule"] == "dense":
         return "-"
     name = "one-shot" if cell["schedule"] == "one_shot" else f"iterative ({cell['step']:g})"
     extra = [str(cell["structure"])] if cell["structure"] == "structured" else []
     extra += [str(cell["scope"])] if cell["scope"] == "layerwise" else []
+    extra += [str(cell["criterion"])] if cell["criterion"] != "magnitude" else []
+    extra += ["channel norm removed"] if cell["channel_norm"] == "remove" else []
     return " ".join([name, *extra])
 
 
@@ -109,7 +111,8 @@ def as_csv(table: pd.DataFrame) -> str:
 @formats.register("json")
 def as_json(table: pd.DataFrame) -> str:
     """A list of objects; missing values are null."""
-    return json.dumps(json.loads(table.to_json(orient="records", double_precision=15)), allow_nan=False)
+    rows = table.astype(object).where(table.notna(), None).to_dict(orient="records")
+    return json.dumps(rows, allow_nan=False)
 
 
 def _numbers(column: "pd.Series[Any]") -> bool:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,12 +31,14 @@ class TrainState:
     iteration: int = 0
     data_position: int = 0
 
-    def save(self, path: Path) -> None:
-        """Write the file; equal states give equal bytes."""
+    def save(self, path: Path, notes: dict[str, Any] | None = None) -> None:
+        """Write the file, with `notes` (JSON) in its metadata; equal states and notes give equal bytes."""
         tensors = {
             f"{part}/{name}": tensor.contiguous() for part in PARTS for name, tensor in getattr(self, part).items()
         }
-        metadata = {"iteration": self.iteration, "data_position": self.data_position}
+        metadata: dict[str, Any] = {"iteration": self.iteration, "data_position": self.data_position}
+        if notes is not None:
+            metadata["notes"] = notes
         # One metadata key: safetensors writes several in no fixed order.
         save_file(tensors, path, metadata={FORMAT: json.dumps(metadata)})
 
@@ -52,6 +55,16 @@ class TrainState:
             return cls(**parts, iteration=int(metadata["iteration"]), data_position=int(metadata["data_position"]))
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"{path} is not a readable checkpoint: {error}") from None
+
+    @staticmethod
+    def notes(path: Path) -> dict[str, Any]:
+        """The notes saved with a state. Raises: IntegrityError."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                notes = json.loads(file.metadata()[FORMAT])["notes"]
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"{path} holds no readable notes: {error}") from None
+        return dict(notes)
 
     @classmethod
     def initial(cls, network: nn.Module) -> "TrainState":

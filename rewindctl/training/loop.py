@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -78,11 +79,24 @@ class TrainResult:
         return max(evaluation.test_accuracy for evaluation in self.evaluations)
 
 
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where an interrupted run goes on: the state after an evaluation, and what was measured up to it."""
+
+    state: TrainState
+    evaluations: tuple[Evaluation, ...]
+    training_seconds: float
+
+
 class Observer(Protocol):
-    """Is told what happens, when it happens; an exception from it stops the training."""
+    """Is told what happens, when it happens; an exception from it stops the training.
+
+    `resumable` may keep the point that it can make, from which `train` goes on to the same bytes.
+    """
 
     def evaluated(self, evaluation: Evaluation) -> None: ...
     def checkpoint(self, state: TrainState) -> None: ...
+    def resumable(self, make: Callable[[], ResumePoint]) -> None: ...
     def progressed(self, iteration: int) -> None: ...
 
 
@@ -93,8 +107,11 @@ def train(
     start: TrainState,
     observer: Observer,
     mask: Mask | None = None,
+    resume: ResumePoint | None = None,
 ) -> TrainResult:
     """Train from `start` on the device of `data`; the entries that `mask` removes are 0 before and after each update.
+
+    With `resume`, a point of the same training, only the rest is done: the end is the same, byte for byte.
 
     States are handed to the observer before update `t` for each `t` of `settings.checkpoint_at`. Raises: DivergedError
     when the loss is NaN or infinite: on a CPU before that very update; on a GPU no update is made from then on, and
@@ -102,21 +119,26 @@ def train(
     """
     began = time.perf_counter()
     with _reproducible(data.device):
-        stepper = Stepper(network, data, settings, start, mask)
-        evaluations: list[Evaluation] = []
-        training_seconds, since = 0.0, time.perf_counter()
+        stepper = Stepper(network, data, settings, resume.state if resume else start, mask)
+        stepper.first_batch = start.data_position
+        done = resume.state.iteration if resume else -1
+        evaluations = list(resume.evaluations) if resume else []
+        training_seconds, since = resume.training_seconds if resume else 0.0, time.perf_counter()
         # One round more than there are updates: the end is evaluated and saved by the same lines as the rest.
-        for t in range(settings.iterations + 1):
-            if t % settings.evaluate_every == 0 or t == settings.iterations:
+        for t in range(max(done, 0), settings.iterations + 1):
+            evaluating = t > done and (t % settings.evaluate_every == 0 or t == settings.iterations)
+            if evaluating:
                 train_loss = stepper.mean_loss()  # waits for the device
                 training_seconds += time.perf_counter() - since
                 test_loss, test_accuracy = evaluate(network, data)
                 rate = settings.rate(max(0, t - 1))
                 evaluations.append(Evaluation(t, rate, train_loss, test_loss, test_accuracy))
                 observer.evaluated(evaluations[-1])
-                since = time.perf_counter()
-            if t in settings.checkpoint_at:
+            if t > done and t in settings.checkpoint_at:
                 observer.checkpoint(stepper.state(t))
+            if evaluating:
+                observer.resumable(partial(stepper.point, t, tuple(evaluations), training_seconds))
+                since = time.perf_counter()
             observer.progressed(t)
             if t < settings.iterations:
                 stepper.update(t)
@@ -131,7 +153,8 @@ class Stepper:
     def __init__(
         self, network: Network, data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None
     ) -> None:
-        self.network, self.settings, self.start = network, settings, start
+        self.network, self.settings = network, settings
+        self.first_batch = start.data_position
         start.load_into(network)
         network.to(data.device).to(memory_format=torch.channels_last).train()
         self.parameters = dict(network.named_parameters())
@@ -171,7 +194,7 @@ class Stepper:
 
     def update(self, t: int) -> None:
         """Update `t` of this run. On a CPU raises DivergedError instead, nothing changed but batch-norm statistics."""
-        images, labels = self.stream.batch(self.start.data_position + t)
+        images, labels = self.stream.batch(self.first_batch + t)
         loss = cross_entropy(self.network(images), labels)
         self._watch(loss.detach(), t)
         loss.backward()
@@ -225,8 +248,12 @@ class Stepper:
             {name: _on_host(b) for name, b in self.network.named_buffers()},
             {name: _on_host(m) for name, m in self.momentum.items()},
             iteration=t,
-            data_position=self.start.data_position + t,
+            data_position=self.first_batch + t,
         )
+
+    def point(self, t: int, evaluations: tuple[Evaluation, ...], training_seconds: float) -> ResumePoint:
+        """Where the run can go on from after `t` updates, just evaluated."""
+        return ResumePoint(self.state(t), evaluations, training_seconds)
 
 
 def evaluate(network: Network, data: DeviceData) -> tuple[float, float]:

@@ -1,0 +1,68 @@
+"""Killed at any moment, the same command goes on with the same run and ends in the same bytes."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rewindctl.registry import Registry, RunRecord
+
+DENSE = ("train-dense", "--model", "resnet8", "--dataset", "digits", "--iterations", "400", "--evaluate-every", "10")
+DENSE += ("--rewind-points", "0,50,200", "--checkpoint-every", "0")
+
+
+def start(uri: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "rewindctl", "--tracking-uri", uri, *DENSE]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for_progress(uri: str, evaluations: int, process: "subprocess.Popen[bytes]") -> None:
+    """Until the run under way has that many evaluations, or ends."""
+    while process.poll() is None:
+        runs = Registry(uri).search()
+        if runs and len(history(uri, runs[0], "test_accuracy")) >= evaluations:
+            return
+        time.sleep(0.05)
+
+
+def history(uri: str, run: RunRecord, key: str) -> list[int]:
+    from mlflow import MlflowClient
+
+    return [metric.step for metric in MlflowClient(uri).get_metric_history(run.run_id, key)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_training_goes_on_in_the_same_run(
+    number: signal.Signals, store: Path, tmp_path: Path, empty_store: Path
+) -> None:
+    uri = f"sqlite:///{store}"
+    generator = random.Random(number)
+    for kill in range(2):
+        process = start(uri)
+        wait_for_progress(uri, generator.randint(2, 15) + 15 * kill, process)
+        process.send_signal(number)
+        assert process.wait(30) == (130 if number != signal.SIGKILL else -signal.SIGKILL)
+    assert start(uri).wait(120) == 0
+    (run,) = Registry(uri).search()
+    assert run.finished
+    for key in ("test_accuracy", "train_loss"):
+        steps = history(uri, run, key)
+        assert steps == sorted(set(steps)), "a point is missing, doubled or out of order"
+    assert history(uri, run, "test_accuracy") == list(range(0, 401, 10))
+    (tmp_path / "other").mkdir()
+    other = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
+    Path(other.removeprefix("sqlite:///")).write_bytes(empty_store.read_bytes())
+    assert start(other).wait(120) == 0
+    (unbroken,) = Registry(other).search()
+    assert digests(uri, run) == digests(other, unbroken)
+    assert not list((tmp_path / "state").rglob("*.safetensors"))
+
+
+def digests(uri: str, run: RunRecord) -> dict[str, str]:
+    manifest = Registry(uri).manifest(run)
+    return {path: entry["sha256"] for path, entry in manifest.items() if path != "environment.json"}

@@ -1,0 +1,93 @@
+"""A training that goes on from any of its resume points ends as the unbroken one did."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from rewindctl.datasets import load_dataset
+from rewindctl.datasets.batches import DeviceData
+from rewindctl.models import Network, build_network, kernels
+from rewindctl.models.network import NetworkConfig
+from rewindctl.pruning import Mask, prune
+from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.rewinding.schedule import Schedule
+from rewindctl.specs import PruneSpec
+from rewindctl.training.loop import Evaluation, ResumePoint, TrainResult, TrainSettings, train
+
+SETTINGS = TrainSettings(
+    schedule=Schedule(20, 0.1, (10, 15), 0.1),
+    clock_start=0,
+    iterations=20,
+    constant_lr=None,
+    batch_size=100,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=2e-4,
+    crop_padding=1,
+    horizontal_flip=True,
+    evaluate_every=6,
+    checkpoint_at=(0, 6, 8, 17),
+    seed=3,
+)
+
+
+@dataclass
+class Keeper:
+    """Keeps what the trainer reports."""
+
+    evaluations: list[Evaluation] = field(default_factory=list)
+    states: list[TrainState] = field(default_factory=list)
+    points: list[ResumePoint] = field(default_factory=list)
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.evaluations.append(evaluation)
+
+    def checkpoint(self, state: TrainState) -> None:
+        self.states.append(state)
+
+    def resumable(self, make: Callable[[], ResumePoint]) -> None:
+        self.points.append(make())
+
+    def progressed(self, iteration: int) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def data() -> DeviceData:
+    return DeviceData.upload(load_dataset("digits"), torch.device("cpu"))
+
+
+def network() -> Network:
+    return build_network("resnet8", NetworkConfig(1, 10, 0.1, 1e-5), seed=3)
+
+
+def train_from(
+    data: DeviceData, start: TrainState, mask: Mask | None, resume: ResumePoint | None = None
+) -> tuple[TrainResult, Keeper]:
+    keeper = Keeper()
+    return train(network(), data, SETTINGS, start, keeper, mask, resume), keeper
+
+
+def saved(state: TrainState, path: Path) -> bytes:
+    state.save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_going_on_from_any_point_ends_in_the_same_bytes(data: DeviceData, tmp_path: Path, masked: bool) -> None:
+    fresh = network()
+    start = TrainState.initial(fresh)
+    spec = PruneSpec(parent_fingerprint="", sparsity=0.8)
+    mask = prune({name: k.detach() for name, k in kernels(fresh).items()}, spec).mask if masked else None
+    whole, seen = train_from(data, start, mask)
+    assert [point.state.iteration for point in seen.points] == [0, 6, 12, 18, 20]
+    for point in seen.points:
+        rest, later = train_from(data, start, mask, point)
+        at = point.state.iteration
+        assert saved(rest.state, tmp_path / "a") == saved(whole.state, tmp_path / "b")
+        assert rest.evaluations == whole.evaluations
+        assert later.evaluations == [evaluation for evaluation in seen.evaluations if evaluation.iteration > at]
+        assert [s.iteration for s in later.states] == [s.iteration for s in seen.states if s.iteration > at]
