@@ -1,5 +1,6 @@
 """Finding, reading and opening runs in one experiment of one tracking store."""
 
+import getpass
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
 PAGE = 1_000
 SHORTEST_PREFIX = 6
 DEFAULT_EXPERIMENT = "rewindctl"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows training runs, not chat traces
 
 
 class Registry:
@@ -49,7 +51,7 @@ class Registry:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return name, self._client.create_experiment(name, artifact_location=self._artifact_location(name))
+                return name, self._client.create_experiment(name, self._artifact_location(name), tags=EXPERIMENT_TAGS)
             except StoreError as error:
                 if error.code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -181,6 +183,9 @@ class Registry:
             tag.SCHEMA: str(SCHEMA_VERSION),
             tag.SPEC: spec.canonical(),
             tag.OWNER: this_process(),
+            "mlflow.source.name": "rewindctl",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.user": _user(),
         }
         if parent is not None:
             own |= {tag.PARENT: parent.run_id, tag.DENSE_RUN: parent.dense_run_id}
@@ -251,6 +256,13 @@ class Registry:
                 f"{path} of run {run.run_id} is missing", "restore it, or run the stage again with --force"
             )
         return local
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"  # a container's user need not have a name
 
 
 def params_of(spec: Spec) -> dict[str, str]:
