@@ -135,7 +135,8 @@ def make_spec(kind: type[Spec], **fields: Any) -> Any:
 
 
 def first_problem(error: ValidationError) -> str:
-    """One line for the first thing wrong: field, value, reason."""
+    """One line for the first thing wrong: field, the start of its value, reason."""
     problem = error.errors()[0]
     field = ".".join(str(part) for part in problem["loc"]) or "document"
-    return f"{field} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"[:300]
+    value = "" if problem["type"] == "missing" else f" = {problem['input']!r:.120}"
+    return f"{field}{value}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -62,9 +62,7 @@ def test_mlflow_run_makes_the_whole_chain_with_its_lineage(project: Path, store:
 
 @pytest.mark.slow
 def test_entry_points_pass_their_parameters_on(project: Path, store: Path) -> None:
-    done = mlflow_run(
-        project, "-e", "train_dense", "-P", "model=resnet8", "-P", "dataset=digits", "-P", "iterations=6"
-    )
+    done = mlflow_run(project, "-e", "train_dense", "-P", "model=resnet8", "-P", "dataset=digits", "-P", "iterations=6")
     assert done.returncode == 0, done.stderr
     (dense,) = Registry(f"sqlite:///{store}", "Default").search()
     assert (dense.params["model"], dense.params["iterations"]) == ("resnet8", "6")

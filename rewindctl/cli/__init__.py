@@ -9,12 +9,14 @@ from typing import Any, NoReturn
 
 import typer
 
-from rewindctl.cli import compare, data, demo, init, iterate, list_runs, prune, retrain, train_dense, ui
+from rewindctl.cli import compare, data, demo, init, iterate, list_runs, prune, retrain, train_dense, ui, verify
 from rewindctl.cli import lineage as lineage_command
 from rewindctl.cli import show as show_command
 from rewindctl.cli.session import Globals
 from rewindctl.console import Console
 from rewindctl.errors import RewindError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="rewindctl",
@@ -27,7 +29,20 @@ app = typer.Typer(
 # Typer vendors Click; its base exception is reached through the public subclass.
 ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
-for module in (train_dense, prune, retrain, iterate, compare, demo, show_command, lineage_command, list_runs, init, ui):
+for module in (
+    train_dense,
+    prune,
+    retrain,
+    iterate,
+    compare,
+    demo,
+    show_command,
+    lineage_command,
+    list_runs,
+    init,
+    ui,
+    verify,
+):
     module.register(app)
 app.add_typer(data.app, name="data")
 
@@ -53,7 +68,10 @@ def run(arguments: list[str] | None = None) -> int:
     console = Console()
     arguments = ["--debug"] * debug + [argument for argument in arguments if argument != "--debug"]
     try:
-        return int(app(arguments, prog_name="rewindctl", standalone_mode=False) or 0)
+        code = int(app(arguments, prog_name="rewindctl", standalone_mode=False) or 0)
+        if code == INTERRUPTED:  # newer Typers make an exit code of Ctrl-C
+            raise KeyboardInterrupt
+        return code
     except RewindError as error:
         if debug:
             traceback.print_exc()
@@ -62,14 +80,10 @@ def run(arguments: list[str] | None = None) -> int:
     except ClickException as error:
         if debug:
             traceback.print_exc()
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context else "rewindctl"
-        wrong = RewindError(error.format_message() or "no command", f"see: {path} --help")
-        console.error(wrong)
-        return 2
+        return _wrong_usage(error, console)
     except (KeyboardInterrupt, typer.Abort):
         console.error(RewindError("interrupted", "the same command goes on where this one stopped"))
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -78,6 +92,20 @@ def run(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         console.error(RewindError(f"{type(error).__name__}: {error}", "this is a defect; --debug shows where"))
         return 1
+
+
+def _wrong_usage(error: Any, console: Console) -> int:
+    """Say what Typer found wrong, the value by name; a group without a command gets its help."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(f"{error.format_message()}\n")
+        return 2
+    message = error.format_message()
+    if hasattr(error.__cause__, "errors"):  # pydantic's, which newer Typers leave the value out of
+        value = error.__cause__.errors()[0]["input"]
+        message = message.replace("Invalid value for", f"Invalid value {value!r} for", 1)
+    console.error(RewindError(message, f"see: {context.command_path if context else 'rewindctl'} --help"))
+    return 2
 
 
 def main() -> NoReturn:

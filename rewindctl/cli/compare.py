@@ -29,11 +29,17 @@ def compare(
     Example: rewindctl compare --figure fig1 --output plots --format markdown
     """
     from rewindctl.report.compare import compare as summarise
+    from rewindctl.report.figures import figures
+    from rewindctl.report.tables import formats, tables
 
     chosen = format or ("json" if session.json else "text")
+    for catalog, name in ((tables, table), (formats, chosen), (figures, figure)):
+        if name is not None:
+            catalog[name]  # unknown: refused before a store is opened
     result = summarise(session.registry(), table, chosen, accuracy, model, dataset, figure)
+    paths = result.write(output, figure, delta)
     session.console.data(result.text)
-    for path in result.write(output, figure, delta):
+    for path in paths:
         session.console.say(f"wrote {path}")
 
 

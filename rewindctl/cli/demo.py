@@ -1,5 +1,6 @@
 """rewindctl demo"""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +8,6 @@ import typer
 
 from rewindctl.cli import parse
 from rewindctl.cli.session import Session, command
-
-CLAIM = "The report's first claim: fine-tuning is worse than both kinds of rewinding."
 
 
 @command(runs=True)
@@ -28,7 +27,7 @@ def demo(
     """
     from rewindctl.pipeline.chain import run_chain
     from rewindctl.pipeline.requests import RetrainOptions
-    from rewindctl.report.compare import compare
+    from rewindctl.report.compare import compare, first_claim
 
     chosen, targets = parse.one_or_more_seeds(None, seeds), parse.compressions(compressions)
     methods = (RetrainOptions("finetune"), RetrainOptions("weight_rewind", k=k), RetrainOptions("lr_rewind"))
@@ -39,7 +38,13 @@ def demo(
     result = compare(registry, format_name="json" if session.json else "text", model=model, dataset=dataset)
     paths = result.write(output, "fig1", "points")
     session.console.data(result.text)
-    session.console.say(f"\n{CLAIM}\nfigure: {paths[0]}\nbrowse: rewindctl ui --tracking-uri {registry.display_uri}")
+    session.console.say(f"\n{first_claim(result.cells)}\nfigure: {paths[0]}")
+    session.console.say(f"browse: {_program()} ui --tracking-uri {registry.display_uri}")
+
+
+def _program() -> str:
+    """How this program was called, so that the line can be typed as it is (the environment may not be active)."""
+    return sys.argv[0] if Path(sys.argv[0]).name == "rewindctl" else "python -m rewindctl"
 
 
 def register(app: typer.Typer) -> None:

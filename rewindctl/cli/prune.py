@@ -25,9 +25,9 @@ def prune(
     from rewindctl.pipeline.requests import PruneOptions, prune_spec
 
     target = parse.target_sparsity(sparsity, compression)
+    options = PruneOptions(structure, scope, channel_norm, criterion)
     pipeline = session.pipeline()
     run = pipeline.registry.resolve(parent)
-    options = PruneOptions(structure, scope, channel_norm, criterion)
     session.show_outcome(pipeline.run_prune(prune_spec(run, target, options), run))
 
 

@@ -50,14 +50,16 @@ def retrain(
     from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, require_kind, retrain_spec
 
     options = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state)
+    pruning = PruneOptions(structure, scope, channel_norm, criterion)
     target = None if sparsity is None and compression is None else parse.target_sparsity(sparsity, compression)
+    if target is None:
+        pruning.refuse()
     pipeline = session.pipeline()
     run = pipeline.registry.resolve(parent)
     if target is None:
         require_kind(run, "prune")
         outcome = pipeline.run_retrain(retrain_spec(run, pipeline.dense_run(run), options), run)
     else:
-        pruning = PruneOptions(structure, scope, channel_norm, criterion)
         _, outcome = prune_and_retrain(pipeline, run, target, pruning, options)
     session.show_outcome(outcome)
 

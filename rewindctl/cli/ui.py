@@ -23,7 +23,13 @@ def ui(
 
     line = ui_command(session.registry().uri, port)
     session.console.say(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
-    if subprocess.run(line, check=False).returncode != 0:
+    with subprocess.Popen(line) as process:
+        try:
+            failed = process.wait() != 0
+        except KeyboardInterrupt:
+            process.terminate()  # MLflow passes it on to its workers, which a killed MLflow would leave behind
+            raise
+    if failed:
         raise RegistryError(f"the MLflow UI did not start on port {port}", "is the port taken? give another --port")
 
 

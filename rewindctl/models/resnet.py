@@ -59,7 +59,7 @@ class ResNet(Network):
         return logits
 
 
-@models.register_family("resnet<6n+2> (resnet8, resnet20, resnet56, resnet110, ...)", r"resnet(\d{1,4})")
+@models.register_family("resnet<6n+2> (resnet8, resnet20, resnet56, resnet110, ...)", r"resnet([1-9][0-9]{0,3}|0)")
 def resnet(match: re.Match[str]):  # type: ignore[no-untyped-def]
     """`resnet20` and its kin. Raises: UsageError when the depth is not 6n+2."""
     depth = int(match[1])

@@ -48,8 +48,10 @@ class WideResNet(Network):
         self.blocks = nn.Sequential(*layers)
         self.norm = config.norm(inputs)
         self.dense = nn.Linear(inputs, config.classes)
-        # Every other convolution feeds the residual stream, which several norms read.
-        self.norm_after = {f"blocks.{i}.conv1": f"blocks.{i}.norm2" for i in range(len(layers))}
+        # The stem has no norm of its own: the first block's reads it, before the shortcut branches off. Every other
+        # convolution adds into the residual stream.
+        self.norm_after = {"stem": "blocks.0.norm1"}
+        self.norm_after |= {f"blocks.{i}.conv1": f"blocks.{i}.norm2" for i in range(len(layers))}
 
     def forward(self, x: Tensor) -> Tensor:
         x = relu(self.norm(self.blocks(self.stem(x))), inplace=True)
@@ -57,7 +59,7 @@ class WideResNet(Network):
         return logits
 
 
-@models.register_family("wrn<6n+4>_<width> (wrn16_8, wrn28_10, ...)", r"wrn(\d{1,4})_(\d{1,3})")
+@models.register_family("wrn<6n+4>_<width> (wrn16_8, wrn28_10, ...)", r"wrn([1-9][0-9]{0,3}|0)_([1-9][0-9]{0,2}|0)")
 def wrn(match: re.Match[str]):  # type: ignore[no-untyped-def]
     """`wrn16_8` and its kin. Raises: UsageError when the depth is not 6n+4 or the width is 0."""
     depth, width = int(match[1]), int(match[2])

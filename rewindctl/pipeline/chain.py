@@ -1,6 +1,6 @@
 """The whole chain over a grid: dense baselines, masks, retrainings."""
 
-from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_spec, retrain_plan, retrain_spec
+from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, plan_against, prune_spec, retrain_spec
 from rewindctl.pipeline.stages import Outcome, Pipeline
 
 
@@ -16,14 +16,15 @@ def run_chain(
 ) -> list[Outcome]:
     """One-shot pruning of a baseline per seed to every compression, retrained in every way. What exists is reused.
 
-    Raises: UsageError before anything is pruned when a retraining does not fit the baselines.
+    Raises: UsageError before anything is trained when a retraining does not fit the baselines.
     """
     data = pipeline.dataset(dataset)
+    specs = [dense_spec(model, data, seed, iterations=iterations, points=points) for seed in seeds]
+    for retraining in retrainings:
+        plan_against(specs[0], retraining, "the dense run")
     outcomes: list[Outcome] = []
-    for spec in [dense_spec(model, data, seed, iterations=iterations, points=points) for seed in seeds]:
+    for spec in specs:
         dense = pipeline.run_dense(spec)
-        for retraining in retrainings:
-            retrain_plan(dense.run, retraining)
         outcomes.append(dense)
         for compression in compressions:
             mask = pipeline.run_prune(prune_spec(dense.run, 1 - 1 / compression, PruneOptions()), dense.run)

@@ -31,8 +31,8 @@ def sparsity_grid(step: float, until: float) -> tuple[float, ...]:
     while not levels or levels[-1] < until - 1e-9:
         exact = 1 - (1 - step) ** (len(levels) + 1)
         rounded = round(exact, GRID_DECIMALS)
-        distinct = rounded < 1 and rounded > (levels[-1] if levels else 0)
-        levels.append(rounded if distinct and abs(exact - rounded) < (1 - exact) / 4 else exact)
+        apart = step * (1 - exact) > 10**-GRID_DECIMALS  # rounding cannot swap neighbours
+        levels.append(rounded if apart and abs(exact - rounded) < (1 - exact) / 4 else exact)
         if abs(levels[-1] - until) < 0.5 * 10**-GRID_DECIMALS:
             break
     return tuple(levels)

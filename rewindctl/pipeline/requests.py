@@ -82,17 +82,33 @@ def dense_spec(
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """How to prune, but for how much."""
+    """How to prune, but for how much. Raises: UnknownNameError, UsageError."""
 
     structure: str = "unstructured"
     scope: str = "global"
     channel_norm: str = "keep"
     criterion: str = "magnitude"
 
+    def __post_init__(self) -> None:
+        criteria[self.criterion]
+        if self.channel_norm == "remove" and self.structure != "structured":
+            raise UsageError(
+                "--channel-norm remove has no meaning for unstructured pruning", "add --structure structured"
+            )
+
+    def refuse(self) -> None:
+        """Raises: UsageError when an option is given where nothing is pruned."""
+        for name, usual in asdict(PruneOptions()).items():
+            if (value := getattr(self, name)) != usual:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} {value} has no meaning for a parent that is pruned already",
+                    "leave it out, or give a dense run and --sparsity",
+                )
+
 
 @dataclass(frozen=True)
 class RetrainOptions:
-    """How to retrain; None where not given."""
+    """How to retrain; None where not given. Raises: UnknownNameError."""
 
     method: str
     k: int | None = None
@@ -103,34 +119,38 @@ class RetrainOptions:
     lr_clock: str = "rewound"
     optimizer_state: str = "zero"
 
+    def __post_init__(self) -> None:
+        methods[self.method]
+
 
 def prune_spec(parent: RunRecord, sparsity: float, options: PruneOptions) -> PruneSpec:
-    """The spec of a mask over a dense or retrained parent. Raises: UsageError."""
+    """The spec of a mask over a dense or retrained parent. Raises: UsageError, IntegrityError."""
     require_kind(parent, "dense", "retrain")
-    criteria[options.criterion]
-    if options.channel_norm == "remove" and options.structure != "structured":
-        raise UsageError("--channel-norm remove has no meaning for unstructured pruning", "add --structure structured")
-    spec: PruneSpec = make_spec(PruneSpec, parent_fingerprint=parent.fingerprint, sparsity=sparsity, **asdict(options))
+    fingerprint = parent.spec.fingerprint()  # checked against the tag: a child must not be found under another's
+    spec: PruneSpec = make_spec(PruneSpec, parent_fingerprint=fingerprint, sparsity=sparsity, **asdict(options))
     return spec
 
 
 def retrain_plan(dense_run: RunRecord, options: RetrainOptions) -> RetrainPlan:
     """The plan of a method against a dense run, its weights among those recorded. Raises: UsageError."""
-    plan_of = methods[options.method]
     require_kind(dense_run, "dense")
-    dense = dense_run.spec
-    assert isinstance(dense, DenseSpec)
+    assert isinstance(dense_run.spec, DenseSpec)
+    return plan_against(dense_run.spec, options, f"dense run {dense_run.run_id}")
+
+
+def plan_against(dense: DenseSpec, options: RetrainOptions, where: str) -> RetrainPlan:
+    """The plan of a method against a baseline that may still have to be trained. Raises: UsageError."""
     rate, iterations = options.learning_rate, options.iterations
     if iterations is not None and iterations <= 0:
         raise UsageError(f"--iterations {iterations} is not positive", "give a number of updates, such as 1000")
     if rate is not None and not (rate > 0 and math.isfinite(rate)):
         raise UsageError(f"--lr {rate} is not a positive number", "give a rate such as 0.001")
-    plan = plan_of(
+    plan = methods[options.method](
         RetrainRequest(dense.iterations, options.k, options.weights_k, options.lr_k, rate, iterations, options.lr_clock)
     )
     if plan.weights_iteration not in dense.rewind_points:
         raise UsageError(
-            f"iteration {plan.weights_iteration} of dense run {dense_run.run_id} was not recorded",
+            f"iteration {plan.weights_iteration} of {where} is not recorded",
             f"recorded: {', '.join(map(str, dense.rewind_points))}; "
             "or train the dense run with --rewind-points and that iteration",
         )
@@ -138,12 +158,14 @@ def retrain_plan(dense_run: RunRecord, options: RetrainOptions) -> RetrainPlan:
 
 
 def retrain_spec(parent: RunRecord, dense_run: RunRecord, options: RetrainOptions) -> RetrainSpec:
-    """The spec of a retraining of the prune run `parent`, which descends from `dense_run`. Raises: UsageError."""
+    """The spec of a retraining of the prune run `parent`, which descends from `dense_run`. Raises: UsageError,
+    IntegrityError.
+    """
     require_kind(parent, "prune")
     plan = retrain_plan(dense_run, options)
     spec: RetrainSpec = make_spec(
         RetrainSpec,
-        parent_fingerprint=parent.fingerprint,
+        parent_fingerprint=parent.spec.fingerprint(),
         method=options.method,
         k=options.k,
         weights_k=options.weights_k,

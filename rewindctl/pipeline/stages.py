@@ -28,7 +28,7 @@ from rewindctl.registry import records as tag
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.seeds import derived_seed
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
-from rewindctl.training.device import environment, resolve_device
+from rewindctl.training.device import device_name, environment, resolve_device
 from rewindctl.training.loop import Evaluation, ResumePoint, TrainResult, TrainSettings, evaluate, train
 
 FINAL = "checkpoints/final.safetensors"
@@ -126,6 +126,7 @@ class Pipeline:
             return Outcome(found, reused=True)
         writer = self.registry.start(spec, name, parent, tags)
         try:
+            writer.tag({tag.DEVICE: device_name(self.device)})
             writer.write_json("environment.json", environment(self.device))
             work(writer)
             writer.seal()

@@ -117,7 +117,7 @@ class Mask:
                 shapes = json.loads(file.metadata()[FORMAT])
                 kernels = {name: _unpack(file, name, shape) for name, shape in shapes["kernels"].items()}
                 norms = {name: _unpack(file, name, shape) for name, shape in shapes["norms"].items()}
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise IntegrityError(f"{path} is not a readable mask: {error}") from None
         return cls(kernels, norms)
 
@@ -136,9 +136,9 @@ def units(kernel: Tensor) -> Tensor:
 
 
 def _unpack(file: Any, name: str, shape: list[int]) -> Tensor:
+    if not all(isinstance(size, int) and size > 0 for size in shape) or math.prod(shape) > LARGEST_WEIGHTS:
+        raise ValueError(f"{name} has shape {str(shape)[:80]}")
     count = math.prod(shape)
-    if not all(isinstance(size, int) and size > 0 for size in shape) or count > LARGEST_WEIGHTS:
-        raise ValueError(f"{name} has shape {shape}")
     packed = file.get_tensor(name)
     if packed.dtype != torch.uint8 or packed.shape != ((count + 7) // 8,):
         raise ValueError(f"{name} holds {tuple(packed.shape)} {packed.dtype}, not the bits of {shape}")

@@ -66,23 +66,24 @@ def prune(
 
 
 class _Layer:
-    """A kernel as units to rank: `scores` and `sizes` (units,), removed units scored -1 so that they come first."""
+    """A kernel as units to rank: `scores` and `sizes` (units,), removed units scored -inf so that they come first."""
 
     def __init__(self, name: str, kernel: Tensor, scores: Tensor, kept: Tensor, structure: str) -> None:
         self.name, self.shape, self.structure = name, kernel.shape, structure
+        scores = scores.float().cpu()  # one ranking whatever the device: means round differently on a GPU
         self.unit_dimension = unit_dimension(kernel)
         if structure == "unstructured":
-            alive = kept.flatten()
-            self.scores, self.size = scores.float().flatten(), 1
+            alive = kept.flatten().cpu()
+            self.scores, self.size = scores.flatten(), 1
         else:
-            alive = units(kept).any(dim=1)
-            if not torch.equal(units(kept).all(dim=1), alive):
+            alive = units(kept).any(dim=1).cpu()
+            if not torch.equal(units(kept).all(dim=1).cpu(), alive):
                 raise UsageError(
                     f"{name} was pruned by single weights", "prune this parent with --structure unstructured"
                 )
-            rows = units(scores.float())
+            rows = units(scores)
             self.scores, self.size = rows.mean(dim=1), rows.shape[1]
-        self.scores = torch.where(alive, self.scores, -1.0).cpu()
+        self.scores = torch.where(alive, self.scores, -torch.inf)
         self.removed = int((~alive).sum()) * self.size
         self.weights = kernel.numel()
 
@@ -101,17 +102,19 @@ def _remove(layers: list[_Layer], count: int, spec: PruneSpec, spared: list[str]
     last = _highest_of_each(layers)
     protected = torch.zeros(len(scores), dtype=torch.bool)
     protected[last] = True
-    candidates = order[~protected[order]]
-    fits = int((sizes[candidates].cumsum(0) <= count).sum())
+    free = ~protected[order]
+    spent = torch.where(free, sizes[order], 0).cumsum(0)
+    reached = order[torch.where(free, spent, spent + sizes[order]) <= count]
+    gone = reached[~protected[reached]]
+    fits = len(gone)
     if spec.structure == "unstructured" and fits < count:
         raise UsageError(
             f"sparsity {spec.sparsity} would empty a layer: at most {fits} of {len(scores)} weights can go",
             f"ask for a sparsity of at most {fits / len(scores):.6g}",
         )
-    reached = order[: int((sizes[order].cumsum(0) <= count).sum())]
     spared += [layer.name for layer, index in zip(layers, last, strict=True) if bool((reached == index).any())]
     alive = torch.ones(len(scores), dtype=torch.bool)
-    alive[candidates[:fits]] = False
+    alive[gone] = False
     parts = alive.split([len(layer.scores) for layer in layers])
     return {layer.name: layer.expand(part).clone() for layer, part in zip(layers, parts, strict=True)}
 
@@ -129,8 +132,9 @@ def _shares(layers: list[_Layer], sparsity: float, target: int) -> list[int]:
     """Weights to remove per layer: its share rounded down, the rest to the largest fractions, `target` in all."""
     exact = [sparsity * layer.weights for layer in layers]
     shares = [max(int(share), layer.removed) for share, layer in zip(exact, layers, strict=True)]
-    by_fraction = sorted(range(len(layers)), key=lambda i: (int(exact[i]) - exact[i], i))
-    if layers[0].structure == "unstructured" and not 0 <= target - sum(shares) <= len(layers):
+    by_fraction = sorted(range(len(layers)), key=lambda i: (shares[i] - exact[i], i))
+    above = sum(shares) > target or any(share >= wanted + 1 for share, wanted in zip(shares, exact, strict=True))
+    if above and layers[0].structure == "unstructured":
         raise UsageError(
             f"layerwise sparsity {sparsity} is below what some layers have lost already",
             "prune this parent with --scope global, or ask for a higher sparsity",

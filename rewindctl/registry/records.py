@@ -27,6 +27,7 @@ STRUCTURE = "rewindctl.structure"
 SCOPE = "rewindctl.scope"
 SPARSITY = "rewindctl.sparsity"
 METHOD = "rewindctl.method"
+DEVICE = "rewindctl.device"
 DIVERGED_ITERATION = "rewindctl.diverged_iteration"
 DIVERGED_RATE = "rewindctl.diverged_learning_rate"
 
@@ -40,6 +41,7 @@ class RunRecord:
     status: str
     artifact_uri: str
     started: int
+    ended: int
     tags: dict[str, str] = field(repr=False)
     params: dict[str, str] = field(repr=False)
     metrics: dict[str, float] = field(repr=False)
@@ -53,6 +55,7 @@ class RunRecord:
             info.status,
             info.artifact_uri,
             info.start_time or 0,
+            info.end_time or 0,
             dict(data.tags),
             dict(data.params),
             dict(data.metrics),

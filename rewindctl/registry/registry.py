@@ -151,10 +151,15 @@ class Registry:
             raise RegistryError(f"the parent of run {run.run_id} is gone: {error.message}", error.hint) from None
 
     def lineage(self, run: RunRecord) -> list[RunRecord]:
-        """The run and its ancestors, the dense run first."""
+        """The run and its ancestors, the dense run first. Raises: RegistryError when it leads nowhere."""
         chain = [run]
         while chain[0].kind != "dense":
-            chain.insert(0, self.parent(chain[0]))
+            parent = self.parent(chain[0])
+            if parent.run_id in {link.run_id for link in chain}:
+                raise RegistryError(
+                    f"run {parent.run_id} is its own ancestor", "its parent tag was edited: run it again"
+                )
+            chain.insert(0, parent)
         return chain
 
     def start(self, spec: Spec, name: str, parent: RunRecord | None, tags: dict[str, str]) -> RunWriter:
@@ -227,6 +232,25 @@ class Registry:
                 "restore it from a backup, or run the stage again with --force",
             )
         return local
+
+    def read_json(self, run: RunRecord, path: str) -> Any:
+        """A JSON artifact, verified. Raises: IntegrityError."""
+        try:
+            return json.loads(self.artifact(run, path).read_text())
+        except ValueError as error:
+            raise IntegrityError(f"{path} of run {run.run_id} is not JSON: {error}") from None
+
+    def artifact_paths(self, run: RunRecord, folder: str | None = None) -> list[str]:
+        """Every artifact file that the store has for a run."""
+        paths: list[str] = []
+        for entry in self._client.list_artifacts(run.run_id, folder):
+            paths += self.artifact_paths(run, entry.path) if entry.is_dir else [entry.path]
+        return paths
+
+    def logged_after_end(self, run: RunRecord, key: str) -> bool:
+        """Whether a value of the metric is younger than the end of the run."""
+        history = self._client.get_metric_history(run.run_id, key)
+        return bool(run.ended and any(metric.timestamp > run.ended for metric in history))
 
     def manifest(self, run: RunRecord) -> dict[str, Any]:
         """Digest and size of each artifact. Raises: IntegrityError when it is missing or altered."""

@@ -51,11 +51,14 @@ class Client:
     def __init__(self, uri: str) -> None:
         # MLflow reports usage to its makers at import unless told not to; experiments are nobody's business.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # With a server it prints each run's address, password and all, to stdout, and a bar for each download.
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        self._uri = redacted(uri)
+        self._uri, self._secret = redacted(uri), urlsplit(uri).netloc.rpartition("@")[0]
         with self._plain_errors():
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -76,8 +79,10 @@ class Client:
 
         try:
             yield
-        except (MlflowException, SQLAlchemyError, requests.RequestException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            if self._secret:
+                reason = reason.replace(f"{self._secret}@", "***@")  # MLflow's messages hold whole addresses
             code = getattr(error, "error_code", "")
             raise StoreError(f"the tracking store {self._uri} answered: {reason[:300]}", code=code) from error
 

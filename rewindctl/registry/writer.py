@@ -30,7 +30,7 @@ class RunWriter:
         self._client = client
         self._logged: set[tuple[str, int]] = set()
         self._staging = Path(tempfile.mkdtemp(prefix="rewindctl-"))
-        self._open = True
+        self._open, self._sealed = True, False
 
     @classmethod
     def reopen(cls, client: Client, run: RunRecord) -> "RunWriter":
@@ -73,6 +73,8 @@ class RunWriter:
     def artifact(self, path: str) -> Iterator[Path]:
         """A local file to write; at the end of the block it is uploaded as `path` and its digest noted."""
         self._check_open()
+        if self._sealed:
+            raise RegistryError(f"run {self.run_id} has its manifest: {path} comes too late")
         local = self._staging / path
         local.parent.mkdir(parents=True, exist_ok=True)
         yield local
@@ -87,14 +89,19 @@ class RunWriter:
 
     def seal(self) -> None:
         """Write the manifest of all artifacts, and its own digest as a tag."""
+        self._check_open()
         manifest = json.dumps({"schema": 1, "artifacts": self.digests}, indent=2, sort_keys=True) + "\n"
         local = self._staging / MANIFEST_FILE
         local.write_text(manifest)
         self._client.log_artifact(self.run_id, str(local), None)
         self.tag({MANIFEST: sha256(local)})
+        self._sealed = True
 
     def finish(self) -> RunRecord:
         """Close the run as FINISHED; it must have been sealed."""
+        self._check_open()
+        if not self._sealed:
+            raise RegistryError(f"run {self.run_id} has no manifest yet and cannot be finished")
         self._client.set_terminated(self.run_id, "FINISHED")
         self.resume_file.unlink(missing_ok=True)
         self._close()

@@ -11,7 +11,7 @@ from rewindctl.registry import Registry
 from rewindctl.report.cells import summarise
 from rewindctl.report.figures import figures, save_figure
 from rewindctl.report.frame import tidy_frame
-from rewindctl.report.tables import formats, tables
+from rewindctl.report.tables import formats, method_name, tables
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
 DEFAULT_OUTPUT = Path("plots")
@@ -66,6 +66,21 @@ def compare(
         raise _nothing(registry, rows, model, dataset)
     cells = summarise(rows, accuracy)
     return Comparison(rows, cells, render(form(cells)), f"{table}.{SUFFIXES[format_name]}")
+
+
+def first_claim(cells: pd.DataFrame) -> str:
+    """What the cells say of the report's first claim: fine-tuning's median minus that of each rewinding, in points."""
+    lines = ["The report's first claim is that fine-tuning is worse than both kinds of rewinding. Here its median is"]
+    one_shot = cells[cells["schedule"] == "one_shot"]
+    for _, tuned in one_shot[one_shot["method"] == "finetune"].iterrows():
+        same = one_shot["sparsity_asked"] == tuned["sparsity_asked"]
+        gaps = [
+            f"{100 * (tuned['median'] - other['median']):+.2f} points against "
+            f"{method_name(other['method'], other['label'])}"
+            for _, other in one_shot[same & (one_shot["method"] != "finetune")].iterrows()
+        ]
+        lines.append(f"  at {tuned['compression']:.4g}x: {', '.join(gaps)} (n = {tuned['n']})")
+    return "\n".join(lines)
 
 
 def _nothing(registry: Registry, rows: pd.DataFrame, model: str | None, dataset: str | None) -> RewindError:

@@ -27,6 +27,7 @@ AXIS = {
     "points": "accuracy difference (percentage points)",
 }
 PANEL = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step"]
+MARGIN = 1.25
 OFFSET = 1.012  # neighbouring methods side by side, or their error bars hide each other
 
 
@@ -48,6 +49,7 @@ def fig1(cells: pd.DataFrame, delta: str) -> Any:
         axes = figure.add_subplot(rows, columns, index + 1)
         _draw_panel(axes, panel, delta)
         axes.set_xscale("log", base=2)
+        axes.set_xlim(panel["compression"].min() / MARGIN, panel["compression"].max() * MARGIN)
         ticks = sorted({round(value, 4) for value in panel["compression"]})
         axes.set_xticks(ticks if len(ticks) <= 8 else ticks[:: -(-len(ticks) // 8)])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}x"))
@@ -69,7 +71,7 @@ def _draw_panel(axes: Any, panel: pd.DataFrame, delta: str) -> None:
         counts = sorted(set(points["n"]))
         trials = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}-{counts[-1]}"
         axes.errorbar(
-            points["compression"] * OFFSET**index,
+            points["compression"] * OFFSET ** (index - (panel["label"].nunique() - 1) / 2),
             middle,
             yerr=spread,
             color=colour,

@@ -6,6 +6,7 @@ import pandas as pd
 
 from rewindctl.pipeline.labels import method_label
 from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry import records as tag
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
 
 COLUMNS = (
@@ -32,6 +33,7 @@ COLUMNS = (
     "dense_run_id",
     "dense_accuracy",
     "dense_accuracy_best",
+    "device",
 )
 
 
@@ -126,6 +128,7 @@ def _row(
         "dense_run_id": dense.run_id,
         "dense_accuracy": dense.metrics["test_accuracy"],
         "dense_accuracy_best": dense.metrics["test_accuracy_best"],
+        "device": run.tags.get(tag.DEVICE, ""),
     }
 
 

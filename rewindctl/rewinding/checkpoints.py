@@ -14,6 +14,7 @@ from rewindctl.errors import IntegrityError
 
 FORMAT = "rewindctl-checkpoint-1"
 PARTS = ("parameters", "buffers", "momentum")
+UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,11 @@ class TrainState:
                 for key in file.keys():  # noqa: SIM118 (not a dict)
                     part, name = key.split("/", 1)
                     parts[part][name] = file.get_tensor(key)
-            return cls(**parts, iteration=int(metadata["iteration"]), data_position=int(metadata["data_position"]))
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            iteration, data_position = metadata["iteration"], metadata["data_position"]
+            if not all(isinstance(count, int) and count >= 0 for count in (iteration, data_position)):
+                raise ValueError(f"it stands at iteration {iteration}, batch {data_position}")
+            return cls(**parts, iteration=iteration, data_position=data_position)
+        except UNREADABLE as error:
             raise IntegrityError(f"{path} is not a readable checkpoint: {error}") from None
 
     @staticmethod
@@ -61,10 +65,9 @@ class TrainState:
         """The notes saved with a state. Raises: IntegrityError."""
         try:
             with safe_open(path, framework="pt") as file:
-                notes = json.loads(file.metadata()[FORMAT])["notes"]
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+                return dict(json.loads(file.metadata()[FORMAT])["notes"])
+        except UNREADABLE as error:
             raise IntegrityError(f"{path} holds no readable notes: {error}") from None
-        return dict(notes)
 
     @classmethod
     def initial(cls, network: nn.Module) -> "TrainState":

@@ -23,7 +23,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else _cpu()
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+    if kind not in ("cpu", "cuda") or (index and not (index.isascii() and index.isdigit())):
         raise UsageError(f"unknown device {name!r}", "known: auto, cpu, cuda, cuda:0, cuda:1, ...")
     if kind == "cpu":
         return _cpu()

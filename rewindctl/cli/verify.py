@@ -1,0 +1,42 @@
+"""rewindctl verify"""
+
+from typing import Annotated
+
+import typer
+
+from rewindctl.cli.session import Session, command
+from rewindctl.errors import IntegrityError, UsageError
+
+
+@command()
+def verify(
+    session: Session,
+    run: Annotated[str | None, typer.Argument(help="Run ID, prefix of 6 or more, or models:/NAME@alias.")] = None,
+    all_runs: Annotated[bool, typer.Option("--all", help="Every finished run of the experiment.")] = False,
+) -> None:
+    """Check runs against their manifests, specs, parents and masks; exit code 1 when one is not intact.
+
+    Example: rewindctl verify --all
+    """
+    from rewindctl.pipeline.verify import verify as problems_of
+
+    if (run is None) != all_runs:
+        raise UsageError(
+            "give a run, or --all" if run is None else f"both {run} and --all are given", "give one of them"
+        )
+    registry = session.registry()
+    chosen = [registry.resolve(run)] if run else [found for found in registry.search() if found.finished]
+    found = {one.run_id: problems_of(registry, one) for one in chosen}
+    for one in chosen:
+        for line in found[one.run_id] if not session.json else ():
+            session.console.data(f"{one.run_id}  {line}")
+    damaged = sum(bool(problems) for problems in found.values())
+    if session.json:
+        session.console.json([{"run_id": run_id, "problems": problems} for run_id, problems in found.items()])
+    session.console.say(f"{len(chosen) - damaged} of {len(chosen)} runs are intact")
+    if damaged:
+        raise IntegrityError(f"{damaged} of {len(chosen)} runs are damaged", "run their stages again with --force")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("verify")(verify)

@@ -1,0 +1,139 @@
+"""Whether what the registry holds of a run is what was written: files, numbers, lineage, mask against weights."""
+
+from collections.abc import Iterator
+
+import torch
+
+from rewindctl.errors import RewindError
+from rewindctl.models import kernels, models
+from rewindctl.models.network import NetworkConfig
+from rewindctl.pipeline.stages import FINAL, MASK
+from rewindctl.pruning import Mask
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry.registry import params_of
+from rewindctl.rewinding.checkpoints import TrainState, check_shapes
+from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, canonical_json
+
+PARENT_KINDS = {"dense": (), "prune": ("dense", "retrain"), "retrain": ("prune",)}
+CHECKPOINTS = "checkpoints/"
+
+
+def verify(registry: Registry, run: RunRecord) -> list[str]:
+    """One line for each thing wrong with a run; an intact run has none."""
+    if run.kind not in PARENT_KINDS:
+        return [f"is no dense, prune or retrain run but {run.kind or 'foreign'}"]
+    if not run.finished:
+        return [f"is {run.status}, not FINISHED"]
+    problems: list[str] = []
+    for check in (_spec, _lineage, _files, _additions, _content):
+        try:
+            problems += check(registry, run)
+        except RewindError as error:
+            problems.append(error.message)
+    return list(dict.fromkeys(problems))
+
+
+def _spec(registry: Registry, run: RunRecord) -> Iterator[str]:
+    """The spec has the fingerprint of the tag, and `spec.json` and the params say the same."""
+    spec = run.spec
+    if canonical_json(registry.read_json(run, "spec.json")) != spec.canonical():
+        yield "spec.json differs from the spec of the run's fingerprint"
+    for key, value in params_of(spec).items():
+        if run.params.get(key) != value:
+            yield f"param {key} is {run.params.get(key)!r}, the spec says {value!r}"
+
+
+def _lineage(registry: Registry, run: RunRecord) -> Iterator[str]:
+    """The parent is there, of the right kind, and is the one that the fingerprint names."""
+    if run.kind == "dense":
+        if run.spec.group(None) != run.group:
+            yield "its group tag was edited"
+        return
+    parent = registry.parent(run)
+    if parent.kind not in PARENT_KINDS[run.kind]:
+        yield f"its parent {parent.run_id} is a {parent.kind or 'foreign'} run"
+    if not parent.finished:
+        yield f"its parent {parent.run_id} is {parent.status}, not FINISHED"
+    if getattr(run.spec, "parent_fingerprint", None) != parent.fingerprint:
+        yield f"its parent {parent.run_id} is not the one of its fingerprint"
+    if run.dense_run_id != parent.dense_run_id:
+        yield f"its dense run tag {run.dense_run_id} is not that of its parent, {parent.dense_run_id}"
+    if run.spec.group(parent.group) != run.group:
+        yield "its group tag was edited"
+
+
+def _files(registry: Registry, run: RunRecord) -> Iterator[str]:
+    """Every artifact is there with its digest, and there is no other."""
+    manifest = registry.manifest(run)
+    for path in sorted(manifest):
+        try:
+            registry.artifact(run, path)
+        except RewindError as error:
+            yield error.message
+    for path in sorted(set(registry.artifact_paths(run)) - set(manifest) - {"manifest.json"}):
+        yield f"{path} of run {run.run_id} is not in the manifest: it was added later"
+
+
+def _additions(registry: Registry, run: RunRecord) -> Iterator[str]:
+    """MLflow lets anyone log to a finished run; metrics from after its end show."""
+    for key in sorted(run.metrics):
+        if registry.logged_after_end(run, key):
+            yield f"metric {key} was written after the run had ended"
+
+
+def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
+    """Checkpoints fit the network of the spec; the mask fits its counts; removed weights are 0."""
+    root = registry.lineage(run)[0]
+    dense = root.spec
+    assert isinstance(dense, DenseSpec)
+    for path in sorted(path for path in registry.manifest(run) if path.startswith(CHECKPOINTS)):
+        state = TrainState.load(registry.artifact(run, path))
+        if (problem := _misfit(dense, state)) is not None:
+            yield f"{path} of run {run.run_id}: {problem}"
+    if run.kind == "dense":
+        yield from _missing_points(registry, run, dense)
+        return
+    mask = Mask.load(registry.artifact(run if run.kind == "prune" else registry.parent(run), MASK))
+    if mask.kept != run.metrics["nonzero_kernel_parameters"]:
+        yield f"the mask keeps {mask.kept} weights, the run says {run.metrics['nonzero_kernel_parameters']:.0f}"
+    if isinstance(run.spec, PruneSpec) and run.spec.structure == "unstructured":
+        wanted = round(run.spec.sparsity * mask.total)
+        if mask.removed != wanted:
+            yield f"the mask removes {mask.removed} of {mask.total} weights, its sparsity asks for {wanted}"
+    if isinstance(run.spec, RetrainSpec):
+        yield from _nonzero(TrainState.load(registry.artifact(run, FINAL)), mask)
+
+
+def _misfit(dense: DenseSpec, state: TrainState) -> str | None:
+    """What keeps `state` from being one of the network of `dense`, with 1 or 3 input channels."""
+    classes = next((tensor.shape[0] for tensor in state.parameters.values() if tensor.dim() == 2), 1)
+    problem = None
+    for channels in (3, 1):
+        with torch.device("meta"):
+            network = models[dense.model](NetworkConfig(channels, classes, dense.norm_momentum, dense.norm_epsilon))
+        try:
+            for found in (state.parameters, state.momentum):
+                check_shapes(found, dict(network.named_parameters()), "parameter")
+            check_shapes(state.buffers, dict(network.named_buffers()), "buffer")
+            assert kernels(network)
+            return None
+        except RewindError as error:
+            problem = problem or error.message
+    return problem
+
+
+def _missing_points(registry: Registry, run: RunRecord, dense: DenseSpec) -> Iterator[str]:
+    """A dense run has a checkpoint for each of its rewind points."""
+    names = [f"{CHECKPOINTS}{point:08d}.safetensors" for point in dense.rewind_points[:-1]] + [FINAL]
+    for name in sorted(set(names) - set(registry.manifest(run))):
+        yield f"{name} of run {run.run_id} is not in its manifest"
+
+
+def _nonzero(state: TrainState, mask: Mask) -> Iterator[str]:
+    """Weights and momentum are exactly 0 where the mask removes."""
+    for name, kept in mask.tensors().items():
+        for part, tensors in (("weights", state.parameters), ("momentum", state.momentum)):
+            if name not in tensors or tensors[name].shape != kept.shape:
+                yield f"the mask has {name} {tuple(kept.shape)}, which the {part} have not"
+            elif (count := int(tensors[name][~kept].count_nonzero())) > 0:
+                yield f"{count} removed {part} of {name} are not 0"

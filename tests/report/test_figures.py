@@ -1,0 +1,177 @@
+"""A figure draws the numbers of the cells, every method in its legend, and leaves them beside it as CSV."""
+
+import csv
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+from PIL import Image
+
+from rewindctl.errors import UsageError
+from rewindctl.report.cells import summarise
+from rewindctl.report.figures import AXIS, figures, save_figure
+from rewindctl.report.frame import COLUMNS
+
+METHODS = {
+    "finetune": "fine-tuning",
+    "weight_rewind k=6": "weight rewinding k=6",
+    "lr_rewind": "LR rewinding",
+    "rewind w=6 c=0": "rewinding w=6 c=0",
+}
+COMPRESSIONS = (2.0, 5.0, 10.0)
+
+
+def made_cells(**changes: Any) -> pd.DataFrame:
+    """Three trials of four methods at three compressions, and their dense runs."""
+    rng = np.random.default_rng(0)
+    usual = {
+        "model": "resnet20",
+        "dataset": "cifar10",
+        "iterations": 72_000,
+        "structure": "unstructured",
+        "scope": "global",
+        "criterion": "magnitude",
+        "channel_norm": "keep",
+        "schedule": "one_shot",
+        "step": None,
+        "level": 1,
+        "sparsity_asked": 0.5,
+        "dense_accuracy": 0.92,
+        "dense_accuracy_best": 0.93,
+    } | changes
+    rows = []
+    for label, compression, seed in [(m, c, s) for m in METHODS for c in COMPRESSIONS for s in range(3)]:
+        accuracy = 0.9 - 0.01 * compression + rng.uniform(0, 0.05)
+        name = f"{label} {compression}"
+        rows.append(
+            usual
+            | {"run_id": f"{name} {seed}", "method": label.split()[0], "label": label, "group": name, "seed": seed}
+            | {"compression": compression, "sparsity": 1 - 1 / compression, "test_accuracy": accuracy}
+            | {"test_accuracy_best": accuracy, "dense_run_id": f"dense{seed}"}
+        )
+    dense = {
+        "method": "none",
+        "label": "none",
+        "group": "dense",
+        "schedule": "dense",
+        "compression": 1.0,
+        "sparsity": 0.0,
+    }
+    dense |= {"run_id": "dense", "seed": 0, "test_accuracy": 0.92, "test_accuracy_best": 0.93, "dense_run_id": "dense"}
+    return summarise(pd.DataFrame([*rows, usual | dense], columns=list(COLUMNS)))
+
+
+def panels(cells: pd.DataFrame, delta: str = "relative") -> list[Any]:
+    return list(figures["fig1"](cells, delta).axes)
+
+
+def legend(axes: Any) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_every_method_is_in_the_legend_with_its_number_of_trials() -> None:
+    (axes,) = panels(made_cells())
+    assert sorted(legend(axes)) == sorted(f"{name} (n = 3)" for name in METHODS.values())
+    assert "10th-90th percentile" in axes.get_legend().get_title().get_text()
+
+
+def test_trials_that_differ_in_number_are_given_as_a_range() -> None:
+    cells = made_cells()
+    cells.loc[(cells["label"] == "lr_rewind") & (cells["compression"] == 5), "n"] = 2
+    assert "LR rewinding (n = 2-3)" in legend(panels(cells)[0])
+
+
+def floats(values: Any) -> npt.NDArray[np.float64]:
+    return np.array(values, dtype=np.float64)
+
+
+@pytest.mark.parametrize("delta", list(AXIS))
+def test_points_and_error_bars_are_the_numbers_of_the_cells(delta: str) -> None:
+    cells = made_cells()
+    (axes,) = panels(cells, delta)
+    assert len(axes.containers) == len(METHODS)
+    for container in axes.containers:
+        label = next(key for key, name in METHODS.items() if container.get_label() == f"{name} (n = 3)")
+        cell = cells[cells["label"] == label].sort_values("compression")
+        line, _, (bars,) = container.lines
+        np.testing.assert_allclose(floats(line.get_ydata()), cell[f"delta_{delta}"])
+        np.testing.assert_allclose(floats(line.get_xdata()), cell["compression"], rtol=0.05)
+        ends = floats([segment[:, 1] for segment in bars.get_segments()])
+        np.testing.assert_allclose(ends, cell[[f"delta_{delta}_p10", f"delta_{delta}_p90"]])
+
+
+@pytest.mark.parametrize(("delta", "words"), [("relative", "% of the dense accuracy"), ("points", "percentage points")])
+def test_axes_say_what_they_are(delta: str, words: str) -> None:
+    (axes,) = panels(made_cells(), delta)
+    assert axes.get_xscale() == "log"
+    assert words in axes.get_ylabel()
+    assert "compression" in axes.get_xlabel()
+    assert [tick for tick in axes.get_xticks() if tick in COMPRESSIONS] == list(COMPRESSIONS)
+
+
+def test_lines_differ_in_colour_marker_and_dash() -> None:
+    (axes,) = panels(made_cells())
+    lines = [container.lines[0] for container in axes.containers]
+    for looks in ([line.get_color() for line in lines], [line.get_marker() for line in lines]):
+        assert len(set(looks)) == len(METHODS)
+    assert len({line.get_linestyle() for line in lines}) == len(METHODS)
+
+
+DIFFERENT: list[dict[str, Any]] = [
+    {"model": "resnet56"},
+    {"dataset": "cifar100"},
+    {"structure": "structured"},
+    {"scope": "layerwise"},
+    {"channel_norm": "remove"},
+    {"schedule": "iterative", "step": 0.2},
+    {"iterations": 1_000},
+]
+
+
+@pytest.mark.parametrize("change", DIFFERENT, ids=lambda change: next(iter(change)))
+def test_settings_that_differ_have_a_panel_each_and_a_title_each(change: dict[str, Any]) -> None:
+    drawn = panels(pd.concat([made_cells(), made_cells(**change)]))
+    assert len(drawn) == 2
+    assert len({axes.get_title() for axes in drawn}) == 2
+    assert all(len(legend(axes)) == len(METHODS) for axes in drawn)
+
+
+def test_dense_runs_are_the_line_at_zero_not_a_point() -> None:
+    (axes,) = panels(made_cells())
+    assert not [label for label in legend(axes) if "dense" in label]
+    assert "dense 92.00 %" in axes.get_title()
+    assert any(list(line.get_ydata()) == [0, 0] for line in axes.get_lines())
+
+
+def test_cell_of_one_trial_and_no_relative_difference_can_be_drawn() -> None:
+    cells = made_cells().query("compression == 5").assign(n=1)
+    for name in ("delta_relative", "delta_relative_p10", "delta_relative_p90"):
+        cells.loc[cells["label"] == "finetune", name] = np.nan
+    assert len(legend(panels(cells)[0])) == len(METHODS)
+
+
+@pytest.mark.parametrize("delta", list(AXIS))
+def test_saved_figure_is_an_image_a_drawing_and_its_numbers(tmp_path: Path, delta: str) -> None:
+    cells = made_cells()
+    paths = save_figure("fig1", cells, delta, tmp_path / "plots")
+    assert [path.name for path in paths] == ["fig1.png", "fig1.svg", "fig1.csv"]
+    assert sorted(paths) == sorted((tmp_path / "plots").iterdir())
+    with Image.open(paths[0]) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 300
+        assert len(image.convert("RGB").getcolors(2**24) or []) > 10
+    assert ElementTree.parse(paths[1]).getroot().tag.endswith("svg")
+    with paths[2].open(newline="") as file:
+        drawn = [(float(row["median"]), row["run_ids"]) for row in csv.DictReader(file)]
+    assert drawn == list(zip(cells["median"], cells["run_ids"], strict=True))
+
+
+def test_folder_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="file cannot be written"):
+        save_figure("fig1", made_cells(), "points", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == ""

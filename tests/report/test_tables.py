@@ -1,0 +1,177 @@
+"""A table says the same in every form, and no cell can break its form."""
+
+import csv
+import io
+import json
+import re
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import Chain
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rewindctl.report.cells import summarise
+from rewindctl.report.frame import tidy_frame
+from rewindctl.report.tables import METHOD_NAMES, formats, method_name, pruning_name, tables
+from rewindctl.rewinding.methods import methods
+
+SPECIAL = st.text(alphabet="ab |\\&%$#_{}~^-.1", min_size=1, max_size=12).map(str.strip).filter(bool)
+
+
+@pytest.fixture
+def cells(chain: Chain) -> pd.DataFrame:
+    return summarise(tidy_frame(chain.registry()))
+
+
+def test_table5_of_the_chain_is_dense_and_three_methods(cells: pd.DataFrame) -> None:
+    table = tables["table5"](cells)
+    assert sorted(table["retraining"]) == ["LR rewinding", "fine-tuning", "none (dense)", "weight rewinding k=6"]
+    assert set(table["n"]) == {1}
+    by_name = table.set_index("retraining")
+    assert by_name.loc["none (dense)", "difference (points)"] == ""
+    assert by_name.loc["none (dense)", "pruning"] == "-"
+    assert set(by_name.drop("none (dense)")["pruning"]) == {"one-shot"}
+    assert set(by_name.drop("none (dense)")["compression"]) == {"5.00x"}
+
+
+def test_table5_carries_the_numbers_of_the_cells_in_percent(cells: pd.DataFrame) -> None:
+    table = tables["table5"](cells)
+    for (_, row), (_, cell) in zip(table.iterrows(), cells.iterrows(), strict=True):
+        assert float(row["accuracy %"]) == pytest.approx(100 * cell["median"], abs=0.005)
+        low, high = map(float, row["10th-90th %"].split("-"))
+        assert (low, high) == pytest.approx((100 * cell["p10"], 100 * cell["p90"]), abs=0.005)
+        assert float(row["sparsity %"]) == pytest.approx(100 * cell["sparsity"], abs=0.005)
+        if cell["method"] != "none":
+            assert float(row["difference (points)"]) == pytest.approx(cell["delta_points"], abs=0.005)
+            assert row["difference (points)"][0] in "+-"
+
+
+def test_cells_table_is_every_number_unrounded(cells: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(tables["cells"](cells), cells)
+
+
+@pytest.mark.parametrize("form", list(formats))
+@pytest.mark.parametrize("name", list(tables))
+def test_every_table_has_every_form_and_every_method_in_it(cells: pd.DataFrame, name: str, form: str) -> None:
+    shown = formats[form](tables[name](cells)).replace("\\", "")
+    for _, cell in cells.iterrows():
+        wanted = method_name(cell["method"], cell["label"]) if name == "table5" else cell["label"]
+        assert wanted in shown
+
+
+def test_csv_reads_back_to_the_last_bit(cells: pd.DataFrame) -> None:
+    again = list(csv.DictReader(io.StringIO(formats["csv"](cells))))
+    assert [row["run_ids"] for row in again] == cells["run_ids"].tolist()
+    for column in ("median", "p10", "p90", "baseline", "delta_points", "delta_relative", "compression", "n"):
+        assert [float(row[column]) for row in again] == cells[column].tolist()
+
+
+def test_json_reads_back_to_the_last_bit(cells: pd.DataFrame) -> None:
+    again = json.loads(formats["json"](cells))
+    assert [row["run_ids"] for row in again] == cells["run_ids"].tolist()
+    for column in ("median", "p10", "p90", "baseline", "delta_points", "delta_relative", "compression", "n"):
+        assert [row[column] for row in again] == cells[column].tolist()
+
+
+def test_missing_number_is_null_in_json() -> None:
+    table = pd.DataFrame({"step": [0.2, float("nan")], "none": [None, None], "n": [1, 2]})
+    assert json.loads(formats["json"](table)) == [
+        {"step": 0.2, "none": None, "n": 1},
+        {"step": None, "none": None, "n": 2},
+    ]
+
+
+def test_csv_and_json_of_table5_are_the_rows_as_printed(cells: pd.DataFrame) -> None:
+    table = tables["table5"](cells)
+    expected = [{key: str(value) for key, value in row.items()} for row in table.to_dict(orient="records")]
+    assert list(csv.DictReader(io.StringIO(formats["csv"](table)))) == expected
+    loaded = json.loads(formats["json"](table))
+    assert [{key: str(value) for key, value in row.items()} for row in loaded] == expected
+
+
+@settings(deadline=None)
+@given(values=st.lists(SPECIAL, min_size=1, max_size=4))
+def test_markdown_has_as_many_columns_in_every_line_whatever_is_in_the_cells(values: list[str]) -> None:
+    table = pd.DataFrame({"a": values, "b": values[::-1]})
+    lines = formats["markdown"](table).splitlines()
+    rows = [[part.strip() for part in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    assert all(len(row) == 2 for row in rows)
+    assert [row[0].replace("\\|", "|") for row in rows[2:]] == values
+
+
+@settings(deadline=None)
+@given(values=st.lists(SPECIAL, min_size=1, max_size=4))
+def test_latex_escapes_every_special_character(values: list[str]) -> None:
+    lines = formats["latex"](pd.DataFrame({"network_%": values})).splitlines()
+    body = [line.removesuffix(r" \\") for line in lines if line.endswith(r" \\")]
+    assert body[0] == r"network\_\%"
+    back = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^"}
+    back |= {f"\\{character}": character for character in "&%$#_{}"}
+    tokens = re.compile(
+        "|".join(re.escape(token) for token in sorted(back, key=len, reverse=True)) + r"|[^\\&%$#_{}~^]"
+    )
+    for line, value in zip(body[1:], values, strict=True):
+        assert "".join(tokens.findall(line)) == line, "nothing is left unescaped"
+        assert tokens.sub(lambda token: back.get(token[0], token[0]), line) == value
+
+
+def test_latex_is_one_tabular_with_a_column_each(cells: pd.DataFrame) -> None:
+    table = tables["table5"](cells)
+    lines = formats["latex"](table).splitlines()
+    columns = re.fullmatch(r"\\begin\{tabular\}\{([lr]+)\}", lines[0])
+    assert columns
+    assert len(columns[1]) == len(table.columns)
+    assert lines[-1] == r"\end{tabular}"
+    rows = [line for line in lines if line.endswith(r"\\")]
+    assert len(rows) == len(table) + 1
+    assert all(len(re.findall(r"(?<!\\)&", row)) == len(table.columns) - 1 for row in rows)
+
+
+def test_text_is_aligned_numbers_to_the_right() -> None:
+    lines = formats["text"](
+        pd.DataFrame({"name": ["a", "long one"], "n": [5, 100], "points": ["", "-1.25"]})
+    ).splitlines()
+    assert lines == [
+        "name        n  points",
+        "--------  ---  ------",
+        "a           5",
+        "long one  100   -1.25",
+    ]
+
+
+@pytest.mark.parametrize("form", list(formats))
+def test_every_form_ends_without_a_line_break(cells: pd.DataFrame, form: str) -> None:
+    assert not formats[form](cells).endswith("\n")
+
+
+def test_every_method_of_the_catalog_has_a_name_in_the_report() -> None:
+    assert set(methods) | {"none"} == set(METHOD_NAMES)
+
+
+def test_method_name_keeps_what_the_label_adds() -> None:
+    assert method_name("weight_rewind", "weight_rewind k=6 restarted clock") == "weight rewinding k=6 restarted clock"
+    assert method_name("none", "none") == "none (dense)"
+    assert method_name("mine", "mine a=1") == "mine a=1"
+
+
+USUAL: dict[str, Any] = {"schedule": "one_shot", "step": None, "structure": "unstructured", "scope": "global"}
+USUAL |= {"criterion": "magnitude", "channel_norm": "keep"}
+PRUNINGS: list[dict[str, Any]] = [
+    {},
+    {"schedule": "dense"},
+    {"schedule": "iterative", "step": 0.2},
+    {"schedule": "iterative", "step": 0.3},
+    {"structure": "structured"},
+    {"structure": "structured", "channel_norm": "remove"},
+    {"scope": "layerwise"},
+    {"criterion": "random"},
+    {"structure": "structured", "scope": "layerwise"},
+]
+
+
+def test_prunings_that_differ_have_names_that_differ() -> None:
+    names = [pruning_name(pd.Series(USUAL | change)) for change in PRUNINGS]
+    assert len(set(names)) == len(PRUNINGS)
+    assert names[:3] == ["one-shot", "-", "iterative (0.2)"]

@@ -1,0 +1,242 @@
+"""The laws of training where the loop differs: on a GPU. Skipped where there is none."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+from rewindctl.datasets import load_dataset
+from rewindctl.datasets.batches import BatchStream, DeviceData
+from rewindctl.errors import DivergedError
+from rewindctl.models import Network, build_network, kernels
+from rewindctl.models.network import NetworkConfig
+from rewindctl.pruning import Mask, prune
+from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.rewinding.schedule import Schedule
+from rewindctl.specs import PruneSpec
+from rewindctl.training.device import environment, resolve_device
+from rewindctl.training.loop import Evaluation, ResumePoint, TrainResult, TrainSettings, evaluate, train
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+N = 12
+SETTINGS = TrainSettings(
+    schedule=Schedule(N, 0.1, (6, 9), 0.1),
+    clock_start=0,
+    iterations=N,
+    constant_lr=None,
+    batch_size=100,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=2e-4,
+    crop_padding=1,
+    horizontal_flip=True,
+    evaluate_every=N,
+    checkpoint_at=(),
+    seed=0,
+)
+EVERY = tuple(range(N + 1))
+
+
+@dataclass
+class Recorder:
+    """An observer that keeps what it is told."""
+
+    evaluations: list[Evaluation] = field(default_factory=list)
+    states: list[TrainState] = field(default_factory=list)
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.evaluations.append(evaluation)
+
+    def checkpoint(self, state: TrainState) -> None:
+        self.states.append(state)
+
+    def resumable(self, make: Callable[[], ResumePoint]) -> None:
+        del make
+
+    def progressed(self, iteration: int) -> None:
+        del iteration
+
+
+Saved = Callable[[TrainState], bytes]
+
+
+@pytest.fixture(scope="module")
+def data() -> DeviceData:
+    return DeviceData.upload(load_dataset("digits", None), resolve_device("cuda"))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Saved:
+    """The bytes of a state's file."""
+
+    def save(state: TrainState) -> bytes:
+        state.save(tmp_path / "state")
+        return (tmp_path / "state").read_bytes()
+
+    return save
+
+
+def network() -> Network:
+    return build_network("resnet8", NetworkConfig(1, 10, 0.1, 1e-5), 0)
+
+
+def initial() -> TrainState:
+    return TrainState.initial(network())
+
+
+def run(
+    data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None = None
+) -> tuple[TrainResult, Recorder]:
+    recorder = Recorder()
+    return train(network(), data, settings, start, recorder, mask), recorder
+
+
+def spec(structure: Literal["structured", "unstructured"]) -> PruneSpec:
+    return PruneSpec(parent_fingerprint="0" * 64, sparsity=0.8, structure=structure, channel_norm="remove")
+
+
+def pruned(state: TrainState, structure: Literal["structured", "unstructured"] = "unstructured") -> Mask:
+    weights = {name: state.parameters[name] for name in kernels(network())}
+    return prune(weights, spec(structure), None, network().norm_after).mask
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "structured"])
+def test_masks_are_those_of_the_cpu(
+    tmp_path: Path, data: DeviceData, structure: Literal["structured", "unstructured"]
+) -> None:
+    weights = {name: p.detach() for name, p in kernels(network()).items()}
+    there = {name: p.to(data.device) for name, p in weights.items()}
+    prune(weights, spec(structure)).mask.save(tmp_path / "cpu")
+    prune(there, spec(structure)).mask.save(tmp_path / "cuda")
+    assert (tmp_path / "cpu").read_bytes() == (tmp_path / "cuda").read_bytes()
+
+
+def test_batches_are_those_of_the_cpu(data: DeviceData) -> None:
+    """The same samples, crops and flips; the standardisation may round otherwise."""
+    here = DeviceData.upload(load_dataset("digits", None), torch.device("cpu"))
+    streams = [BatchStream(d, 100, 1, True, 0) for d in (here, data)]
+    for position in (0, 9, 10):
+        (images, labels), (images_there, labels_there) = (s.batch(position) for s in streams)
+        assert torch.equal(labels, labels_there.cpu())
+        torch.testing.assert_close(images_there.cpu(), images, rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bytes(data: DeviceData, saved: Saved) -> None:
+    torch.manual_seed(99)
+    first, _ = run(data, SETTINGS, initial())
+    second, _ = run(data, replace(SETTINGS, evaluate_every=1, checkpoint_at=EVERY), initial())
+    other, _ = run(data, replace(SETTINGS, seed=1), initial())
+    assert saved(first.state) == saved(second.state) != saved(other.state)
+
+
+def test_no_operation_of_the_loop_is_known_to_be_random(data: DeviceData) -> None:
+    """PyTorch only warns of them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*deterministic.*")
+        run(data, replace(SETTINGS, iterations=2), initial())
+
+
+def test_global_switches_are_as_before(data: DeviceData) -> None:
+    before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
+    run(data, replace(SETTINGS, iterations=1), initial())
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
+
+
+def test_two_updates_are_close_to_those_of_the_cpu(data: DeviceData) -> None:
+    here = DeviceData.upload(load_dataset("digits", None), torch.device("cpu"))
+    settings = replace(SETTINGS, iterations=2, weight_decay=0.05)
+    there, cpu = (run(d, settings, initial())[0].state for d in (data, here))
+    for name, value in cpu.parameters.items():
+        torch.testing.assert_close(there.parameters[name], value, rtol=0.02, atol=0.005)
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "structured"])
+def test_pruned_weights_and_their_momentum_are_0_after_every_update(
+    data: DeviceData, structure: Literal["structured", "unstructured"]
+) -> None:
+    dense, recorder = run(data, replace(SETTINGS, checkpoint_at=(5,)), initial())
+    mask = pruned(dense.state, structure)
+    settings = replace(SETTINGS, weight_decay=0.1, checkpoint_at=EVERY)
+    result, masked = run(data, settings, recorder.states[0], mask)
+    for state in (*masked.states, result.state):
+        for name, kept in mask.tensors().items():
+            assert not state.parameters[name][~kept].any(), (state.iteration, name)
+            assert not state.momentum[name][~kept].any(), (state.iteration, name)
+    for name, kept in mask.tensors().items():
+        point = recorder.states[0].parameters[name]
+        assert torch.equal(masked.states[0].parameters[name][kept], point[kept])
+        assert not torch.equal(result.state.parameters[name][kept], point[kept])
+
+
+@pytest.mark.parametrize("k", [0, 5, 11])
+def test_weight_rewinding_without_pruning_is_the_unbroken_run(
+    data: DeviceData, tmp_path: Path, saved: Saved, k: int
+) -> None:
+    dense, recorder = run(data, replace(SETTINGS, checkpoint_at=(k,)), initial())
+    recorder.states[0].save(tmp_path / "rewind-point")
+    start = TrainState.load(tmp_path / "rewind-point")
+    settings = replace(SETTINGS, iterations=N - k, clock_start=k)
+    result, _ = run(data, settings, start, Mask.ones(kernels(network())))
+    assert saved(replace(result.state, iteration=N)) == saved(dense.state)
+
+
+def test_a_loss_of_nan_makes_no_update(data: DeviceData) -> None:
+    """Found at the evaluation, N updates later: the iteration is the first, the weights are those of the start."""
+    broken, value, start = replace(data, scale=data.scale * float("nan")), network(), initial()
+    recorder = Recorder()
+    with pytest.raises(DivergedError) as caught:
+        train(value, broken, replace(SETTINGS, clock_start=3), start, recorder)
+    assert (caught.value.iteration, caught.value.learning_rate) == (0, 0.1)
+    assert [evaluation.iteration for evaluation in recorder.evaluations] == [0]
+    assert all(torch.equal(p.cpu(), start.parameters[name]) for name, p in value.named_parameters())
+
+
+def test_divergence_is_found_at_the_evaluation_with_its_iteration_and_its_weights(data: DeviceData) -> None:
+    """Rate 1e30 from iteration 4: evaluated always or only at the end, the same iteration and the same weights."""
+    settings = replace(SETTINGS, schedule=Schedule(N, 0.1, (4,), 1e31))
+    found = {}
+    for every in (1, N):
+        value, recorder = network(), Recorder()
+        with pytest.raises(DivergedError) as caught:
+            train(value, data, replace(settings, evaluate_every=every), initial(), recorder)
+        error = caught.value
+        assert error.learning_rate == pytest.approx(1e30)
+        assert recorder.evaluations[-1].iteration == (error.iteration if every == 1 else 0)
+        found[every] = (error.iteration, {name: p.cpu().nan_to_num() for name, p in value.named_parameters()})
+    iteration, weights = found[N]
+    assert 5 <= iteration < N
+    assert found[1][0] == iteration
+    until = run(data, replace(settings, iterations=iteration), initial())[0].state
+    for name, weight in weights.items():
+        assert torch.equal(found[1][1][name], weight)
+        assert torch.equal(until.parameters[name].nan_to_num(), weight)
+
+
+def test_no_checkpoint_of_a_diverged_run_is_handed_over(data: DeviceData) -> None:
+    broken, recorder = replace(data, scale=data.scale * float("nan")), Recorder()
+    with pytest.raises(DivergedError):
+        train(network(), broken, replace(SETTINGS, checkpoint_at=(0, 3, 6)), initial(), recorder)
+    assert [state.iteration for state in recorder.states] == [0]
+
+
+def test_accuracy_is_that_of_the_cpu(data: DeviceData) -> None:
+    here = DeviceData.upload(load_dataset("digits", None), torch.device("cpu"))
+    state = run(data, SETTINGS, initial())[0].state
+    value = network()
+    state.load_into(value)
+    loss, accuracy = evaluate(value, here)
+    loss_there, accuracy_there = evaluate(value.to(data.device), data)
+    assert loss_there == pytest.approx(loss, rel=1e-2)
+    assert abs(accuracy_there - accuracy) <= 3 / len(here.test_labels)
+
+
+def test_the_environment_names_the_gpu_and_its_software(data: DeviceData) -> None:
+    record = environment(data.device)
+    assert record["device"] == torch.cuda.get_device_name(data.device)
+    assert record["cuda"] == torch.version.cuda
+    assert record["cudnn"]

@@ -1,0 +1,71 @@
+"""The device by name, and the record of it."""
+
+import json
+import os
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+import rewindctl
+from rewindctl.errors import UsageError
+from rewindctl.training.device import device_name, environment, resolve_device
+
+CPU = torch.device("cpu")
+
+
+def test_auto_is_the_first_gpu_or_the_cpu() -> None:
+    expected = torch.device("cuda", 0) if torch.cuda.is_available() else CPU
+    assert resolve_device("auto") == expected
+    assert resolve_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "CPU", "cuda:x", "cuda:-1", "cuda:²", "cuda0", "tpu", "mps", "cuda:0:1"])
+def test_an_unknown_device_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_device(name)
+    assert caught.value.exit_code == 2
+    assert repr(name) in caught.value.message
+    assert "cpu" in caught.value.hint
+    assert "cuda" in caught.value.hint
+
+
+def test_a_gpu_that_is_not_there_is_refused_not_replaced() -> None:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for name in (f"cuda:{count}", "cuda:9999"):
+        with pytest.raises(UsageError, match=f"{count} CUDA devices"):
+            resolve_device(name)
+
+
+def test_deterministic_matrix_products_are_asked_for_unless_set_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    resolve_device("cpu")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    resolve_device("cpu")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_the_environment_is_json_and_says_what_ran() -> None:
+    record = environment(CPU)
+    assert json.loads(json.dumps(record)) == record
+    assert record["packages"]["torch"] == version("torch")
+    assert record["threads"] == torch.get_num_threads()
+    assert record["device"] == device_name(CPU)
+    assert record["device"]
+    assert record["cuda"] is None
+
+
+def test_the_commit_is_that_of_the_checkout() -> None:
+    root = Path(rewindctl.__file__).parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("rewindctl does not run from a checkout")
+    head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    assert environment(CPU)["git_commit"].removesuffix("+") == head.stdout.strip()
+
+
+def test_without_the_tools_their_facts_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert environment(CPU)["git_commit"] is None
