@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
@@ -159,7 +158,7 @@ def main() -> None:
                 "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
             }
         )
-    head = f"{arguments.model} on {arguments.dataset}, {device_name(device)}, torch {torch.__version__}, numpy {np.__version__}"
+    head = f"{arguments.model} on {arguments.dataset}, {device_name(device)}, torch {torch.__version__}"
     print(head)
     for row in rows:
         speed_text = f"{row['iterations_per_second']:>10} it/s"

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,8 @@ for name in (
 ):
     os.environ.pop(name, None)
 
-from rewindctl.cli import run as run_command
-from rewindctl.registry import Registry
+from rewindctl.cli import run as run_command  # noqa: E402 (after the environment is clean)
+from rewindctl.registry import Registry  # noqa: E402
 
 # One short dense run: 24 iterations, points at 0, 6, 12 and 24. Enough for every law, seconds to make.
 TINY = ("--model", "resnet8", "--dataset", "digits", "--iterations", "24", "--batch-size", "32")
@@ -99,7 +99,7 @@ class Chain:
 
 
 @pytest.fixture(scope="session")
-def chain(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+def chain(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """dense (seed 0) -> prune 5x -> finetune, weight_rewind at 6, lr_rewind."""
     folder = tmp_path_factory.mktemp("chain")
     uri = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
@@ -114,7 +114,7 @@ def chain(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     prune = make("prune", "--parent", dense, "--compression", "5")
     methods = {"finetune": (), "weight_rewind": ("--k", "6"), "lr_rewind": ()}
     retrained = {name: make("retrain", "--parent", prune, "--method", name, *extra) for name, extra in methods.items()}
-    yield Chain(folder / "mlflow.db", uri, dense, prune, **retrained)
+    return Chain(folder / "mlflow.db", uri, dense, prune, **retrained)
 
 
 @pytest.fixture
