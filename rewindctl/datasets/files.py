@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rewindctl.datasets.dataset import Dataset, Images, datasets
-from rewindctl.errors import DataError, UsageError
+from rewindctl.errors import DataError, UnknownNameError, UsageError
 from rewindctl.files import replacing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -28,6 +28,11 @@ def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
         for place in places(data_dir):
             if _record(place, name).is_file():
                 return _read_imported(place, name)
+        if others := ", ".join(imported(data_dir)):
+            try:
+                datasets[name]
+            except UnknownNameError as error:
+                raise UnknownNameError(error.message, f"{error.hint}; imported: {others}") from None
     return datasets[name](data_dir)
 
 

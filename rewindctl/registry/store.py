@@ -178,4 +178,6 @@ def ui_command(uri: str, port: int) -> list[str]:
         "127.0.0.1",
         "--port",
         str(port),
+        "--workers",
+        "1",  # for one person; each one more takes seconds to start and hundreds of MB
     ]

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 SETTINGS = ["structure", "scope", "criterion", "channel_norm"]
-KEYS = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step", "label", "group"]
+KEYS = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step", "dense_group", "label", "group"]
 LOW, HIGH = 0.1, 0.9
 
 

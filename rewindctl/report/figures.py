@@ -26,7 +26,7 @@ AXIS = {
     "relative": "accuracy difference (% of the dense accuracy)",
     "points": "accuracy difference (percentage points)",
 }
-PANEL = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step"]
+PANEL = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step", "dense_group"]
 MARGIN = 1.25
 OFFSET = 1.012  # neighbouring methods side by side, or their error bars hide each other
 
@@ -84,7 +84,7 @@ def _draw_panel(axes: Any, panel: pd.DataFrame, delta: str) -> None:
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_title(
         f"{first['model']} on {first['dataset']}, {pruning_name(first)}\n"
-        f"{int(first['iterations']):,} iterations, dense {100 * first['baseline']:.2f} %",
+        f"{int(first['iterations']):,} iterations, dense {100 * panel['baseline'].median():.2f} %",
         fontsize=10,
     )
 

@@ -1,0 +1,121 @@
+"""Help: the frozen list of commands, an example each that parses, and nothing heavy loaded to show it."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from rewindctl.cli import ClickException, app
+
+# The external contract: a change here is a change of the contract.
+COMMANDS = (
+    "compare",
+    "data fetch",
+    "data import",
+    "data list",
+    "demo",
+    "init",
+    "iterate",
+    "lineage",
+    "list",
+    "prune",
+    "retrain",
+    "show",
+    "train-dense",
+    "ui",
+    "verify",
+)
+HEAVY = {"torch", "mlflow", "pandas"}
+
+
+def leaves(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command under its full name."""
+    for name, child in command.commands.items():
+        if hasattr(child, "commands"):
+            yield from leaves(child, f"{name} ")
+        else:
+            yield path + name, child
+
+
+ALL = dict(leaves(typer.main.get_command(app)))
+
+
+def test_the_commands_are_those_of_the_contract() -> None:
+    assert tuple(sorted(ALL)) == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_one_example_and_it_parses(name: str) -> None:
+    (example,) = (line.strip() for line in ALL[name].help.splitlines() if line.strip().startswith("Example: "))
+    program, *words = shlex.split(example.removeprefix("Example: "))
+    depth = len(name.split())
+    assert (program, " ".join(words[:depth])) == ("rewindctl", name)
+    context = ALL[name].make_context(name, words[depth:], resilient_parsing=False)
+    assert context.params
+
+
+def test_a_wrong_example_would_not_parse() -> None:
+    for words in (["--paernt", "abcdef"], ["--parent", "abcdef", "--sparsity", "much"], []):
+        with pytest.raises(ClickException):
+            ALL["prune"].make_context("prune", words, resilient_parsing=False)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_takes_the_global_options(name: str) -> None:
+    options = {option for parameter in ALL[name].params for option in parameter.opts}
+    assert {"--tracking-uri", "--experiment", "--json", "--quiet"} <= options
+
+
+@pytest.mark.parametrize("name", ["train-dense", "prune", "retrain", "iterate", "demo"])
+def test_every_command_that_runs_something_can_be_forced_and_placed(name: str) -> None:
+    options = {option for parameter in ALL[name].params for option in parameter.opts}
+    assert {"--force", "--device", "--data-dir"} <= options
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_line_of_help(name: str) -> None:
+    for parameter in ALL[name].params:
+        assert parameter.help or parameter.name == "help", parameter.name
+
+
+# In processes of their own: what is loaded is the point.
+
+
+def imported(*arguments: str) -> tuple[str, set[str]]:
+    """Standard output of `python -m rewindctl ...`, and the top-level packages that it imported."""
+    line = [sys.executable, "-X", "importtime", "-m", "rewindctl", *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [row.rpartition("|")[2].strip() for row in done.stderr.splitlines() if row.startswith("import time:")]
+    return done.stdout, {row.partition(".")[0] for row in rows}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_loads_nothing_heavy(name: str) -> None:
+    out, packages = imported(*name.split(), "--help")
+    assert f"Usage: rewindctl {name} [OPTIONS]" in out
+    assert "Example: rewindctl" in out
+    assert "typer" in packages
+    assert not packages & HEAVY
+
+
+def test_the_help_lists_every_command_and_loads_nothing_heavy() -> None:
+    out, packages = imported("--help")
+    assert {name.split()[0] for name in COMMANDS} <= set(out.split())
+    assert not packages & HEAVY
+
+
+def test_the_console_script_and_the_module_agree() -> None:
+    script = Path(sys.executable).with_name("rewindctl")
+    for arguments in (["--help"], ["prune", "--help"]):
+        answers = [
+            subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
+            for program in ([script], [sys.executable, "-m", "rewindctl"])
+        ]
+        assert answers[0].returncode == answers[1].returncode == 0
+        assert (answers[0].stdout, answers[0].stderr) == (answers[1].stdout, answers[1].stderr)

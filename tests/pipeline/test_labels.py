@@ -1,0 +1,87 @@
+"""What people read of a run: its name, and a command in its note that leads back to it."""
+
+import shlex
+
+import pytest
+from conftest import Chain, Cli
+
+from rewindctl.pipeline.labels import dense_name, inherited, method_label, retrain_command
+from rewindctl.pipeline.requests import RetrainOptions, retrain_spec
+from rewindctl.registry import records as tag
+from rewindctl.specs import DenseSpec
+
+NAMES = {
+    "dense": "resnet8-digits dense s0",
+    "prune": "resnet8-digits prune 5x s0",
+    "finetune": "resnet8-digits finetune 5x s0",
+    "weight_rewind": "resnet8-digits weight_rewind k=6 5x s0",
+    "lr_rewind": "resnet8-digits lr_rewind 5x s0",
+}
+
+
+@pytest.mark.parametrize("stage", NAMES)
+def test_a_run_can_be_told_by_its_name(chain: Chain, stage: str) -> None:
+    assert chain.registry().get(getattr(chain, stage)).name == NAMES[stage]
+
+
+@pytest.mark.parametrize("stage", NAMES)
+def test_the_command_in_the_note_leads_back_to_the_run(chain: Chain, cli: Cli, stage: str) -> None:
+    run = chain.registry().get(getattr(chain, stage))
+    program, *arguments = shlex.split(run.tags[tag.NOTE].split("```")[1])
+    assert program == "rewindctl"
+    answer = cli(*arguments, "--tracking-uri", chain.uri)
+    assert answer.out == f"{run.run_id}\n", answer.err
+    assert len(chain.registry().search()) == len(NAMES)
+
+
+def test_notes_say_the_result(chain: Chain) -> None:
+    registry = chain.registry()
+    runs = {stage: registry.get(getattr(chain, stage)) for stage in NAMES}
+    notes = {stage: run.tags[tag.NOTE] for stage, run in runs.items()}
+    for stage, note in notes.items():
+        assert f"{runs[stage].metrics['test_accuracy']:.2%} test accuracy" in note
+    assert "77,072 of them kernels" in notes["dense"]
+    assert "Kept 15,414 of 77,072 kernel weights (5x, unstructured, global)" in notes["prune"]
+    assert f"{100 * runs['lr_rewind'].metrics['delta_accuracy']:+.2f} points" in notes["lr_rewind"]
+    assert "Weights from iteration 6, 18 iterations at the schedule" in notes["weight_rewind"]
+    assert "24 iterations at a constant rate of 0.001" in notes["finetune"]
+
+
+def test_descendants_inherit_what_tells_them_apart(chain: Chain) -> None:
+    registry = chain.registry()
+    assert inherited(registry.get(chain.dense)) == {tag.MODEL: "resnet8", tag.DATASET: "digits", tag.SEED: "0"}
+    expected = {tag.STRUCTURE: "unstructured", tag.SCOPE: "global", tag.SPARSITY: "0.800005"}
+    for run in (chain.prune, chain.lr_rewind):
+        assert inherited(registry.get(run)) == inherited(registry.get(chain.dense)) | expected
+
+
+ASKED = {
+    "--method finetune --lr 0.001 --iterations 24": RetrainOptions("finetune"),
+    "--method finetune --lr 1e-05 --iterations 5": RetrainOptions("finetune", learning_rate=1e-5, iterations=5),
+    "--method weight_rewind --k 0": RetrainOptions("weight_rewind", k=0),
+    "--method weight_rewind --k 6 --lr-clock restarted --optimizer-state restored": RetrainOptions(
+        "weight_rewind", k=6, lr_clock="restarted", optimizer_state="restored"
+    ),
+    "--method lr_rewind --iterations 12": RetrainOptions("lr_rewind", iterations=12),
+    "--method rewind --weights-k 24 --lr-k 0": RetrainOptions("rewind", weights_k=24, lr_k=0),
+}
+
+
+@pytest.mark.parametrize("line", ASKED)
+def test_a_retraining_can_be_asked_for_again(chain: Chain, line: str) -> None:
+    registry = chain.registry()
+    spec = retrain_spec(registry.get(chain.prune), registry.get(chain.dense), ASKED[line])
+    assert retrain_command(spec, "abcdef") == f"rewindctl retrain --parent abcdef {line}"
+
+
+def test_two_of_a_kind_differ_in_their_label(chain: Chain) -> None:
+    registry = chain.registry()
+    prune, dense = registry.get(chain.prune), registry.get(chain.dense)
+    labels = [method_label(retrain_spec(prune, dense, options)) for options in ASKED.values()]
+    assert labels[2:] == ["weight_rewind k=0", "weight_rewind k=6", "lr_rewind", "rewind w=24 c=0"]
+
+
+def test_a_dense_run_is_named_by_network_data_and_seed(chain: Chain) -> None:
+    spec = chain.registry().get(chain.dense).spec
+    assert isinstance(spec, DenseSpec)
+    assert dense_name(spec.model_copy(update={"seed": 7})) == "resnet8-digits dense s7"

@@ -1,0 +1,225 @@
+"""From what is asked for to a full spec: defaults, the methods' numbers, refusals before anything is run."""
+
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Chain
+
+from rewindctl.datasets import Dataset, load_dataset
+from rewindctl.errors import IntegrityError, UnknownNameError, UsageError
+from rewindctl.pipeline.requests import (
+    PruneOptions,
+    RetrainOptions,
+    dense_spec,
+    prune_spec,
+    require_kind,
+    retrain_plan,
+    retrain_spec,
+)
+from rewindctl.registry import RunRecord
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def runs(chain: Chain) -> dict[str, RunRecord]:
+    registry = chain.registry()
+    return {name: registry.get(getattr(chain, name)) for name in ("dense", "prune", "finetune", "lr_rewind")}
+
+
+# Dense
+
+
+def test_a_spec_is_the_recipe_where_nothing_else_is_asked_for(digits: Dataset) -> None:
+    spec = dense_spec("resnet8", digits, 3)
+    assert (spec.recipe, spec.iterations, spec.batch_size, spec.seed) == ("digits", 300, 64, 3)
+    assert spec.lr_boundaries == (150, 225)
+    assert spec.rewind_points == (0, 15, 30, 60, 120, 240, 300)
+    assert spec.data_digest == digits.digest
+
+
+def test_another_length_scales_the_schedule_and_keeps_its_shape(digits: Dataset) -> None:
+    spec = dense_spec("resnet8", digits, 0, iterations=24)
+    assert (spec.iterations, spec.lr_boundaries, spec.lr_factor) == (24, (12, 18), 0.1)
+
+
+def test_the_recipe_follows_the_family_and_may_be_chosen(digits: Dataset) -> None:
+    assert dense_spec("wrn10_1", digits, 0).recipe == "digits"
+    assert dense_spec("resnet8", digits, 0, recipe="wrn", batch_size=64).lr_boundaries == (32_000, 48_000, 64_000)
+
+
+def test_rewind_points_are_sorted_and_hold_both_ends(digits: Dataset) -> None:
+    spec = dense_spec("resnet8", digits, 0, iterations=24, points=(12, 6, 12))
+    assert spec.rewind_points == (0, 6, 12, 24)
+
+
+def test_the_seed_alone_is_left_out_of_the_group(digits: Dataset) -> None:
+    first, second = dense_spec("resnet8", digits, 0), dense_spec("resnet8", digits, 1)
+    assert first.fingerprint() != second.fingerprint()
+    assert first.group(None) == second.group(None)
+    assert dense_spec("resnet8", digits, 0, learning_rate=0.2).group(None) != first.group(None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"model": "resnet9"}, "resnet9 has no depth 6n"),
+        ({"recipe": "digit"}, "unknown recipe 'digit': did you mean 'digits'"),
+        ({"iterations": 0}, "--iterations 0 is not positive"),
+        ({"batch_size": 0}, "--batch-size 0 is not positive"),
+        ({"batch_size": 1_001}, "--batch-size 1001 is larger than the 1000 training images of digits"),
+        ({"evaluate_every": 0}, "--evaluate-every 0 is not positive"),
+        ({"learning_rate": 0.0}, "learning_rate = 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate = nan"),
+        ({"points": (25,)}, "rewind point 25 is outside the run's 24 iterations"),
+        ({"points": (-1,)}, "rewind point -1 is outside"),
+        ({"seed": -1}, "seed = -1"),
+        ({"seed": 2**32}, "seed = 4294967296"),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_named(digits: Dataset, wrong: dict[str, Any], words: str) -> None:
+    asked: dict[str, Any] = {"model": "resnet8", "data": digits, "seed": 0, "iterations": 24} | wrong
+    with pytest.raises(UsageError) as caught:
+        dense_spec(**asked)
+    assert words in caught.value.message
+
+
+def test_images_too_small_for_the_crop_of_a_recipe_are_refused() -> None:
+    labels = np.arange(64) % 10
+    images = np.random.default_rng(0).integers(0, 256, (64, 4, 4, 1), dtype=np.uint8)
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    tiny = Dataset.from_arrays("tiny", arrays, "here")
+    with pytest.raises(UsageError, match="recipe resnet pads by 4, too much for images of 4x4"):
+        dense_spec("resnet8", tiny, 0, batch_size=32)
+    assert dense_spec("resnet8", tiny, 0, batch_size=32, recipe="digits").crop_padding == 1
+
+
+# Prune
+
+
+@pytest.mark.parametrize("parent", ["dense", "finetune"])
+def test_trained_networks_can_be_pruned(runs: dict[str, RunRecord], parent: str) -> None:
+    spec = prune_spec(runs[parent], 0.9, PruneOptions())
+    assert spec.parent_fingerprint == runs[parent].fingerprint
+    assert (spec.sparsity, spec.criterion, spec.structure, spec.scope) == (0.9, "magnitude", "unstructured", "global")
+
+
+def test_a_mask_cannot_be_pruned(runs: dict[str, RunRecord]) -> None:
+    with pytest.raises(UsageError, match="is a prune run, a dense or retrain run is needed"):
+        prune_spec(runs["prune"], 0.9, PruneOptions())
+
+
+def test_an_unknown_criterion_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match="unknown criterion 'magnitud': did you mean 'magnitude'") as caught:
+        PruneOptions(criterion="magnitud")
+    assert caught.value.hint == "known: magnitude"
+
+
+def test_norms_are_removed_with_channels_only() -> None:
+    PruneOptions(structure="structured", channel_norm="remove")
+    with pytest.raises(UsageError, match="--channel-norm remove has no meaning for unstructured pruning"):
+        PruneOptions(channel_norm="remove")
+
+
+# Retrain: paper section 4, with N = 24
+
+PLANS: list[tuple[dict[str, Any], tuple[int, int, int, int, float | None]]] = [
+    ({"method": "finetune"}, (24, 0, 24, 24, 0.001)),
+    ({"method": "finetune", "learning_rate": 0.01, "iterations": 5}, (24, 0, 5, 24, 0.01)),
+    ({"method": "weight_rewind", "k": 6}, (6, 6, 18, 24, None)),
+    ({"method": "weight_rewind", "k": 0}, (0, 0, 24, 24, None)),
+    ({"method": "weight_rewind", "k": 6, "lr_clock": "restarted"}, (6, 0, 18, 24, None)),
+    ({"method": "lr_rewind"}, (24, 0, 24, 24, None)),
+    ({"method": "lr_rewind", "iterations": 12}, (24, 0, 12, 12, None)),
+    ({"method": "rewind", "weights_k": 6, "lr_k": 12}, (6, 12, 12, 24, None)),
+    ({"method": "rewind", "weights_k": 24, "lr_k": 0}, (24, 0, 24, 24, None)),
+]
+
+
+@pytest.mark.parametrize(("asked", "numbers"), PLANS, ids=str)
+def test_every_method_is_four_numbers(
+    runs: dict[str, RunRecord], asked: dict[str, Any], numbers: tuple[int, int, int, int, float | None]
+) -> None:
+    spec = retrain_spec(runs["prune"], runs["dense"], RetrainOptions(**asked))
+    found = spec.weights_iteration, spec.clock_start, spec.iterations, spec.schedule_iterations, spec.constant_lr
+    assert found == numbers
+    assert spec.parent_fingerprint == runs["prune"].fingerprint
+    assert spec.evaluate_every == 12
+
+
+def test_what_was_asked_for_is_kept_beside_what_it_came_to(runs: dict[str, RunRecord]) -> None:
+    options = RetrainOptions("weight_rewind", k=6, lr_clock="restarted", optimizer_state="restored")
+    spec = retrain_spec(runs["prune"], runs["dense"], options)
+    assert (spec.method, spec.k, spec.lr_clock, spec.optimizer_state) == ("weight_rewind", 6, "restarted", "restored")
+
+
+@pytest.mark.parametrize("iteration", [1, 7, 23])
+def test_weights_that_were_not_recorded_are_refused_with_those_that_were(
+    runs: dict[str, RunRecord], iteration: int
+) -> None:
+    for asked in (
+        RetrainOptions("weight_rewind", k=iteration),
+        RetrainOptions("rewind", weights_k=iteration, lr_k=0),
+    ):
+        with pytest.raises(UsageError, match=f"iteration {iteration} of dense run .* is not recorded") as caught:
+            retrain_plan(runs["dense"], asked)
+        assert "recorded: 0, 6, 12, 24" in caught.value.hint
+
+
+def test_the_clock_may_start_at_an_iteration_that_was_not_recorded(runs: dict[str, RunRecord]) -> None:
+    assert retrain_plan(runs["dense"], RetrainOptions("rewind", weights_k=6, lr_k=7)).clock_start == 7
+
+
+def test_an_unknown_method_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match="unknown method 'lr_rewnd': did you mean 'lr_rewind'") as caught:
+        RetrainOptions("lr_rewnd")
+    assert caught.value.hint == "known: finetune, lr_rewind, rewind, weight_rewind"
+
+
+@pytest.mark.parametrize("parent", ["dense", "lr_rewind"])
+def test_only_a_mask_can_be_retrained(runs: dict[str, RunRecord], parent: str) -> None:
+    with pytest.raises(UsageError, match=f"is a {runs[parent].kind} run, a prune run is needed"):
+        retrain_spec(runs[parent], runs["dense"], RetrainOptions("lr_rewind"))
+
+
+# Parents
+
+
+def test_a_kind_is_required_by_name(runs: dict[str, RunRecord]) -> None:
+    require_kind(runs["dense"], "dense")
+    require_kind(runs["dense"], "dense", "retrain")
+    with pytest.raises(UsageError, match=f"run {runs['dense'].run_id} is a dense run, a prune run is needed"):
+        require_kind(runs["dense"], "prune")
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "FAILED", "KILLED"])
+def test_an_unfinished_parent_is_refused(copied_chain: Chain, status: str) -> None:
+    edit(copied_chain, "UPDATE runs SET status = ? WHERE run_uuid = ?", status, copied_chain.dense)
+    with pytest.raises(UsageError, match=f"run {copied_chain.dense} is {status}, not FINISHED"):
+        prune_spec(copied_chain.registry().get(copied_chain.dense), 0.5, PruneOptions())
+
+
+def test_a_parent_with_an_edited_fingerprint_is_refused_before_anything_runs(copied_chain: Chain) -> None:
+    """Its children would be found under the name of another experiment."""
+    for run in (copied_chain.dense, copied_chain.prune):
+        change = "UPDATE tags SET value = ? WHERE key = 'rewindctl.fingerprint' AND run_uuid = ?"
+        edit(copied_chain, change, "0" * 64, run)
+    registry = copied_chain.registry()
+    with pytest.raises(IntegrityError, match=copied_chain.dense):
+        prune_spec(registry.get(copied_chain.dense), 0.5, PruneOptions())
+    dense = registry.get(copied_chain.dense)
+    with pytest.raises(IntegrityError):
+        retrain_spec(registry.get(copied_chain.prune), dense, RetrainOptions("lr_rewind"))
+
+
+def edit(chain: Chain, sql: str, *values: object) -> None:
+    """Change a store behind the registry's back."""
+    with closing(sqlite3.connect(chain.store)) as connection, connection:
+        assert connection.execute(sql, values).rowcount > 0

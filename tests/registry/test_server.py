@@ -1,0 +1,221 @@
+"""The same chain on a real MLflow server: the same bytes, tags, params and metrics as on SQLite."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Chain, Cli
+
+from rewindctl.cli import run as run_command
+from rewindctl.files import sha256
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry import records as tag
+
+STAGES = ("dense", "prune", "finetune", "weight_rewind", "lr_rewind")
+START_SECONDS = 120
+# What differs between two runs of one stage: IDs, the process, and files that hold the two or times.
+OWN = {tag.PARENT, tag.DENSE_RUN, tag.WEIGHTS_FROM, tag.OWNER, tag.MANIFEST, tag.NOTE, "mlflow.user"}
+MEASURED_TIMES = {"duration_seconds", "iterations_per_second"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A tracking server that this session started, and the folder it keeps artifacts in."""
+
+    uri: str
+    artifacts: Path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_health(uri: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(f"{uri}/health", timeout=1):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise TimeoutError(f"no server at {uri}")
+
+
+@pytest.fixture(scope="session")
+def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    store = folder / "server.db"
+    store.write_bytes(empty_store.read_bytes())
+    line = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store}"]
+    line += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*line, "--workers", "1"], cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        wait_for_health(uri, process)
+        yield Server(uri, folder / "artifacts")
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)  # the group that was started above, workers included
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def made(server: Server) -> dict[str, RunRecord]:
+    """The stages of `chain`, by the same commands, on the server."""
+
+    def make(*arguments: str) -> RunRecord:
+        registry = Registry(server.uri)
+        before = {run.run_id for run in registry.search()}
+        assert run_command([*arguments, "--tracking-uri", server.uri, "--quiet"]) == 0
+        return next(run for run in registry.search() if run.run_id not in before)
+
+    runs = {"dense": make("train-dense", *TINY, "--seed", "0")}
+    runs["prune"] = make("prune", "--parent", runs["dense"].run_id, "--compression", "5")
+    for method, extra in {"finetune": (), "weight_rewind": ("--k", "6"), "lr_rewind": ()}.items():
+        runs[method] = make("retrain", "--parent", runs["prune"].run_id, "--method", method, *extra)
+    return runs
+
+
+@pytest.fixture(params=STAGES)
+def pair(request: pytest.FixtureRequest, made: dict[str, RunRecord], chain: Chain) -> tuple[RunRecord, RunRecord]:
+    """A stage on the server, and on SQLite."""
+    return made[request.param], chain.registry().get(getattr(chain, request.param))
+
+
+Pair = tuple[RunRecord, RunRecord]
+
+
+def test_every_network_and_mask_has_the_same_bytes(pair: Pair, server: Server, chain: Chain) -> None:
+    remote, local = Registry(server.uri), chain.registry()
+    manifests = remote.manifest(pair[0]), local.manifest(pair[1])
+    names = [name for name in manifests[0] if name.endswith((".safetensors", ".csv", ".png"))]
+    assert any(name.endswith(".safetensors") for name in names)
+    for name in names:
+        assert manifests[0][name] == manifests[1][name], name
+        assert sha256(remote.artifact(pair[0], name)) == sha256(local.artifact(pair[1], name)), name
+
+
+def test_artifacts_are_the_same_and_kept_by_the_server(pair: Pair, server: Server, chain: Chain) -> None:
+    names = set(Registry(server.uri).manifest(pair[0]))
+    assert names == set(chain.registry().manifest(pair[1]))
+    (folder,) = server.artifacts.rglob(f"{pair[0].run_id}/artifacts")
+    kept = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert kept == names | {"manifest.json"}
+
+
+def test_params_and_metrics_are_the_same(pair: Pair) -> None:
+    over_http, over_sqlite = pair
+    assert over_http.params == over_sqlite.params
+    assert set(over_http.metrics) == set(over_sqlite.metrics)
+    for name in set(over_http.metrics) - MEASURED_TIMES:
+        assert over_http.metrics[name] == over_sqlite.metrics[name], name
+
+
+def test_tags_are_the_same_but_for_run_ids(pair: Pair) -> None:
+    tags = [{key: value for key, value in run.tags.items() if key not in OWN} for run in pair]
+    assert tags[0] == tags[1]
+    assert set(pair[0].tags) == set(pair[1].tags)
+    assert pair[0].fingerprint == pair[1].fingerprint
+
+
+def test_parents_and_sources_are_those_of_the_server(made: dict[str, RunRecord]) -> None:
+    dense, prune = made["dense"].run_id, made["prune"].run_id
+    assert made["prune"].parent_id == dense
+    for method, iteration in (("finetune", 24), ("weight_rewind", 6), ("lr_rewind", 24)):
+        assert made[method].parent_id == prune
+        assert made[method].tags[tag.WEIGHTS_FROM] == f"{dense}@{iteration}"
+
+
+def test_the_registered_model_resolves_by_its_alias(made: dict[str, RunRecord], server: Server) -> None:
+    registry = Registry(server.uri)
+    assert registry.resolve("models:/resnet8-digits-dense@seed-0").run_id == made["dense"].run_id
+    assert registry.resolve(made["prune"].run_id[:8]).run_id == made["prune"].run_id
+
+
+def test_the_same_commands_reuse_every_run(made: dict[str, RunRecord], server: Server, cli: Cli) -> None:
+    before = len(Registry(server.uri).search())
+    at = ("--tracking-uri", server.uri)
+    prune = made["prune"].run_id
+    assert cli("train-dense", *TINY, *at).run_id == made["dense"].run_id
+    alias = "models:/resnet8-digits-dense@seed-0"
+    assert cli("prune", "--parent", alias, "--sparsity", "0.8", *at).run_id == prune
+    again = cli("retrain", "--parent", prune[:8], "--method", "lr_rewind", "--json", *at)
+    assert json.loads(again.out)["run_id"] == made["lr_rewind"].run_id
+    assert json.loads(again.out)["reused"] is True
+    assert len(Registry(server.uri).search()) == before
+
+
+def test_what_reads_runs_reads_the_server(made: dict[str, RunRecord], server: Server, cli: Cli) -> None:
+    at = ("--tracking-uri", server.uri)
+    assert made["lr_rewind"].run_id in cli("list", *at).out
+    assert cli("lineage", made["finetune"].run_id, *at).out.split()[0] == made["dense"].run_id
+    assert "checkpoints/final.safetensors" in cli("show", made["dense"].run_id, *at).out
+    assert cli("compare", *at).out.count("one-shot") == 3
+
+
+def test_stdout_is_the_run_id_alone_and_quiet_is_silent(made: dict[str, RunRecord], server: Server, cli: Cli) -> None:
+    """MLflow alone prints the addresses of run and experiment here, and a bar for each download."""
+    line = ("--method", "rewind", "--weights-k", "6", "--lr-k", "12", "--experiment", "quiet")
+    answer = cli("retrain", "--parent", made["prune"].run_id, *line, "--quiet", "--tracking-uri", server.uri)
+    assert answer.out == f"{Registry(server.uri).resolve(answer.run_id).run_id}\n"
+    assert (answer.code, answer.err) == (0, "")
+
+
+def refusals(made: dict[str, RunRecord]) -> dict[str, tuple[tuple[str, ...], int, str]]:
+    return {
+        "no run": (("show", "f" * 32), 2, f"no run '{'f' * 32}'"),
+        "no prefix": (("show", "f" * 10), 2, f"no run starts with '{'f' * 10}'"),
+        "no alias": (
+            ("show", "models:/resnet8-digits-dense@seed-9"),
+            2,
+            "no model models:/resnet8-digits-dense@seed-9",
+        ),
+        "no model": (("show", "models:/nothing@seed-0"), 2, "no model models:/nothing@seed-0"),
+        "kind": (("iterate", "--parent", made["prune"].run_id, "--method", "lr_rewind"), 2, "a dense run is needed"),
+        "ui": (("ui",), 1, "is a tracking server"),
+    }
+
+
+@pytest.mark.parametrize("case", ["no run", "no prefix", "no alias", "no model", "kind", "ui"])
+def test_refusals_are_those_of_sqlite(made: dict[str, RunRecord], server: Server, cli: Cli, case: str) -> None:
+    line, code, words = refusals(made)[case]
+    answer = cli(*line, "--tracking-uri", server.uri)
+    assert (answer.code, answer.out) == (code, "")
+    assert answer.err.startswith("error: ")
+    assert words in answer.err.splitlines()[0]
+
+
+BREAKS: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: path.unlink(),
+    "damaged": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?"),
+}
+
+
+@pytest.mark.parametrize("damage", BREAKS)
+def test_a_broken_file_on_the_server_is_named(
+    made: dict[str, RunRecord], server: Server, cli: Cli, damage: str
+) -> None:
+    target = {"missing": "0.5", "damaged": "0.6"}[damage]
+    parent = ("--parent", made["dense"].run_id, "--sparsity", target, "--tracking-uri", server.uri)
+    prune = cli("prune", *parent, "--experiment", "broken").run_id
+    (mask,) = server.artifacts.rglob(f"{prune}/artifacts/mask/mask.safetensors")
+    BREAKS[damage](mask)
+    line = ("--method", "lr_rewind", "--tracking-uri", server.uri, "--experiment", "broken")
+    answer = cli("retrain", "--parent", prune, *line)
+    assert answer.code == 1
+    assert f"mask/mask.safetensors of run {prune} is {damage}" in answer.err

@@ -1,0 +1,155 @@
+"""Reaching a store: absolute addresses, plain errors, no secrets, one first use at a time."""
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from rewindctl.errors import RegistryError
+from rewindctl.registry.store import StoreError, absolute_uri, connect, redacted, sqlite_path, ui_command
+
+SECRET = "s3cret"
+
+
+def test_the_uri_given_wins_over_the_environment_and_that_over_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert absolute_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///env.db")
+    assert absolute_uri(None) == f"sqlite:///{tmp_path}/env.db"
+    assert absolute_uri("sqlite:///runs/given.db") == f"sqlite:///{tmp_path}/runs/given.db"
+
+
+def test_a_sqlite_path_is_absolute_and_its_home_folder_expanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert absolute_uri("sqlite:///~/mlflow.db") == f"sqlite:///{tmp_path}/home/mlflow.db"
+    assert absolute_uri(f"sqlite:///{tmp_path}/mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+    assert sqlite_path(f"sqlite:///{tmp_path}/mlflow.db") == tmp_path / "mlflow.db"
+
+
+def test_a_server_has_no_file_and_keeps_its_address() -> None:
+    assert absolute_uri("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
+    assert sqlite_path("http://127.0.0.1:5000") is None
+
+
+def test_a_uri_without_a_scheme_is_refused_with_one_that_has_it() -> None:
+    with pytest.raises(RegistryError, match="'runs' has no scheme") as caught:
+        absolute_uri("runs")
+    assert "sqlite:///runs/mlflow.db" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://user:s3cret@host:5000/path", "http://***@host:5000/path"),
+        ("http://user@host", "http://***@host"),
+        ("postgresql://user:s3cret@x@host/runs", "postgresql://***@host/runs"),
+        ("http://host:5000", "http://host:5000"),
+        ("sqlite:////srv/a@b/mlflow.db", "sqlite:////srv/a@b/mlflow.db"),
+    ],
+)
+def test_a_shown_uri_has_no_user_and_no_password(uri: str, shown: str) -> None:
+    assert redacted(uri) == shown
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
+    with pytest.raises(RegistryError, match=r"http://\*\*\*@127\.0\.0\.1:1 does not answer") as caught:
+        connect(f"http://user:{SECRET}@127.0.0.1:1")
+    assert SECRET not in caught.value.message + caught.value.hint
+
+
+class HalfServer(BaseHTTPRequestHandler):
+    """Answers /health and hangs up on everything else: no MLflow server."""
+
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self.send_response(200)
+            self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def half_server() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), HalfServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_a_server_that_hangs_up_gives_one_line_without_the_password(
+    half_server: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    client = connect(f"http://user:{SECRET}@127.0.0.1:{half_server}")
+    with pytest.raises(StoreError, match=r"API request to http://\*\*\*@127\.0\.0\.1") as caught:
+        client.get_experiment_by_name("rewindctl")
+    assert SECRET not in caught.value.message + caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_a_database_that_cannot_be_reached_gives_one_line_without_the_password() -> None:
+    with pytest.raises(RegistryError) as caught:
+        connect(f"postgresql://user:{SECRET}@127.0.0.1:1/runs").search_experiments()
+    assert SECRET not in caught.value.message + caught.value.hint
+    assert "postgresql://***@127.0.0.1:1/runs" in caught.value.message
+
+
+def test_what_the_store_refuses_is_one_line_with_its_code(store: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        connect(f"sqlite:///{store}").get_run("0" * 32)
+    assert caught.value.code == "RESOURCE_DOES_NOT_EXIST"
+    assert "\n" not in caught.value.message
+    assert str(store) in caught.value.message
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_text("a diary, not a database\n" * 100)
+    with pytest.raises(RegistryError, match="cannot be used as an MLflow store"):
+        connect(f"sqlite:///{path}")
+    assert path.read_text() == "a diary, not a database\n" * 100
+
+
+def test_a_store_below_a_regular_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RegistryError, match=r"file/mlflow\.db cannot be written"):
+        connect(f"sqlite:///{tmp_path}/file/mlflow.db")
+
+
+def test_the_ui_is_served_on_the_loopback_address_alone(store: Path) -> None:
+    line = ui_command(f"sqlite:///{store}", 5001)
+    assert line[line.index("--host") + 1] == "127.0.0.1"
+    assert line[line.index("--port") + 1] == "5001"
+    assert f"sqlite:///{store}" in line
+
+
+def test_a_tracking_server_has_its_own_ui() -> None:
+    with pytest.raises(RegistryError, match="is a tracking server") as caught:
+        ui_command(f"https://user:{SECRET}@host", 5000)
+    assert SECRET not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.slow
+def test_four_processes_may_use_a_fresh_store_first_at_once(tmp_path: Path) -> None:
+    """MLflow alone dies here: its migrations race."""
+    line = [sys.executable, "-m", "rewindctl", "init"]
+    processes = [
+        subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    answers = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, answers
+    assert {out for out, _ in answers} == {f"sqlite:///{tmp_path}/mlflow.db\n"}
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        names = connection.execute("SELECT name FROM experiments ORDER BY experiment_id").fetchall()
+    assert sorted(names) == [("Default",), ("rewindctl",)]
