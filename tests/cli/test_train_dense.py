@@ -1,24 +1,22 @@
 """rewindctl train-dense"""
 
 import json
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from conftest import TINY, Chain, Cli
 
-from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
 
-LONG = (*TINY, "--iterations", "1000000")
-SECONDS = (*TINY, "--iterations", "600", "--evaluate-every", "50")
+ENDLESS = (*TINY, "--iterations", "1000000")
+SECONDS = (*TINY, "--iterations", "400", "--evaluate-every", "50")
 
 
 def test_stdout_is_the_run_id_alone(store: Path, cli: Cli) -> None:
@@ -68,75 +66,51 @@ def test_a_refused_seed_keeps_the_others_from_running(store: Path, cli: Cli) -> 
     assert Registry(f"sqlite:///{store}").search() == []
 
 
-# Processes of their own: what happens to one that is at work is the point. They start together, as imports are slow.
+def test_a_stage_that_a_live_process_is_at_is_left_to_it(chain: Chain, store: Path, cli: Cli) -> None:
+    registry, spec = Registry(f"sqlite:///{store}"), chain.registry().get(chain.dense).spec
+    writer = registry.start(spec, "under way", None, {})
+    answer = cli("train-dense", *TINY)
+    assert (answer.code, answer.out) == (1, "")
+    assert f"run {writer.run_id} " in answer.err
+    assert "is at this very stage" in answer.err
+    assert [run.status for run in registry.search()] == ["RUNNING"]
 
 
-class Training:
-    """`train-dense` in a process of its own, with a store of its own."""
-
-    def __init__(self, store: Path, *arguments: str) -> None:
-        self.uri, self._store = f"sqlite:///{store}", store
-        line = [sys.executable, "-m", "rewindctl", "train-dense", *arguments, "--tracking-uri", self.uri]
-        self._process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def wait_until_under_way(self) -> None:
-        """Until the first evaluation is in the store."""
-        with closing(sqlite3.connect(self._store, timeout=20)) as connection:
-            while connection.execute("SELECT COUNT(*) FROM metrics").fetchone() == (0,):
-                assert self._process.poll() is None, self._process.communicate()
-                time.sleep(0.02)
-
-    def end(self, number: signal.Signals) -> tuple[int, str, str]:
-        """Send a signal; the exit code, standard output and standard error."""
-        self._process.send_signal(number)
-        out, err = self._process.communicate(timeout=60)
-        return self._process.returncode, out, err
-
-    def run(self) -> RunRecord:
-        (run,) = Registry(self.uri).search()
-        return run
+# A process that ends early. These start real ones: what a signal does to one at work is the point.
 
 
-@pytest.fixture(scope="module")
-def trainings(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Training]]:
-    """Endless trainings, one for each test that takes one."""
-    folder = tmp_path_factory.mktemp("trainings")
-    stores = {name: folder / f"{name}.db" for name in ("SIGINT", "SIGTERM", "busy")}
-    started = {name: Training(Path(shutil.copy(empty_store, store)), *LONG) for name, store in stores.items()}
-    yield started
-    for training in started.values():
-        training.end(signal.SIGKILL)
+def training(store: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """A training in a process of its own, under way: its first evaluation is in the store."""
+    line = [sys.executable, "-m", "rewindctl", "train-dense", *arguments, "--tracking-uri", f"sqlite:///{store}"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with closing(sqlite3.connect(store, timeout=20)) as connection:
+        while connection.execute("SELECT COUNT(*) FROM metrics").fetchone() == (0,):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+    return process
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interrupted_training_is_recorded_as_killed(trainings: dict[str, Training], name: str) -> None:
-    training = trainings[name]
-    training.wait_until_under_way()
-    code, out, err = training.end(signal.Signals[name])
-    assert (code, out) == (130, "")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_is_recorded_as_killed(store: Path, number: signal.Signals) -> None:
+    process = training(store, *ENDLESS)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
     assert "error: interrupted" in err
     assert "Traceback" not in err
-    assert (training.run().status, training.run().tags[tag.ERROR]) == ("KILLED", "interrupted")
+    (run,) = Registry(f"sqlite:///{store}").search()
+    assert (run.status, run.tags[tag.ERROR]) == ("KILLED", "interrupted")
 
 
 def test_after_a_hard_kill_the_same_command_marks_the_dead_run_and_succeeds(store: Path, cli: Cli) -> None:
-    training = Training(store, *SECONDS)
-    training.wait_until_under_way()
-    training.end(signal.SIGKILL)
-    dead, registry = training.run(), Registry(training.uri)
+    process = training(store, *SECONDS)
+    process.kill()
+    process.communicate()
+    registry = Registry(f"sqlite:///{store}")
+    (dead,) = registry.search()
     assert dead.status == "RUNNING"
-    answer = cli("train-dense", *SECONDS, "--tracking-uri", training.uri)
+    answer = cli("train-dense", *SECONDS)
     assert answer.code == 0, answer.err
     assert registry.get(dead.run_id).status == "KILLED"
     assert registry.get(answer.run_id).finished
     assert registry.get(answer.run_id).fingerprint == dead.fingerprint
-
-
-def test_a_second_process_leaves_a_stage_to_the_first(trainings: dict[str, Training], cli: Cli) -> None:
-    training = trainings["busy"]
-    training.wait_until_under_way()
-    answer = cli("train-dense", *LONG, "--tracking-uri", training.uri)
-    assert (answer.code, answer.out) == (1, "")
-    assert f"run {training.run().run_id} " in answer.err
-    assert "is at this very stage" in answer.err
-    assert training.run().status == "RUNNING"

@@ -55,7 +55,9 @@ def wait_for_health(uri: str, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(
+    empty_store: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Server]:
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     store = folder / "server.db"
     store.write_bytes(empty_store.read_bytes())
@@ -67,11 +69,12 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         )
     uri = f"http://127.0.0.1:{port}"
     try:
+        request.getfixturevalue("chain")  # what the server's runs are compared with, made while it starts
         wait_for_health(uri, process)
         yield Server(uri, folder / "artifacts")
     finally:
         os.killpg(process.pid, signal.SIGTERM)  # the group that was started above, workers included
-        process.wait()
+        process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")
