@@ -131,7 +131,7 @@ def make_spec(kind: type[Spec], **fields: Any) -> Any:
     try:
         return kind(**fields)
     except ValidationError as error:
-        raise UsageError(first_problem(error)) from None
+        raise UsageError(first_problem(error), "give a value that the option's help allows") from None
 
 
 def first_problem(error: ValidationError) -> str:

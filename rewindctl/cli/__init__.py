@@ -82,7 +82,12 @@ def run(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         return _wrong_usage(error, console)
     except (KeyboardInterrupt, typer.Abort):
-        console.error(RewindError("interrupted", "the same command goes on where this one stopped"))
+        console.error(
+            RewindError(
+                "interrupted",
+                "the same command finds what is done, and goes on from the last resume point of what is not",
+            )
+        )
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -40,7 +40,8 @@ def retrain_name(spec: RetrainSpec, tags: dict[str, str], compression: float) ->
 
 def method_label(spec: RetrainSpec) -> str:
     """The method with the numbers that tell two of its kind apart."""
-    numbers = {"k": spec.k, "w": spec.weights_k, "c": spec.lr_k}
+    own_length = spec.method in ("finetune", "lr_rewind") and spec.iterations != spec.weights_iteration
+    numbers = {"k": spec.k, "w": spec.weights_k, "c": spec.lr_k, "T": spec.iterations if own_length else None}
     given = " ".join(f"{key}={value}" for key, value in numbers.items() if value is not None)
     return f"{spec.method} {given}".strip()
 

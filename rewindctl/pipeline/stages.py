@@ -120,11 +120,11 @@ class Pipeline:
         tags: dict[str, str],
         work: Callable[[RunWriter], None],
     ) -> Outcome:
-        found = None if self.force else self.registry.find(spec.fingerprint())
+        found = None if self.force else self.registry.find(spec.fingerprint(), parent)
         if found is not None:
             self.console.say(f"reused   {found.short}: test accuracy {found.metrics['test_accuracy']:.2%}")
             return Outcome(found, reused=True)
-        writer = self.registry.start(spec, name, parent, tags)
+        writer = self.registry.start(spec, name, parent, tags, resume=not self.force)
         try:
             writer.tag({tag.DEVICE: device_name(self.device)})
             writer.write_json("environment.json", environment(self.device))

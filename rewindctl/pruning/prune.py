@@ -57,7 +57,8 @@ def prune(
     kept: dict[str, Tensor] = {}
     for group, count in zip(groups, targets, strict=True):
         kept |= _remove(group, count, spec, spared)
-    mask = Mask(kept, _norm_masks(kept, norm_after or {}) if spec.channel_norm == "remove" else {})
+    closed = _norm_masks(kept, norm_after or {}) if spec.channel_norm == "remove" else {}
+    mask = Mask(kept, {**previous.norms, **closed})  # a norm once closed stays closed
     if mask.removed <= previous.removed:
         raise UsageError(
             f"sparsity {spec.sparsity} removes no whole unit (structured, {spec.scope})", "ask for a higher sparsity"

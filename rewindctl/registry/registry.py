@@ -88,9 +88,14 @@ class Registry:
             if not token:
                 return found
 
-    def find(self, fingerprint: str) -> RunRecord | None:
-        """The newest finished run of an experiment (forced reruns replace older ones)."""
-        finished = [run for run in self.search(fingerprint=fingerprint) if run.finished]
+    def find(self, fingerprint: str, parent: RunRecord | None = None) -> RunRecord | None:
+        """The newest finished run of an experiment (forced reruns replace older ones), a child of `parent` if given.
+
+        A forced rerun of the parent has its fingerprint but need not have its bytes (another device): the children
+        of one are not those of the other.
+        """
+        same = self.search(fingerprint=fingerprint)
+        finished = [run for run in same if run.finished and (parent is None or run.parent_id == parent.run_id)]
         return finished[-1] if finished else None
 
     def get(self, run_id: str) -> RunRecord:
@@ -162,7 +167,9 @@ class Registry:
             chain.insert(0, parent)
         return chain
 
-    def start(self, spec: Spec, name: str, parent: RunRecord | None, tags: dict[str, str]) -> RunWriter:
+    def start(
+        self, spec: Spec, name: str, parent: RunRecord | None, tags: dict[str, str], *, resume: bool = True
+    ) -> RunWriter:
         """Open a run for `spec`: an unfinished one of the same spec that left a resume point here, else a new one.
 
         Unfinished runs whose process is gone are marked KILLED. Raises: RegistryError when another process is at it.
@@ -170,7 +177,14 @@ class Registry:
         same = self.search(fingerprint=spec.fingerprint())
         for other in same:
             self._mark_if_dead(other)
-        left = [run for run in same if run.status in ("RUNNING", "KILLED") and resume_file(run.run_id).is_file()]
+        left = [
+            run
+            for run in same
+            if resume
+            and run.status in ("RUNNING", "KILLED")
+            and run.parent_id == (parent.run_id if parent else None)
+            and resume_file(run.run_id).is_file()
+        ]
         writer = RunWriter.reopen(self._client, left[-1]) if left else self._create(spec, name, parent, tags)
         try:
             writer.log_params(params_of(spec))
@@ -195,7 +209,10 @@ class Registry:
         if parent is not None:
             own |= {tag.PARENT: parent.run_id, tag.DENSE_RUN: parent.dense_run_id}
         run = self._client.create_run(self.experiment_id, tags={**own, **tags}, run_name=name)
-        return RunWriter(self._client, run.info.run_id)
+        writer = RunWriter(self._client, run.info.run_id)
+        if parent is None:
+            writer.tag({tag.DENSE_RUN: writer.run_id})
+        return writer
 
     def _mark_if_dead(self, other: RunRecord) -> None:
         owner = other.tags.get(tag.OWNER, "")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rewindctl.errors import RegistryError, RewindError
+from rewindctl.errors import RegistryError, RewindError, UsageError
 from rewindctl.files import sha256
 from rewindctl.registry.records import ERROR, MANIFEST, OWNER, RunRecord
 from rewindctl.registry.store import Client
@@ -37,6 +37,8 @@ class RunWriter:
         """Go on writing to an unfinished run whose process is gone; metrics that it has are not written again."""
         client.update_run(run.run_id, status="RUNNING")
         client.set_tag(run.run_id, OWNER, this_process())
+        if ERROR in run.tags:
+            client.delete_tag(run.run_id, ERROR)
         writer = cls(client, run.run_id)
         for key in run.metrics:
             writer._logged |= {(key, metric.step) for metric in client.get_metric_history(run.run_id, key)}
@@ -110,6 +112,7 @@ class RunWriter:
     def fail(self, error: BaseException) -> None:
         """Close the run as KILLED for an interrupt, else FAILED, the reason in a tag. Never raises.
 
+        A request that turns out to be wrong leaves no run.
         A killed run keeps its resume point: the same command goes on with it.
         """
         killed = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -118,6 +121,8 @@ class RunWriter:
             if self._open:
                 self.tag({ERROR: " ".join(reason.split())[:500]})
                 self._client.set_terminated(self.run_id, "KILLED" if killed else "FAILED")
+                if isinstance(error, UsageError):
+                    self._client.delete_run(self.run_id)
         except RewindError:
             pass  # the store is what failed; the error under way says so, and the owner tag shows the run is dead
         if not killed:

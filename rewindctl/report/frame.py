@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from rewindctl.errors import UsageError
 from rewindctl.pipeline.labels import method_label
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
@@ -50,7 +51,7 @@ def tidy_frame(registry: Registry) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     chained: set[tuple[str, float]] = set()
     for run in newest.values():
-        chain = _chain(run, by_id)
+        chain = _chain(run, by_id, registry)
         if chain is None or run.kind not in ("dense", "retrain"):
             continue
         dense = chain[0]
@@ -82,16 +83,30 @@ def tidy_frame(registry: Registry) -> pd.DataFrame:
     return frame.sort_values(order, ignore_index=True)
 
 
-def _chain(run: RunRecord, by_id: dict[str, RunRecord]) -> list[RunRecord] | None:
+def _chain(run: RunRecord, by_id: dict[str, RunRecord], registry: Registry) -> list[RunRecord] | None:
     """Dense, prune, retrain, prune, ..., `run`; None when an ancestor is missing or the kinds do not alternate."""
     chain = [run]
     while chain[0].kind != "dense":
-        parent = by_id.get(chain[0].parent_id or "")
+        parent = by_id.get(chain[0].parent_id or "") or _elsewhere(chain[0].parent_id, by_id, registry)
         if parent is None or parent in chain:
             return None
         chain.insert(0, parent)
     kinds = [link.kind for link in chain[1:]]
     return chain if kinds == ["prune", "retrain"] * (len(kinds) // 2) or len(chain) == 1 else None
+
+
+def _elsewhere(run_id: str | None, by_id: dict[str, RunRecord], registry: Registry) -> RunRecord | None:
+    """A finished ancestor in another experiment, noted in `by_id`; None where there is none."""
+    if run_id is None:
+        return None
+    try:
+        found = registry.get(run_id)
+    except UsageError:
+        return None
+    if not found.finished:
+        return None
+    by_id[run_id] = found
+    return found
 
 
 def _step(levels: list[tuple[RunRecord, RunRecord]]) -> float:

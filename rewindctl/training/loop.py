@@ -132,6 +132,8 @@ def train(
                 training_seconds += time.perf_counter() - since
                 test_loss, test_accuracy = evaluate(network, data)
                 rate = settings.rate(max(0, t - 1))
+                if t == settings.iterations and not math.isfinite(test_loss):
+                    raise DivergedError(t, rate, test_loss)  # the last update did it, and no loss comes after it
                 evaluations.append(Evaluation(t, rate, train_loss, test_loss, test_accuracy))
                 observer.evaluated(evaluations[-1])
             if t > done and t in settings.checkpoint_at:
