@@ -86,7 +86,7 @@ def test_a_folder_that_cannot_be_written_is_named(chain: Chain, cli: Cli, tmp_pa
 
 
 def test_the_best_accuracy_is_shown_when_asked_for(chain: Chain, cli: Cli) -> None:
-    best = {row["retraining"]: row["accuracy %"] for row in table(chain, cli, "--accuracy", "best")}
+    best = {row["retraining"]: row["best accuracy %"] for row in table(chain, cli, "--accuracy", "best")}
     registry = chain.registry()
     for name, method in METHODS.items():
         accuracy = registry.get(getattr(chain, method)).metrics["test_accuracy_best"]

@@ -78,7 +78,8 @@ def test_two_of_a_kind_differ_in_their_label(chain: Chain) -> None:
     registry = chain.registry()
     prune, dense = registry.get(chain.prune), registry.get(chain.dense)
     labels = [method_label(retrain_spec(prune, dense, options)) for options in ASKED.values()]
-    assert labels[2:] == ["weight_rewind k=0", "weight_rewind k=6", "lr_rewind", "rewind w=24 c=0"]
+    assert labels[:2] == ["finetune", "finetune T=5"]
+    assert labels[2:] == ["weight_rewind k=0", "weight_rewind k=6", "lr_rewind T=12", "rewind w=24 c=0"]
 
 
 def test_a_dense_run_is_named_by_network_data_and_seed(chain: Chain) -> None:

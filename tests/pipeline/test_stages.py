@@ -347,3 +347,34 @@ def test_the_dense_run_is_registered_under_its_seed(chain: Chain) -> None:
     model = MlflowClient(chain.uri).get_registered_model("resnet8-digits-dense")
     assert model.aliases == {"seed-0": 1}
     assert chain.registry().resolve("models:/resnet8-digits-dense@seed-0").run_id == chain.dense
+
+
+def test_the_child_of_a_forced_rerun_is_not_that_of_the_run_it_replaced(copied_chain: Chain, cli: Cli) -> None:
+    uri = ("--tracking-uri", copied_chain.uri)
+    other = cli("train-dense", *TINY, "--seed", "0", "--force", *uri).run_id
+    mask = cli("prune", "--parent", other, "--compression", "5", *uri).run_id
+    assert mask != copied_chain.prune
+    assert copied_chain.registry().get(mask).parent_id == other
+    assert cli("prune", "--parent", copied_chain.dense, "--compression", "5", *uri).run_id == copied_chain.prune
+
+
+def test_a_request_that_turns_out_wrong_leaves_no_run(copied_chain: Chain, cli: Cli) -> None:
+    before = len(copied_chain.registry().search())
+    answer = cli("prune", "--parent", copied_chain.dense, "--compression", "1e9", "--tracking-uri", copied_chain.uri)
+    assert answer.code == 2
+    assert len(copied_chain.registry().search()) == before
+
+
+def test_a_last_update_that_diverges_is_a_failure(store: Path, cli: Cli) -> None:
+    line = ("train-dense", "--model", "resnet8", "--dataset", "digits", "--iterations", "1", "--lr", "1e30")
+    answer = cli(*line)
+    assert (answer.code, answer.out) == (1, "")
+    (run,) = Registry(f"sqlite:///{store}").search()
+    assert run.status == "FAILED"
+
+
+def test_a_parent_in_another_experiment_counts(copied_chain: Chain, cli: Cli) -> None:
+    where = ("--tracking-uri", copied_chain.uri, "--experiment", "other")
+    made = cli("retrain", "--parent", copied_chain.prune, "--method", "lr_rewind", *where)
+    assert made.code == 0, made.err
+    assert "LR rewinding" in cli("compare", *where).out
