@@ -312,6 +312,19 @@ def test_channel_norm_remove_closes_the_norm_of_every_removed_channel(name: str)
     assert any(not bool(mask.all()) for mask in removed.norms.values())
 
 
+def test_a_closed_norm_stays_closed_when_the_next_step_keeps_norms() -> None:
+    value = network("resnet8")
+    first = prune(
+        detached(value), spec(0.5, structure="structured", channel_norm="remove"), norm_after=value.norm_after
+    ).mask
+    assert not all(bool(alive.all()) for alive in first.norms.values())
+    for channel_norm in ("keep", "remove"):
+        asked = spec(0.7, structure="structured", channel_norm=channel_norm)
+        second = prune(detached(value), asked, first, value.norm_after).mask
+        for name, alive in first.norms.items():
+            assert not bool((second.norms[name] & ~alive).any())
+
+
 def test_only_without_the_norm_does_a_removed_channel_fall_silent() -> None:
     """`keep`: it still emits relu(shift), as in the authors' code. `remove`: nothing at all."""
     emitted = {}

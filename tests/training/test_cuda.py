@@ -199,11 +199,14 @@ def test_a_loss_of_nan_makes_no_update(data: DeviceData) -> None:
 def test_divergence_is_found_at_the_evaluation_with_its_iteration_and_its_weights(data: DeviceData) -> None:
     """Rate 1e30 from iteration 4: evaluated always or only at the end, the same iteration and the same weights."""
     settings = replace(SETTINGS, schedule=Schedule(N, 0.1, (4,), 1e31))
-    found = {}
-    for every in (1, N):
+    found: dict[int, tuple[int, dict[str, torch.Tensor]]] = {}
+    states: list[TrainState] = []
+    for every, saved_at in ((1, EVERY), (N, EVERY[:0])):
         value, recorder = network(), Recorder()
+        chosen = replace(settings, evaluate_every=every, checkpoint_at=saved_at)
         with pytest.raises(DivergedError) as caught:
-            train(value, data, replace(settings, evaluate_every=every), initial(), recorder)
+            train(value, data, chosen, initial(), recorder)
+        states += recorder.states
         error = caught.value
         assert error.learning_rate == pytest.approx(1e30)
         assert recorder.evaluations[-1].iteration == (error.iteration if every == 1 else 0)
@@ -211,10 +214,10 @@ def test_divergence_is_found_at_the_evaluation_with_its_iteration_and_its_weight
     iteration, weights = found[N]
     assert 5 <= iteration < N
     assert found[1][0] == iteration
-    until = run(data, replace(settings, iterations=iteration), initial())[0].state
+    assert states[-1].iteration == iteration
     for name, weight in weights.items():
         assert torch.equal(found[1][1][name], weight)
-        assert torch.equal(until.parameters[name].nan_to_num(), weight)
+        assert torch.equal(states[-1].parameters[name].nan_to_num(), weight)
 
 
 def test_no_checkpoint_of_a_diverged_run_is_handed_over(data: DeviceData) -> None:

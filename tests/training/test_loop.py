@@ -385,6 +385,17 @@ def test_a_diverged_run_keeps_the_weights_from_before_the_bad_update(
         assert torch.equal(parameter.nan_to_num(), last.parameters[name].nan_to_num())
 
 
+def test_a_last_update_that_diverges_gives_no_result(data: DeviceData, dense: Dense) -> None:
+    """No training loss comes after it; what it made of the network is seen on the test set."""
+    settings = replace(SETTINGS, schedule=Schedule(5, 0.1, (4,), 1e31), iterations=5, checkpoint_at=(5,))
+    recorder = Recorder()
+    with pytest.raises(DivergedError) as caught:
+        train(network(), data, settings, dense.start, recorder)
+    assert caught.value.iteration == 5
+    assert [evaluation.iteration for evaluation in recorder.evaluations] == [0]
+    assert not recorder.states
+
+
 def test_an_observer_can_stop_the_training(data: DeviceData, dense: Dense) -> None:
     class Stop(Recorder):
         def progressed(self, iteration: int) -> None:
