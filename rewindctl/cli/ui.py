@@ -16,6 +16,7 @@ def ui(
 
     Example: rewindctl ui --port 5001
     """
+    import os
     import subprocess
 
     from rewindctl.errors import RegistryError
@@ -23,7 +24,9 @@ def ui(
 
     line = ui_command(session.registry().uri, port)
     session.console.say(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
-    with subprocess.Popen(line) as process:
+    # MLflow's job runners, eight processes for what no run of ours has, stay away unless asked for.
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    with subprocess.Popen(line, env=environment) as process:
         try:
             failed = process.wait() != 0
         except KeyboardInterrupt:

@@ -74,9 +74,11 @@ def test_a_block_is_relu_of_branch_plus_shortcut() -> None:
         assert blocks[3](x).shape == (2, 32, 4, 4)
 
 
-def test_a_block_normalises_before_it_activates() -> None:
-    """Branch: conv, norm, ReLU, conv, norm; written out here a second time."""
-    block = next(resnet("resnet8").eval().get_submodule("blocks").children())
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_block_normalises_before_it_activates(index: int) -> None:
+    """Branch: conv, norm, ReLU, conv, norm; shortcut: as it is, or projected; written out here a second time."""
+    block = list(resnet("resnet8").eval().get_submodule("blocks").children())[index]
+    torch.manual_seed(0)
     part = dict(block.named_children())
     for norm in (part["norm1"], part["norm2"]):
         assert isinstance(norm, nn.BatchNorm2d)
@@ -85,7 +87,8 @@ def test_a_block_normalises_before_it_activates() -> None:
     with torch.no_grad():
         x = images(2, 16, 8, 8)
         branch = part["norm2"](part["conv2"](relu(part["norm1"](part["conv1"](x)))))
-        torch.testing.assert_close(block(x), relu(branch + x))
+        shortcut = part["projection"](x) if index else x
+        torch.testing.assert_close(block(x), relu(branch + shortcut))
 
 
 @pytest.mark.parametrize("size", [8, 28, 32, 40])

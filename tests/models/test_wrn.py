@@ -82,6 +82,7 @@ def test_the_first_block_of_a_group_activates_before_its_shortcut(width: int) ->
 def test_a_block_activates_before_each_convolution() -> None:
     """Norm, ReLU, conv, norm, ReLU, conv; written out here a second time."""
     block = list(wrn("wrn16_1").eval().get_submodule("blocks").children())[1]
+    torch.manual_seed(0)
     part = dict(block.named_children())
     for norm in (part["norm1"], part["norm2"]):
         assert isinstance(norm, nn.BatchNorm2d)

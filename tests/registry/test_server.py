@@ -65,7 +65,12 @@ def server(
     line += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*line, "--workers", "1"], cwd=folder, stdout=log, stderr=log, start_new_session=True
+            [*line, "--workers", "1"],
+            cwd=folder,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # eight processes not needed here
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     uri = f"http://127.0.0.1:{port}"
     try:
