@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 
 from rewindctl.errors import RewindError
-from rewindctl.models import kernels, models
+from rewindctl.models import models
 from rewindctl.models.network import NetworkConfig
-from rewindctl.pipeline.stages import FINAL, MASK
+from rewindctl.pipeline.stages import FINAL, MASK, checkpoint_path
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.registry import params_of
@@ -115,7 +115,6 @@ def _misfit(dense: DenseSpec, state: TrainState) -> str | None:
             for found in (state.parameters, state.momentum):
                 check_shapes(found, dict(network.named_parameters()), "parameter")
             check_shapes(state.buffers, dict(network.named_buffers()), "buffer")
-            assert kernels(network)
             return None
         except RewindError as error:
             problem = problem or error.message
@@ -124,7 +123,7 @@ def _misfit(dense: DenseSpec, state: TrainState) -> str | None:
 
 def _missing_points(registry: Registry, run: RunRecord, dense: DenseSpec) -> Iterator[str]:
     """A dense run has a checkpoint for each of its rewind points."""
-    names = [f"{CHECKPOINTS}{point:08d}.safetensors" for point in dense.rewind_points[:-1]] + [FINAL]
+    names = [*map(checkpoint_path, dense.rewind_points[:-1]), FINAL]
     for name in sorted(set(names) - set(registry.manifest(run))):
         yield f"{name} of run {run.run_id} is not in its manifest"
 
