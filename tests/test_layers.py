@@ -17,7 +17,8 @@ ROWS = (
     ("datasets", "models", "pruning", "rewinding"),
     ("training", "registry"),
     ("pipeline",),
-    ("report",),
+    ("paper",),
+    ("report", "engines"),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,1 @@
+"""Where the stages of a plan run: local processes, a Ray cluster."""

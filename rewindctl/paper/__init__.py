@@ -1,0 +1,1 @@
+"""The paper as data: its published numbers, its studies, its claims."""
