@@ -7,7 +7,7 @@ progress bar) is not a field.
 
 import hashlib
 import json
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -31,9 +31,15 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    LATER: ClassVar[tuple[str, ...]] = ()  # fields that older specs of the same schema lack: absent when None
+
+    def fields(self) -> dict[str, Any]:
+        """Every field as JSON values; one that older specs lack only where it is set, so that theirs stay theirs."""
+        return {k: v for k, v in self.model_dump(mode="json").items() if v is not None or k not in self.LATER}
+
     def canonical(self) -> str:
         """JSON with sorted keys and no spaces: equal specs, equal text."""
-        return canonical_json(self.model_dump(mode="json"))
+        return canonical_json(self.fields())
 
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON, 64 hexadecimal digits."""
@@ -41,7 +47,7 @@ class Spec(BaseModel):
 
     def group(self, parent_group: str | None) -> str:
         """The fingerprint without the seed, the parent's group in the place of its fingerprint: medians' key."""
-        fields = self.model_dump(mode="json")
+        fields = self.fields()
         fields.pop("seed", None)
         if "parent_fingerprint" in fields:
             fields["parent_fingerprint"] = parent_group
@@ -77,8 +83,12 @@ class DenseSpec(Spec):
 
 
 class PruneSpec(Spec):
-    """A mask over a parent's kernels. `sparsity` is the fraction asked for; the run records the one achieved."""
+    """A mask over a parent's kernels. `sparsity` is the fraction asked for; the run records the one achieved.
 
+    `iteration` is the iteration of the dense parent whose weights are pruned; None: the last.
+    """
+
+    LATER = ("iteration",)
     kind: Literal["prune"] = "prune"
     schema_version: Literal[1] = SCHEMA_VERSION
     parent_fingerprint: str
@@ -87,6 +97,7 @@ class PruneSpec(Spec):
     structure: Structure = "unstructured"
     scope: Scope = "global"
     channel_norm: ChannelNorm = "keep"
+    iteration: Iteration | None = None
 
 
 class RetrainSpec(Spec):

@@ -94,7 +94,7 @@ def test_fingerprint_changes_with_every_field(kind: str, field: str) -> None:
 @pytest.mark.parametrize("kind", SPECS)
 def test_defaults_are_in_the_fingerprint_as_any_value_is(kind: str) -> None:
     spec = SPECS[kind]
-    assert set(json.loads(spec.canonical())) == set(type(spec).model_fields)
+    assert set(json.loads(spec.canonical())) == set(type(spec).model_fields) - set(spec.LATER)
     assert type(spec)(**spec.model_dump()).fingerprint() == spec.fingerprint()
 
 

@@ -1,5 +1,7 @@
 """rewindctl prune"""
 
+from typing import Annotated
+
 import typer
 
 from rewindctl.cli import parse
@@ -17,6 +19,7 @@ def prune(
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: Criterion = "magnitude",
+    iteration: Annotated[int | None, typer.Option(help="Recorded iteration of a dense parent. [the last]")] = None,
 ) -> None:
     """Make a mask over the weights of a dense or a retrained run.
 
@@ -25,7 +28,7 @@ def prune(
     from rewindctl.pipeline.requests import PruneOptions, prune_spec
 
     target = parse.target_sparsity(sparsity, compression)
-    options = PruneOptions(structure, scope, channel_norm, criterion)
+    options = PruneOptions(structure, scope, channel_norm, criterion, iteration)
     pipeline = session.pipeline()
     run = pipeline.registry.resolve(parent)
     session.show_outcome(pipeline.run_prune(prune_spec(run, target, options), run))

@@ -38,6 +38,15 @@ class Dataset:
         return int(self.train_images.shape[3])
 
     @property
+    def train_size(self) -> int:
+        return len(self.train_images)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width."""
+        return int(self.train_images.shape[1]), int(self.train_images.shape[2])
+
+    @property
     def classes(self) -> int:
         return len(self.class_names)
 

@@ -68,6 +68,7 @@ def prune_note(spec: PruneSpec, parent: RunRecord, result: PruneResult, accuracy
         + _command(
             f"rewindctl prune --parent {parent.run_id} --sparsity {spec.sparsity} --structure {spec.structure} "
             f"--scope {spec.scope} --channel-norm {spec.channel_norm} --criterion {spec.criterion}"
+            + ("" if spec.iteration is None else f" --iteration {spec.iteration}")
         )
     )
 

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
-from rewindctl.datasets import Dataset
 from rewindctl.errors import UsageError
 from rewindctl.models import models
 from rewindctl.pruning import criteria
@@ -15,9 +15,22 @@ from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, make_spec
 from rewindctl.training.recipes import default_recipe, evaluation_interval, norm_momentum, recipes, rewind_points
 
 
+class DataFacts(Protocol):
+    """What a spec needs to know of a data set."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def train_size(self) -> int: ...
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+
+
 def dense_spec(
     model: str,
-    data: Dataset,
+    data: DataFacts,
     seed: int,
     *,
     recipe: str | None = None,
@@ -42,15 +55,15 @@ def dense_spec(
     batch = base.batch_size if batch_size is None else batch_size
     if batch <= 0:
         raise UsageError(f"--batch-size {batch} is not positive", "give a number of images, such as 128")
-    if batch > len(data.train_images):
+    if batch > data.train_size:
         raise UsageError(
-            f"--batch-size {batch} is larger than the {len(data.train_images)} training images of {data.name}",
+            f"--batch-size {batch} is larger than the {data.train_size} training images of {data.name}",
             "give a smaller batch size",
         )
-    if base.crop_padding >= min(data.train_images.shape[1:3]):
+    if base.crop_padding >= min(data.image_size):
         raise UsageError(
             f"recipe {name} pads by {base.crop_padding}, too much for images of "
-            f"{data.train_images.shape[1]}x{data.train_images.shape[2]}",
+            f"{data.image_size[0]}x{data.image_size[1]}",
             "use --recipe digits",
         )
     spec: DenseSpec = make_spec(
@@ -82,12 +95,16 @@ def dense_spec(
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """How to prune, but for how much. Raises: UnknownNameError, UsageError."""
+    """How to prune, but for how much; `iteration` is the dense run's whose weights are pruned, None the last.
+
+    Raises: UnknownNameError, UsageError.
+    """
 
     structure: str = "unstructured"
     scope: str = "global"
     channel_norm: str = "keep"
     criterion: str = "magnitude"
+    iteration: int | None = None
 
     def __post_init__(self) -> None:
         criteria[self.criterion]
@@ -126,8 +143,19 @@ class RetrainOptions:
 def prune_spec(parent: RunRecord, sparsity: float, options: PruneOptions) -> PruneSpec:
     """The spec of a mask over a dense or retrained parent. Raises: UsageError, IntegrityError."""
     require_kind(parent, "dense", "retrain")
-    fingerprint = parent.spec.fingerprint()  # checked against the tag: a child must not be found under another's
-    spec: PruneSpec = make_spec(PruneSpec, parent_fingerprint=fingerprint, sparsity=sparsity, **asdict(options))
+    return prune_child(parent.spec, sparsity, options)  # its fingerprint was checked against the tag
+
+
+def prune_child(parent: DenseSpec | RetrainSpec | PruneSpec, sparsity: float, options: PruneOptions) -> PruneSpec:
+    """The spec of a mask over the result of `parent`, which may still have to be run. Raises: UsageError."""
+    at = options.iteration
+    if at is not None:
+        if not isinstance(parent, DenseSpec):
+            raise UsageError(f"--iteration {at} has no meaning for a retrained parent", "leave it out")
+        _require_point(at, parent, "the dense run")
+        at = None if at == parent.iterations else at
+    fields = asdict(options) | {"iteration": at}
+    spec: PruneSpec = make_spec(PruneSpec, parent_fingerprint=parent.fingerprint(), sparsity=sparsity, **fields)
     return spec
 
 
@@ -148,13 +176,17 @@ def plan_against(dense: DenseSpec, options: RetrainOptions, where: str) -> Retra
     plan = methods[options.method](
         RetrainRequest(dense.iterations, options.k, options.weights_k, options.lr_k, rate, iterations, options.lr_clock)
     )
-    if plan.weights_iteration not in dense.rewind_points:
+    _require_point(plan.weights_iteration, dense, where)
+    return plan
+
+
+def _require_point(iteration: int, dense: DenseSpec, where: str) -> None:
+    if iteration not in dense.rewind_points:
         raise UsageError(
-            f"iteration {plan.weights_iteration} of {where} is not recorded",
+            f"iteration {iteration} of {where} is not recorded",
             f"recorded: {', '.join(map(str, dense.rewind_points))}; "
             "or train the dense run with --rewind-points and that iteration",
         )
-    return plan
 
 
 def retrain_spec(parent: RunRecord, dense_run: RunRecord, options: RetrainOptions) -> RetrainSpec:
@@ -162,10 +194,22 @@ def retrain_spec(parent: RunRecord, dense_run: RunRecord, options: RetrainOption
     IntegrityError.
     """
     require_kind(parent, "prune")
-    plan = retrain_plan(dense_run, options)
+    require_kind(dense_run, "dense")
+    assert isinstance(dense_run.spec, DenseSpec)
+    return retrain_child(parent.spec, dense_run.spec, options, f"dense run {dense_run.run_id}")
+
+
+def retrain_child(
+    parent: DenseSpec | RetrainSpec | PruneSpec,
+    dense: DenseSpec,
+    options: RetrainOptions,
+    where: str = "the dense run",
+) -> RetrainSpec:
+    """The spec of a retraining of the mask `parent`, which may still have to be made. Raises: UsageError."""
+    plan = plan_against(dense, options, where)
     spec: RetrainSpec = make_spec(
         RetrainSpec,
-        parent_fingerprint=parent.spec.fingerprint(),
+        parent_fingerprint=parent.fingerprint(),
         method=options.method,
         k=options.k,
         weights_k=options.weights_k,
@@ -177,7 +221,7 @@ def retrain_spec(parent: RunRecord, dense_run: RunRecord, options: RetrainOption
         iterations=plan.iterations,
         schedule_iterations=plan.schedule_iterations,
         constant_lr=plan.constant_lr,
-        evaluate_every=int(dense_run.params["evaluate_every"]),
+        evaluate_every=dense.evaluate_every,
     )
     return spec
 

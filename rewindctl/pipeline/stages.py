@@ -81,12 +81,11 @@ class Pipeline:
 
     def run_retrain(self, spec: RetrainSpec, parent: RunRecord) -> Outcome:
         """Retrain the network that the prune run `parent` left."""
-        source = self._weights_source(spec, parent)
-        iteration = spec.weights_iteration if source.kind == "dense" else source.params["iterations"]
-        origin = f"{source.run_id}@{iteration}"
+        source, iteration = self._weights_source(spec, parent)
+        origin = f"{source.run_id}@{source.params['iterations'] if iteration is None else iteration}"
         tags = {**labels.inherited(parent), tag.METHOD: spec.method, tag.WEIGHTS_FROM: origin}
         name = labels.retrain_name(spec, tags, parent.metrics["compression"])
-        return self._find_or_run(spec, parent, name, tags, partial(self._retrain, spec, parent, source))
+        return self._find_or_run(spec, parent, name, tags, partial(self._retrain, spec, parent, source, iteration))
 
     def dataset(self, name: str) -> Dataset:
         """The data set, read once. Raises: UnknownNameError, DataError."""
@@ -158,7 +157,7 @@ class Pipeline:
     def _prune(self, spec: PruneSpec, parent: RunRecord, writer: RunWriter) -> None:
         dense = self.dense_of(parent)
         network = self._network(dense)
-        TrainState.load(self.registry.artifact(parent, FINAL)).load_into(network)
+        self._state(parent, spec.iteration).load_into(network)
         result = prune(_detached(kernels(network)), spec, self.mask_of(parent), network.norm_after)
         result.mask.apply_(dict(network.named_parameters()))
         network.to(self.device).to(memory_format=torch.channels_last)
@@ -190,12 +189,14 @@ class Pipeline:
         if result.spared_layers:
             self.console.say(f"note: kept from losing their last unit: {', '.join(result.spared_layers)}")
 
-    def _retrain(self, spec: RetrainSpec, parent: RunRecord, source: RunRecord, writer: RunWriter) -> None:
+    def _retrain(
+        self, spec: RetrainSpec, parent: RunRecord, source: RunRecord, iteration: int | None, writer: RunWriter
+    ) -> None:
         dense = self.dense_of(parent)
         network = self._network(dense)
         mask = self.mask_of(parent)
         assert mask is not None
-        start = self._start(spec, source)
+        start = self._start(spec, source, iteration)
         settings = retrain_settings(spec, dense)
         title = f"{labels.method_label(spec)} {mask.compression:.4g}x s{dense.seed}"
         result = self._train(writer, network, dense, settings, start, mask, title)
@@ -249,16 +250,21 @@ class Pipeline:
             self._on_device[name] = DeviceData.upload(self.dataset(name), self.device)
         return self._on_device[name]
 
-    def _weights_source(self, spec: RetrainSpec, parent: RunRecord) -> RunRecord:
-        """The run whose weights are retrained: the one that was pruned, or the original dense run to rewind to."""
-        if spec.weights_iteration == self.dense_of(parent).iterations:
-            return self.registry.parent(parent)
-        return self.dense_run(parent)
+    def _weights_source(self, spec: RetrainSpec, parent: RunRecord) -> tuple[RunRecord, int | None]:
+        """The run whose weights are retrained, and at which of its iterations (None: the last).
 
-    def _start(self, spec: RetrainSpec, source: RunRecord) -> TrainState:
-        last = source.kind != "dense" or spec.weights_iteration == self.dense_of(source).iterations
-        path = FINAL if last else checkpoint_path(spec.weights_iteration)
-        state = TrainState.load(self.registry.artifact(source, path))
+        The network that was pruned, or the original dense run to rewind to.
+        """
+        if spec.weights_iteration != self.dense_of(parent).iterations:
+            return self.dense_run(parent), spec.weights_iteration
+        assert isinstance(parent.spec, PruneSpec)
+        return self.registry.parent(parent), parent.spec.iteration
+
+    def _state(self, run: RunRecord, iteration: int | None) -> TrainState:
+        return TrainState.load(self.registry.artifact(run, FINAL if iteration is None else checkpoint_path(iteration)))
+
+    def _start(self, spec: RetrainSpec, source: RunRecord, iteration: int | None) -> TrainState:
+        state = self._state(source, iteration)
         if spec.optimizer_state == "zero":
             state = replace(state, momentum={name: torch.zeros_like(m) for name, m in state.momentum.items()})
         return state

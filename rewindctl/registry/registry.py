@@ -308,10 +308,10 @@ def _user() -> str:
 
 def params_of(spec: Spec) -> dict[str, str]:
     """Every field as text; tuples joined by commas, None as `none`."""
-    return {key: _text(value) for key, value in spec.model_dump().items()}
+    return {key: _text(value) for key, value in spec.fields().items()}
 
 
 def _text(value: Any) -> str:
     if value is None:
         return "none"
-    return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+    return ",".join(str(item) for item in value) if isinstance(value, list) else str(value)

@@ -4,8 +4,8 @@ import math
 
 import pandas as pd
 
-SETTINGS = ["structure", "scope", "criterion", "channel_norm"]
-KEYS = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step", "dense_group", "label", "group"]
+SETTINGS = ["structure", "scope", "criterion", "channel_norm", "pruned_at"]
+KEYS = ["model", "dataset", "iterations", "scale", *SETTINGS, "schedule", "step", "dense_group", "label", "group"]
 LOW, HIGH = 0.1, 0.9
 
 

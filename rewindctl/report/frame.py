@@ -9,16 +9,19 @@ from rewindctl.pipeline.labels import method_label
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
+from rewindctl.training.recipes import recipes
 
 COLUMNS = (
     "run_id",
     "model",
     "dataset",
     "iterations",
+    "scale",
     "structure",
     "scope",
     "criterion",
     "channel_norm",
+    "pruned_at",
     "schedule",
     "step",
     "level",
@@ -60,13 +63,13 @@ def tidy_frame(registry: Registry) -> pd.DataFrame:
             continue
         levels = [(chain[i + 1], chain[i + 2]) for i in range(0, len(chain) - 1, 2)]
         if len(levels) == 1:
-            rows.append(_row(run, levels[0][0], dense, "one_shot", None, 1))
+            rows.append(_row(run, levels[0][0], dense, "one_shot", None, 1, levels[0][0]))
             continue
         step = _step(levels)
         for level, (mask, retrained) in enumerate(levels, start=1):
             if (retrained.run_id, step) not in chained:
                 chained.add((retrained.run_id, step))
-                rows.append(_row(retrained, mask, dense, "iterative", step, level))
+                rows.append(_row(retrained, mask, dense, "iterative", step, level, levels[0][0]))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     order = [
         "model",
@@ -120,8 +123,15 @@ def _step(levels: list[tuple[RunRecord, RunRecord]]) -> float:
 
 
 def _row(
-    run: RunRecord, mask: RunRecord | None, dense: RunRecord, schedule: str, step: float | None, level: int
+    run: RunRecord,
+    mask: RunRecord | None,
+    dense: RunRecord,
+    schedule: str,
+    step: float | None,
+    level: int,
+    first: RunRecord | None = None,
 ) -> dict[str, Any]:
+    """`first` is the mask of the first level, which is over a dense run."""
     spec, dense_spec = run.spec, dense.spec
     assert isinstance(dense_spec, DenseSpec)
     return {
@@ -129,7 +139,9 @@ def _row(
         "model": dense_spec.model,
         "dataset": dense_spec.dataset,
         "iterations": dense_spec.iterations,
+        "scale": scale_of(dense_spec),
         **_mask_columns(mask),
+        "pruned_at": first.spec.iteration if first and isinstance(first.spec, PruneSpec) else None,
         "schedule": schedule,
         "step": step,
         "level": level,
@@ -147,6 +159,11 @@ def _row(
         "dense_accuracy_best": dense.metrics["test_accuracy_best"],
         "device": run.tags.get(tag.DEVICE, ""),
     }
+
+
+def scale_of(dense: DenseSpec) -> float:
+    """The length of a baseline over its recipe's: 1 for the paper's own, less for a scaled-down one."""
+    return dense.iterations / recipes[dense.recipe].iterations if dense.recipe in recipes else 1.0
 
 
 def _mask_columns(mask: RunRecord | None) -> dict[str, Any]:

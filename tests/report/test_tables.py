@@ -157,7 +157,7 @@ def test_method_name_keeps_what_the_label_adds() -> None:
 
 
 USUAL: dict[str, Any] = {"schedule": "one_shot", "step": None, "structure": "unstructured", "scope": "global"}
-USUAL |= {"criterion": "magnitude", "channel_norm": "keep"}
+USUAL |= {"criterion": "magnitude", "channel_norm": "keep", "pruned_at": None}
 PRUNINGS: list[dict[str, Any]] = [
     {},
     {"schedule": "dense"},
@@ -166,6 +166,7 @@ PRUNINGS: list[dict[str, Any]] = [
     {"structure": "structured"},
     {"structure": "structured", "channel_norm": "remove"},
     {"scope": "layerwise"},
+    {"pruned_at": 72_000.0},
     {"criterion": "random"},
     {"structure": "structured", "scope": "layerwise"},
 ]
