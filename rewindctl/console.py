@@ -68,6 +68,68 @@ class Console:
 
             yield update
 
+    @contextmanager
+    def board(self, total: int) -> Iterator["Board"]:
+        """One bar on stderr for many stages; where stderr is no terminal, a line for each that ends."""
+        if self.quiet or not sys.stderr.isatty():
+            yield Board(self, total)
+            return
+        with _stages_bar() as bar:
+            yield _LiveBoard(self, total, bar)
+
+
+class Board:
+    """How far many stages are: what is done of how many, how many are under way, updates per second, seconds left."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self.console, self.total = console, total
+        self.update(0, 0, 0.0, None)
+
+    def update(self, done: int, running: int, speed: float, left: float | None) -> None:
+        self.done, self.running, self.speed, self.left = done, running, speed, left
+
+    def line(self, text: str) -> None:
+        """A remark about a stage that ended."""
+        left = "" if self.left is None else f", {_duration(self.left)} left"
+        self.console.say(f"[{self.done}/{self.total}, {self.speed:.1f} it/s{left}] {text}")
+
+
+class _LiveBoard(Board):
+    def __init__(self, console: Console, total: int, bar: Any) -> None:
+        self.console, self.total = console, total
+        self.bar = bar
+        self.task = bar.add_task("stages", total=total, state="")
+        self.update(0, 0, 0.0, None)
+
+    def update(self, done: int, running: int, speed: float, left: float | None) -> None:
+        super().update(done, running, speed, left)
+        time_left = "" if left is None else f", {_duration(left)} left"
+        self.bar.update(self.task, completed=done, state=f"{running} running, {speed:.1f} it/s{time_left}")
+
+    def line(self, text: str) -> None:
+        self.bar.console.print(text, markup=False, highlight=False)
+
+
+def _duration(seconds: float) -> str:
+    """`0:42:10`, or days where there are many hours."""
+    days, rest = divmod(int(seconds), 86_400)
+    hours, minutes = divmod(rest // 60, 60)
+    return f"{f'{days} d ' if days else ''}{hours}:{minutes:02}:{rest % 60:02}"
+
+
+def _stages_bar() -> Any:
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        console=RichConsole(stderr=True),
+    )
+
 
 def _bar() -> Any:
     from rich.console import Console as RichConsole

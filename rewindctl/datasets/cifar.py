@@ -123,6 +123,11 @@ def verified(name: str, dataset: Dataset, path: Path) -> Dataset:
     return dataset
 
 
+def published_digest(name: str) -> str | None:
+    """The digest that a published set must have, empty where it is not known; None for any other set."""
+    return (_SETS[name].digest or "") if name in _SETS else None
+
+
 def folder_of(name: str) -> str | None:
     """The folder of torchvision's files of a set; None for a set that is not downloaded."""
     return _SETS[name].folder if name in _SETS else None

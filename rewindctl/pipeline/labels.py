@@ -1,9 +1,11 @@
 """What people read of a run: its name, its tags, its note and the command that makes it again."""
 
+from collections.abc import Sequence
+
 from rewindctl.pruning import PruneResult
 from rewindctl.registry import RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
+from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
 
 INHERITED = (tag.MODEL, tag.DATASET, tag.SEED, tag.STRUCTURE, tag.SCOPE, tag.SPARSITY)
 
@@ -44,6 +46,29 @@ def method_label(spec: RetrainSpec) -> str:
     numbers = {"k": spec.k, "w": spec.weights_k, "c": spec.lr_k, "T": spec.iterations if own_length else None}
     given = " ".join(f"{key}={value}" for key, value in numbers.items() if value is not None)
     return f"{spec.method} {given}".strip()
+
+
+def stage_label(specs: Sequence[Spec]) -> str:
+    """A stage of a plan in words, from the specs of its lineage, its own last."""
+    dense, last = specs[0], specs[-1]
+    assert isinstance(dense, DenseSpec)
+    where = f"{dense.model}-{dense.dataset}"
+    mask = next((spec for spec in reversed(specs) if isinstance(spec, PruneSpec)), None)
+    if mask is None:
+        return dense_name(dense)
+    what = retrain_label(last) if isinstance(last, RetrainSpec) else "prune"
+    level = f", level {len(specs) // 2}" if len(specs) > 3 else ""
+    return f"{where} {what} {1 / (1 - mask.sparsity):.4g}x s{dense.seed}{level}"
+
+
+def retrain_label(spec: RetrainSpec) -> str:
+    """The method with every setting that is not the usual one."""
+    unusual = [
+        f"lr={spec.constant_lr:g}" if spec.constant_lr not in (None, 0.001) else "",
+        "restarted clock" if spec.lr_clock == "restarted" else "",
+        "restored momentum" if spec.optimizer_state == "restored" else "",
+    ]
+    return " ".join([method_label(spec), *filter(None, unusual)])
 
 
 def dense_note(spec: DenseSpec, accuracy: float, parameters: int, kernel_parameters: int) -> str:

@@ -34,6 +34,7 @@ from rewindctl.training.loop import Evaluation, ResumePoint, TrainResult, TrainS
 FINAL = "checkpoints/final.safetensors"
 MASK = "mask/mask.safetensors"
 LAYERS = "mask/layers.csv"
+FAILED_RUN = "rewindctl_run_id"
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class Pipeline:
                     {tag.DIVERGED_ITERATION: str(error.iteration), tag.DIVERGED_RATE: f"{error.learning_rate:g}"}
                 )
             writer.fail(error)
+            error.__dict__[FAILED_RUN] = writer.run_id
             raise
         self.console.say(f"finished {run.short}: test accuracy {run.metrics['test_accuracy']:.2%}")
         return Outcome(run, reused=False)
@@ -302,6 +304,12 @@ class RunObserver:
         if time.monotonic() - self._saved >= self.checkpoint_seconds:
             save_point(self.writer, make())
             self._saved = time.monotonic()
+
+
+def failed_run(error: BaseException) -> str | None:
+    """The run that recorded `error`, None where there is none."""
+    found = error.__dict__.get(FAILED_RUN)
+    return found if isinstance(found, str) else None
 
 
 def checkpoint_path(iteration: int) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.errors import UsageError
-from rewindctl.pipeline.labels import method_label
+from rewindctl.pipeline.labels import retrain_label
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
@@ -146,7 +146,7 @@ def _row(
         "step": step,
         "level": level,
         "method": spec.method if isinstance(spec, RetrainSpec) else "none",
-        "label": _label(spec) if isinstance(spec, RetrainSpec) else "none",
+        "label": retrain_label(spec) if isinstance(spec, RetrainSpec) else "none",
         "group": run.group,
         "seed": dense_spec.seed,
         "sparsity": run.metrics["sparsity"],
@@ -177,13 +177,3 @@ def _mask_columns(mask: RunRecord | None) -> dict[str, Any]:
         "channel_norm": spec.channel_norm,
         "sparsity_asked": spec.sparsity,
     }
-
-
-def _label(spec: RetrainSpec) -> str:
-    """The method with every setting that is not the usual one."""
-    unusual = [
-        f"lr={spec.constant_lr:g}" if spec.constant_lr not in (None, 0.001) else "",
-        "restarted clock" if spec.lr_clock == "restarted" else "",
-        "restored momentum" if spec.optimizer_state == "restored" else "",
-    ]
-    return " ".join([method_label(spec), *filter(None, unusual)])

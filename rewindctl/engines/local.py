@@ -1,0 +1,187 @@
+"""Stages on this machine: one after the other in this process, or side by side in processes."""
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+
+from rewindctl.engines.work import Answer, Site, Task, Worker
+
+GRACE_SECONDS = 60
+
+
+class Engine(Protocol):
+    """Where stages run. `slots` may be under way at once; an exception leaves nothing under way after `close`."""
+
+    slots: int
+    shown: Callable[[], None]  # called when there is progress and nobody is in `wait` to look
+
+    def submit(self, task: Task) -> None: ...
+    def wait(self, seconds: float) -> list[Answer]:
+        """The answers that are there, after at most about `seconds`."""
+
+    def progress(self) -> dict[str, int]:
+        """Updates made of the stages under way, by fingerprint, as far as known."""
+
+    def close(self) -> None:
+        """End what is under way, as Ctrl-C does: recorded, with its resume point."""
+
+
+class InProcess:
+    """One stage after the other, here."""
+
+    slots = 1
+
+    def __init__(self, site: Site) -> None:
+        self._done: dict[str, int] = {}
+        self._worker = Worker(site, self._note)
+        self._task: Task | None = None
+        self.shown: Callable[[], None] = lambda: None
+
+    def submit(self, task: Task) -> None:
+        self._task = task
+
+    def wait(self, seconds: float) -> list[Answer]:
+        assert self._task is not None
+        self._done = {}
+        return [self._worker.run(self._task)]
+
+    def progress(self) -> dict[str, int]:
+        return self._done
+
+    def close(self) -> None:
+        """Nothing is ever under way between two calls."""
+
+    def _note(self, key: str, done: int) -> None:
+        self._done = {key: done}
+        self.shown()
+
+
+class Processes:
+    """`jobs` processes, each with its share of the cores and, where there are GPUs, one of them in turn."""
+
+    def __init__(self, site: Site, jobs: int) -> None:
+        self.slots = jobs
+        self._context = multiprocessing.get_context("spawn")
+        self._queue: Any = self._context.Queue()
+        self._sites = [replace(site, device=device, threads=share(jobs)) for device in devices(site.device, jobs)]
+        self._pools: list[ProcessPoolExecutor | None] = [None] * jobs
+        self._running: dict[Future[Answer], tuple[int, Task]] = {}
+        self._pids: dict[str, int] = {}
+        self._done: dict[str, int] = {}
+        self.shown: Callable[[], None] = lambda: None
+
+    def submit(self, task: Task) -> None:
+        busy = {slot for slot, _ in self._running.values()}
+        slot = next(index for index in range(self.slots) if index not in busy)
+        pool = self._pools[slot]
+        if pool is None:
+            pool = self._pools[slot] = ProcessPoolExecutor(1, self._context, _begin, (self._sites[slot], self._queue))
+        self._running[pool.submit(_run, task)] = (slot, task)
+
+    def wait(self, seconds: float) -> list[Answer]:
+        finished, _ = wait(self._running, timeout=seconds, return_when=FIRST_COMPLETED)
+        return [self._answer(future) for future in finished]
+
+    def progress(self) -> dict[str, int]:
+        try:
+            while True:
+                key, pid, done = self._queue.get_nowait()
+                self._pids[key] = pid
+                self._done[key] = done
+        except queue.Empty:
+            pass
+        under_way = {task.key for _, task in self._running.values()}
+        return {key: done for key, done in self._done.items() if key in under_way}
+
+    def close(self) -> None:
+        self.progress()
+        for _, task in self._running.values():
+            if (pid := self._pids.get(task.key)) is not None:
+                _interrupt(pid)
+        wait(self._running, timeout=GRACE_SECONDS)
+        for pool in filter(None, self._pools):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(self, future: Future[Answer]) -> Answer:
+        slot, task = self._running.pop(future)
+        self._pids.pop(task.key, None)
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            self._pools[slot] = None  # a fresh process for the next task
+            return Answer(task.key, message="its process died", hint="see the system's log", crashed=True)
+        except KeyboardInterrupt:
+            return Answer(task.key, message="its process was interrupted", crashed=True)
+
+
+def devices(asked: str, jobs: int) -> list[str]:
+    """The device of each of `jobs` workers: all the same, or for `auto` and `cuda` the GPUs in turn."""
+    count = torch.cuda.device_count() if asked in ("auto", "cuda") and torch.cuda.is_available() else 0
+    return [f"cuda:{index % count}" if count else asked for index in range(jobs)]
+
+
+def default_jobs(asked: str) -> int:
+    """A process for each GPU, one on a CPU."""
+    return len(set(devices(asked, torch.cuda.device_count() or 1)))
+
+
+def share(jobs: int) -> int:
+    """Threads of each of `jobs` workers: spinning threads that outnumber the cores take each other's time."""
+    return max(1, len(os.sched_getaffinity(0)) // jobs) if hasattr(os, "sched_getaffinity") else 1
+
+
+_worker: Worker | None = None
+_busy = threading.Event()
+
+
+def _begin(site: Site, progress: Any) -> None:
+    """In a new process: Ctrl-C is the parent's to pass on, as SIGTERM; without the parent there is nobody to answer."""
+    global _worker  # noqa: PLW0603 (a process pool has no other place for what its tasks share)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _raise)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    _worker = Worker(site, lambda key, done: progress.put((key, os.getpid(), done)))
+
+
+def _run(task: Task) -> Answer:
+    assert _worker is not None
+    _worker.report(task.key, 0)  # now the parent knows which process to interrupt
+    _busy.set()
+    try:
+        return _worker.run(task)
+    finally:
+        _busy.clear()
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    if _busy.is_set():
+        raise KeyboardInterrupt
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    if _busy.is_set():
+        _interrupt(os.getpid())
+        for _ in range(GRACE_SECONDS * 10):
+            if not _busy.is_set():
+                break
+            threading.Event().wait(0.1)
+    os._exit(1)
+
+
+def _interrupt(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)

@@ -1,0 +1,118 @@
+"""A plan from its first stage to its last: stages to an engine as they become ready, progress, failures."""
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from rewindctl.console import Board, Console
+from rewindctl.engines.local import Engine
+from rewindctl.engines.schedule import Failure, Schedule
+from rewindctl.engines.work import Answer, Task
+from rewindctl.paper.plan import Plan, Stage
+from rewindctl.pipeline.labels import stage_label
+
+MOST_ATTEMPTS = 3
+SAME_FAILURES = 5  # in a row with one message: the fault is not the stages'
+WINDOW_SECONDS = 60.0
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run of every stage that is done, and what failed. `stopped`: why the rest was not tried."""
+
+    runs: dict[str, str]
+    failures: list[Failure]
+    stopped: str
+
+
+def run_plan(plan: Plan, done: dict[str, str], engine: Engine, console: Console) -> Finished:
+    """Run what is to do. One failure does not stop the others; a stage whose worker dies is tried again.
+
+    An interrupt ends what is under way, as far as it can be resumed, and is passed on.
+    """
+    return _Loop(plan, Schedule(plan, done, longest_first=engine.slots > 1), engine, console).run()
+
+
+class _Loop:
+    def __init__(self, plan: Plan, schedule: Schedule, engine: Engine, console: Console) -> None:
+        self.plan, self.schedule, self.engine, self.console = plan, schedule, engine, console
+        self.running: set[str] = set()
+        self.attempts: Counter[str] = Counter()
+        self.streak: list[str] = []
+        self.meter = Meter(sum(plan.stages[key].iterations for key in plan.stages if key not in schedule.runs))
+
+    def run(self) -> Finished:
+        stopped = ""
+        with self.console.board(len(self.plan.stages)) as board:
+            self.engine.shown = lambda: self._show(board)
+            try:
+                while not stopped and self._fill():
+                    self._show(board)
+                    for answer in self.engine.wait(POLL_SECONDS):
+                        stopped = self._take(answer, board) or stopped
+                self._show(board)
+            finally:
+                self.engine.close()
+        return Finished(self.schedule.runs, self.schedule.failures, stopped)
+
+    def _fill(self) -> bool:
+        """Give the engine what is ready; whether anything is under way."""
+        while len(self.running) < self.engine.slots and (stage := self.schedule.take()) is not None:
+            self.running.add(stage.fingerprint)
+            parent = self.schedule.runs[stage.parent] if stage.parent else None
+            self.engine.submit(Task(stage.fingerprint, stage.spec.canonical(), parent))
+        return bool(self.running)
+
+    def _take(self, answer: Answer, board: Board) -> str:
+        """Note an answer; the reason to stop where there is one."""
+        self.running.discard(answer.key)
+        stage = self.plan.stages[answer.key]
+        if answer.crashed and (again := self.attempts[answer.key] + 1) < MOST_ATTEMPTS:
+            self.attempts[answer.key] = again
+            self.schedule.put_back(answer.key)
+            board.line(f"again    {self._label(stage)}: {answer.message}")
+        elif answer.message:
+            self.schedule.failed(answer.key, answer.message, answer.hint, answer.run_id)
+            board.line(f"failed   {self._label(stage)}: {answer.message}")
+            return self._same_again(answer.message)
+        else:
+            assert answer.run_id is not None
+            self.schedule.finished(answer.key, answer.run_id)
+            self.meter.finished(stage.iterations)
+            self.streak.clear()
+            self._show(board)
+            board.line(f"finished {self._label(stage)} ({answer.run_id[:8]})")
+        return ""
+
+    def _same_again(self, message: str) -> str:
+        self.streak = [*self.streak, message] if self.streak[-1:] == [message] else [message]
+        return message if len(self.streak) >= SAME_FAILURES and self.schedule.waiting else ""
+
+    def _label(self, stage: Stage) -> str:
+        specs = [self.plan.stages[key].spec for key in reversed(self.plan.lineage(stage.fingerprint))]
+        return stage_label(specs)
+
+    def _show(self, board: Board) -> None:
+        speed, left = self.meter.read(sum(self.engine.progress().values()))
+        board.update(len(self.schedule.runs), len(self.running), speed, left)
+
+
+class Meter:
+    """Updates per second in sum over the last minute, and the seconds left at that speed."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def finished(self, iterations: int) -> None:
+        self.done += iterations
+
+    def read(self, under_way: int) -> tuple[float, float | None]:
+        now, made = time.monotonic(), self.done + under_way
+        self._seen.append((now, made))
+        while now - self._seen[0][0] > WINDOW_SECONDS:
+            self._seen.popleft()
+        began, before = self._seen[0]
+        speed = max(0, made - before) / (now - began) if now > began else 0.0
+        return speed, max(0, self.total - made) / speed if speed > 0 else None

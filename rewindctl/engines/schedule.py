@@ -1,0 +1,82 @@
+"""Which stage is next: parents before children, the longest chain first, whatever a failure blocks set apart."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rewindctl.paper.plan import Plan, Stage
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A stage that failed: why, what to do, the run that recorded it, and how many stages it blocks."""
+
+    stage: Stage
+    message: str
+    hint: str
+    run_id: str | None
+    blocked: int
+
+
+class Schedule:
+    """The stages of a plan that are to do, as they become ready, and the run of each that is done.
+
+    With one worker the order is the plan's, trial by trial. With several, the stage with most work after it goes
+    first: iterative chains are what everybody would wait for in the end.
+    """
+
+    def __init__(self, plan: Plan, done: Mapping[str, str], *, longest_first: bool) -> None:
+        self.plan = plan
+        self.runs = {key: run for key, run in done.items() if key in plan.stages}
+        self.failures: list[Failure] = []
+        self._children: dict[str, list[str]] = {key: [] for key in plan.stages}
+        for key, stage in plan.stages.items():
+            if stage.parent is not None:
+                self._children[stage.parent].append(key)
+        self._order = self._ranks(longest_first)
+        self._waiting = [key for key in plan.stages if key not in self.runs]
+        self._waiting.sort(key=self._order.__getitem__)
+        self._blocked: set[str] = set()
+
+    def take(self) -> Stage | None:
+        """The next stage whose parent is done, taken out; None when there is none now."""
+        for index, key in enumerate(self._waiting):
+            stage = self.plan.stages[key]
+            if stage.parent is None or stage.parent in self.runs:
+                del self._waiting[index]
+                return stage
+        return None
+
+    def put_back(self, key: str) -> None:
+        """A stage that was taken and has to be run again."""
+        self._waiting.append(key)
+        self._waiting.sort(key=self._order.__getitem__)
+
+    def finished(self, key: str, run_id: str) -> None:
+        self.runs[key] = run_id
+
+    def failed(self, key: str, message: str, hint: str, run_id: str | None) -> None:
+        """Set apart the stage and all that descend from it."""
+        descendants = self._descendants(key)
+        new = [child for child in descendants if child not in self._blocked]
+        self._blocked.update(descendants)
+        self._waiting = [waiting for waiting in self._waiting if waiting not in self._blocked]
+        self.failures.append(Failure(self.plan.stages[key], message, hint, run_id, len(new)))
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def _descendants(self, key: str) -> list[str]:
+        found, front = [], list(self._children[key])
+        while front:
+            found.append(front.pop())
+            front += self._children[found[-1]]
+        return found
+
+    def _ranks(self, longest_first: bool) -> dict[str, tuple[int, int]]:
+        """What each stage is sorted by: the updates on the longest way down from it, then its place in the plan."""
+        below: dict[str, int] = {}
+        for key in reversed(self.plan.stages):  # children come after their parents
+            longest = max((below[child] for child in self._children[key]), default=0)
+            below[key] = self.plan.stages[key].iterations + longest
+        return {key: (-below[key] if longest_first else 0, place) for place, key in enumerate(self.plan.stages)}

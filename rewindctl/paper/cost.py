@@ -1,0 +1,163 @@
+"""What a plan has left to do and what that costs on this device."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from rewindctl.datasets.facts import DataFacts
+from rewindctl.models import kernels, models
+from rewindctl.models.network import NetworkConfig
+from rewindctl.paper.plan import Plan
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry import records as tag
+from rewindctl.specs import DenseSpec, PruneSpec
+
+KINDS = ("dense", "prune", "retrain")
+RECORD_BYTES = 70_000  # spec, environment, manifest, layer table and plot of a run
+Speeds = dict[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
+class State:
+    """The finished runs of a plan's stages, by fingerprint, and how fast this device trained which network and data."""
+
+    runs: dict[str, RunRecord] = field(default_factory=dict)
+    speeds: Speeds = field(default_factory=dict)
+
+
+def state_of(plan: Plan, registry: Registry, device: str) -> State:
+    """Look once per network and data set for what the registry has: the run that the pipeline would reuse."""
+    pairs = {(spec.model, spec.dataset) for stage in plan.stages.values() if isinstance(spec := stage.spec, DenseSpec)}
+    finished: dict[str, list[RunRecord]] = {}
+    speeds: Speeds = {}
+    for model, dataset in sorted(pairs):
+        found = [run for run in registry.search(model=model, dataset=dataset) if run.finished]
+        for run in found:
+            finished.setdefault(run.fingerprint, []).append(run)
+        rates = [run.metrics["iterations_per_second"] for run in found if _timed(run, device)]
+        if rates:
+            speeds[model, dataset] = sorted(rates)[len(rates) // 2]
+    runs: dict[str, RunRecord] = {}
+    for key, stage in plan.stages.items():
+        parent = runs[stage.parent].run_id if stage.parent in runs else None
+        if stage.parent is None or parent is not None:
+            same = [run for run in finished.get(key, []) if parent is None or run.parent_id == parent]
+            runs |= {key: same[-1]} if same else {}
+    return State(runs, speeds)
+
+
+def _timed(run: RunRecord, device: str) -> bool:
+    return run.tags.get(tag.DEVICE) == device and run.metrics.get("iterations_per_second", 0) > 0
+
+
+def plan_json(plan: Plan, state: State, speeds: Speeds, device: str) -> dict[str, Any]:
+    """The plan with its costs: `stages` (each once), `totals`, and for each kind the stages done, to do and shared.
+
+    `hours` are those of the training iterations to do, at the speeds known; None when one is not known. A stage is
+    shared when more than one cell needs it.
+    """
+    uses = plan.uses()
+    rows = [
+        {
+            "kind": stage.spec.kind,
+            "fingerprint": key,
+            "parent": stage.parent,
+            "state": "done" if key in state.runs else "todo",
+            "run_id": state.runs[key].run_id if key in state.runs else None,
+            "iterations": stage.iterations,
+            "cells": uses[key],
+            "spec": stage.spec.fields(),
+        }
+        for key, stage in plan.stages.items()
+    ]
+    kinds = {kind: _counts([row for row in rows if row["kind"] == kind]) for kind in KINDS}
+    todo = {pair: iterations for pair, iterations in iterations_to_do(plan, state).items() if iterations}
+    known = all(pair in speeds for pair in todo)
+    totals = _counts(rows) | {
+        "cells": len(plan.cells),
+        "trials": len(plan.seeds),
+        "scale": plan.scale,
+        "iterations": sum(stage.iterations for stage in plan.stages.values()),
+        "iterations_todo": sum(todo.values()),
+        "hours": sum(count / speeds[pair] for pair, count in todo.items()) / 3600 if known else None,
+        "bytes": sum(_bytes(plan, key) for key in plan.stages if key not in state.runs),
+        "device": device,
+    }
+    networks = [
+        {"model": model, "dataset": dataset, "iterations_todo": count, "iterations_per_second": speeds.get(pair)}
+        for pair, count in todo.items()
+        for model, dataset in [pair]
+    ]
+    return {"stages": rows, "kinds": kinds, "networks": networks, "totals": totals}
+
+
+def iterations_to_do(plan: Plan, state: State) -> Counter[tuple[str, str]]:
+    """Updates still to make, by network and data set."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for key, stage in plan.stages.items():
+        dense = plan.stages[stage.dense].spec
+        assert isinstance(dense, DenseSpec)
+        counts[dense.model, dense.dataset] += 0 if key in state.runs else stage.iterations
+    return counts
+
+
+def missing_speeds(
+    plan: Plan, state: State, measure: Callable[[DenseSpec], float], said: Callable[[str], None]
+) -> Speeds:
+    """The speeds that the registry has, and the others measured now."""
+    speeds = dict(state.speeds)
+    for (model, dataset), count in iterations_to_do(plan, state).items():
+        if count and (model, dataset) not in speeds:
+            said(f"measuring {model} on {dataset} ...")
+            speeds[model, dataset] = measure(dense_of(plan, model, dataset))
+    return speeds
+
+
+def dense_of(plan: Plan, model: str, dataset: str) -> DenseSpec:
+    """The first baseline of a network and data set."""
+    specs = (stage.spec for stage in plan.stages.values() if isinstance(stage.spec, DenseSpec))
+    return next(spec for spec in specs if (spec.model, spec.dataset) == (model, dataset))
+
+
+def missing_data(plan: Plan, state: State, facts: Callable[[str], DataFacts]) -> list[str]:
+    """Data sets of stages to do whose digest cannot be known before the data is here."""
+    names = {dataset for (_, dataset), count in iterations_to_do(plan, state).items() if count}
+    return sorted(name for name in names if not facts(name).digest)
+
+
+def _counts(rows: list[dict[str, Any]]) -> dict[str, int]:
+    return {
+        "stages": len(rows),
+        "done": sum(row["state"] == "done" for row in rows),
+        "todo": sum(row["state"] == "todo" for row in rows),
+        "shared": sum(row["cells"] > 1 for row in rows),
+    }
+
+
+def _bytes(plan: Plan, key: str) -> int:
+    """About what a stage writes: parameters, momentum and buffers in 32 bits a checkpoint, a bit a kernel weight."""
+    stage = plan.stages[key]
+    dense = plan.stages[stage.dense].spec
+    assert isinstance(dense, DenseSpec)
+    state_bytes, mask_bytes = _network_bytes(dense)
+    if isinstance(stage.spec, PruneSpec):
+        return mask_bytes + RECORD_BYTES
+    return (len(stage.spec.rewind_points) if isinstance(stage.spec, DenseSpec) else 1) * state_bytes + RECORD_BYTES
+
+
+_SIZES: dict[tuple[str, str], tuple[int, int]] = {}
+
+
+def _network_bytes(dense: DenseSpec) -> tuple[int, int]:
+    key = (dense.model, dense.dataset)
+    if key not in _SIZES:
+        classes = 100 if dense.dataset == "cifar100" else 10
+        with torch.device("meta"):
+            network = models[dense.model](NetworkConfig(3, classes, dense.norm_momentum, dense.norm_epsilon))
+        weights = sum(parameter.numel() for parameter in network.parameters())
+        buffers = sum(buffer.numel() for buffer in network.buffers())
+        _SIZES[key] = (4 * (2 * weights + buffers), sum(kernel.numel() for kernel in kernels(network).values()) // 8)
+    return _SIZES[key]

@@ -1,0 +1,74 @@
+"""YAML from others: plain values with the line of each, bounded in size and depth, nothing constructed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from rewindctl.errors import UsageError
+
+MOST_VALUES = 100_000
+DEEPEST = 20
+
+
+@dataclass(frozen=True)
+class Document:
+    """The value of a YAML document and the line of each of its parts, by path."""
+
+    value: Any
+    lines: dict[tuple[Any, ...], int]
+
+    def line(self, path: tuple[Any, ...]) -> int:
+        """The line of the part at `path`, or of the nearest part around it."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+
+def parse_yaml(text: str, where: str) -> Document:
+    """The one document of `text`. Raises: UsageError naming `where` and the line."""
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{where}{line}: not YAML: {reason}", "correct the file") from None
+    reader = _Reader(where)
+    value = None if node is None else reader.read(node, ())
+    return Document(value, reader.lines)
+
+
+class _Reader:
+    """Values from nodes; an alias counts every time it is used, so that a small file cannot become a huge value."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.lines: dict[tuple[Any, ...], int] = {}
+        self._scalars = yaml.SafeLoader("")
+
+    def read(self, node: Any, path: tuple[Any, ...]) -> Any:
+        line = node.start_mark.line + 1
+        if len(self.lines) >= MOST_VALUES or len(path) > DEEPEST:
+            raise UsageError(f"{self.where}, line {line}: too many values or levels", f"at most {MOST_VALUES:,}")
+        self.lines[path] = line
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(child, (*path, index)) for index, child in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        try:
+            return self._scalars.construct_object(node)
+        except (yaml.YAMLError, ValueError, OverflowError):
+            raise UsageError(f"{self.where}, line {line}: {node.value!r:.80} is no value", "quote it") from None
+
+    def _mapping(self, node: Any, path: tuple[Any, ...]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, child in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                raise UsageError(f"{self.where}, line {line}: a key must be a word", "correct the file")
+            if key.value in found:
+                raise UsageError(f"{self.where}, line {line}: {key.value!r:.80} is there twice", "keep one of them")
+            found[key.value] = self.read(child, (*path, key.value))
+            self.lines[(*path, key.value)] = line
+        return found

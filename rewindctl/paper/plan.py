@@ -1,0 +1,227 @@
+"""From studies to stages: each stage once, however many cells, panels and studies use it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from rewindctl.datasets.facts import DataFacts
+from rewindctl.errors import UsageError
+from rewindctl.paper.study import MethodEntry, Panel, Study
+from rewindctl.pipeline.labels import retrain_label
+from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_child, retrain_child
+from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
+from rewindctl.training.recipes import default_recipe, recipes, rewind_points
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a plan; `parent` is the fingerprint of the stage whose run is its parent."""
+
+    fingerprint: str
+    spec: DenseSpec | PruneSpec | RetrainSpec
+    parent: str | None
+    dense: str
+
+    @property
+    def iterations(self) -> int:
+        """Updates of the network; a mask needs none."""
+        return 0 if isinstance(self.spec, PruneSpec) else self.spec.iterations
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a study: where it is drawn, what it is, and the stage of each trial that gives its number.
+
+    `group` is what its runs have in common: their fingerprint without the seed.
+    """
+
+    study: str
+    panel: int
+    model: str
+    dataset: str
+    structure: str
+    scope: str
+    schedule: str
+    step: float | None
+    sparsity: float
+    method: str
+    label: str
+    k: int | None
+    group: str
+    stages: tuple[str, ...]
+
+    @property
+    def compression(self) -> float:
+        return 1 / (1 - self.sparsity)
+
+
+@dataclass
+class Plan:
+    """Stages by fingerprint, parents before children, and the cells that they are for."""
+
+    scale: float
+    seeds: tuple[int, ...]
+    stages: dict[str, Stage] = field(default_factory=dict)
+    cells: list[Cell] = field(default_factory=list)
+    groups: dict[str, str] = field(default_factory=dict)
+
+    def lineage(self, fingerprint: str) -> list[str]:
+        """The stage and its ancestors, itself first."""
+        chain = [fingerprint]
+        while (parent := self.stages[chain[-1]].parent) is not None:
+            chain.append(parent)
+        return chain
+
+    def uses(self) -> dict[str, int]:
+        """How many cells need each stage."""
+        counts = dict.fromkeys(self.stages, 0)
+        for cell in self.cells:
+            for fingerprint in {link for stage in cell.stages for link in self.lineage(stage)}:
+                counts[fingerprint] += 1
+        return counts
+
+    def only(self, cells: Iterable[Cell]) -> "Plan":
+        """The part of the plan that `cells` need."""
+        kept = list(cells)
+        needed = {link for cell in kept for stage in cell.stages for link in self.lineage(stage)}
+        stages = {key: stage for key, stage in self.stages.items() if key in needed}
+        return Plan(self.scale, self.seeds, stages, kept, self.groups)
+
+
+def make_plan(
+    studies: Iterable[Study],
+    facts: Callable[[str], DataFacts],
+    seeds: tuple[int, ...],
+    scale: float = 1.0,
+) -> Plan:
+    """The stages of all cells of `studies` for every seed, every iteration count times `scale`.
+
+    Trial by trial, so that whoever stops early has whole trials. Raises: UsageError, DataError.
+    """
+    if not 0 < scale <= 1:
+        raise UsageError(f"--scale {scale:g} is outside (0, 1]", "give a fraction, such as 0.01")
+    plan = Plan(scale, seeds)
+    found: dict[tuple[str, int, int], tuple[Panel, MethodEntry | None, float, list[str]]] = {}
+    for seed in seeds:
+        for study in studies:
+            for index, panel in enumerate(study.panels):
+                planner = _PanelPlanner(plan, study, panel, facts, seed)
+                for number, (method, sparsity, stage) in enumerate(planner.stages()):
+                    entry = found.setdefault((study.name, index, number), (panel, method, sparsity, []))
+                    entry[3].append(stage)
+    plan.cells = [_cell(plan, key, *entry) for key, entry in found.items()]
+    return plan
+
+
+@dataclass
+class _PanelPlanner:
+    """The stages of one panel for one seed."""
+
+    plan: Plan
+    study: Study
+    panel: Panel
+    facts: Callable[[str], DataFacts]
+    seed: int
+
+    def stages(self) -> Iterable[tuple[MethodEntry | None, float, str]]:
+        """Method, sparsity and final stage of each cell, the stages before it added to the plan on the way."""
+        try:
+            dense = self._dense()
+            root = self._add(dense, None, dense)
+            if self.panel.schedule == "dense":
+                yield None, 0.0, root.fingerprint
+            for method in self.panel.methods:
+                parent = root
+                for sparsity in self.panel.sparsities:
+                    level = self._level(parent, dense, sparsity, method)
+                    yield method, sparsity, level.fingerprint
+                    parent = level if self.panel.schedule == "iterative" else root
+        except UsageError as error:
+            raise UsageError(f"study {self.study.name!r}: {error.message}", error.hint) from None
+
+    def _level(self, parent: Stage, dense: DenseSpec, sparsity: float, method: MethodEntry) -> Stage:
+        panel = self.panel
+        first = panel.pruned_at is not None and isinstance(parent.spec, DenseSpec)
+        at = scaled(panel.pruned_at, self.plan.scale) if first else None
+        pruning = PruneOptions(panel.structure, panel.scope, panel.channel_norm, panel.criterion, at)
+        mask = self._add(prune_child(parent.spec, sparsity, pruning), parent, dense)
+        return self._add(retrain_child(mask.spec, dense, _options(method, self.plan.scale)), mask, dense)
+
+    def _dense(self) -> DenseSpec:
+        panel = self.panel
+        base = recipes[panel.recipe or default_recipe(panel.model, panel.dataset)]
+        length = panel.iterations or base.iterations
+        needed = {point for method in panel.methods for point in (method.k, method.weights_k, panel.pruned_at)}
+        points = {*rewind_points(length, base.first_rewind_point), *(point for point in needed if point is not None)}
+        return dense_spec(
+            panel.model,
+            self.facts(panel.dataset),
+            self.seed,
+            recipe=panel.recipe,
+            iterations=scaled(length, self.plan.scale),
+            points=sorted({scaled(point, self.plan.scale) for point in points}),
+        )
+
+    def _add(self, spec: DenseSpec | PruneSpec | RetrainSpec, parent: Stage | None, dense: DenseSpec) -> Stage:
+        key = spec.fingerprint()
+        if key not in self.plan.stages:
+            self.plan.stages[key] = Stage(key, spec, parent.fingerprint if parent else None, dense.fingerprint())
+            self.plan.groups[key] = spec.group(self.plan.groups[parent.fingerprint] if parent else None)
+        return self.plan.stages[key]
+
+
+def scaled(iteration: int | None, scale: float) -> int:
+    """An iteration count of a full-length run in a scaled one; 0 for None. Raises: UsageError when nothing is left."""
+    if not iteration:
+        return 0
+    number = round(iteration * scale)
+    if number < 1:
+        raise UsageError(f"--scale {scale:g} leaves nothing of iteration {iteration:,}", "give a larger scale")
+    return number
+
+
+def _options(method: MethodEntry, scale: float) -> RetrainOptions:
+    def of(value: int | None) -> int | None:
+        return None if value is None else scaled(value, scale)
+
+    return RetrainOptions(
+        method.method,
+        of(method.k),
+        of(method.weights_k),
+        of(method.lr_k),
+        method.lr,
+        of(method.iterations),
+        method.lr_clock,
+        method.optimizer_state,
+    )
+
+
+def _cell(
+    plan: Plan,
+    key: tuple[str, int, int],
+    panel: Panel,
+    method: MethodEntry | None,
+    sparsity: float,
+    stages: list[str],
+) -> Cell:
+    spec = plan.stages[stages[0]].spec
+    return Cell(
+        study=key[0],
+        panel=key[1],
+        model=panel.model,
+        dataset=panel.dataset,
+        structure=panel.structure,
+        scope=panel.scope,
+        schedule=panel.schedule,
+        step=step_of(panel.sparsities) if panel.schedule == "iterative" else None,
+        sparsity=sparsity,
+        method=method.method if method else "none",
+        label=retrain_label(spec) if isinstance(spec, RetrainSpec) else "none",
+        k=method.k if method else None,
+        group=plan.groups[stages[0]],
+        stages=tuple(stages),
+    )
+
+
+def step_of(levels: tuple[float, ...]) -> float:
+    """The fraction of the remaining weights that each level removes, on average, to two decimals."""
+    return float(round(1 - (1 - levels[-1]) ** (1 / len(levels)), 2))

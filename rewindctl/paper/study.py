@@ -1,0 +1,187 @@
+"""A study as data: an exact set of cells (network, data, pruning, method, sparsity), from a YAML file.
+
+The report's tables and figures are the files in `studies/`; a user's own have the same schema. Every iteration
+count is that of a full-length run.
+"""
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from rewindctl.catalog import Catalog
+from rewindctl.errors import UsageError
+from rewindctl.models import models
+from rewindctl.paper.lines import Document, parse_yaml
+from rewindctl.pruning import criteria
+from rewindctl.rewinding.methods import methods
+from rewindctl.specs import ChannelNorm, Iteration, LrClock, OptimizerState, Positive, Scope, Structure
+from rewindctl.training.recipes import recipes
+
+LARGEST_FILE = 1_000_000
+Sparsity = Annotated[float, Field(gt=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MethodEntry(_Part):
+    """A way to retrain, as `rewindctl retrain` takes it."""
+
+    method: str
+    k: Iteration | None = None
+    weights_k: Iteration | None = None
+    lr_k: Iteration | None = None
+    lr: Annotated[float, Field(gt=0)] | None = None
+    iterations: Positive | None = None
+    lr_clock: LrClock = "rewound"
+    optimizer_state: OptimizerState = "zero"
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return _known_in(methods, name)
+
+
+class Panel(_Part):
+    """Cells of one network, data set, pruning and schedule: every method at every sparsity.
+
+    `dense` has the baseline alone. `iterative` reaches each sparsity from the network retrained at the one before.
+    `pruned_at` is the iteration of the dense run whose weights are pruned (None: the last). `iterations`, `recipe`:
+    of the baseline, where they are not the usual ones.
+    """
+
+    model: str
+    dataset: str
+    recipe: str | None = None
+    iterations: Positive | None = None
+    structure: Structure = "unstructured"
+    scope: Scope = "global"
+    criterion: str = "magnitude"
+    channel_norm: ChannelNorm = "keep"
+    pruned_at: Positive | None = None
+    schedule: Literal["dense", "one_shot", "iterative"] = "dense"
+    sparsities: tuple[Sparsity, ...] = ()
+    methods: tuple[MethodEntry, ...] = ()
+
+    @field_validator("model", "criterion", "recipe")
+    @classmethod
+    def _known(cls, name: str | None, info: Any) -> str | None:
+        if name is None:
+            return None
+        catalogs: dict[str, Catalog[Any]] = {"model": models, "criterion": criteria, "recipe": recipes}
+        return _known_in(catalogs[info.field_name], name)
+
+    @field_validator("sparsities")
+    @classmethod
+    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if list(values) != sorted(set(values)):
+            raise ValueError("sparsities must grow, each once")
+        return values
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Panel":
+        pruned = self.schedule != "dense"
+        for field in ("sparsities", "methods"):
+            if bool(getattr(self, field)) != pruned:
+                raise ValueError(f"a {self.schedule} panel {'needs' if pruned else 'has no'} {field}")
+        if self.channel_norm == "remove" and self.structure != "structured":
+            raise ValueError("channel_norm: remove needs structure: structured")
+        return self
+
+
+class Study(_Part):
+    """Panels under a name, with the trials planned and the tables and figures that show them."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: Name
+    title: Annotated[str, Field(max_length=300)]
+    source: Annotated[str, Field(max_length=300)] = "user study"
+    trials: Annotated[int, Field(gt=0, le=1_000)] = 3
+    part_of_report: bool = False
+    tables: tuple[Name, ...] = ("cells",)
+    figures: tuple[Name, ...] = ("curves",)
+    panels: Annotated[tuple[Panel, ...], Field(max_length=1_000)]
+
+
+@cache
+def shipped() -> dict[str, Study]:
+    """The report's studies by name, then those of its open questions; `part_of_report` tells them apart."""
+    found = [parse_study(text, name) for name, text in sorted(_texts().items())]
+    return {study.name: study for study in sorted(found, key=lambda study: (not study.part_of_report, study.name))}
+
+
+def study_text(name: str) -> str:
+    """A shipped study as YAML. Raises: UsageError."""
+    texts = _texts()
+    if name not in texts:
+        raise unknown_study(name)
+    return texts[name]
+
+
+def load_study(reference: str) -> Study:
+    """A shipped study by name, or the YAML file at a path. Raises: UsageError naming file and line."""
+    if reference in shipped():
+        return shipped()[reference]
+    path = Path(reference)
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        raise unknown_study(reference)
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise UsageError(f"{path} has {path.stat().st_size:,} bytes", f"a study has at most {LARGEST_FILE:,}")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"study {path} cannot be read: {error.strerror}", "give a name or a YAML file") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"study {path} is not UTF-8 text", "give a YAML file") from None
+    return parse_study(text, str(path))
+
+
+def parse_study(text: str, where: str) -> Study:
+    """The study in YAML `text`. Raises: UsageError naming `where`, the line and the field."""
+    document = parse_yaml(text, where)
+    try:
+        return Study.model_validate(document.value)
+    except ValidationError as error:
+        raise _wrong(document, error, where) from None
+
+
+def unknown_study(name: str) -> UsageError:
+    import difflib
+
+    near = difflib.get_close_matches(name, shipped(), n=1)
+    return UsageError(
+        f"unknown study {name!r}" + (f": did you mean {near[0]!r}?" if near else ""),
+        f"known: all, {', '.join(shipped())}; or a YAML file (rewindctl reproduce --show fig1 prints one)",
+    )
+
+
+def _wrong(document: Document, error: ValidationError, where: str) -> UsageError:
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"]) or "document"
+    value = "" if problem["type"] == "missing" or not problem["loc"] else f" = {problem['input']!r:.80}"
+    reason = problem["msg"].removeprefix("Value error, ")
+    return UsageError(
+        f"{where}, line {document.line(problem['loc'])}: {field}{value}: {reason[0].lower()}{reason[1:]}",
+        "see a valid study: rewindctl reproduce --show fig1",
+    )
+
+
+def _known_in(catalog: Catalog[Any], name: str) -> str:
+    if name not in catalog:
+        raise ValueError(f"unknown {catalog.kind}; known: {', '.join(catalog.names())}")
+    return name
+
+
+@cache
+def _texts() -> dict[str, str]:
+    folder = files("rewindctl.paper") / "studies"
+    return {
+        entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    }

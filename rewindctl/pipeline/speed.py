@@ -1,0 +1,47 @@
+"""How fast this device trains a network: measured for seconds on noise of the data set's shape, without the data."""
+
+import time
+
+import numpy as np
+import torch
+
+from rewindctl.datasets import Dataset
+from rewindctl.datasets.batches import DeviceData
+from rewindctl.datasets.facts import DataFacts
+from rewindctl.models import build_network
+from rewindctl.models.network import NetworkConfig
+from rewindctl.pipeline.settings import dense_settings
+from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.specs import DenseSpec
+from rewindctl.training.loop import Stepper
+
+WARM_UP = 2
+WAIT_EVERY = 20  # a GPU's queue must not run seconds ahead of the clock
+
+
+def measured_speed(spec: DenseSpec, facts: DataFacts, device: torch.device, seconds: float) -> float:
+    """Updates per second of the recipe of `spec`, over about `seconds`, evaluations apart."""
+    config = NetworkConfig(facts.channels, facts.classes, spec.norm_momentum, spec.norm_epsilon)
+    network = build_network(spec.model, config, seed=0)
+    data = DeviceData.upload(_noise(facts, max(4 * spec.batch_size, facts.classes)), device)
+    stepper = Stepper(network, data, dense_settings(spec), TrainState.initial(network), None)
+    for t in range(WARM_UP):
+        stepper.update(t)
+    stepper.mean_loss()  # waits for the device
+    began, t = time.perf_counter(), WARM_UP
+    while time.perf_counter() - began < seconds or t == WARM_UP:
+        stepper.update(t)
+        t += 1
+        if t % WAIT_EVERY == 0:
+            stepper.mean_loss()
+    stepper.mean_loss()
+    return (t - WARM_UP) / (time.perf_counter() - began)
+
+
+def _noise(facts: DataFacts, size: int) -> Dataset:
+    shape = (size, *facts.image_size, facts.channels)
+    images = np.random.RandomState(0).randint(0, 256, shape, dtype=np.uint8)
+    labels = np.arange(size) % facts.classes
+    return Dataset.from_arrays(
+        "noise", {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}, "noise"
+    )
