@@ -9,7 +9,20 @@ from typing import Any, NoReturn
 
 import typer
 
-from rewindctl.cli import compare, data, demo, init, iterate, list_runs, prune, retrain, train_dense, ui, verify
+from rewindctl.cli import (
+    compare,
+    data,
+    demo,
+    init,
+    iterate,
+    list_runs,
+    prune,
+    reproduce,
+    retrain,
+    train_dense,
+    ui,
+    verify,
+)
 from rewindctl.cli import lineage as lineage_command
 from rewindctl.cli import show as show_command
 from rewindctl.cli.session import Globals
@@ -35,6 +48,7 @@ for module in (
     retrain,
     iterate,
     compare,
+    reproduce,
     demo,
     show_command,
     lineage_command,

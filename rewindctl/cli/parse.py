@@ -28,6 +28,15 @@ def seeds(text: str, option: str = "seeds") -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def trials(count: int | None, text: str | None) -> tuple[int, ...] | None:
+    """Seeds from --trials or --seeds, None when none is given. Raises: UsageError when both are."""
+    if text is None:
+        return None if count is None else tuple(range(count))
+    if count is not None:
+        raise UsageError(f"both --trials {count} and --seeds {text} are given", "give one of the two")
+    return seeds(text)
+
+
 def iterations(option: str, text: str | None) -> tuple[int, ...] | None:
     """`0,500,2000`. Raises: UsageError."""
     if text is None:

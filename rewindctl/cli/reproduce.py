@@ -1,13 +1,19 @@
 """rewindctl reproduce"""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from rewindctl.cli import parse
 from rewindctl.cli.session import Session, command
-from rewindctl.errors import UsageError
+from rewindctl.errors import RewindError, UsageError
+
+if TYPE_CHECKING:
+    from rewindctl.engines.run import Finished
+    from rewindctl.paper.plan import Plan
+
+SHOWN_FAILURES = 20
 
 
 @command(runs=True)
@@ -16,10 +22,10 @@ def reproduce(
     study: Annotated[
         list[str] | None, typer.Argument(help="fig1 ... fig6, table1 ... table5, all, or a study's YAML file.")
     ] = None,
-    list_studies: Annotated[bool, typer.Option("--list", help="List the studies and their cells.")] = False,
+    list_studies: Annotated[bool, typer.Option("--list", help="List the studies.")] = False,
     show: Annotated[str | None, typer.Option(help="Print this study as YAML.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what is done, what is to do and what it costs.")] = False,
-    trials: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N - 1. [the study's, 3]")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N - 1. [the study's]")] = None,
     seeds: Annotated[str | None, typer.Option(help="The seeds themselves: 0-4, or 0,2,5.")] = None,
     cells: Annotated[str | None, typer.Option(help="Only these: method=lr_rewind,compression>5")] = None,
     scale: Annotated[float, typer.Option(help="All iterations times this: a trial run, never the paper's.")] = 1.0,
@@ -27,8 +33,8 @@ def reproduce(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Stages at once. [local: one a GPU, else one; ray: all that fit]")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="ray: address of the cluster, or auto.")] = None,
-    gpus: Annotated[float | None, typer.Option(min=0, help="ray: GPUs a stage, as 0.25. [1 where there are any]")] = None,
+    address: Annotated[str | None, typer.Option(help="ray: the cluster's address, or auto. [a Ray of its own]")] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="ray: GPUs a stage, as 0.25.")] = None,
     cpus: Annotated[float | None, typer.Option(min=0, help="ray: CPU cores a stage. [1]")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for tables and figures. [plots/STUDY]")] = None,
 ) -> None:
@@ -36,22 +42,94 @@ def reproduce(
 
     Example: rewindctl reproduce fig1 --trials 3 --plan
     """
-    from rewindctl.cli.studies import Reproduction, print_study, print_studies
+    from rewindctl.paper.request import planned, studies_of
 
     if list_studies or show:
-        print_study(session, show) if show else print_studies(session)
+        _print_studies(session, show)
         return
     if not study:
         raise UsageError("no study is given", "list them: rewindctl reproduce --list")
-    if trials is not None and seeds is not None:
-        raise UsageError(f"both --trials {trials} and --seeds {seeds} are given", "give one of the two")
-    chosen = parse.one_or_more_seeds(None, seeds) if seeds else None
-    reproduction = Reproduction.of(session, tuple(study), trials, chosen, cells, scale)
+    chosen = parse.trials(trials, seeds)
+    found = studies_of(tuple(study))
+    made = planned(found, session.facts, chosen, cells, scale)
     if plan:
-        reproduction.show_plan()
+        _print_plan(session, made)
         return
-    reproduction.run(engine, jobs, address, gpus, cpus)
-    reproduction.show_results(output)
+    finished = _run(session, made, engine, jobs, address, cpus, gpus)
+    _print_results(session, made, finished, output)
+
+
+def _print_studies(session: Session, show: str | None) -> None:
+    from rewindctl.paper import listing
+    from rewindctl.paper.study import shipped, study_text
+
+    studies = list(shipped().values())
+    if show is not None:
+        session.console.data(study_text(show).rstrip("\n"))
+    elif session.json:
+        session.console.json(listing.studies_json(studies))
+    else:
+        session.console.data(listing.studies_text(studies))
+
+
+def _print_plan(session: Session, plan: "Plan") -> None:
+    """What there is to do; networks whose speed here the registry does not know are measured for seconds."""
+    from rewindctl.paper import cost, listing
+    from rewindctl.pipeline.speed import measured_speed
+    from rewindctl.training.device import device_name, resolve_device
+
+    device = resolve_device(session.device)
+    name = device_name(device)
+    state = cost.state_of(plan, session.registry(), name)
+    speeds = cost.all_speeds(
+        plan,
+        state,
+        lambda spec: measured_speed(spec, session.facts(spec.dataset), device, cost.MEASURED_SECONDS),
+        session.console.say,
+    )
+    made = cost.plan_json(plan, state, speeds, name, cost.missing_data(plan, state, session.facts))
+    if session.json:
+        session.console.json(made)
+    else:
+        session.console.data(listing.plan_text(made))
+
+
+def _run(
+    session: Session,
+    plan: "Plan",
+    engine: str,
+    jobs: int | None,
+    address: str | None,
+    cpus: float | None,
+    gpus: float | None,
+) -> "Finished":
+    from rewindctl.engines.choose import open_engine
+    from rewindctl.engines.run import Finished, run_plan
+    from rewindctl.engines.work import Site
+    from rewindctl.paper.cost import state_of
+
+    registry = session.registry()
+    state = state_of(plan, registry, "")
+    done = {key: run.run_id for key, run in state.runs.items()}
+    left = [stage for key, stage in plan.stages.items() if key not in done]
+    session.console.say(f"{len(plan.stages)} stages, {len(done)} of them done")
+    site = Site(registry.uri, registry.experiment, session.device, session.data_dir, session.checkpoint_every)
+    if not left:
+        return Finished(done, [], "")
+    session.require_data({plan.dense_of(stage).dataset for stage in left})
+    with open_engine(engine, site, jobs, address, cpus, gpus) as opened:
+        return run_plan(plan, done, opened, session.console)
+
+
+def _print_results(session: Session, plan: "Plan", finished: "Finished", output: Path | None) -> None:
+    for failure in finished.failures[:SHOWN_FAILURES]:
+        session.console.say(failure.text)
+    if finished.failures:
+        raise RewindError(
+            f"{len(finished.failures)} of {len(plan.stages)} stages failed, {finished.blocked} wait for them"
+            + (f"; stopped: {finished.stopped}" if finished.stopped else ""),
+            "the same command runs what is missing",
+        )
 
 
 def register(app: typer.Typer) -> None:

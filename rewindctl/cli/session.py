@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 from rewindctl.console import Console
 
 if TYPE_CHECKING:
+    from rewindctl.datasets.facts import DataFacts
     from rewindctl.pipeline import Outcome, Pipeline
     from rewindctl.registry import Registry, RunRecord
 
@@ -41,6 +42,7 @@ class Session:
     device: str = "auto"
     data_dir: Path | None = None
     checkpoint_every: float = 60.0
+    _facts: "dict[str, DataFacts]" = field(default_factory=dict)
 
     def registry(self) -> "Registry":
         """The registry, opened now. Raises: RegistryError."""
@@ -53,6 +55,21 @@ class Session:
         from rewindctl.pipeline import Pipeline
 
         return Pipeline(self.registry, self.console, self.device, self.data_dir, self.force, self.checkpoint_every)
+
+    def facts(self, dataset: str) -> "DataFacts":
+        """What is known of a data set, read at most once. Raises: UnknownNameError, DataError."""
+        from rewindctl.datasets.facts import facts_of
+
+        if dataset not in self._facts:
+            self._facts[dataset] = facts_of(dataset, self.data_dir)
+        return self._facts[dataset]
+
+    def require_data(self, datasets: set[str]) -> None:
+        """Raises: DataError when one of the data sets is not here, or is damaged."""
+        from rewindctl.datasets import load_dataset
+
+        for dataset in sorted(datasets):
+            load_dataset(dataset, self.data_dir)
 
     def show_outcome(self, outcome: "Outcome") -> None:
         """The run ID alone, or one JSON object."""

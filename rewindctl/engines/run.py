@@ -25,6 +25,11 @@ class Finished:
     failures: list[Failure]
     stopped: str
 
+    @property
+    def blocked(self) -> int:
+        """Stages that wait for one that failed."""
+        return sum(failure.blocked for failure in self.failures)
+
 
 def run_plan(plan: Plan, done: dict[str, str], engine: Engine, console: Console) -> Finished:
     """Run what is to do. One failure does not stop the others; a stage whose worker dies is tried again.
@@ -73,7 +78,7 @@ class _Loop:
             self.schedule.put_back(answer.key)
             board.line(f"again    {self._label(stage)}: {answer.message}")
         elif answer.message:
-            self.schedule.failed(answer.key, answer.message, answer.hint, answer.run_id)
+            self.schedule.failed(answer.key, self._label(stage), answer.message, answer.hint, answer.run_id)
             board.line(f"failed   {self._label(stage)}: {answer.message}")
             return self._same_again(answer.message)
         else:

@@ -8,13 +8,20 @@ from rewindctl.paper.plan import Plan, Stage
 
 @dataclass(frozen=True)
 class Failure:
-    """A stage that failed: why, what to do, the run that recorded it, and how many stages it blocks."""
+    """A stage that failed: why, what to do, the run that recorded it, and how many stages wait for it."""
 
-    stage: Stage
+    key: str
+    label: str
     message: str
     hint: str
     run_id: str | None
     blocked: int
+
+    @property
+    def text(self) -> str:
+        """What failed, in one line."""
+        run = f" (run {self.run_id})" if self.run_id else ""
+        return f"failed: {self.label}{run}: {self.message}" + (f"; {self.hint}" if self.hint else "")
 
 
 class Schedule:
@@ -54,13 +61,13 @@ class Schedule:
     def finished(self, key: str, run_id: str) -> None:
         self.runs[key] = run_id
 
-    def failed(self, key: str, message: str, hint: str, run_id: str | None) -> None:
+    def failed(self, key: str, label: str, message: str, hint: str, run_id: str | None) -> None:
         """Set apart the stage and all that descend from it."""
         descendants = self._descendants(key)
         new = [child for child in descendants if child not in self._blocked]
         self._blocked.update(descendants)
         self._waiting = [waiting for waiting in self._waiting if waiting not in self._blocked]
-        self.failures.append(Failure(self.plan.stages[key], message, hint, run_id, len(new)))
+        self.failures.append(Failure(key, label, message, hint, run_id, len(new)))
 
     @property
     def waiting(self) -> int:

@@ -16,6 +16,7 @@ from rewindctl.registry import records as tag
 from rewindctl.specs import DenseSpec, PruneSpec
 
 KINDS = ("dense", "prune", "retrain")
+MEASURED_SECONDS = 10.0
 RECORD_BYTES = 70_000  # spec, environment, manifest, layer table and plot of a run
 Speeds = dict[tuple[str, str], float]
 
@@ -53,11 +54,11 @@ def _timed(run: RunRecord, device: str) -> bool:
     return run.tags.get(tag.DEVICE) == device and run.metrics.get("iterations_per_second", 0) > 0
 
 
-def plan_json(plan: Plan, state: State, speeds: Speeds, device: str) -> dict[str, Any]:
+def plan_json(plan: Plan, state: State, speeds: Speeds, device: str, missing: list[str]) -> dict[str, Any]:
     """The plan with its costs: `stages` (each once), `totals`, and for each kind the stages done, to do and shared.
 
     `hours` are those of the training iterations to do, at the speeds known; None when one is not known. A stage is
-    shared when more than one cell needs it.
+    shared when more than one cell needs it. Fingerprints of stages on `missing` data sets change with the data.
     """
     uses = plan.uses()
     rows = [
@@ -85,6 +86,7 @@ def plan_json(plan: Plan, state: State, speeds: Speeds, device: str) -> dict[str
         "hours": sum(count / speeds[pair] for pair, count in todo.items()) / 3600 if known else None,
         "bytes": sum(_bytes(plan, key) for key in plan.stages if key not in state.runs),
         "device": device,
+        "missing_data": missing,
     }
     networks = [
         {"model": model, "dataset": dataset, "iterations_todo": count, "iterations_per_second": speeds.get(pair)}
@@ -98,28 +100,20 @@ def iterations_to_do(plan: Plan, state: State) -> Counter[tuple[str, str]]:
     """Updates still to make, by network and data set."""
     counts: Counter[tuple[str, str]] = Counter()
     for key, stage in plan.stages.items():
-        dense = plan.stages[stage.dense].spec
-        assert isinstance(dense, DenseSpec)
+        dense = plan.dense_of(stage)
         counts[dense.model, dense.dataset] += 0 if key in state.runs else stage.iterations
     return counts
 
 
-def missing_speeds(
-    plan: Plan, state: State, measure: Callable[[DenseSpec], float], said: Callable[[str], None]
-) -> Speeds:
+def all_speeds(plan: Plan, state: State, measure: Callable[[DenseSpec], float], said: Callable[[str], None]) -> Speeds:
     """The speeds that the registry has, and the others measured now."""
     speeds = dict(state.speeds)
-    for (model, dataset), count in iterations_to_do(plan, state).items():
-        if count and (model, dataset) not in speeds:
-            said(f"measuring {model} on {dataset} ...")
-            speeds[model, dataset] = measure(dense_of(plan, model, dataset))
+    for key, stage in plan.stages.items():
+        dense = plan.dense_of(stage)
+        if key not in state.runs and stage.iterations and (dense.model, dense.dataset) not in speeds:
+            said(f"measuring {dense.model} on {dense.dataset} ...")
+            speeds[dense.model, dense.dataset] = measure(dense)
     return speeds
-
-
-def dense_of(plan: Plan, model: str, dataset: str) -> DenseSpec:
-    """The first baseline of a network and data set."""
-    specs = (stage.spec for stage in plan.stages.values() if isinstance(stage.spec, DenseSpec))
-    return next(spec for spec in specs if (spec.model, spec.dataset) == (model, dataset))
 
 
 def missing_data(plan: Plan, state: State, facts: Callable[[str], DataFacts]) -> list[str]:
@@ -140,9 +134,7 @@ def _counts(rows: list[dict[str, Any]]) -> dict[str, int]:
 def _bytes(plan: Plan, key: str) -> int:
     """About what a stage writes: parameters, momentum and buffers in 32 bits a checkpoint, a bit a kernel weight."""
     stage = plan.stages[key]
-    dense = plan.stages[stage.dense].spec
-    assert isinstance(dense, DenseSpec)
-    state_bytes, mask_bytes = _network_bytes(dense)
+    state_bytes, mask_bytes = _network_bytes(plan.dense_of(stage))
     if isinstance(stage.spec, PruneSpec):
         return mask_bytes + RECORD_BYTES
     return (len(stage.spec.rewind_points) if isinstance(stage.spec, DenseSpec) else 1) * state_bytes + RECORD_BYTES

@@ -71,6 +71,12 @@ class Plan:
             chain.append(parent)
         return chain
 
+    def dense_of(self, stage: Stage) -> DenseSpec:
+        """The baseline that a stage descends from."""
+        spec = self.stages[stage.dense].spec
+        assert isinstance(spec, DenseSpec)
+        return spec
+
     def uses(self) -> dict[str, int]:
         """How many cells need each stage."""
         counts = dict.fromkeys(self.stages, 0)

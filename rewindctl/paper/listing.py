@@ -1,0 +1,61 @@
+"""Studies and plans as people read them."""
+
+from typing import Any
+
+from rewindctl.paper.study import Study
+
+GIGABYTE = 1e9
+
+
+def studies_text(studies: list[Study]) -> str:
+    """A line per study: name, cells, title."""
+    width = max(len(study.name) for study in studies)
+    return "\n".join(f"{study.name:<{width}}  {cell_count(study):>3} cells  {study.title}" for study in studies)
+
+
+def studies_json(studies: list[Study]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": study.name,
+            "title": study.title,
+            "source": study.source,
+            "part_of_report": study.part_of_report,
+            "trials": study.trials,
+            "cells": cell_count(study),
+        }
+        for study in studies
+    ]
+
+
+def cell_count(study: Study) -> int:
+    return sum(max(1, len(panel.sparsities) * len(panel.methods)) for panel in study.panels)
+
+
+def plan_text(plan: dict[str, Any]) -> str:
+    """The plan that `plan_json` made, without its single stages."""
+    totals = plan["totals"]
+    scale = "" if totals["scale"] == 1 else f", all iterations times {totals['scale']:g}: not the paper's results"
+    lines = [
+        f"{totals['cells']} cells, {totals['trials']} trials each{scale}",
+        "",
+        f"{'':8}{'stages':>8}{'done':>8}{'to do':>8}{'shared':>8}",
+    ]
+    for kind, counts in [*plan["kinds"].items(), ("all", totals)]:
+        lines.append(f"{kind:8}" + "".join(f"{counts[key]:>8,}" for key in ("stages", "done", "todo", "shared")))
+    lines.append("")
+    for network in plan["networks"]:
+        speed = network["iterations_per_second"]
+        pace = "speed not known" if speed is None else f"{speed:.4g} it/s, {_hours(network, speed)}"
+        lines.append(f"{network['model']} on {network['dataset']}: {network['iterations_todo']:,} iterations at {pace}")
+    hours = "not known" if totals["hours"] is None else f"{totals['hours']:.3g} h"
+    lines.append(
+        f"to do: {totals['iterations_todo']:,} of {totals['iterations']:,} iterations, {hours} on {totals['device']} "
+        f"one at a time, {totals['bytes'] / GIGABYTE:.2f} GB of artifacts"
+    )
+    if totals["missing_data"]:
+        lines.append(f"missing data: {', '.join(totals['missing_data'])}; see: rewindctl data list")
+    return "\n".join(lines)
+
+
+def _hours(network: dict[str, Any], speed: float) -> str:
+    return f"{network['iterations_todo'] / speed / 3600:.3g} h"
