@@ -12,6 +12,10 @@ from rewindctl.cli.session import Session, command
 def compare(
     session: Session,
     table: Annotated[str, typer.Option(help="table5 (the report's form) or cells (every number).")] = "table5",
+    claims: Annotated[
+        bool, typer.Option("--claims", help="The report's claims with a verdict each, instead of a table.")
+    ] = False,
+    margin: Annotated[float, typer.Option(min=0, help="With --claims: points that 'as good as' may be worse.")] = 0.1,
     figure: Annotated[str | None, typer.Option(help="Also draw this figure: fig1.")] = None,
     format: Annotated[str | None, typer.Option(help="text, markdown, latex, csv or json. [text]")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the figure and the tables' files. [plots]")] = None,
@@ -36,7 +40,7 @@ def compare(
     for catalog, name in ((tables, table), (formats, chosen), (figures, figure)):
         if name is not None:
             catalog[name]  # unknown: refused before a store is opened
-    result = summarise(session.registry(), table, chosen, accuracy, model, dataset, figure)
+    result = summarise(session.registry(), table, chosen, accuracy, model, dataset, figure, margin if claims else None)
     paths = result.write(output, figure, delta)
     session.console.data(result.text)
     for path in paths:

@@ -9,11 +9,19 @@ from rewindctl.errors import RewindError, UsageError
 from rewindctl.files import replacing
 from rewindctl.registry import Registry
 from rewindctl.report.cells import SETTINGS, summarise
+from rewindctl.report.claims import verdicts
+from rewindctl.report.claims_table import claims_table
 from rewindctl.report.figures import figures, save_figure
 from rewindctl.report.frame import tidy_frame
 from rewindctl.report.tables import formats, method_name, tables
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
+NAMES_OF_BEST = {
+    "accuracy %": "best accuracy %",
+    "median": "median_of_best",
+    "effect (points)": "effect on best (points)",
+    "effect": "effect_on_best",
+}
 DEFAULT_OUTPUT = Path("plots")
 PANEL_OF_CELL = ("model", "dataset", "iterations", *SETTINGS, "dense_group", "sparsity_asked")
 
@@ -51,8 +59,9 @@ def compare(
     model: str | None = None,
     dataset: str | None = None,
     figure: str | None = None,
+    claims_margin: float | None = None,
 ) -> Comparison:
-    """Compare the finished retrainings of the registry's experiment.
+    """Compare the finished retrainings of the registry's experiment; with a margin, the claims instead of a table.
 
     Raises: UnknownNameError, and RewindError saying which runs are needed where there is nothing to compare.
     """
@@ -66,9 +75,13 @@ def compare(
     if not (rows["method"] != "none").any():
         raise _nothing(registry, rows, model, dataset)
     cells = summarise(rows, accuracy)
-    made = form(cells)
+    if claims_margin is not None:
+        table, made = "claims", verdicts(rows, claims_margin, accuracy)
+        made = made if format_name in ("csv", "json") else claims_table(made)
+    else:
+        made = form(cells)
     if accuracy == "best":  # chosen on the test set: whoever reads the table must see it
-        made = made.rename(columns={"accuracy %": "best accuracy %", "median": "median_of_best"})
+        made = made.rename(columns=NAMES_OF_BEST)
     name = table if accuracy == "final" else f"{table}-best"
     return Comparison(rows, cells, render(made), f"{name}.{SUFFIXES[format_name]}")
 
