@@ -21,33 +21,43 @@ LOOK_SECONDS = 0.05
 Look = Callable[[], list[RunRecord]]
 
 
-def refuse_if_busy(runs: list[RunRecord], watch: Watch, mine: str | None = None) -> None:
+def refuse_if_busy(look: Look, watch: Watch) -> None:
     """Raises: BusyError when a living process is at one of the runs."""
-    for run in runs:
-        if run.run_id != mine and run.status == "RUNNING" and not watch.is_dead(run):
-            raise busy(run)
+    for run in _survey(look, watch)[1]:
+        raise busy(run)
 
 
 def win(client: Client, mine: str, look: Look, watch: Watch) -> tuple[int, list[RunRecord]]:
-    """The winning ticket of the run `mine` and the runs of the stage as they then are. Raises: BusyError.
+    """The winning ticket of the run `mine`, and the stage's other runs but for those that are about to lose to it.
 
-    `look` reads all runs of the stage. While the run with the ticket is RUNNING and its owner lives, no one else wins.
+    While the run with the ticket is RUNNING and its owner lives, no one else wins. Raises: BusyError.
     """
     ticket = 1 + max((_ticket(run) for run in look() if run.status == "RUNNING"), default=0)
     client.set_tag(mine, TICKET, str(ticket))
     deadline = time.monotonic() + CHOOSING_SECONDS
     while True:
-        runs = look()
-        rivals = [run for run in runs if run.run_id != mine and run.status == "RUNNING" and not watch.is_dead(run)]
+        runs, living = _survey(look, watch)
+        if not any(run.run_id == mine for run in living):
+            raise BusyError(mine, "taken for dead by another")
+        rivals = [run for run in living if run.run_id != mine]
         for run in rivals:
             if _ticket(run) > 0 and (_ticket(run), run.run_id) < (ticket, mine):
                 raise busy(run)
         choosing = [run for run in rivals if not _ticket(run)]
         if not choosing:
-            return ticket, runs
+            return ticket, [run for run in runs if run not in living]
         if time.monotonic() > deadline:
             raise busy(choosing[0])
         time.sleep(LOOK_SECONDS)
+
+
+def _survey(look: Look, watch: Watch) -> tuple[list[RunRecord], list[RunRecord]]:
+    """The runs of the stage, and those of them that a living process is at."""
+    runs = look()
+    dead = {(run.run_id, run.tags.get(OWNER)) for run in runs if run.status == "RUNNING" and watch.is_dead(run)}
+    if dead:
+        runs = look()  # the last that an owner did after the first look may have been to close its run
+    return runs, [run for run in runs if run.status == "RUNNING" and (run.run_id, run.tags.get(OWNER)) not in dead]
 
 
 def busy(run: RunRecord) -> BusyError:

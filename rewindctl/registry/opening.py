@@ -27,7 +27,7 @@ class Opening:
 
     def open(self, look: claim.Look, watch: Watch, resume: bool) -> RunWriter:
         """The run to write to; what `Registry.start` does. `look` reads all runs of the stage. Raises: BusyError."""
-        claim.refuse_if_busy(look(), watch)
+        claim.refuse_if_busy(look, watch)
         mine = self._create()
         try:
             writer = self._claim(mine, look, watch, resume)
@@ -60,15 +60,14 @@ class Opening:
 
     def _claim(self, mine: str, look: claim.Look, watch: Watch, resume: bool) -> RunWriter:
         """Win the stage with the run `mine`, and open it or the one to go on with. Raises: BusyError."""
-        ticket, runs = claim.win(self.client, mine, look, watch)
-        others = [run for run in runs if run.run_id != mine]
+        ticket, others = claim.win(self.client, mine, look, watch)
         for run in others if resume else ():
             if run.finished:  # since the caller looked for one
                 raise claim.busy(run)
         left = [run for run in others if run.status in ("RUNNING", "KILLED") and resume_file(run.run_id).is_file()]
         chosen = left[-1] if left and resume else None
         for run in others:
-            if run.status == "RUNNING" and run is not chosen:
+            if run.status == "RUNNING" and run is not chosen:  # its process is gone
                 self.client.set_terminated(run.run_id, "KILLED")
         return RunWriter.reopen(self.client, chosen, ticket) if chosen else RunWriter(self.client, mine)
 

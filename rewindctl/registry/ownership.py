@@ -100,7 +100,8 @@ class Watch:
 class Heartbeat:
     """Refreshes the heartbeat of a run from a daemon thread until it is stopped or the run is another process's.
 
-    `taken_by` is then that process. A store that does not answer is asked again at the next beat.
+    `taken_by` is then that process, empty when the run was ended or deleted from outside. A store that does not answer
+    is asked again at the next beat.
     """
 
     def __init__(self, client: Client, run_id: str) -> None:
@@ -111,10 +112,13 @@ class Heartbeat:
         self._thread.start()
 
     def check(self) -> bool:
-        """Ask the store whether the run is still ours. Raises: RegistryError."""
-        owner = self._client.get_run(self._run_id).data.tags.get(OWNER, "")
+        """Ask the store whether the run is still ours, and under way. Raises: RegistryError."""
+        run = self._client.get_run(self._run_id)
+        owner = run.data.tags.get(OWNER, "")
         if owner != self._owner:
             self.taken_by = owner
+        elif run.info.status != "RUNNING" or run.info.lifecycle_stage != "active":  # taken for dead, or removed
+            self.taken_by = ""
         return self.taken_by is None
 
     def stop(self, patience: float | None = None) -> None:

@@ -162,10 +162,11 @@ class RunWriter:
         if not self._open:
             raise RegistryError(f"run {self.run_id} is closed and cannot be written to", "make a new run with --force")
         if self._heartbeat.taken_by is not None:
-            other = ownership.shown(self._heartbeat.taken_by) or "another process"
+            other = ownership.shown(self._heartbeat.taken_by)
             raise RegistryError(
-                f"run {self.run_id} was taken over by {other}: this process gave no sign of life for too long",
-                "nothing is lost: the same command waits for that run",
+                f"run {self.run_id} was {f'taken over by {other}' if other else 'ended by another process'}: "
+                "this one gave no sign of life for too long",
+                "nothing finished is lost: the same command finds it, or waits for it",
             )
 
     def _close(self) -> None:
