@@ -46,5 +46,20 @@ class RegistryError(RewindError):
     """The tracking store cannot be reached, read or written."""
 
 
+class BusyError(RegistryError):
+    """Another process is at the stage: `run_id` is its run, `owner` the process as host:pid."""
+
+    def __init__(self, run_id: str, owner: str) -> None:
+        super().__init__(
+            f"run {run_id} ({owner}) is at this very stage",
+            "leave out --no-wait to wait for it and use its result; "
+            f"if nothing is at it any more: mlflow runs delete --run-id {run_id}",
+        )
+        self.run_id, self.owner = run_id, owner
+
+    def __reduce__(self) -> tuple[type["BusyError"], tuple[str, str]]:
+        return type(self), (self.run_id, self.owner)  # from one process to another
+
+
 class IntegrityError(RegistryError):
     """An artifact differs from what the manifest of its run says."""

@@ -42,6 +42,7 @@ class Session:
     device: str = "auto"
     data_dir: Path | None = None
     checkpoint_every: float = 60.0
+    wait: bool = True
     _facts: "dict[str, DataFacts]" = field(default_factory=dict)
 
     def registry(self) -> "Registry":
@@ -54,7 +55,9 @@ class Session:
         """A pipeline on the device asked for; it opens the registry when it first needs it. Raises: UsageError."""
         from rewindctl.pipeline import Pipeline
 
-        return Pipeline(self.registry, self.console, self.device, self.data_dir, self.force, self.checkpoint_every)
+        return Pipeline(
+            self.registry, self.console, self.device, self.data_dir, self.force, self.checkpoint_every, self.wait
+        )
 
     def facts(self, dataset: str) -> "DataFacts":
         """What is known of a data set, read at most once. Raises: UnknownNameError, DataError."""
@@ -109,17 +112,28 @@ _RUN: dict[str, Any] = {
     "checkpoint_every": Annotated[
         float, typer.Option(min=0, help="Seconds between the points that an interrupted run goes on from.")
     ],
+    "wait": Annotated[
+        bool,
+        typer.Option("--wait/--no-wait", help="Wait for a stage that another process is at.", rich_help_panel=RUN),
+    ],
     "data_dir": Annotated[
         Path | None, typer.Option(help="Data sets. [$REWINDCTL_DATA, user cache]", rich_help_panel=RUN)
     ],
 }
-_DEFAULTS = {"json": False, "quiet": False, "force": False, "device": "auto", "checkpoint_every": 60.0}
+_DEFAULTS = {
+    "json": False,
+    "quiet": False,
+    "force": False,
+    "device": "auto",
+    "checkpoint_every": 60.0,
+    "wait": True,
+}
 
 
 def command(*, runs: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: the function's first parameter becomes a Session, made from options that Typer sees added to its own.
 
-    `runs` adds --force, --device, --checkpoint-every and --data-dir.
+    `runs` adds --force, --device, --checkpoint-every, --wait and --data-dir.
     """
     shared = _SHARED | (_RUN if runs else {})
 
@@ -156,4 +170,5 @@ def _session(before: Globals, after: dict[str, Any]) -> Session:
         device=after.get("device", "auto"),
         data_dir=after.get("data_dir"),
         checkpoint_every=after.get("checkpoint_every", 60.0),
+        wait=after.get("wait", True),
     )

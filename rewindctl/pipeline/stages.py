@@ -4,6 +4,7 @@ import csv
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 from rewindctl.console import Console
 from rewindctl.datasets import Dataset, load_dataset
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.errors import DivergedError, UsageError
+from rewindctl.errors import DivergedError, RegistryError, UsageError
 from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline import labels
 from rewindctl.pipeline.requests import require_kind
 from rewindctl.pipeline.resume import load_point, save_point
 from rewindctl.pipeline.settings import dense_settings, retrain_settings
+from rewindctl.pipeline.waiting import find_or_start
 from rewindctl.pruning import Mask, PruneResult, prune
 from rewindctl.pruning.density import plot_density
 from rewindctl.registry import Registry, RunRecord, RunWriter
@@ -59,6 +61,7 @@ class Pipeline:
     data_dir: Path | None = None
     force: bool = False
     checkpoint_seconds: float = 60.0
+    wait: bool = True
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _on_device: dict[str, DeviceData] = field(default_factory=dict)
 
@@ -120,11 +123,13 @@ class Pipeline:
         tags: dict[str, str],
         work: Callable[[RunWriter], None],
     ) -> Outcome:
-        found = None if self.force else self.registry.find(spec.fingerprint(), parent)
-        if found is not None:
+        start = partial(self.registry.start, spec, name, parent, tags, resume=not self.force)
+        find = (lambda: None) if self.force else partial(self.registry.find, spec.fingerprint(), parent)
+        found = find_or_start(find, start, self.console, self.wait)
+        if isinstance(found, RunRecord):
             self.console.say(f"reused   {found.short}: test accuracy {found.metrics['test_accuracy']:.2%}")
             return Outcome(found, reused=True)
-        writer = self.registry.start(spec, name, parent, tags, resume=not self.force)
+        writer = found
         try:
             writer.tag({tag.DEVICE: device_name(self.device)})
             writer.write_json("environment.json", environment(self.device))
@@ -135,9 +140,9 @@ class Pipeline:
             run = writer.finish()
         except BaseException as error:
             if isinstance(error, DivergedError):
-                writer.tag(
-                    {tag.DIVERGED_ITERATION: str(error.iteration), tag.DIVERGED_RATE: f"{error.learning_rate:g}"}
-                )
+                where = {tag.DIVERGED_ITERATION: str(error.iteration), tag.DIVERGED_RATE: f"{error.learning_rate:g}"}
+                with suppress(RegistryError):  # the run is closed in any case
+                    writer.tag(where)
             writer.fail(error)
             error.__dict__[FAILED_RUN] = writer.run_id
             raise

@@ -10,7 +10,7 @@ from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.stages import FINAL, MASK, checkpoint_path
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
-from rewindctl.registry.registry import params_of
+from rewindctl.registry.opening import params_of
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, canonical_json
 

@@ -1,10 +1,10 @@
 """Finding, reading and opening runs in one experiment of one tracking store."""
 
-import getpass
 import json
 import os
 import re
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -12,9 +12,11 @@ from urllib.parse import unquote, urlsplit
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import sha256
 from rewindctl.registry import records as tag
+from rewindctl.registry.opening import Opening
+from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.store import StoreError, absolute_uri, connect, redacted, sqlite_path
-from rewindctl.registry.writer import MANIFEST_FILE, RunWriter, is_dead, resume_file, this_process
+from rewindctl.registry.writer import MANIFEST_FILE, RunWriter
 from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
 
 PAGE = 1_000
@@ -168,62 +170,28 @@ class Registry:
         return chain
 
     def start(
-        self, spec: Spec, name: str, parent: RunRecord | None, tags: dict[str, str], *, resume: bool = True
+        self,
+        spec: Spec,
+        name: str,
+        parent: RunRecord | None,
+        tags: dict[str, str],
+        *,
+        resume: bool = True,
+        watch: Watch | None = None,
     ) -> RunWriter:
         """Open a run for `spec`: an unfinished one of the same spec that left a resume point here, else a new one.
 
-        Unfinished runs whose process is gone are marked KILLED. Raises: RegistryError when another process is at it.
+        Of all processes that start a stage at the same moment one gets it. Unfinished runs whose process is gone are
+        marked KILLED; `watch` remembers what was seen of the others from one call to the next.
+        Raises: BusyError when another process is at it, or (`resume`) has just finished it.
         """
+        opening = Opening(self._client, self.experiment_id, spec, name, parent, tags)
+        look = partial(self._same_stage, spec, parent)
+        return opening.open(look, watch or Watch(), resume)
+
+    def _same_stage(self, spec: Spec, parent: RunRecord | None) -> list[RunRecord]:
         same = self.search(fingerprint=spec.fingerprint())
-        for other in same:
-            self._mark_if_dead(other)
-        left = [
-            run
-            for run in same
-            if resume
-            and run.status in ("RUNNING", "KILLED")
-            and run.parent_id == (parent.run_id if parent else None)
-            and resume_file(run.run_id).is_file()
-        ]
-        writer = RunWriter.reopen(self._client, left[-1]) if left else self._create(spec, name, parent, tags)
-        try:
-            writer.log_params(params_of(spec))
-            writer.write_json("spec.json", json.loads(spec.canonical()))
-        except BaseException as error:
-            writer.fail(error)
-            raise
-        return writer
-
-    def _create(self, spec: Spec, name: str, parent: RunRecord | None, tags: dict[str, str]) -> RunWriter:
-        own = {
-            tag.KIND: getattr(spec, "kind"),  # noqa: B009 (each spec has it)
-            tag.FINGERPRINT: spec.fingerprint(),
-            tag.GROUP: spec.group(parent.group if parent else None),
-            tag.SCHEMA: str(SCHEMA_VERSION),
-            tag.SPEC: spec.canonical(),
-            tag.OWNER: this_process(),
-            "mlflow.source.name": "rewindctl",
-            "mlflow.source.type": "LOCAL",
-            "mlflow.user": _user(),
-        }
-        if parent is not None:
-            own |= {tag.PARENT: parent.run_id, tag.DENSE_RUN: parent.dense_run_id}
-        run = self._client.create_run(self.experiment_id, tags={**own, **tags}, run_name=name)
-        writer = RunWriter(self._client, run.info.run_id)
-        if parent is None:
-            writer.tag({tag.DENSE_RUN: writer.run_id})
-        return writer
-
-    def _mark_if_dead(self, other: RunRecord) -> None:
-        owner = other.tags.get(tag.OWNER, "")
-        if other.status != "RUNNING":
-            return
-        if not is_dead(owner):
-            raise RegistryError(
-                f"run {other.run_id} ({owner}) is at this very stage",
-                "wait for it; if its process is gone: mlflow runs delete --run-id " + other.run_id,
-            )
-        self._client.set_terminated(other.run_id, "KILLED")
+        return [run for run in same if run.parent_id == (parent.run_id if parent else None)]
 
     def register_dense(self, run_id: str, spec: DenseSpec) -> None:
         """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`."""
@@ -297,21 +265,3 @@ class Registry:
                 f"{path} of run {run.run_id} is missing", "restore it, or run the stage again with --force"
             )
         return local
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"  # a container's user need not have a name
-
-
-def params_of(spec: Spec) -> dict[str, str]:
-    """Every field as text; tuples joined by commas, None as `none`."""
-    return {key: _text(value) for key, value in spec.fields().items()}
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "none"
-    return ",".join(str(item) for item in value) if isinstance(value, list) else str(value)

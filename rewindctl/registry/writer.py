@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,8 @@ from typing import Any
 
 from rewindctl.errors import RegistryError, RewindError, UsageError
 from rewindctl.files import sha256
-from rewindctl.registry.records import ERROR, MANIFEST, OWNER, RunRecord
+from rewindctl.registry import ownership
+from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, TICKET, RunRecord
 from rewindctl.registry.store import Client
 
 METRICS_PER_BATCH = 1_000  # MLflow's limit
@@ -22,27 +22,43 @@ MANIFEST_FILE = "manifest.json"
 
 
 class RunWriter:
-    """An open run. `finish` or `fail` closes it; after that nothing is written to it."""
+    """An open run. `finish` or `fail` closes it; after that nothing is written to it.
+
+    Until then a heartbeat says that its process lives. Should another process have taken it for dead and taken the run
+    over (a machine that slept), every write is refused.
+    """
 
     def __init__(self, client: Client, run_id: str) -> None:
         self.run_id = run_id
+        ownership.hold(run_id)
         self.digests: dict[str, dict[str, Any]] = {}
         self._client = client
         self._logged: set[tuple[str, int]] = set()
         self._staging = Path(tempfile.mkdtemp(prefix="rewindctl-"))
         self._open, self._sealed = True, False
+        self._heartbeat = ownership.Heartbeat(client, run_id)
 
     @classmethod
-    def reopen(cls, client: Client, run: RunRecord) -> "RunWriter":
-        """Go on writing to an unfinished run whose process is gone; metrics that it has are not written again."""
-        client.update_run(run.run_id, status="RUNNING")
-        client.set_tag(run.run_id, OWNER, this_process())
-        if ERROR in run.tags:
-            client.delete_tag(run.run_id, ERROR)
-        writer = cls(client, run.run_id)
-        for key in run.metrics:
-            writer._logged |= {(key, metric.step) for metric in client.get_metric_history(run.run_id, key)}
-        return writer
+    def reopen(cls, client: Client, run: RunRecord, ticket: int) -> "RunWriter":
+        """Go on writing to an unfinished run whose process is gone; metrics that it has are not written again.
+
+        The caller has won `ticket` (see `claim`): no other process is at it.
+        """
+        ownership.hold(run.run_id)
+        try:
+            own = {OWNER: ownership.this_process(), HEARTBEAT: ownership.now(), TICKET: str(ticket)}
+            for key, value in own.items():  # before it is RUNNING: then it is ours at once
+                client.set_tag(run.run_id, key, value)
+            client.update_run(run.run_id, status="RUNNING")
+            if ERROR in run.tags:
+                client.delete_tag(run.run_id, ERROR)
+            writer = cls(client, run.run_id)
+            for key in run.metrics:
+                writer._logged |= {(key, metric.step) for metric in client.get_metric_history(run.run_id, key)}
+            return writer
+        except BaseException:
+            ownership.release(run.run_id)
+            raise
 
     @property
     def resume_file(self) -> Path:
@@ -104,6 +120,9 @@ class RunWriter:
         self._check_open()
         if not self._sealed:
             raise RegistryError(f"run {self.run_id} has no manifest yet and cannot be finished")
+        self._heartbeat.stop()
+        self._heartbeat.check()
+        self._check_open()
         self._client.set_terminated(self.run_id, "FINISHED")
         self.resume_file.unlink(missing_ok=True)
         self._close()
@@ -113,19 +132,21 @@ class RunWriter:
         """Close the run as KILLED for an interrupt, else FAILED, the reason in a tag. Never raises.
 
         A request that turns out to be wrong leaves no run.
-        A killed run keeps its resume point: the same command goes on with it.
+        A killed run keeps its resume point: the same command goes on with it. One that another process took over is
+        left to it.
         """
         killed = isinstance(error, KeyboardInterrupt | SystemExit)
         reason = "interrupted" if killed else (error.message if isinstance(error, RewindError) else repr(error))
+        self._heartbeat.stop(ownership.GIVE_UP_SECONDS)
         try:
-            if self._open:
+            if self._open and self._heartbeat.check():
                 self.tag({ERROR: " ".join(reason.split())[:500]})
                 self._client.set_terminated(self.run_id, "KILLED" if killed else "FAILED")
                 if isinstance(error, UsageError):
                     self._client.delete_run(self.run_id)
         except RewindError:
             pass  # the store is what failed; the error under way says so, and the owner tag shows the run is dead
-        if not killed:
+        if not killed and self._heartbeat.taken_by is None:
             self.resume_file.unlink(missing_ok=True)
         self._close()
 
@@ -140,9 +161,17 @@ class RunWriter:
     def _check_open(self) -> None:
         if not self._open:
             raise RegistryError(f"run {self.run_id} is closed and cannot be written to", "make a new run with --force")
+        if self._heartbeat.taken_by is not None:
+            other = ownership.shown(self._heartbeat.taken_by)
+            raise RegistryError(
+                f"run {self.run_id} was {f'taken over by {other}' if other else 'ended by another process'}: "
+                "this one gave no sign of life for too long",
+                "nothing finished is lost: the same command finds it, or waits for it",
+            )
 
     def _close(self) -> None:
         self._open = False
+        ownership.release(self.run_id)
         shutil.rmtree(self._staging, ignore_errors=True)
 
 
@@ -150,22 +179,3 @@ def resume_file(run_id: str) -> Path:
     """The resume point of a run; there only while the run is not finished."""
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     return state / "rewindctl" / "resume" / f"{run_id}.safetensors"
-
-
-def this_process() -> str:
-    """host:pid, the owner of the runs made here."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def is_dead(owner: str) -> bool:
-    """Whether the owner of a run is known to be gone: a process of this host that no longer exists."""
-    host, _, pid = owner.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

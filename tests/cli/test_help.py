@@ -74,7 +74,7 @@ def test_every_command_takes_the_global_options(name: str) -> None:
 @pytest.mark.parametrize("name", ["train-dense", "prune", "retrain", "iterate", "demo"])
 def test_every_command_that_runs_something_can_be_forced_and_placed(name: str) -> None:
     options = {option for parameter in ALL[name].params for option in parameter.opts}
-    assert {"--force", "--device", "--data-dir"} <= options
+    assert {"--force", "--device", "--data-dir", "--wait"} <= options
 
 
 @pytest.mark.parametrize("name", COMMANDS)

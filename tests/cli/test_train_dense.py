@@ -69,7 +69,7 @@ def test_a_refused_seed_keeps_the_others_from_running(store: Path, cli: Cli) -> 
 def test_a_stage_that_a_live_process_is_at_is_left_to_it(chain: Chain, store: Path, cli: Cli) -> None:
     registry, spec = Registry(f"sqlite:///{store}"), chain.registry().get(chain.dense).spec
     writer = registry.start(spec, "under way", None, {})
-    answer = cli("train-dense", *TINY)
+    answer = cli("train-dense", *TINY, "--no-wait")
     assert (answer.code, answer.out) == (1, "")
     assert f"run {writer.run_id} " in answer.err
     assert "is at this very stage" in answer.err

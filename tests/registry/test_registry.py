@@ -14,8 +14,8 @@ from rewindctl.datasets import load_dataset
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry.ownership import this_process
 from rewindctl.registry.records import OWNER, SCHEMA
-from rewindctl.registry.writer import this_process
 from rewindctl.specs import DenseSpec
 
 MANY = 1_100  # more than the 1,000 rows of a page of MLflow's
@@ -161,7 +161,7 @@ def test_a_stage_that_another_live_process_is_at_is_not_started_twice(registry: 
     assert [run.status for run in registry.search()] == ["RUNNING", "RUNNING"]
 
 
-def test_a_run_of_another_host_is_never_taken_for_dead(registry: Registry) -> None:
+def test_a_run_of_another_host_with_a_fresh_heartbeat_is_not_taken_for_dead(registry: Registry) -> None:
     writer = registry.start(spec_of(), "first", None, {})
     writer.tag({OWNER: "elsewhere:1"})
     with pytest.raises(RegistryError, match="is at this very stage"):

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -17,14 +18,15 @@ import pytest
 from conftest import TINY, Chain, Cli
 
 from rewindctl.cli import run as run_command
+from rewindctl.errors import BusyError
 from rewindctl.files import sha256
-from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry import Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 
 STAGES = ("dense", "prune", "finetune", "weight_rewind", "lr_rewind")
 START_SECONDS = 120
 # What differs between two runs of one stage: IDs, the process, and files that hold the two or times.
-OWN = {tag.PARENT, tag.DENSE_RUN, tag.WEIGHTS_FROM, tag.OWNER, tag.MANIFEST, tag.NOTE, "mlflow.user"}
+OWN = {tag.PARENT, tag.DENSE_RUN, tag.WEIGHTS_FROM, tag.OWNER, tag.HEARTBEAT, tag.MANIFEST, tag.NOTE, "mlflow.user"}
 MEASURED_TIMES = {"duration_seconds", "iterations_per_second"}
 
 
@@ -227,3 +229,41 @@ def test_a_broken_file_on_the_server_is_named(
     answer = cli("retrain", "--parent", prune, *line)
     assert answer.code == 1
     assert f"mask/mask.safetensors of run {prune} is {damage}" in answer.err
+
+
+def test_of_many_that_start_a_stage_one_gets_it(server: Server, chain: Chain) -> None:
+    gate, got = threading.Barrier(8), []
+
+    def start() -> None:
+        registry = Registry(server.uri, "contended")
+        gate.wait()
+        try:
+            got.append(registry.start(chain.registry().get(chain.dense).spec, "a run", None, {}))
+        except BusyError as error:
+            got.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(gate.parties)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [one for one in got if isinstance(one, RunWriter)]
+    assert len(got) == gate.parties
+    assert [run.run_id for run in Registry(server.uri, "contended").search()] == [winner.run_id]
+    winner.fail(KeyboardInterrupt())
+
+
+@pytest.mark.slow
+def test_of_many_processes_that_start_a_stage_one_runs_it(server: Server) -> None:
+    line = [sys.executable, "-m", "rewindctl", "train-dense", *TINY, "--experiment", "many"]
+    started = [
+        subprocess.Popen(
+            [*line, "--tracking-uri", server.uri], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(8)
+    ]
+    answers = [one.communicate(timeout=300) for one in started]
+    (run,) = Registry(server.uri, "many").search()
+    assert run.finished
+    assert [one.returncode for one in started] == [0] * len(started), answers
+    assert [out for out, _ in answers] == [f"{run.run_id}\n"] * len(started)

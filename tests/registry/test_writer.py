@@ -3,9 +3,6 @@
 import hashlib
 import json
 import math
-import os
-import socket
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,7 +14,6 @@ from rewindctl.errors import RegistryError, RewindError
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry, RunWriter
 from rewindctl.registry.records import ERROR, MANIFEST
-from rewindctl.registry.writer import is_dead, this_process
 
 
 @pytest.fixture
@@ -164,13 +160,3 @@ def test_nothing_is_left_in_the_temporary_folder(
     writer.seal()
     writer.finish()
     assert list((tmp_path / "temporary").iterdir()) == []
-
-
-def test_only_a_process_of_this_host_that_is_gone_is_dead() -> None:
-    process = subprocess.Popen(["true"])
-    process.wait()
-    host = socket.gethostname()
-    assert this_process() == f"{host}:{os.getpid()}"
-    assert is_dead(f"{host}:{process.pid}")
-    for owner in (this_process(), f"{host}:1", f"elsewhere:{process.pid}", f"{host}:", ""):
-        assert not is_dead(owner), owner

@@ -1,0 +1,42 @@
+"""A stage that another process is at is waited for: its result is found, or the stage is ours when it dies."""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from rewindctl.console import Console
+from rewindctl.errors import BusyError
+from rewindctl.registry import RunRecord, RunWriter, Watch
+
+POLL_SECONDS = 3.0
+
+
+class Start(Protocol):
+    """`Registry.start` of one stage."""
+
+    def __call__(self, *, watch: Watch) -> RunWriter: ...
+
+
+def find_or_start(
+    find: Callable[[], RunRecord | None], start: Start, console: Console, wait: bool
+) -> RunRecord | RunWriter:
+    """The finished run of a stage, or an open one to work on.
+
+    Raises: BusyError when another process is at the stage and we are not to `wait`.
+    """
+    watch, told = Watch(), ""
+    found = find()
+    while found is None:
+        try:
+            return start(watch=watch)
+        except BusyError as error:
+            busy = error
+        found = find()  # it may have finished between the two looks
+        if found is None and not wait:
+            raise busy
+        if found is None:
+            if busy.run_id != told:
+                console.say(f"waits for run {busy.run_id} ({busy.owner}), which is at this stage")
+                told = busy.run_id
+            time.sleep(POLL_SECONDS)
+    return found

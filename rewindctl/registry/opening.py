@@ -1,0 +1,109 @@
+"""Opening the run of a stage: made, claimed against other processes, new or gone on with, its spec written."""
+
+import getpass
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from rewindctl.registry import claim, ownership
+from rewindctl.registry import records as tag
+from rewindctl.registry.ownership import Watch
+from rewindctl.registry.records import RunRecord
+from rewindctl.registry.store import Client, StoreError
+from rewindctl.registry.writer import RunWriter, resume_file
+from rewindctl.specs import SCHEMA_VERSION, Spec
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A stage that this process wants to be at."""
+
+    client: Client
+    experiment_id: str
+    spec: Spec
+    name: str
+    parent: RunRecord | None
+    tags: dict[str, str]
+
+    def open(self, look: claim.Look, watch: Watch, resume: bool) -> RunWriter:
+        """The run to write to; what `Registry.start` does. `look` reads all runs of the stage. Raises: BusyError."""
+        claim.refuse_if_busy(look, watch)
+        mine = self._create()
+        try:
+            writer = self._claim(mine, look, watch, resume)
+        except BaseException:
+            self._withdraw(mine)
+            raise
+        if writer.run_id != mine:
+            self._withdraw(mine)
+        self._describe(writer)
+        return writer
+
+    def _create(self) -> str:
+        own = {
+            tag.KIND: getattr(self.spec, "kind"),  # noqa: B009 (each spec has it)
+            tag.FINGERPRINT: self.spec.fingerprint(),
+            tag.GROUP: self.spec.group(self.parent.group if self.parent else None),
+            tag.SCHEMA: str(SCHEMA_VERSION),
+            tag.SPEC: self.spec.canonical(),
+            tag.OWNER: ownership.this_process(),
+            tag.HEARTBEAT: ownership.now(),
+            "mlflow.source.name": "rewindctl",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.user": _user(),
+        }
+        if self.parent is not None:
+            own |= {tag.PARENT: self.parent.run_id, tag.DENSE_RUN: self.parent.dense_run_id}
+        run = self.client.create_run(self.experiment_id, tags={**own, **self.tags}, run_name=self.name)
+        ownership.hold(run.info.run_id)
+        return str(run.info.run_id)
+
+    def _claim(self, mine: str, look: claim.Look, watch: Watch, resume: bool) -> RunWriter:
+        """Win the stage with the run `mine`, and open it or the one to go on with. Raises: BusyError."""
+        ticket, others = claim.win(self.client, mine, look, watch)
+        for run in others if resume else ():
+            if run.finished:  # since the caller looked for one
+                raise claim.busy(run)
+        left = [run for run in others if run.status in ("RUNNING", "KILLED") and resume_file(run.run_id).is_file()]
+        chosen = left[-1] if left and resume else None
+        for run in others:
+            if run.status == "RUNNING" and run is not chosen:  # its process is gone
+                self.client.set_terminated(run.run_id, "KILLED")
+        return RunWriter.reopen(self.client, chosen, ticket) if chosen else RunWriter(self.client, mine)
+
+    def _withdraw(self, run_id: str) -> None:
+        """Take back a run that nothing was written to."""
+        try:
+            self.client.delete_run(run_id)
+        except StoreError:
+            pass  # the next process at this stage finds that nobody holds it
+        finally:
+            ownership.release(run_id)
+
+    def _describe(self, writer: RunWriter) -> None:
+        try:
+            if self.parent is None:
+                writer.tag({tag.DENSE_RUN: writer.run_id})
+            writer.log_params(params_of(self.spec))
+            writer.write_json("spec.json", json.loads(self.spec.canonical()))
+        except BaseException as error:
+            writer.fail(error)
+            raise
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"  # a container's user need not have a name
+
+
+def params_of(spec: Spec) -> dict[str, str]:
+    """Every field as text; tuples joined by commas, None as `none`."""
+    return {key: _text(value) for key, value in spec.fields().items()}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ",".join(str(item) for item in value) if isinstance(value, list) else str(value)

@@ -1,0 +1,180 @@
+"""Whose run it is: the process in its tags, whether it lives, and the heartbeat that says so to other machines."""
+
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from rewindctl.registry.records import HEARTBEAT, OWNER, TICKET, RunRecord
+from rewindctl.registry.store import Client
+
+HEARTBEAT_SECONDS = 15.0
+STALE_SECONDS = 120.0  # a heartbeat that did not change for so long, seen by our own clock, has stopped
+LONG_GONE_SECONDS = 600.0  # older than any two clocks are apart: nothing to watch for
+GIVE_UP_SECONDS = 5.0  # how long a failing run waits for a heartbeat that hangs in the store
+
+_held: set[str] = set()  # the runs that this process is at; a set's own operations are atomic
+
+
+def this_process() -> str:
+    """`host:pid:start:boot:namespace`, the owner of the runs made here; what the system does not tell is empty.
+
+    `start` is the process's start in clock ticks since boot: a reused pid is another process. `boot` is the first
+    digits of the machine's boot ID, `namespace` that of its pids: containers share hosts' names, and pids too.
+    """
+    pid = os.getpid()
+    return f"{socket.gethostname()}:{pid}:{_started(pid)}:{_boot()}:{_namespace()}"
+
+
+def shown(owner: str) -> str:
+    """`host:pid`, what a person needs of an owner."""
+    return ":".join(owner.split(":")[:2])
+
+
+def now() -> str:
+    """The value of a heartbeat: whole Unix seconds."""
+    return str(int(time.time()))
+
+
+def hold(run_id: str) -> None:
+    """This process is at the run from now on."""
+    _held.add(run_id)
+
+
+def release(run_id: str) -> None:
+    """This process is at the run no more."""
+    _held.discard(run_id)
+
+
+def last_sign(run: RunRecord) -> float:
+    """Unix seconds, by its own clock, of the last that was heard of the owner; runs without heartbeat: their start."""
+    beat = run.tags.get(HEARTBEAT, "")
+    return float(beat) if beat.isdecimal() else run.started / 1000
+
+
+def is_gone(owner: str, sign: float) -> bool | None:
+    """Whether the owner of a run no longer exists; None where only its heartbeat can tell. `sign`: see `last_sign`.
+
+    Owners of earlier versions are `host:pid`.
+    """
+    host, pid, start, boot, namespace = (*owner.split(":"), "", "", "", "", "")[:5]
+    if host != socket.gethostname() or not pid.isdecimal():
+        return None
+    if boot and boot != _boot():  # this machine before it was started anew, or another machine of its name
+        return True if sign < _booted() else None
+    if namespace and namespace != _namespace():  # another container of this machine: its pids are not ours
+        return None
+    return not _exists(int(pid), start)
+
+
+class Watch:
+    """Tells runs whose owner is dead from those at work, over several looks at the same runs.
+
+    An owner on this machine is asked for by pid. Another machine's is alive while its heartbeat changes: no two clocks
+    need be equal. It is dead when the heartbeat stood still for STALE_SECONDS while we watched, or is older than
+    LONG_GONE_SECONDS. A run without heartbeat (made by an earlier version) counts by its start in the same way.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def is_dead(self, run: RunRecord) -> bool:
+        owner, sign = run.tags.get(OWNER, ""), last_sign(run)
+        if owner == this_process():
+            return TICKET in run.tags and run.run_id not in _held  # left open here: its end did not reach the store
+        gone = is_gone(owner, sign)
+        if gone is not None:
+            return gone
+        if time.time() - sign > LONG_GONE_SECONDS:
+            return True
+        moment = time.monotonic()
+        seen, since = self._seen.get(run.run_id, (None, moment))
+        if seen != sign:
+            since = moment
+        self._seen[run.run_id] = sign, since
+        return moment - since >= STALE_SECONDS
+
+
+class Heartbeat:
+    """Refreshes the heartbeat of a run from a daemon thread until it is stopped or the run is another process's.
+
+    `taken_by` is then that process, empty when the run was ended or deleted from outside. A store that does not answer
+    is asked again at the next beat.
+    """
+
+    def __init__(self, client: Client, run_id: str) -> None:
+        self.taken_by: str | None = None
+        self._client, self._run_id, self._owner = client, run_id, this_process()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name=f"heartbeat-{run_id[:8]}", daemon=True)
+        self._thread.start()
+
+    def check(self) -> bool:
+        """Ask the store whether the run is still ours, and under way. Raises: RegistryError."""
+        run = self._client.get_run(self._run_id)
+        owner = run.data.tags.get(OWNER, "")
+        if owner != self._owner:
+            self.taken_by = owner
+        elif run.info.status != "RUNNING" or run.info.lifecycle_stage != "active":  # taken for dead, or removed
+            self.taken_by = ""
+        return self.taken_by is None
+
+    def stop(self, patience: float | None = None) -> None:
+        """No beat after this; waits for one under way, for at most `patience` seconds if given."""
+        self._stopped.set()
+        self._thread.join(patience)
+
+    def _beat_on(self) -> None:
+        while self.taken_by is None and not self._stopped.wait(HEARTBEAT_SECONDS):
+            with suppress(Exception):  # a training never fails for want of a heartbeat
+                if self.check() and not self._stopped.is_set():
+                    self._client.set_tag(self._run_id, HEARTBEAT, now())
+
+
+def _exists(pid: int, start: str) -> bool:
+    """Whether the process that began at `start` (empty: any) is there; one that ended but was not reaped is not."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    if _stat(pid)[:1] in (["Z"], ["X"]):
+        return False
+    found = _started(pid)
+    return not start or not found or found == start
+
+
+def _stat(pid: int) -> list[str]:
+    """/proc/PID/stat from field 3, the state, on; empty where there is none. The name before it may hold anything."""
+    return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+
+
+def _started(pid: int) -> str:
+    return (_stat(pid)[19:20] or [""])[0]  # field 22
+
+
+def _boot() -> str:
+    return _read("/proc/sys/kernel/random/boot_id")[:8]
+
+
+def _booted() -> float:
+    """Unix seconds of this machine's start, 0 where it does not tell."""
+    lines = [line.split() for line in _read("/proc/stat").splitlines()]
+    return next((float(words[1]) for words in lines if words[:1] == ["btime"]), 0.0)
+
+
+def _namespace() -> str:
+    try:
+        return Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
+    except OSError:
+        return ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
