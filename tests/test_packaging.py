@@ -27,7 +27,8 @@ def test_every_environment_lists_the_dependencies_of_the_package() -> None:
 
 
 def test_the_project_has_the_promised_entry_points() -> None:
-    assert set(read_yaml("MLproject")["entry_points"]) == {"main", "train_dense", "prune", "retrain", "compare"}
+    wanted = {"main", "train_dense", "prune", "retrain", "iterate", "reproduce", "compare"}
+    assert set(read_yaml("MLproject")["entry_points"]) == wanted
 
 
 @pytest.fixture
@@ -57,6 +58,8 @@ def test_mlflow_run_makes_the_whole_chain_with_its_lineage(project: Path, store:
     for run in runs:
         kind_of_parent = by_id[run.parent_id].kind if run.parent_id else None
         assert kind_of_parent == {"dense": None, "prune": "dense", "retrain": "prune"}[run.kind]
+    (nested,) = {run.tags["mlflow.parentRunId"] for run in runs if run.kind == "dense"}
+    assert Registry(uri, "Default").get(nested).tags["mlflow.project.entryPoint"] == "main"
     assert (project / "demo" / "fig1.png").is_file()
 
 
