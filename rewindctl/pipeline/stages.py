@@ -129,7 +129,7 @@ class Pipeline:
         if isinstance(found, RunRecord):
             self.console.say(f"reused   {found.short}: test accuracy {found.metrics['test_accuracy']:.2%}")
             return Outcome(found, reused=True)
-        writer = found
+        writer: RunWriter = found
         try:
             writer.tag({tag.DEVICE: device_name(self.device)})
             writer.write_json("environment.json", environment(self.device))

@@ -52,9 +52,9 @@ class RunWriter:
             client.update_run(run.run_id, status="RUNNING")
             if ERROR in run.tags:
                 client.delete_tag(run.run_id, ERROR)
+            history = [(key, client.get_metric_history(run.run_id, key)) for key in run.metrics]
             writer = cls(client, run.run_id)
-            for key in run.metrics:
-                writer._logged |= {(key, metric.step) for metric in client.get_metric_history(run.run_id, key)}
+            writer._logged = {(key, metric.step) for key, metrics in history for metric in metrics}
             return writer
         except BaseException:
             ownership.release(run.run_id)
@@ -107,7 +107,7 @@ class RunWriter:
 
     def seal(self) -> None:
         """Write the manifest of all artifacts, and its own digest as a tag."""
-        self._check_open()
+        self._check_ours()
         manifest = json.dumps({"schema": 1, "artifacts": self.digests}, indent=2, sort_keys=True) + "\n"
         local = self._staging / MANIFEST_FILE
         local.write_text(manifest)
@@ -121,8 +121,7 @@ class RunWriter:
         if not self._sealed:
             raise RegistryError(f"run {self.run_id} has no manifest yet and cannot be finished")
         self._heartbeat.stop()
-        self._heartbeat.check()
-        self._check_open()
+        self._check_ours()
         self._client.set_terminated(self.run_id, "FINISHED")
         self.resume_file.unlink(missing_ok=True)
         self._close()
@@ -168,6 +167,12 @@ class RunWriter:
                 "this one gave no sign of life for too long",
                 "nothing finished is lost: the same command finds it, or waits for it",
             )
+
+    def _check_ours(self) -> None:
+        """As `_check_open`, with a look at the store instead of at what the last beat found."""
+        if self._open:
+            self._heartbeat.check()
+        self._check_open()
 
     def _close(self) -> None:
         self._open = False
