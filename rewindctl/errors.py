@@ -1,5 +1,7 @@
 """Every error a user can cause: one line that names the value, one line that says what to do, an exit code."""
 
+from typing import Any
+
 
 class RewindError(Exception):
     """A failure with a message, a hint and the exit code of the process (1: failed)."""
@@ -10,6 +12,16 @@ class RewindError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args, self.__dict__)  # whole, from one process to another
+
+
+def _rebuilt(kind: type[RewindError], args: tuple[Any, ...], fields: dict[str, Any]) -> RewindError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class UsageError(RewindError):
@@ -56,9 +68,6 @@ class BusyError(RegistryError):
             f"if nothing is at it any more: mlflow runs delete --run-id {run_id}",
         )
         self.run_id, self.owner = run_id, owner
-
-    def __reduce__(self) -> tuple[type["BusyError"], tuple[str, str]]:
-        return type(self), (self.run_id, self.owner)  # from one process to another
 
 
 class IntegrityError(RegistryError):

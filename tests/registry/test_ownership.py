@@ -21,7 +21,7 @@ from rewindctl.registry import Registry, RunRecord, RunWriter, Watch, claim, own
 from rewindctl.registry.ownership import is_gone, this_process
 from rewindctl.registry.records import HEARTBEAT, OWNER, TICKET
 from rewindctl.registry.writer import resume_file
-from rewindctl.specs import DenseSpec
+from rewindctl.specs import DenseSpec, PruneSpec
 
 HOST, PID, START, BOOT, SPACE = this_process().split(":")
 ELSEWHERE = f"elsewhere:{PID}:{START}:{BOOT}:{SPACE}"
@@ -331,11 +331,12 @@ def test_the_child_of_another_run_of_the_parent_is_another_stage(registry: Regis
         writer = registry.start(spec_of(), "a run", None, {}, resume=False)
         writer.seal()
         parents.append(writer.finish())
-    children = [registry.start(spec_of(1), "a child", parent, {}) for parent in parents]
+    child_spec = PruneSpec(parent_fingerprint=spec_of().fingerprint(), sparsity=0.5)
+    children = [registry.start(child_spec, "a child", parent, {}) for parent in parents]
     assert len({child.run_id for child in children}) == 2
     for parent in parents:
         with pytest.raises(BusyError):
-            registry.start(spec_of(1), "a child", parent, {})
+            registry.start(child_spec, "a child", parent, {})
 
 
 def test_a_run_whose_end_did_not_reach_the_store_is_not_waited_for_by_its_own_process(
