@@ -13,6 +13,7 @@ from rewindctl.cli import (
     compare,
     data,
     demo,
+    doctor,
     init,
     iterate,
     list_runs,
@@ -54,6 +55,7 @@ for module in (
     lineage_command,
     list_runs,
     init,
+    doctor,
     ui,
     verify,
 ):

@@ -1,0 +1,36 @@
+"""`rewindctl doctor` says what there is, and makes nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+
+
+def test_everything_is_named_and_nothing_is_made(cli: Cli, tmp_path: Path) -> None:
+    answer = cli("doctor", "--device", "cpu", "--json")
+    assert answer.code == 0
+    topics = {finding["topic"]: finding["text"] for finding in json.loads(answer.out)}
+    assert {"python", "packages", "device", "threads", "store", "data digits", "disk", "resume"} <= set(topics)
+    assert "not there yet" in topics["store"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_there_answers(cli: Cli, store: Path) -> None:
+    assert f"sqlite:///{store}: answers" in cli("doctor", "--device", "cpu").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "topic"),
+    [
+        (("--device", "cuda:7"), "device"),
+        (("--device", "cpu", "--tracking-uri", "http://user:secret@127.0.0.1:9"), "store"),
+        (("--device", "cpu", "--tracking-uri", "nowhere"), "store"),
+    ],
+)
+def test_what_will_not_work_is_said_with_what_to_do(cli: Cli, arguments: tuple[str, ...], topic: str) -> None:
+    answer = cli("doctor", *arguments)
+    assert answer.code == 1
+    assert f"{topic} will not work so" in answer.err
+    assert "->" in answer.out
+    assert "secret" not in answer.out + answer.err
