@@ -9,7 +9,20 @@ from typing import Any, NoReturn
 
 import typer
 
-from rewindctl.cli import compare, data, demo, init, iterate, list_runs, prune, retrain, train_dense, ui, verify
+from rewindctl.cli import (
+    compare,
+    data,
+    demo,
+    init,
+    iterate,
+    list_runs,
+    prune,
+    registry,
+    retrain,
+    train_dense,
+    ui,
+    verify,
+)
 from rewindctl.cli import lineage as lineage_command
 from rewindctl.cli import show as show_command
 from rewindctl.cli.session import Globals
@@ -45,6 +58,7 @@ for module in (
 ):
     module.register(app)
 app.add_typer(data.app, name="data")
+app.add_typer(registry.app, name="registry")
 
 
 @app.callback()

@@ -24,6 +24,8 @@ COMMANDS = (
     "lineage",
     "list",
     "prune",
+    "registry export",
+    "registry import",
     "retrain",
     "show",
     "train-dense",
