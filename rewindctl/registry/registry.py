@@ -237,7 +237,7 @@ class Registry:
 
     def register_dense(self, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
         """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it."""
-        name = f"{spec.model}-{spec.dataset}-dense"
+        name = dense_model(spec.model, spec.dataset)
         try:
             self._client.create_registered_model(name)
         except StoreError as error:
@@ -253,8 +253,11 @@ class Registry:
         """Delete a run that never counted: its model versions, its artifacts, itself. Raises: StoreError."""
         for version in self._client.search_model_versions(f"run_id = '{run.run_id}'"):
             self._client.delete_model_version(version.name, version.version)
-            if not self._client.search_model_versions(f"name = '{version.name}'"):
-                self._client.delete_registered_model(version.name)
+        if run.kind == "dense":
+            with suppress(StoreError):  # there is none
+                name = dense_model(run.tags[tag.MODEL], run.tags[tag.DATASET])
+                if not self._client.get_registered_model(name).latest_versions:
+                    self._client.delete_registered_model(name)
         with suppress(StoreError):  # files without a run cost space and mislead nobody
             self._client.delete_artifacts(run.artifact_uri)
         self._client.delete_run(run.run_id)
@@ -338,6 +341,11 @@ class Registry:
                 f"{path} of run {run.run_id} is missing", "restore it, or run the stage again with --force"
             )
         return local
+
+
+def dense_model(model: str, dataset: str) -> str:
+    """The registered model whose versions are the dense runs of a network and a data set."""
+    return f"{model}-{dataset}-dense"
 
 
 def _user() -> str:

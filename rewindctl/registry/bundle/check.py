@@ -22,9 +22,12 @@ def check_runs(index: Index, where: str) -> None:
     """Specs, lineage, tags and times fit together, and every file belongs to a run. Raises: IntegrityError."""
     seen: dict[str, RunEntry] = {}
     for entry in index.runs:
-        for check in (_identity, _lineage, _tags, _metrics, _paths):
-            for problem in check(entry, seen):
-                raise IntegrityError(f"{where}: run {entry.run_id} {problem}", HINT)
+        try:
+            problem = next((line for check in CHECKS for line in check(entry, seen)), None)
+        except IntegrityError as error:  # its spec cannot be read
+            raise IntegrityError(f"{where}: {error.message}", HINT) from None
+        if problem is not None:
+            raise IntegrityError(f"{where}: run {entry.run_id} {problem}", HINT)
         seen[entry.run_id] = entry
     listed = [file.sha256 for file in index.files]
     used = {digest for entry in index.runs for digest in entry.artifacts.values()}
@@ -50,14 +53,17 @@ def check_manifests(index: Index, read: Callable[[str], bytes], where: str) -> d
         for path, digest in here.items():
             if (digest, sizes[digest]) != (manifest.artifacts[path].sha256, manifest.artifacts[path].size):
                 raise IntegrityError(f"{run}: {path} is not the file of its manifest", HINT)
-        if parse_spec(_text(read(here["spec.json"])), f"spec.json of {run}").canonical() != entry.spec:
+        if not _is_spec(read(here["spec.json"]), entry):
             raise IntegrityError(f"{run}: spec.json differs from the spec of its fingerprint", HINT)
         manifests[entry.run_id] = manifest
     return manifests
 
 
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")  # what is no UTF-8 is no spec either
+def _is_spec(data: bytes, entry: RunEntry) -> bool:
+    try:
+        return parse_spec(data.decode(), "spec.json").canonical() == entry.spec
+    except (IntegrityError, UnicodeDecodeError):
+        return False
 
 
 def spec_of(entry: RunEntry) -> DenseSpec | PruneSpec | RetrainSpec:
@@ -146,3 +152,6 @@ def _paths(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
     for path in entry.omitted:
         if not path.startswith(tag.CHECKPOINTS):
             yield f"leaves out {path}, which is no checkpoint"
+
+
+CHECKS = (_identity, _lineage, _tags, _metrics, _paths)
