@@ -6,7 +6,6 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -248,19 +247,6 @@ class Registry:
         alias = f"seed-{spec.seed}"
         if move_alias or alias not in self._client.get_registered_model(name).aliases:
             self._client.set_registered_model_alias(name, alias, version.version)
-
-    def discard(self, run: RunRecord) -> None:
-        """Delete a run that never counted: its model versions, its artifacts, itself. Raises: StoreError."""
-        for version in self._client.search_model_versions(f"run_id = '{run.run_id}'"):
-            self._client.delete_model_version(version.name, version.version)
-        if run.kind == "dense":
-            with suppress(StoreError):  # there is none
-                name = dense_model(run.tags[tag.MODEL], run.tags[tag.DATASET])
-                if not self._client.get_registered_model(name).latest_versions:
-                    self._client.delete_registered_model(name)
-        with suppress(StoreError):  # files without a run cost space and mislead nobody
-            self._client.delete_artifacts(run.artifact_uri)
-        self._client.delete_run(run.run_id)
 
     def artifact(self, run: RunRecord, path: str) -> Path:
         """A local copy of an artifact, its bytes those of the manifest. Raises: IntegrityError, RegistryError."""

@@ -375,6 +375,41 @@ def test_a_killed_import_counts_for_nothing_and_can_be_repeated(
     assert len(list(target.client.search_model_versions())) == 1
 
 
+def test_an_interrupted_import_takes_its_runs_back(bundle: Path, target: Registry, store: Path) -> None:
+    line = [sys.executable, "-m", "rewindctl", "registry", "import", str(bundle)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not count(store, "runs WHERE name LIKE '%prune%'"):
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert err.startswith("error: interrupted")
+    nothing_is_left(target)
+
+
+def test_imports_at_the_same_time_make_nothing_twice(bundle: Path, target: Registry) -> None:
+    line = [sys.executable, "-m", "rewindctl", "registry", "import", str(bundle)]
+    processes = [subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate()[1] for process in processes]
+    for process, error in zip(processes, errors, strict=True):
+        assert process.returncode == 0 or re.match("error: run [0-9a-f]{32} (is being imported by|came during)", error)
+    import_bundle(target, [bundle])
+    assert_intact(target, 5)
+
+
+def test_a_run_that_finished_meanwhile_is_not_doubled(bundle: Path, chain: Chain, target: Registry) -> None:
+    def finish_another(done: int, total: int) -> None:
+        if done == total:
+            run = next(run for run in target.search(kind="prune"))
+            other = target.client.create_run(target.experiment_id, tags=run.tags)
+            target.client.set_terminated(other.info.run_id, "FINISHED")
+
+    with pytest.raises(RegistryError, match="came during the import"):
+        import_bundle(target, [bundle], finish_another)
+    assert [run.status for run in target.search()] == ["FINISHED"]
+
+
 def test_an_import_under_way_elsewhere_is_not_disturbed(bundle: Path, target: Registry) -> None:
     def start(owner: str) -> RunRecord:
         tags = {tag.SCHEMA: "1", tag.IMPORT: "0" * 64, tag.OWNER: owner}

@@ -4,12 +4,14 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +20,13 @@ import pytest
 from conftest import TINY, Chain, Cli
 
 from rewindctl.cli import run as run_command
+from rewindctl.errors import RegistryError
 from rewindctl.files import sha256
 from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle import export_bundle, import_bundle, matching, select
+from rewindctl.registry.bundle.leftovers import discard
 from rewindctl.report.frame import tidy_frame
 
 STAGES = ("dense", "prune", "finetune", "weight_rewind", "lr_rewind")
@@ -291,6 +295,24 @@ def test_a_server_keeps_what_was_left_out_apart_from_damage(
 def test_a_run_discarded_on_a_server_leaves_no_file(chain: Chain, server: Server, tmp_path: Path) -> None:
     target = Registry(server.uri, "discarded")
     for run_id in reversed(travelled(chain.registry(), target, tmp_path / "bundle").values()):
-        target.discard(target.get(run_id))
+        discard(target, target.get(run_id))
         assert [path for path in server.artifacts.rglob("*") if run_id in str(path) and path.is_file()] == []
     assert target.search() == []
+
+
+def test_a_server_that_fails_midway_is_left_as_it_was(chain: Chain, server: Server, tmp_path: Path) -> None:
+    target, store = Registry(server.uri, "failing"), server.artifacts.parent / "server.db"
+    condition = "NEW.key = 'k' AND NEW.value = '6'"
+    with closing(sqlite3.connect(store, timeout=60)) as connection, connection:
+        statement = f"BEFORE INSERT ON params WHEN {condition} BEGIN SELECT RAISE(ABORT, 'no room'); END"
+        connection.execute(f"CREATE TRIGGER full {statement}")
+    before = {path for path in server.artifacts.rglob("*") if path.is_file()}
+    try:
+        with pytest.raises(RegistryError, match="tracking store"):
+            travelled(chain.registry(), target, tmp_path / "bundle")
+    finally:
+        with closing(sqlite3.connect(store, timeout=60)) as connection, connection:
+            connection.execute("DROP TRIGGER full")
+    assert target.search() == []
+    assert {path for path in server.artifacts.rglob("*") if path.is_file()} == before
+    assert len(travelled(chain.registry(), target, tmp_path / "again")) == len(target.search()) == 5

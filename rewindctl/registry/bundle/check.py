@@ -8,6 +8,7 @@ from rewindctl.registry.bundle.index import CARRIED, HINT, Index, Manifest, RunE
 from rewindctl.registry.writer import MANIFEST_FILE
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, parse_spec
 
+MOST_JSON_BYTES = 16 << 20  # of a manifest or a spec
 MOST_COPIES = 100  # how much larger than the bundle its runs may be, which share files
 
 # What reports and verification read of every run of a kind.
@@ -34,9 +35,8 @@ def check_runs(index: Index, where: str) -> None:
     if listed != sorted(used):
         raise IntegrityError(f"{where}: the files of its index are not those of its runs, each once, in order", HINT)
     sizes = {file.sha256: file.size for file in index.files}
-    if sum(sizes[digest] for entry in index.runs for digest in entry.artifacts.values()) > MOST_COPIES * sum(
-        sizes.values()
-    ):
+    copied = sum(sizes[digest] for entry in index.runs for digest in entry.artifacts.values())
+    if copied > MOST_COPIES * sum(sizes.values()):
         raise IntegrityError(f"{where}: its runs are more than {MOST_COPIES} times as large as their files", HINT)
 
 
@@ -46,6 +46,9 @@ def check_manifests(index: Index, read: Callable[[str], bytes], where: str) -> d
     manifests: dict[str, Manifest] = {}
     for entry in index.runs:
         run = f"run {entry.run_id} of {where}"
+        for path in (MANIFEST_FILE, "spec.json"):
+            if sizes[entry.artifacts[path]] > MOST_JSON_BYTES:
+                raise IntegrityError(f"{run}: {path} is larger than {MOST_JSON_BYTES:,} bytes", HINT)
         manifest = parse_manifest(read(entry.artifacts[MANIFEST_FILE]), run)
         here = {path: digest for path, digest in entry.artifacts.items() if path != MANIFEST_FILE}
         if sorted([*here, *entry.omitted]) != sorted(manifest.artifacts):

@@ -73,7 +73,7 @@ class RunEntry(Strict):
     spec: Annotated[str, Field(max_length=8_000)]
     parent: RunId | None
     weights_from: Annotated[str, Field(pattern=r"^[0-9a-f]{32}@[0-9]{1,12}$")] | None
-    started: Millis
+    started: Annotated[Millis, Field(gt=0)]  # 0 is now to MLflow
     ended: Millis
     tags: dict[Text, Text]
     metrics: dict[MetricName, Annotated[tuple[Point, ...], Field(min_length=1)]]

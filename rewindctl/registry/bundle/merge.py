@@ -25,9 +25,10 @@ from rewindctl.registry.bundle.archive import Source, check_sizes, extract, find
 from rewindctl.registry.bundle.check import check_manifests, check_runs, spec_of
 from rewindctl.registry.bundle.export import Progress
 from rewindctl.registry.bundle.index import Index, Manifest, RunEntry, parse_index, parse_manifest
+from rewindctl.registry.bundle.leftovers import discard, remove_leftovers
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry, params_of
-from rewindctl.registry.writer import MANIFEST_FILE, METRICS_PER_BATCH, is_dead, this_process
+from rewindctl.registry.writer import MANIFEST_FILE, METRICS_PER_BATCH, this_process
 from rewindctl.specs import SCHEMA_VERSION, DenseSpec
 
 
@@ -60,7 +61,7 @@ def import_bundle(registry: Registry, given: Sequence[Path], progressed: Progres
     try:
         with tempfile.TemporaryDirectory(prefix="rewindctl-") as folder:
             bundle = read_bundle(given, Path(folder))
-            _remove_leftovers(registry)
+            remove_leftovers(registry)
             return _Merge(registry, bundle, progressed).run()
     except OSError as error:
         raise RegistryError(
@@ -81,20 +82,6 @@ def read_bundle(given: Sequence[Path], folder: Path) -> Bundle:
         extract(source, index.files, folder)
     manifests = check_manifests(index, lambda digest: (folder / digest).read_bytes(), where)
     return Bundle(raw.digest, index, manifests, folder)
-
-
-def _remove_leftovers(registry: Registry) -> None:
-    """Remove what a killed import left. Raises: RegistryError when another import is at work."""
-    for run in registry.search():
-        if tag.IMPORT not in run.tags or run.finished:
-            continue
-        owner = run.tags.get(tag.OWNER, "")
-        if run.status == "RUNNING" and owner != this_process() and not is_dead(owner):
-            raise RegistryError(
-                f"run {run.run_id} is being imported by {owner}",
-                f"wait for it; if its process is gone: mlflow runs delete --run-id {run.run_id}",
-            )
-        registry.discard(run)
 
 
 @dataclass
@@ -121,10 +108,15 @@ class _Merge:
         return Merged(self.bundle.digest, places, tuple(self.made.values()), completed)
 
     @cached_property
+    def _known(self) -> list[RunRecord]:
+        """The runs of the experiment when the import was planned."""
+        return self.registry.search()
+
+    @cached_property
     def _there(self) -> dict[str, list[RunRecord]]:
         """The finished runs of the experiment by fingerprint, newest first, those with their checkpoints before."""
         found: dict[str, list[RunRecord]] = {}
-        for run in reversed(self.registry.search()):
+        for run in reversed(self._known):
             if run.finished:
                 found.setdefault(run.fingerprint, []).append(run)
         return {key: sorted(runs, key=lambda run: tag.OMITTED in run.tags) for key, runs in found.items()}
@@ -177,11 +169,24 @@ class _Merge:
         for entry in self.new:
             if isinstance(spec := spec_of(entry), DenseSpec):
                 self.registry.register_dense(self.made[entry.run_id], spec, move_alias=False)
+        self._refuse_rivals()
         client = self.registry.client
         for run in self.completed:
             client.delete_tag(run.run_id, tag.OMITTED)
         for entry in self.new:
             client.set_terminated(self.made[entry.run_id], "FINISHED", entry.ended)
+
+    def _refuse_rivals(self) -> None:
+        """Raises: RegistryError when another process brought one of the new runs meanwhile: it would be there twice.
+
+        Of two imports at the same time the later one to look sees the runs of the other, so one at most goes on.
+        """
+        new = {entry.fingerprint for entry in self.new}
+        mine = {*self.made.values(), *(run.run_id for run in self._known)}
+        for run in self.registry.search():
+            under_way = run.status == "RUNNING" and tag.IMPORT in run.tags
+            if run.run_id not in mine and run.fingerprint in new and (run.finished or under_way):
+                raise RegistryError(f"run {run.run_id} came during the import, from another process", "import again")
 
     def _create(self, entry: RunEntry) -> None:
         """Write all of a run but its end."""
@@ -256,7 +261,7 @@ class _Merge:
         """Remove what was written, as far as the store allows; what it does not, the next import finds."""
         for run_id in reversed(self.made.values()):
             with suppress(RegistryError):
-                self.registry.discard(self.registry.get(run_id))
+                discard(self.registry, self.registry.get(run_id))
         for run in self.completed:
             with suppress(RegistryError):
                 self.registry.client.set_tag(run.run_id, tag.OMITTED, tag.CHECKPOINTS)
