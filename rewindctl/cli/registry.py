@@ -84,7 +84,7 @@ def import_runs(
     """
     from rewindctl.registry.bundle import import_bundle
 
-    merged = import_bundle(session.registry(), bundle, _progress(session.console, "imported"))
+    merged = import_bundle(session.registry, bundle, _progress(session.console, "imported"))
     reused = len(merged.runs) - len(merged.imported)
     if session.json:
         counts = {"imported": len(merged.imported), "reused": reused, "completed": len(merged.completed)}

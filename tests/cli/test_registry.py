@@ -215,13 +215,16 @@ IMPORTS = {
 
 
 @pytest.mark.parametrize("case", IMPORTS)
-def test_a_wrong_import_is_refused(cli: Cli, store: Path, case: str) -> None:
+def test_a_wrong_import_is_refused_and_makes_no_store(cli: Cli, case: str) -> None:
     for name in ("b", "p.001", "q.002"):
         Path(name).write_text("x")
     line, words = IMPORTS[case]
     if case == "part missing":
         shutil.move("b", "c")
     refused(cli("registry", "import", *line), 2, words)
+    refused(cli("registry", "import", "q"), 1, "q.001 is missing")
+    refused(cli("registry", "import", "p"), 1, "p.001 is not a bundle of rewindctl")
+    assert not Path("mlflow.db").exists()
 
 
 def test_a_list_of_parts_with_a_gap_is_not_whole(cli: Cli, store: Path, chain: Chain) -> None:

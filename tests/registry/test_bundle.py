@@ -101,7 +101,7 @@ def assert_intact(registry: Registry, count: int) -> None:
 
 
 def test_a_registry_arrives_as_it_left(chain: Chain, bundle: Path, target: Registry) -> None:
-    merged = import_bundle(target, [bundle])
+    merged = import_bundle(lambda: target, [bundle])
     assert len(merged.runs) == len(merged.imported) == 5
     assert_equal(chain.registry(), target, merged.runs)
     assert_intact(target, 5)
@@ -113,9 +113,9 @@ def test_a_registry_arrives_as_it_left(chain: Chain, bundle: Path, target: Regis
 def test_the_bundle_of_what_arrived_has_the_same_runs(
     chain: Chain, bundle: Path, target: Registry, tmp_path: Path
 ) -> None:
-    runs = import_bundle(target, [bundle]).runs
+    runs = import_bundle(lambda: target, [bundle]).runs
     back = export(target, tmp_path / "back.bundle")
-    again = import_bundle(chain.registry(), [back])
+    again = import_bundle(chain.registry, [back])
     assert again.imported == ()
     assert again.runs == {new: old for old, new in runs.items()}
 
@@ -125,7 +125,7 @@ def test_equal_runs_make_equal_bytes(chain: Chain, bundle: Path, tmp_path: Path)
 
 
 def test_work_goes_on_from_an_imported_parent(chain: Chain, bundle: Path, target: Registry, cli: Cli) -> None:
-    runs = import_bundle(target, [bundle]).runs
+    runs = import_bundle(lambda: target, [bundle]).runs
     line = ("retrain", "--parent", runs[chain.prune], "--method", "lr_rewind")
     assert cli(*line).run_id == runs[chain.lr_rewind]
     assert cli(*line[:-1], "weight_rewind", "--k", "12").code == 0
@@ -138,9 +138,9 @@ def test_work_goes_on_from_an_imported_parent(chain: Chain, bundle: Path, target
 
 
 def test_importing_twice_changes_nothing(bundle: Path, target: Registry, store: Path) -> None:
-    first = import_bundle(target, [bundle])
+    first = import_bundle(lambda: target, [bundle])
     before = dump(store)
-    again = import_bundle(Registry(target.uri), [bundle])
+    again = import_bundle(lambda: Registry(target.uri), [bundle])
     assert (again.runs, again.imported) == (first.runs, ())
     assert dump(store) == before
 
@@ -150,7 +150,7 @@ def test_runs_made_here_are_reused_and_their_children_relinked(
 ) -> None:
     dense = cli("train-dense", *TINY, "--seed", "0").run_id
     prune = cli("prune", "--parent", dense, "--compression", "5").run_id
-    merged = import_bundle(target, [bundle])
+    merged = import_bundle(lambda: target, [bundle])
     assert (merged.runs[chain.dense], merged.runs[chain.prune]) == (dense, prune)
     assert len(merged.imported) == 3
     for child in merged.imported:
@@ -177,12 +177,12 @@ def retouch(chain: Chain) -> None:
 def test_children_are_never_hung_under_a_run_of_other_bytes(chain: Chain, copied_chain: Chain, bundle: Path) -> None:
     retouch(copied_chain)
     target = Registry(copied_chain.uri)
-    merged = import_bundle(target, [bundle])
+    merged = import_bundle(lambda: target, [bundle])
     assert len(merged.imported) == 5
     assert merged.runs[chain.dense] != chain.dense
     assert target.get(merged.runs[chain.finetune]).parent_id == merged.runs[chain.prune] != chain.prune
     assert target.resolve("models:/resnet8-digits-dense@seed-0").run_id == chain.dense, "the alias is not moved"
-    again = import_bundle(Registry(copied_chain.uri), [bundle])
+    again = import_bundle(lambda: Registry(copied_chain.uri), [bundle])
     assert (again.imported, again.runs) == ((), merged.runs)
 
 
@@ -191,12 +191,12 @@ def test_equal_reruns_are_imported_once(copied_chain: Chain, target: Registry, c
     rerun = cli("prune", "--parent", copied_chain.dense, "--compression", "5", *at).run_id
     child = cli("retrain", "--parent", rerun, "--method", "lr_rewind", *at).run_id
     path = export(Registry(copied_chain.uri), tmp_path / "b")
-    merged = import_bundle(target, [path])
+    merged = import_bundle(lambda: target, [path])
     assert merged.runs[rerun] == merged.runs[copied_chain.prune]
     assert merged.runs[child] == merged.runs[copied_chain.lr_rewind]
-    assert import_bundle(target, [path]).imported == ()
+    assert import_bundle(lambda: target, [path]).imported == ()
     assert_intact(target, 5)
-    back = import_bundle(Registry(copied_chain.uri), [export(target, tmp_path / "back")])
+    back = import_bundle(lambda: Registry(copied_chain.uri), [export(target, tmp_path / "back")])
     assert back.imported == (), "each is there, under one of the equal parents"
 
 
@@ -228,7 +228,7 @@ def test_the_same_lineage_comes_from_other_experiments(copied_chain: Chain, cli:
     child = cli("retrain", "--parent", copied_chain.prune, "--method", "finetune", "--lr", "0.01", *at).run_id
     registry = Registry(copied_chain.uri, "other")
     assert [run.run_id for run in select(registry, matching())] == [copied_chain.dense, copied_chain.prune, child]
-    merged = import_bundle(target, [export(registry, Path("other.bundle"))])
+    merged = import_bundle(lambda: target, [export(registry, Path("other.bundle"))])
     assert len(merged.imported) == 3
     assert_intact(target, 3)
 
@@ -237,7 +237,7 @@ def test_the_same_lineage_comes_from_other_experiments(copied_chain: Chain, cli:
 
 
 def test_checkpoints_left_out_are_no_damage_and_serve_reports(chain: Chain, light: Path, target: Registry) -> None:
-    merged = import_bundle(target, [light])
+    merged = import_bundle(lambda: target, [light])
     assert_intact(target, 5)
     pd.testing.assert_frame_equal(frame_without_ids(chain.registry()), frame_without_ids(target))
     dense = target.get(merged.runs[chain.dense])
@@ -248,7 +248,7 @@ def test_checkpoints_left_out_are_no_damage_and_serve_reports(chain: Chain, ligh
 def test_a_parent_without_checkpoints_is_refused_with_a_hint(
     chain: Chain, light: Path, target: Registry, cli: Cli
 ) -> None:
-    runs = import_bundle(target, [light]).runs
+    runs = import_bundle(lambda: target, [light]).runs
     answer = cli("prune", "--parent", runs[chain.dense], "--sparsity", "0.5")
     assert (answer.code, answer.out) == (2, "")
     assert f"{FINAL} of run {runs[chain.dense]} was left out when the run was exported" in answer.err
@@ -257,7 +257,7 @@ def test_a_parent_without_checkpoints_is_refused_with_a_hint(
 
 
 def test_a_file_that_is_lost_as_well_is_damage(chain: Chain, light: Path, target: Registry) -> None:
-    prune = target.get(import_bundle(target, [light]).runs[chain.prune])
+    prune = target.get(import_bundle(lambda: target, [light]).runs[chain.prune])
     target.artifact(prune, "mask/mask.safetensors").unlink()
     assert any("mask/mask.safetensors" in problem for problem in verify(target, prune))
 
@@ -265,12 +265,12 @@ def test_a_file_that_is_lost_as_well_is_damage(chain: Chain, light: Path, target
 def test_a_bundle_with_checkpoints_completes_what_came_without(
     chain: Chain, light: Path, bundle: Path, target: Registry, cli: Cli, tmp_path: Path
 ) -> None:
-    runs = import_bundle(target, [light]).runs
-    assert import_bundle(target, [export(target, tmp_path / "back")]).imported == ()
-    merged = import_bundle(target, [bundle])
+    runs = import_bundle(lambda: target, [light]).runs
+    assert import_bundle(lambda: target, [export(target, tmp_path / "back")]).imported == ()
+    merged = import_bundle(lambda: target, [bundle])
     assert (merged.runs, merged.imported, len(merged.completed)) == (runs, (), 4)
     assert_equal(chain.registry(), target, runs)
-    assert import_bundle(target, [bundle]).completed == ()
+    assert import_bundle(lambda: target, [bundle]).completed == ()
     assert cli("prune", "--parent", runs[chain.dense], "--sparsity", "0.5").code == 0
 
 
@@ -309,10 +309,10 @@ def nothing_is_left(registry: Registry) -> None:
 def test_a_store_that_fails_midway_is_left_as_it_was(bundle: Path, target: Registry, store: Path, failure: str) -> None:
     edit(store, f"CREATE TRIGGER full BEFORE {FAILURES[failure]} BEGIN SELECT RAISE(ABORT, 'no room'); END")
     with pytest.raises(RegistryError, match="tracking store"):
-        import_bundle(target, [bundle])
+        import_bundle(lambda: target, [bundle])
     nothing_is_left(target)
     edit(store, "DROP TRIGGER full")
-    assert len(import_bundle(target, [bundle]).imported) == 5
+    assert len(import_bundle(lambda: target, [bundle]).imported) == 5
     assert_intact(target, 5)
 
 
@@ -322,25 +322,25 @@ def test_artifacts_that_cannot_be_written_leave_the_store_as_it_was(bundle: Path
     blocked.parent.mkdir(exist_ok=True)
     blocked.write_text("in the way")
     with pytest.raises(RegistryError):
-        import_bundle(target, [bundle])
+        import_bundle(lambda: target, [bundle])
     assert target.search() == []
     blocked.unlink()
-    assert len(import_bundle(target, [bundle]).imported) == 5
+    assert len(import_bundle(lambda: target, [bundle]).imported) == 5
     assert_intact(target, 5)
 
 
 def test_a_failed_completion_is_undone(light: Path, bundle: Path, target: Registry, store: Path) -> None:
-    runs = import_bundle(target, [light]).runs
+    runs = import_bundle(lambda: target, [light]).runs
     edit(
         store,
         "CREATE TRIGGER full BEFORE DELETE ON tags WHEN OLD.key = 'rewindctl.omitted' AND "
         "(SELECT COUNT(*) FROM tags WHERE key = 'rewindctl.omitted') <= 2 BEGIN SELECT RAISE(ABORT, 'no room'); END",
     )
     with pytest.raises(RegistryError, match="tracking store"):
-        import_bundle(target, [bundle])
+        import_bundle(lambda: target, [bundle])
     assert sum(bool(target.omitted(target.get(run))) for run in runs.values()) == 4
     edit(store, "DROP TRIGGER full")
-    assert len(import_bundle(target, [bundle]).completed) == 4
+    assert len(import_bundle(lambda: target, [bundle]).completed) == 4
     assert_intact(target, 5)
 
 
@@ -370,7 +370,7 @@ def test_a_killed_import_counts_for_nothing_and_can_be_repeated(
     for run in by_id.values():  # what is finished has finished ancestors
         assert not run.finished or run.parent_id is None or by_id[run.parent_id].finished
     assert process.returncode in (-signal.SIGKILL, 0)
-    import_bundle(target, [bundle])
+    import_bundle(lambda: target, [bundle])
     assert_intact(target, 5)
     assert len(list(target.client.search_model_versions())) == 1
 
@@ -394,7 +394,7 @@ def test_imports_at_the_same_time_make_nothing_twice(bundle: Path, target: Regis
     errors = [process.communicate()[1] for process in processes]
     for process, error in zip(processes, errors, strict=True):
         assert process.returncode == 0 or re.match("error: run [0-9a-f]{32} (is being imported by|came during)", error)
-    import_bundle(target, [bundle])
+    import_bundle(lambda: target, [bundle])
     assert_intact(target, 5)
 
 
@@ -406,7 +406,7 @@ def test_a_run_that_finished_meanwhile_is_not_doubled(bundle: Path, chain: Chain
             target.client.set_terminated(other.info.run_id, "FINISHED")
 
     with pytest.raises(RegistryError, match="came during the import"):
-        import_bundle(target, [bundle], finish_another)
+        import_bundle(lambda: target, [bundle], finish_another)
     assert [run.status for run in target.search()] == ["FINISHED"]
 
 
@@ -417,10 +417,10 @@ def test_an_import_under_way_elsewhere_is_not_disturbed(bundle: Path, target: Re
 
     other = start("elsewhere:1")
     with pytest.raises(RegistryError, match=f"run {other.run_id} is being imported by elsewhere:1"):
-        import_bundle(target, [bundle])
+        import_bundle(lambda: target, [bundle])
     assert [run.run_id for run in target.search()] == [other.run_id]
     target.client.set_terminated(other.run_id, "KILLED")
-    assert len(import_bundle(target, [bundle]).imported) == 5
+    assert len(import_bundle(lambda: target, [bundle]).imported) == 5
     assert_intact(target, 5)
 
 
@@ -429,7 +429,7 @@ def test_the_runs_of_a_dead_import_on_this_host_are_replaced(bundle: Path, targe
         pass
     owner = f"{os.uname().nodename}:{gone.pid}"
     target.client.create_run(target.experiment_id, tags={tag.SCHEMA: "1", tag.IMPORT: "0" * 64, tag.OWNER: owner})
-    import_bundle(target, [bundle])
+    import_bundle(lambda: target, [bundle])
     assert_intact(target, 5)
 
 
@@ -441,7 +441,7 @@ def test_no_host_of_the_exporter_travels(chain: Chain, bundle: Path) -> None:
 
 
 def test_merged_names_every_run_of_the_bundle(chain: Chain, bundle: Path, target: Registry) -> None:
-    merged: Merged = import_bundle(target, [bundle])
+    merged: Merged = import_bundle(lambda: target, [bundle])
     assert list(merged.runs) == [run.run_id for run in select(chain.registry(), matching())]
     assert re.fullmatch("[0-9a-f]{64}", merged.digest)
     assert {run.tags[tag.IMPORT] for run in target.search()} == {merged.digest}

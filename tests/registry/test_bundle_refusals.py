@@ -162,6 +162,17 @@ def deep(index: dict[str, Any]) -> None:
     index["runs"][DENSE]["tags"] = value
 
 
+def endless(index: dict[str, Any]) -> None:
+    """Prunings of retrainings of prunings: 1,200 levels, each with the right fingerprints."""
+    runs = index["runs"] = index["runs"][:3]
+    for level in range(1_200):
+        copy = json.loads(json.dumps(runs[PRUNE if level % 2 == 0 else RETRAIN]))
+        spec = json.loads(copy["spec"]) | {"parent_fingerprint": runs[-1]["fingerprint"]}
+        made = parse_spec(json.dumps(spec), "test")
+        copy |= {"run_id": f"{level:032x}", "parent": runs[-1]["run_id"], "spec": made.canonical()}
+        runs.append(copy | {"fingerprint": made.fingerprint(), "group": made.group(runs[-1]["group"])})
+
+
 def bomb(index: dict[str, Any]) -> None:
     """One file as ten thousand artifacts."""
     run = index["runs"][PRUNE]
@@ -248,6 +259,7 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     ),
     "parent not an ID": (setting(PRUNE, "parent", "../../x"), "parent"),
     "parent of another fingerprint": (lambda i: respec(i, DENSE, seed=1), "another parent fingerprint|rewindctl.seed"),
+    "ancestors without end": (endless, "more than 1,000 ancestors"),
     "weights from a stranger": (setting(RETRAIN, "weights_from", "0" * 32 + "@6"), "none of its ancestors"),
     "weights from nowhere": (setting(RETRAIN, "weights_from", None), "none of its ancestors"),
     "weights of a mask": (setting(PRUNE, "weights_from", "0" * 32 + "@6"), "none of its ancestors"),
@@ -445,7 +457,7 @@ def test_a_bundle_cut_anywhere_is_refused(light: bytes, target: Registry, tmp_pa
     before = state(target)
     for length in (*range(0, 2048, 97), *range(2048, len(light), 1777), len(light) - 1):
         with pytest.raises(IntegrityError):
-            import_bundle(target, [written(tmp_path / "b", light[:length])])
+            import_bundle(lambda: target, [written(tmp_path / "b", light[:length])])
     assert state(target) == before
 
 
@@ -455,7 +467,7 @@ def test_a_bit_flipped_anywhere_is_refused(light: bytes, target: Registry, tmp_p
         data = bytearray(light)
         data[offset] ^= 1 << offset % 8
         with pytest.raises(IntegrityError):
-            import_bundle(target, [written(tmp_path / "b", bytes(data))])
+            import_bundle(lambda: target, [written(tmp_path / "b", bytes(data))])
     assert state(target) == before
 
 
@@ -524,7 +536,7 @@ def test_no_change_of_bytes_gets_through(light: bytes, target: Registry, tmp_pat
     assume(bytes(changed) != light)
     before = state(target)
     with pytest.raises(RewindError):
-        import_bundle(target, [written(tmp_path / "b", bytes(changed))])
+        import_bundle(lambda: target, [written(tmp_path / "b", bytes(changed))])
     assert state(target) == before
 
 

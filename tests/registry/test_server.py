@@ -240,7 +240,7 @@ def test_a_broken_file_on_the_server_is_named(
 def travelled(source: Registry, target: Registry, path: Path, checkpoints: bool = True) -> dict[str, str]:
     """Export all of `source` and import it into `target`: old run IDs to new ones."""
     export_bundle(source, select(source, matching()), path, checkpoints)
-    return import_bundle(target, [path]).runs
+    return import_bundle(lambda: target, [path]).runs
 
 
 def histories(registry: Registry, run_id: str) -> dict[str, list[tuple[int, int, float]]]:

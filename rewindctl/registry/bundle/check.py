@@ -1,6 +1,7 @@
 """Whether a bundle agrees with itself: asked before it is written, and before anything of it is imported."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from rewindctl.errors import IntegrityError
 from rewindctl.registry import records as tag
@@ -9,6 +10,7 @@ from rewindctl.registry.writer import MANIFEST_FILE
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, parse_spec
 
 MOST_JSON_BYTES = 16 << 20  # of a manifest or a spec
+MOST_ANCESTORS = 1_000
 MOST_COPIES = 100  # how much larger than the bundle its runs may be, which share files
 
 # What reports and verification read of every run of a kind.
@@ -99,8 +101,11 @@ def _lineage(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
         yield f"has another parent fingerprint than its parent {parent.run_id}"
     if entry.group != spec.group(parent.group if parent else None):
         yield "has a group that is not that of its spec"
+    ancestors = list(islice(_ancestors(entry, seen), MOST_ANCESTORS + 1))
+    if len(ancestors) > MOST_ANCESTORS:
+        yield f"has more than {MOST_ANCESTORS:,} ancestors"
     origin = (entry.weights_from or "").partition("@")[0]
-    if (entry.kind == "retrain") != bool(origin) or (origin and origin not in _ancestors(entry, seen)):
+    if (entry.kind == "retrain") != bool(origin) or (origin and origin not in ancestors):
         yield f"has its weights from {entry.weights_from}, which is none of its ancestors"
 
 

@@ -17,7 +17,7 @@ def discard(registry: Registry, run: RunRecord) -> None:
         client.delete_model_version(version.name, version.version)
     if run.kind == "dense":
         with suppress(StoreError):  # there is none
-            name = dense_model(run.tags[tag.MODEL], run.tags[tag.DATASET])
+            name = dense_model(run.tags.get(tag.MODEL, ""), run.tags.get(tag.DATASET, ""))
             if not client.get_registered_model(name).latest_versions:
                 client.delete_registered_model(name)
     with suppress(StoreError):  # files without a run cost space and mislead nobody

@@ -12,8 +12,9 @@ killed at that moment leaves whole lineages, and the same import adds the rest.
 
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,8 +53,10 @@ class Merged:
     completed: tuple[str, ...]
 
 
-def import_bundle(registry: Registry, given: Sequence[Path], progressed: Progress = lambda done, total: None) -> Merged:
-    """Merge a bundle, given by its path or its parts.
+def import_bundle(
+    open_registry: Callable[[], Registry], given: Sequence[Path], progressed: Progress = lambda done, total: None
+) -> Merged:
+    """Merge a bundle, given by its path or its parts. The registry is opened when the bundle is verified.
 
     Raises: UsageError when there is no such file, IntegrityError when it is damaged or hostile, RegistryError when
     the store fails; the registry is then as it was.
@@ -61,6 +64,7 @@ def import_bundle(registry: Registry, given: Sequence[Path], progressed: Progres
     try:
         with tempfile.TemporaryDirectory(prefix="rewindctl-") as folder:
             bundle = read_bundle(given, Path(folder))
+            registry = open_registry()
             remove_leftovers(registry)
             return _Merge(registry, bundle, progressed).run()
     except OSError as error:
@@ -245,7 +249,7 @@ class _Merge:
             for path, digest in artifacts.items():
                 local = Path(name) / path
                 local.parent.mkdir(parents=True, exist_ok=True)
-                os.link(self.bundle.folder / digest, local)
+                _link(self.bundle.folder / digest, local)
             self.registry.client.log_artifacts(run_id, name)
 
     def _complete(self, entry: RunEntry) -> None:
@@ -266,3 +270,10 @@ class _Merge:
             with suppress(RegistryError):
                 self.registry.client.set_tag(run.run_id, tag.OMITTED, tag.CHECKPOINTS)
                 self.registry.client.delete_artifacts(run.artifact_uri, tag.CHECKPOINTS.rstrip("/"))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
