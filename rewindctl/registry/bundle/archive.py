@@ -160,12 +160,15 @@ class Source:
     def close(self) -> None:
         self._file.close()
 
+    def too_short(self) -> IntegrityError:
+        return IntegrityError(f"{self.paths[-1]} ends too early: it is cut short, or a part is missing", HINT)
+
     def read(self, count: int) -> bytes:
         """Exactly `count` bytes. Raises: IntegrityError when fewer are left."""
         data = self._file.read(count)
         while len(data) < count:
             if self.where == self.paths[-1]:
-                raise IntegrityError(f"{self.where} ends too early: it is cut short, or a part is missing", HINT)
+                raise self.too_short()
             self.close()
             self._open_next()
             data += self._file.read(count - len(data))
@@ -188,10 +191,12 @@ def read_index(source: Source) -> RawIndex:
     size = int(digits, 8) if re.fullmatch(rb"[0-7]{11}", digits) else -1
     if match is None or size < 0 or head != header(name.decode(), size):
         raise IntegrityError(f"{source.where} is not a bundle of rewindctl: it does not start with an index", HINT)
-    if size > min(MOST_INDEX_BYTES, source.total):
+    if size > MOST_INDEX_BYTES:
         raise IntegrityError(
             f"{source.where}: {name.decode()} claims {size:,} bytes, more than an index can have", HINT
         )
+    if size > source.total:
+        raise source.too_short()
     data = source.read(size)
     if hashlib.sha256(data).hexdigest() != match[1].decode():
         raise IntegrityError(f"{source.where}: {name.decode()} is damaged: its bytes are not those of its name", HINT)
