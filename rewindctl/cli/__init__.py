@@ -18,6 +18,7 @@ from rewindctl.cli import (
     iterate,
     list_runs,
     prune,
+    registry,
     reproduce,
     retrain,
     train_dense,
@@ -61,6 +62,7 @@ for module in (
 ):
     module.register(app)
 app.add_typer(data.app, name="data")
+app.add_typer(registry.app, name="registry")
 
 
 @app.callback()

@@ -1,5 +1,7 @@
 """Option values that need more than a type: seeds, lists of iterations, sparsity or compression."""
 
+import re
+
 from rewindctl.errors import UsageError
 
 MOST_SEEDS = 10_000
@@ -62,6 +64,23 @@ def target_sparsity(sparsity: float | None, compression: float | None) -> float:
     if not 0 < sparsity < 1:
         raise UsageError(f"--sparsity {sparsity:g} is outside (0, 1)", "give removed / total weights, such as 0.893")
     return sparsity
+
+
+def size(option: str, text: str, smallest: int) -> int:
+    """`16M` in bytes; K, M and G are 2**10, 2**20 and 2**30. Raises: UsageError."""
+    match = re.fullmatch(r"([0-9]{1,15})([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    count = int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2].upper()] if match else 0
+    if count < smallest:
+        raise UsageError(f"--{option} {text!r} is not a size of {smallest:,} bytes or more", "write 16M, or 2G")
+    return count
+
+
+def tag(text: str) -> tuple[str, str]:
+    """`KEY=VALUE`. Raises: UsageError."""
+    key, sign, value = text.partition("=")
+    if not key or not sign:
+        raise UsageError(f"--tag {text!r} is not KEY=VALUE", "write model=resnet20, or method=lr_rewind")
+    return key, value
 
 
 def compressions(text: str) -> tuple[float, ...]:

@@ -25,7 +25,9 @@ def show(
     lines += [f"{key:28} {value:.6g}" for key, value in sorted(found.metrics.items())]
     lines += [f"{key:28} {value}" for key, value in sorted(found.params.items())]
     if found.finished:
-        lines += [f"{entry['size']:>12,} {path}" for path, entry in sorted(registry.manifest(found).items())]
+        omitted = registry.omitted(found)
+        for path, entry in sorted(registry.manifest(found).items()):
+            lines.append(f"{entry['size']:>12,} {path}{'  (left out at export)' if path in omitted else ''}")
     session.console.data("\n".join(lines))
 
 

@@ -31,9 +31,13 @@ def verify(
         for line in found[one.run_id] if not session.json else ():
             session.console.data(f"{one.run_id}  {line}")
     damaged = sum(bool(problems) for problems in found.values())
+    partial = {one.run_id for one in chosen if not found[one.run_id] and registry.omitted(one)}
     if session.json:
-        session.console.json([{"run_id": run_id, "problems": problems} for run_id, problems in found.items()])
+        rows = [{"run_id": run_id, "problems": problems} for run_id, problems in found.items()]
+        session.console.json([row | {"omitted": row["run_id"] in partial} for row in rows])
     session.console.say(f"{len(chosen) - damaged} of {len(chosen)} runs are intact")
+    if partial:
+        session.console.say(f"{len(partial)} of them are without checkpoints, which were left out at export")
     if damaged:
         raise IntegrityError(f"{damaged} of {len(chosen)} runs are damaged", "run their stages again with --force")
 

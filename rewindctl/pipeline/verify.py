@@ -11,15 +11,16 @@ from rewindctl.pipeline.stages import FINAL, MASK, checkpoint_path
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.opening import params_of
+from rewindctl.registry.records import CHECKPOINTS, PARENT_KINDS
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, canonical_json
 
-PARENT_KINDS = {"dense": (), "prune": ("dense", "retrain"), "retrain": ("prune",)}
-CHECKPOINTS = "checkpoints/"
-
 
 def verify(registry: Registry, run: RunRecord) -> list[str]:
-    """One line for each thing wrong with a run; an intact run has none."""
+    """One line for each thing wrong with a run; an intact run has none.
+
+    Checkpoints that were left out when the run was exported are not wrong: `Registry.omitted` names them.
+    """
     if run.kind not in PARENT_KINDS:
         return [f"is no dense, prune or retrain run but {run.kind or 'foreign'}"]
     if not run.finished:
@@ -65,7 +66,7 @@ def _lineage(registry: Registry, run: RunRecord) -> Iterator[str]:
 def _files(registry: Registry, run: RunRecord) -> Iterator[str]:
     """Every artifact is there with its digest, and there is no other."""
     manifest = registry.manifest(run)
-    for path in sorted(manifest):
+    for path in sorted(set(manifest) - registry.omitted(run)):
         try:
             registry.artifact(run, path)
         except RewindError as error:
@@ -86,7 +87,8 @@ def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
     root = registry.lineage(run)[0]
     dense = root.spec
     assert isinstance(dense, DenseSpec)
-    for path in sorted(path for path in registry.manifest(run) if path.startswith(CHECKPOINTS)):
+    omitted = registry.omitted(run)
+    for path in sorted(path for path in set(registry.manifest(run)) - omitted if path.startswith(CHECKPOINTS)):
         state = TrainState.load(registry.artifact(run, path))
         if (problem := _misfit(dense, state)) is not None:
             yield f"{path} of run {run.run_id}: {problem}"
@@ -100,7 +102,7 @@ def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
         wanted = round(run.spec.sparsity * mask.total)
         if mask.removed != wanted:
             yield f"the mask removes {mask.removed} of {mask.total} weights, its sparsity asks for {wanted}"
-    if isinstance(run.spec, RetrainSpec):
+    if isinstance(run.spec, RetrainSpec) and FINAL not in omitted:
         yield from _nonzero(TrainState.load(registry.artifact(run, FINAL)), mask)
 
 

@@ -51,7 +51,7 @@ class Opening:
             tag.HEARTBEAT: ownership.now(),
             "mlflow.source.name": "rewindctl",
             "mlflow.source.type": "LOCAL",
-            "mlflow.user": _user(),
+            tag.USER: _user(),
         }
         if self.parent is not None:
             own |= {tag.PARENT: self.parent.run_id, tag.DENSE_RUN: self.parent.dense_run_id}

@@ -32,6 +32,13 @@ METHOD = "rewindctl.method"
 DEVICE = "rewindctl.device"
 DIVERGED_ITERATION = "rewindctl.diverged_iteration"
 DIVERGED_RATE = "rewindctl.diverged_learning_rate"
+USER = "mlflow.user"
+IMPORT = "rewindctl.import"  # digest of the bundle that the run came with
+IMPORTED_FROM = "rewindctl.imported_from"  # its ID in the registry that it came from
+OMITTED = "rewindctl.omitted"  # the folder that was left out at export
+
+CHECKPOINTS = "checkpoints/"
+PARENT_KINDS = {"dense": (), "prune": ("dense", "retrain"), "retrain": ("prune",)}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rewindctl.registry import records as tag
 from rewindctl.registry.opening import Opening
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.store import StoreError, absolute_uri, connect, redacted, sqlite_path
+from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, redacted, sqlite_path
 from rewindctl.registry.writer import MANIFEST_FILE, RunWriter
 from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
 
@@ -37,6 +38,11 @@ class Registry:
         self.experiment, self.experiment_id = self._open_experiment(experiment)
         self._manifests: dict[str, dict[str, Any]] = {}
         self._downloads = tempfile.TemporaryDirectory(prefix="rewindctl-")
+
+    @property
+    def client(self) -> Client:
+        """The store itself, for the other modules of this room."""
+        return self._client
 
     @property
     def display_uri(self) -> str:
@@ -157,11 +163,14 @@ class Registry:
         except UsageError as error:
             raise RegistryError(f"the parent of run {run.run_id} is gone: {error.message}", error.hint) from None
 
-    def lineage(self, run: RunRecord) -> list[RunRecord]:
-        """The run and its ancestors, the dense run first. Raises: RegistryError when it leads nowhere."""
+    def lineage(self, run: RunRecord, known: Mapping[str, RunRecord] | None = None) -> list[RunRecord]:
+        """The run and its ancestors, the dense run first; those in `known` are not read again.
+
+        Raises: RegistryError when it leads nowhere.
+        """
         chain = [run]
         while chain[0].kind != "dense":
-            parent = self.parent(chain[0])
+            parent = (known or {}).get(chain[0].parent_id or "") or self.parent(chain[0])
             if parent.run_id in {link.run_id for link in chain}:
                 raise RegistryError(
                     f"run {parent.run_id} is its own ancestor", "its parent tag was edited: run it again"
@@ -193,9 +202,9 @@ class Registry:
         same = self.search(fingerprint=spec.fingerprint())
         return [run for run in same if run.parent_id == (parent.run_id if parent else None)]
 
-    def register_dense(self, run_id: str, spec: DenseSpec) -> None:
-        """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`."""
-        name = f"{spec.model}-{spec.dataset}-dense"
+    def register_dense(self, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
+        """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it."""
+        name = dense_model(spec.model, spec.dataset)
         try:
             self._client.create_registered_model(name)
         except StoreError as error:
@@ -203,13 +212,20 @@ class Registry:
                 raise
         source = f"{self._client.get_run(run_id).info.artifact_uri}/checkpoints"
         version = self._client.create_model_version(name, source, run_id)
-        self._client.set_registered_model_alias(name, f"seed-{spec.seed}", version.version)
+        alias = f"seed-{spec.seed}"
+        if move_alias or alias not in self._client.get_registered_model(name).aliases:
+            self._client.set_registered_model_alias(name, alias, version.version)
 
     def artifact(self, run: RunRecord, path: str) -> Path:
         """A local copy of an artifact, its bytes those of the manifest. Raises: IntegrityError, RegistryError."""
         entry = self.manifest(run).get(path)
         if entry is None:
             raise RegistryError(f"run {run.run_id} has no {path}", "the run is not of the kind needed")
+        if path in self.omitted(run):
+            raise UsageError(
+                f"{path} of run {run.run_id} was left out when the run was exported",
+                "import a bundle that has the checkpoints, or run the stage again with --force",
+            )
         local = self._fetch(run, path)
         if local.stat().st_size != entry["size"] or sha256(local) != entry["sha256"]:
             raise IntegrityError(
@@ -232,20 +248,34 @@ class Registry:
             paths += self.artifact_paths(run, entry.path) if entry.is_dir else [entry.path]
         return paths
 
+    def omitted(self, run: RunRecord) -> set[str]:
+        """The files of the manifest that were left out when the run was exported, and are not here."""
+        if tag.OMITTED not in run.tags:
+            return set()
+        here = set(self.artifact_paths(run, tag.CHECKPOINTS.rstrip("/")))
+        return {path for path in self.manifest(run) if path.startswith(tag.CHECKPOINTS)} - here
+
+    def history(self, run: RunRecord, key: str) -> list[tuple[int, int, float]]:
+        """Every value of a metric: step, time (milliseconds), value."""
+        points = self._client.get_metric_history(run.run_id, key)
+        return [(point.step, point.timestamp, point.value) for point in points]
+
     def logged_after_end(self, run: RunRecord, key: str) -> bool:
         """Whether a value of the metric is younger than the end of the run."""
-        history = self._client.get_metric_history(run.run_id, key)
-        return bool(run.ended and any(metric.timestamp > run.ended for metric in history))
+        return bool(run.ended and any(time > run.ended for _, time, _ in self.history(run, key)))
 
     def manifest(self, run: RunRecord) -> dict[str, Any]:
         """Digest and size of each artifact. Raises: IntegrityError when it is missing or altered."""
         if run.run_id not in self._manifests:
-            hint = "run the stage again with --force"
-            local = self._fetch(run, MANIFEST_FILE)
-            if sha256(local) != run.tags.get(tag.MANIFEST):
-                raise IntegrityError(f"the manifest of run {run.run_id} was altered", hint)
-            self._manifests[run.run_id] = json.loads(local.read_text())["artifacts"]
+            self._manifests[run.run_id] = json.loads(self.manifest_file(run).read_text())["artifacts"]
         return self._manifests[run.run_id]
+
+    def manifest_file(self, run: RunRecord) -> Path:
+        """A local copy of the manifest. Raises: IntegrityError when it is missing or altered."""
+        local = self._fetch(run, MANIFEST_FILE)
+        if sha256(local) != run.tags.get(tag.MANIFEST):
+            raise IntegrityError(f"the manifest of run {run.run_id} was altered", "run the stage again with --force")
+        return local
 
     def _fetch(self, run: RunRecord, path: str) -> Path:
         parts = urlsplit(run.artifact_uri)
@@ -265,3 +295,8 @@ class Registry:
                 f"{path} of run {run.run_id} is missing", "restore it, or run the stage again with --force"
             )
         return local
+
+
+def dense_model(model: str, dataset: str) -> str:
+    """The registered model whose versions are the dense runs of a network and a data set."""
+    return f"{model}-{dataset}-dense"

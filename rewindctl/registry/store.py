@@ -59,6 +59,7 @@ class Client:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self._uri, self._secret = redacted(uri), urlsplit(uri).netloc.rpartition("@")[0]
+        self._full_uri = uri
         with self._plain_errors():
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -70,6 +71,13 @@ class Client:
                 return method(*args, **kwargs)
 
         return call
+
+    def delete_artifacts(self, artifact_uri: str, path: str | None = None) -> None:
+        """Delete the artifacts of a run, or those below `path`: what MlflowClient has no method for."""
+        with self._plain_errors():
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            get_artifact_repository(artifact_uri, tracking_uri=self._full_uri).delete_artifacts(path)
 
     @contextmanager
     def _plain_errors(self) -> Iterator[None]:

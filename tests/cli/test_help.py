@@ -25,6 +25,8 @@ COMMANDS = (
     "lineage",
     "list",
     "prune",
+    "registry export",
+    "registry import",
     "reproduce",
     "retrain",
     "show",

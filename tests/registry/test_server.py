@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,17 +12,23 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import TINY, Chain, Cli
 
 from rewindctl.cli import run as run_command
-from rewindctl.errors import BusyError
+from rewindctl.errors import BusyError, RegistryError
 from rewindctl.files import sha256
+from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
+from rewindctl.registry.bundle import export_bundle, import_bundle, matching, select
+from rewindctl.registry.bundle.leftovers import discard
+from rewindctl.report.frame import tidy_frame
 
 STAGES = ("dense", "prune", "finetune", "weight_rewind", "lr_rewind")
 START_SECONDS = 120
@@ -267,3 +274,84 @@ def test_of_many_processes_that_start_a_stage_one_runs_it(server: Server) -> Non
     assert run.finished
     assert [one.returncode for one in started] == [0] * len(started), answers
     assert [out for out, _ in answers] == [f"{run.run_id}\n"] * len(started)
+
+
+def travelled(source: Registry, target: Registry, path: Path, checkpoints: bool = True) -> dict[str, str]:
+    """Export all of `source` and import it into `target`: old run IDs to new ones."""
+    export_bundle(source, select(source, matching()), path, checkpoints)
+    return import_bundle(lambda: target, [path]).runs
+
+
+def histories(registry: Registry, run_id: str) -> dict[str, list[tuple[int, int, float]]]:
+    run = registry.get(run_id)
+    return {key: sorted(registry.history(run, key)) for key in run.metrics}
+
+
+def numbers(registry: Registry) -> pd.DataFrame:
+    return tidy_frame(registry).drop(columns=["run_id", "dense_run_id"])
+
+
+def test_a_registry_travels_to_a_server_and_back(chain: Chain, server: Server, store: Path, tmp_path: Path) -> None:
+    registries = [chain.registry(), Registry(server.uri, "travelled"), Registry(f"sqlite:///{store}")]
+    there = travelled(registries[0], registries[1], tmp_path / "there")
+    back = travelled(registries[1], registries[2], tmp_path / "back")
+    for old, new in there.items():
+        runs = list(zip(registries, (old, new, back[new]), strict=True))
+        first, *others = [histories(*run) for run in runs]
+        assert others == [first, first]
+        records = [registry.get(run_id) for registry, run_id in runs]
+        assert (
+            len({(run.name, run.started, run.ended, run.fingerprint, run.tags[tag.MANIFEST]) for run in records}) == 1
+        )
+        assert records[2].parent_id == (back[records[1].parent_id] if records[1].parent_id else None)
+    for registry in registries[1:]:
+        assert [problem for run in registry.search() for problem in verify(registry, run)] == []
+        pd.testing.assert_frame_equal(numbers(registry), numbers(registries[0]))
+    assert travelled(registries[0], registries[1], tmp_path / "again") == there
+
+
+def test_work_goes_on_where_a_server_got_its_runs(chain: Chain, server: Server, cli: Cli, tmp_path: Path) -> None:
+    runs = travelled(chain.registry(), Registry(server.uri, "worked"), tmp_path / "bundle")
+    at = ("--tracking-uri", server.uri, "--experiment", "worked")
+    parent = ("--parent", runs[chain.prune], *at)
+    assert cli("retrain", "--method", "lr_rewind", *parent).run_id == runs[chain.lr_rewind]
+    assert cli("retrain", "--method", "weight_rewind", "--k", "12", *parent).code == 0
+    assert cli("verify", "--all", *at).code == 0
+
+
+def test_a_server_keeps_what_was_left_out_apart_from_damage(
+    chain: Chain, server: Server, cli: Cli, tmp_path: Path
+) -> None:
+    target = Registry(server.uri, "light")
+    runs = travelled(chain.registry(), target, tmp_path / "light", checkpoints=False)
+    at = ("--tracking-uri", server.uri, "--experiment", "light")
+    assert "4 of them are without checkpoints" in cli("verify", "--all", *at).err
+    assert travelled(chain.registry(), target, tmp_path / "bundle") == runs
+    answer = cli("verify", "--all", *at)
+    assert (answer.code, "without checkpoints" in answer.err) == (0, False)
+
+
+def test_a_run_discarded_on_a_server_leaves_no_file(chain: Chain, server: Server, tmp_path: Path) -> None:
+    target = Registry(server.uri, "discarded")
+    for run_id in reversed(travelled(chain.registry(), target, tmp_path / "bundle").values()):
+        discard(target, target.get(run_id))
+        assert [path for path in server.artifacts.rglob("*") if run_id in str(path) and path.is_file()] == []
+    assert target.search() == []
+
+
+def test_a_server_that_fails_midway_is_left_as_it_was(chain: Chain, server: Server, tmp_path: Path) -> None:
+    target, store = Registry(server.uri, "failing"), server.artifacts.parent / "server.db"
+    condition = "NEW.key = 'k' AND NEW.value = '6'"
+    with closing(sqlite3.connect(store, timeout=60)) as connection, connection:
+        statement = f"BEFORE INSERT ON params WHEN {condition} BEGIN SELECT RAISE(ABORT, 'no room'); END"
+        connection.execute(f"CREATE TRIGGER full {statement}")
+    before = {path for path in server.artifacts.rglob("*") if path.is_file()}
+    try:
+        with pytest.raises(RegistryError, match="tracking store"):
+            travelled(chain.registry(), target, tmp_path / "bundle")
+    finally:
+        with closing(sqlite3.connect(store, timeout=60)) as connection, connection:
+            connection.execute("DROP TRIGGER full")
+    assert target.search() == []
+    assert {path for path in server.artifacts.rglob("*") if path.is_file()} == before
+    assert len(travelled(chain.registry(), target, tmp_path / "again")) == len(target.search()) == 5

@@ -1,0 +1,116 @@
+"""rewindctl registry export | import"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rewindctl.cli import parse
+from rewindctl.cli.session import Session, command
+from rewindctl.console import Console
+from rewindctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from rewindctl.registry.bundle import Exported
+
+EVERY = 25  # runs between two lines of progress
+
+app = typer.Typer(help="Take runs from one registry to another.", no_args_is_help=True, rich_markup_mode=None)
+
+
+class Kind(StrEnum):  # Typer takes no list of literals
+    DENSE = "dense"
+    PRUNE = "prune"
+    RETRAIN = "retrain"
+
+
+@app.command("export")
+@command()
+def export_runs(
+    session: Session,
+    bundle: Annotated[Path, typer.Argument(help="File to write.")],
+    kind: Annotated[list[Kind] | None, typer.Option(help="Runs of this kind; may be repeated.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Runs with this tag, as method=lr_rewind; with all of several.")
+    ] = None,
+    study: Annotated[list[str] | None, typer.Option(help="Runs of this study: fig1, all, a YAML file.")] = None,
+    scale: Annotated[float, typer.Option(help="Of the study, as it was reproduced.")] = 1.0,
+    run: Annotated[list[str] | None, typer.Option(help="This run: ID, prefix, models:/NAME@alias; repeatable.")] = None,
+    descendants: Annotated[bool, typer.Option("--descendants", help="Also every run made from a chosen one.")] = False,
+    checkpoints: Annotated[bool, typer.Option(help="With the networks, or only masks, metrics and specs.")] = True,
+    max_size: Annotated[str | None, typer.Option(help="Split into BUNDLE.001, .002, ... of this size, as 16M.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+) -> None:
+    """Write finished runs, with their ancestors, to one file: all of the experiment, or those chosen.
+
+    Example: rewindctl registry export seed0.bundle --tag seed=0 --kind retrain --max-size 1G
+    """
+    from rewindctl.registry.bundle import export_bundle, matching, select
+    from rewindctl.registry.bundle.index import SMALLEST_PART
+
+    part_bytes = None if max_size is None else parse.size("max-size", max_size, SMALLEST_PART)
+    tags = [parse.tag(text) for text in tag or ()]
+    groups = _groups(session, study or [], scale)
+    registry = session.registry()
+    named = [registry.resolve(reference) for reference in run or ()]
+    for one in named:
+        if not one.finished:
+            raise UsageError(f"run {one.run_id} is {one.status}, not FINISHED", "only finished runs are exported")
+    wanted = matching(kind or (), tags, {one.run_id for one in named}, groups)
+    runs = select(registry, wanted, named, descendants=descendants)
+    verified = _progress(session.console, "verified")
+    _show(session, export_bundle(registry, runs, bundle, checkpoints, part_bytes, overwrite, verified))
+
+
+def _groups(session: Session, studies: list[str], scale: float) -> set[str]:
+    """What the runs of the studies have in common, whatever their seed."""
+    from rewindctl.paper.request import planned, studies_of
+
+    if not studies:
+        return set()
+    return set(planned(studies_of(tuple(studies)), session.facts, (0,), None, scale).groups.values())
+
+
+def _show(session: Session, done: "Exported") -> None:
+    """The path of each file written, or one JSON object."""
+    if session.json:
+        facts = {"paths": [str(path) for path in done.paths], "bytes": done.size, "files": done.files}
+        session.console.json(facts | {"runs": [run.run_id for run in done.runs]})
+        return
+    for path in done.paths:
+        session.console.data(str(path))
+    session.console.say(f"{len(done.runs)} runs, {done.files} files, {done.size:,} bytes")
+
+
+@app.command("import")
+@command()
+def import_runs(
+    session: Session,
+    bundle: Annotated[list[Path], typer.Argument(help="The bundle, its first part, or all of its parts.")],
+) -> None:
+    """Merge a bundle into the registry: what is there stays and is reused, what is new is added, all or nothing.
+
+    Example: rewindctl registry import seed0.bundle
+    """
+    from rewindctl.registry.bundle import import_bundle
+
+    merged = import_bundle(session.registry, bundle, _progress(session.console, "imported"))
+    reused = len(merged.runs) - len(merged.imported)
+    if session.json:
+        counts = {"imported": len(merged.imported), "reused": reused, "completed": len(merged.completed)}
+        session.console.json({"bundle": merged.digest, **counts, "runs": merged.runs})
+        return
+    for run_id in dict.fromkeys(merged.runs.values()):
+        session.console.data(run_id)
+    completed = f", {len(merged.completed)} given their checkpoints" if merged.completed else ""
+    session.console.say(f"{len(merged.imported)} runs imported, {reused} were there{completed}")
+
+
+def _progress(console: Console, verb: str) -> Callable[[int, int], None]:
+    def progressed(done: int, total: int) -> None:
+        if done % EVERY == 0:
+            console.say(f"{verb} {done} of {total} runs")
+
+    return progressed

@@ -1,0 +1,165 @@
+"""Whether a bundle agrees with itself: asked before it is written, and before anything of it is imported."""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from rewindctl.errors import IntegrityError
+from rewindctl.registry import records as tag
+from rewindctl.registry.bundle.index import CARRIED, HINT, Index, Manifest, RunEntry, parse_manifest
+from rewindctl.registry.writer import MANIFEST_FILE
+from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, parse_spec
+
+MOST_JSON_BYTES = 16 << 20  # of a manifest or a spec
+MOST_ANCESTORS = 1_000
+MOST_COPIES = 100  # how much larger than the bundle its runs may be, which share files
+
+# What reports and verification read of every run of a kind.
+METRICS = {
+    "dense": {"sparsity", "compression", "nonzero_kernel_parameters", "test_accuracy", "test_accuracy_best"},
+    "prune": {"sparsity", "compression", "nonzero_kernel_parameters", "test_accuracy"},
+    "retrain": {"sparsity", "compression", "nonzero_kernel_parameters", "test_accuracy", "test_accuracy_best"},
+}
+
+
+def check_runs(index: Index, where: str) -> None:
+    """Specs, lineage, tags and times fit together, and every file belongs to a run. Raises: IntegrityError."""
+    seen: dict[str, RunEntry] = {}
+    for entry in index.runs:
+        try:
+            problem = next((line for check in CHECKS for line in check(entry, seen)), None)
+        except IntegrityError as error:  # its spec cannot be read
+            raise IntegrityError(f"{where}: {error.message}", HINT) from None
+        if problem is not None:
+            raise IntegrityError(f"{where}: run {entry.run_id} {problem}", HINT)
+        seen[entry.run_id] = entry
+    listed = [file.sha256 for file in index.files]
+    used = {digest for entry in index.runs for digest in entry.artifacts.values()}
+    if listed != sorted(used):
+        raise IntegrityError(f"{where}: the files of its index are not those of its runs, each once, in order", HINT)
+    sizes = {file.sha256: file.size for file in index.files}
+    copied = sum(sizes[digest] for entry in index.runs for digest in entry.artifacts.values())
+    if copied > MOST_COPIES * sum(sizes.values()):
+        raise IntegrityError(f"{where}: its runs are more than {MOST_COPIES} times as large as their files", HINT)
+
+
+def check_manifests(index: Index, read: Callable[[str], bytes], where: str) -> dict[str, Manifest]:
+    """The manifest of each run, which names its files, those left out and no others. Raises: IntegrityError."""
+    sizes = {file.sha256: file.size for file in index.files}
+    manifests: dict[str, Manifest] = {}
+    for entry in index.runs:
+        run = f"run {entry.run_id} of {where}"
+        for path in (MANIFEST_FILE, "spec.json"):
+            if sizes[entry.artifacts[path]] > MOST_JSON_BYTES:
+                raise IntegrityError(f"{run}: {path} is larger than {MOST_JSON_BYTES:,} bytes", HINT)
+        manifest = parse_manifest(read(entry.artifacts[MANIFEST_FILE]), run)
+        here = {path: digest for path, digest in entry.artifacts.items() if path != MANIFEST_FILE}
+        if sorted([*here, *entry.omitted]) != sorted(manifest.artifacts):
+            raise IntegrityError(f"{run}: its files are not those of its manifest", HINT)
+        for path, digest in here.items():
+            if (digest, sizes[digest]) != (manifest.artifacts[path].sha256, manifest.artifacts[path].size):
+                raise IntegrityError(f"{run}: {path} is not the file of its manifest", HINT)
+        if not _is_spec(read(here["spec.json"]), entry):
+            raise IntegrityError(f"{run}: spec.json differs from the spec of its fingerprint", HINT)
+        manifests[entry.run_id] = manifest
+    return manifests
+
+
+def _is_spec(data: bytes, entry: RunEntry) -> bool:
+    try:
+        return parse_spec(data.decode(), "spec.json").canonical() == entry.spec
+    except (IntegrityError, UnicodeDecodeError):
+        return False
+
+
+def spec_of(entry: RunEntry) -> DenseSpec | PruneSpec | RetrainSpec:
+    """Raises: IntegrityError."""
+    return parse_spec(entry.spec, f"the spec of run {entry.run_id}")
+
+
+def _identity(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
+    spec = spec_of(entry)
+    if entry.run_id in seen:
+        yield "is there twice"
+    if spec.canonical() != entry.spec or spec.fingerprint() != entry.fingerprint:
+        yield "has a spec that is not that of its fingerprint"
+    if spec.kind != entry.kind:
+        yield f"is called {entry.kind}, its spec is that of a {spec.kind} run"
+
+
+def _lineage(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
+    """The parent comes earlier, so no run is its own ancestor and none is without one."""
+    spec = spec_of(entry)
+    parent = seen.get(entry.parent or "")
+    if entry.kind == "dense":
+        if entry.parent is not None or entry.weights_from is not None:
+            yield "is a dense run with a parent"
+    elif parent is None:
+        yield f"has the parent {entry.parent}, which does not come before it"
+    elif parent.kind not in tag.PARENT_KINDS[entry.kind]:
+        yield f"is a {entry.kind} run with a {parent.kind} run as parent"
+    elif getattr(spec, "parent_fingerprint", None) != parent.fingerprint:
+        yield f"has another parent fingerprint than its parent {parent.run_id}"
+    if entry.group != spec.group(parent.group if parent else None):
+        yield "has a group that is not that of its spec"
+    ancestors = list(islice(_ancestors(entry, seen), MOST_ANCESTORS + 1))
+    if len(ancestors) > MOST_ANCESTORS:
+        yield f"has more than {MOST_ANCESTORS:,} ancestors"
+    origin = (entry.weights_from or "").partition("@")[0]
+    if (entry.kind == "retrain") != bool(origin) or (origin and origin not in ancestors):
+        yield f"has its weights from {entry.weights_from}, which is none of its ancestors"
+
+
+def _ancestors(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
+    while entry.parent in seen:
+        yield entry.parent
+        entry = seen[entry.parent]
+
+
+def _tags(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
+    """Tags are ours, and say what the spec and the parent say."""
+    if foreign := sorted(set(entry.tags) - set(CARRIED)):
+        yield f"has the tag {foreign[0][:100]!r}, which no bundle carries"
+    parent = seen.get(entry.parent or "")
+    own = _own_labels(entry)
+    labels = (tag.MODEL, tag.DATASET, tag.SEED, tag.STRUCTURE, tag.SCOPE, tag.SPARSITY)
+    inherited = {key: parent.tags[key] for key in labels if parent and key in parent.tags}
+    for key, value in (inherited | own).items():
+        if entry.tags.get(key) != value:
+            yield f"has the tag {key} = {entry.tags.get(key, '')[:100]!r} where its lineage says {value!r}"
+
+
+def _own_labels(entry: RunEntry) -> dict[str, str]:
+    spec = spec_of(entry)
+    if isinstance(spec, DenseSpec):
+        return {tag.MODEL: spec.model, tag.DATASET: spec.dataset, tag.SEED: str(spec.seed)}
+    if isinstance(spec, RetrainSpec):
+        return {tag.METHOD: spec.method}
+    sparsity = {tag.SPARSITY: f"{entry.last('sparsity'):.6g}"} if "sparsity" in entry.metrics else {}
+    return {tag.STRUCTURE: spec.structure, tag.SCOPE: spec.scope, **sparsity}
+
+
+def _metrics(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
+    if entry.ended < entry.started:
+        yield "ended before it started"
+    if missing := sorted(METRICS[entry.kind] - set(entry.metrics)):
+        yield f"has no metric {missing[0]}"
+    for key, points in entry.metrics.items():
+        if max(time for _, time, _ in points) > entry.ended:
+            yield f"has a value of metric {key} from after its end"
+
+
+def _paths(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
+    """A manifest and a spec are there, no path is a folder of another, and only checkpoints are left out."""
+    for path in (MANIFEST_FILE, "spec.json"):
+        if path not in entry.artifacts:
+            yield f"has no {path}"
+    paths = [*entry.artifacts, *entry.omitted]
+    folders = {path[:end] for path in paths for end, sign in enumerate(path) if sign == "/"}
+    if len(set(paths)) < len(paths) or folders & set(paths):
+        yield "has an artifact twice, or one inside another"
+    for path in entry.omitted:
+        if not path.startswith(tag.CHECKPOINTS):
+            yield f"leaves out {path}, which is no checkpoint"
+
+
+CHECKS = (_identity, _lineage, _tags, _metrics, _paths)

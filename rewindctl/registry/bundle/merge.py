@@ -1,0 +1,282 @@
+"""A bundle into a registry: everything is verified, then planned, then written; all of it stays or nothing does.
+
+A run that the registry has is not written again; its children in the bundle become children of the run that is there.
+The registry has a run when it has a finished one of the same fingerprint, under the same parent, with the same
+networks and masks byte for byte: one trained on another device has the fingerprint too, but its children are not
+those of the bundle's, so the bundle's is then imported beside it, as a forced rerun would stand.
+
+MLflow knows no transactions. New runs are RUNNING, which never counts, until all are there; a failure removes them,
+and what a killed import leaves is removed by the next one. They are then finished parents first, so that a process
+killed at that moment leaves whole lineages, and the same import adds the rest.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from rewindctl.errors import IntegrityError, RegistryError
+from rewindctl.registry import records as tag
+from rewindctl.registry.bundle.archive import Source, check_sizes, extract, find_parts, read_index
+from rewindctl.registry.bundle.check import check_manifests, check_runs, spec_of
+from rewindctl.registry.bundle.export import Progress
+from rewindctl.registry.bundle.index import Index, Manifest, RunEntry, parse_index, parse_manifest
+from rewindctl.registry.bundle.leftovers import discard, remove_leftovers
+from rewindctl.registry.opening import params_of
+from rewindctl.registry.ownership import now, this_process
+from rewindctl.registry.records import RunRecord
+from rewindctl.registry.registry import Registry
+from rewindctl.registry.writer import MANIFEST_FILE, METRICS_PER_BATCH
+from rewindctl.specs import SCHEMA_VERSION, DenseSpec
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every byte was verified; `folder` has its files, named by their digests."""
+
+    digest: str
+    index: Index
+    manifests: dict[str, Manifest]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What an import did: for each run of the bundle, the run of this registry."""
+
+    digest: str
+    runs: dict[str, str]
+    imported: tuple[str, ...]
+    completed: tuple[str, ...]
+
+
+def import_bundle(
+    open_registry: Callable[[], Registry], given: Sequence[Path], progressed: Progress = lambda done, total: None
+) -> Merged:
+    """Merge a bundle, given by its path or its parts. The registry is opened when the bundle is verified.
+
+    Raises: UsageError when there is no such file, IntegrityError when it is damaged or hostile, RegistryError when
+    the store fails; the registry is then as it was.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="rewindctl-") as folder:
+            bundle = read_bundle(given, Path(folder))
+            registry = open_registry()
+            remove_leftovers(registry)
+            return _Merge(registry, bundle, progressed).run()
+    except OSError as error:
+        raise RegistryError(
+            f"{given[0]} cannot be unpacked: {error.filename or ''} {error.strerror or error}",
+            "check the file, and that TMPDIR has room for it",
+        ) from None
+
+
+def read_bundle(given: Sequence[Path], folder: Path) -> Bundle:
+    """Verify a bundle and unpack it to `folder`. Raises: UsageError, IntegrityError, OSError."""
+    paths = find_parts(given)
+    where = str(paths[0])
+    with closing(Source(paths)) as source:
+        raw = read_index(source)
+        index = parse_index(raw.data, where)
+        check_sizes(source, len(raw.data), index.files, index.part_bytes)
+        check_runs(index, where)
+        extract(source, index.files, folder)
+    manifests = check_manifests(index, lambda digest: (folder / digest).read_bytes(), where)
+    return Bundle(raw.digest, index, manifests, folder)
+
+
+@dataclass
+class _Merge:
+    registry: Registry
+    bundle: Bundle
+    progressed: Progress
+    same: dict[str, list[RunRecord]] = field(default_factory=dict)  # runs that are there, by the bundle's run ID
+    twins: dict[str, str] = field(default_factory=dict)  # a run of the bundle that has another's results
+    new: list[RunEntry] = field(default_factory=list)
+    made: dict[str, str] = field(default_factory=dict)
+    completed: list[RunRecord] = field(default_factory=list)
+
+    def run(self) -> Merged:
+        for entry in self.bundle.index.runs:
+            self._place(entry)
+        try:
+            self._write()
+        except BaseException:
+            self._undo()
+            raise
+        places = {entry.run_id: self._home(entry.run_id) for entry in self.bundle.index.runs}
+        completed = tuple(run.run_id for run in self.completed)
+        return Merged(self.bundle.digest, places, tuple(self.made.values()), completed)
+
+    @cached_property
+    def _known(self) -> list[RunRecord]:
+        """The runs of the experiment when the import was planned."""
+        return self.registry.search()
+
+    @cached_property
+    def _there(self) -> dict[str, list[RunRecord]]:
+        """The finished runs of the experiment by fingerprint, newest first, those with their checkpoints before."""
+        found: dict[str, list[RunRecord]] = {}
+        for run in reversed(self._known):
+            if run.finished:
+                found.setdefault(run.fingerprint, []).append(run)
+        return {key: sorted(runs, key=lambda run: tag.OMITTED in run.tags) for key, runs in found.items()}
+
+    def _place(self, entry: RunEntry) -> None:
+        """Decide whether a run is there, is a twin of an earlier one, or is new. Its parent is placed already."""
+        parents = {run.run_id for run in self.same.get(entry.parent or "", ())}
+        found = [
+            run
+            for run in self._there.get(entry.fingerprint, ())
+            if (entry.parent is None or run.parent_id in parents) and self._has_results(run, entry)
+        ]
+        if found:
+            self.same[entry.run_id] = found
+        elif (twin := self._earlier.setdefault(self._key(entry), entry.run_id)) != entry.run_id:
+            self.twins[entry.run_id] = twin
+        else:
+            self.new.append(entry)
+
+    @cached_property
+    def _earlier(self) -> dict[tuple[object, ...], str]:
+        return {}
+
+    def _key(self, entry: RunEntry) -> tuple[object, ...]:
+        results = tuple(sorted(self.bundle.manifests[entry.run_id].results().items()))
+        return entry.fingerprint, self._home(entry.parent), results, entry.omitted
+
+    def _home(self, run_id: str | None) -> str:
+        """The run of this registry that stands for one of the bundle; the bundle's own ID while it is not made."""
+        run_id = self.twins.get(run_id or "", run_id or "")
+        return self.same[run_id][0].run_id if run_id in self.same else self.made.get(run_id, run_id)
+
+    def _has_results(self, run: RunRecord, entry: RunEntry) -> bool:
+        """Whether `run` has the networks and masks of `entry`, byte for byte."""
+        if run.tags.get(tag.MANIFEST) == entry.artifacts[MANIFEST_FILE]:
+            return True
+        wanted = self.bundle.manifests[entry.run_id].results()
+        try:
+            path = self.registry.manifest_file(run)
+            return bool(wanted) and parse_manifest(path.read_bytes(), f"run {run.run_id}").results() == wanted
+        except IntegrityError:
+            return False  # a damaged run takes no one's place
+
+    def _write(self) -> None:
+        for done, entry in enumerate(self.new, start=1):
+            self._create(entry)
+            self.progressed(done, len(self.new))
+        for entry in self.bundle.index.runs:
+            self._complete(entry)
+        for entry in self.new:
+            if isinstance(spec := spec_of(entry), DenseSpec):
+                self.registry.register_dense(self.made[entry.run_id], spec, move_alias=False)
+        self._refuse_rivals()
+        client = self.registry.client
+        for run in self.completed:
+            client.delete_tag(run.run_id, tag.OMITTED)
+        for entry in self.new:
+            client.set_terminated(self.made[entry.run_id], "FINISHED", entry.ended)
+
+    def _refuse_rivals(self) -> None:
+        """Raises: RegistryError when another process brought one of the new runs meanwhile: it would be there twice.
+
+        Of two imports at the same time the later one to look sees the runs of the other, so one at most goes on.
+        """
+        new = {entry.fingerprint for entry in self.new}
+        mine = {*self.made.values(), *(run.run_id for run in self._known)}
+        for run in self.registry.search():
+            under_way = run.status == "RUNNING" and tag.IMPORT in run.tags
+            if run.run_id not in mine and run.fingerprint in new and (run.finished or under_way):
+                raise RegistryError(f"run {run.run_id} came during the import, from another process", "import again")
+
+    def _create(self, entry: RunEntry) -> None:
+        """Write all of a run but its end."""
+        from mlflow.entities import Metric, Param
+
+        client, registry = self.registry.client, self.registry
+        run = client.create_run(registry.experiment_id, entry.started, self._tags(entry), entry.name)
+        run_id = self.made[entry.run_id] = run.info.run_id
+        if entry.kind == "dense":
+            client.set_tag(run_id, tag.DENSE_RUN, run_id)
+        client.log_batch(run_id, params=[Param(key, value) for key, value in params_of(spec_of(entry)).items()])
+        points = [
+            Metric(key, value, time, step) for key, history in entry.metrics.items() for step, time, value in history
+        ]
+        for start in range(0, len(points), METRICS_PER_BATCH):
+            client.log_batch(run_id, metrics=points[start : start + METRICS_PER_BATCH])
+        self._upload(run_id, entry.artifacts)
+
+    def _tags(self, entry: RunEntry) -> dict[str, str]:
+        own = {
+            tag.KIND: entry.kind,
+            tag.FINGERPRINT: entry.fingerprint,
+            tag.GROUP: entry.group,
+            tag.SCHEMA: str(SCHEMA_VERSION),
+            tag.SPEC: entry.spec,
+            tag.MANIFEST: entry.artifacts[MANIFEST_FILE],
+            tag.OWNER: this_process(),
+            tag.HEARTBEAT: now(),
+            tag.IMPORT: self.bundle.digest,
+            tag.IMPORTED_FROM: entry.run_id,
+            "mlflow.source.name": "rewindctl",
+            "mlflow.source.type": "LOCAL",
+        }
+        if entry.omitted:
+            own[tag.OMITTED] = tag.CHECKPOINTS
+        if entry.parent is not None:
+            own |= {tag.PARENT: self._home(entry.parent), tag.DENSE_RUN: self._home(self._root(entry))}
+        if entry.weights_from is not None:
+            own[tag.WEIGHTS_FROM] = self._relinked(entry.weights_from)
+        return own | {key: self._relinked(value) if key == tag.NOTE else value for key, value in entry.tags.items()}
+
+    def _relinked(self, text: str) -> str:
+        """The text with the IDs of this registry in the places of the bundle's."""
+        return re.sub(r"\b[0-9a-f]{32}\b", lambda match: self._home(match[0]), text)
+
+    def _root(self, entry: RunEntry) -> str:
+        while entry.parent is not None:
+            entry = self._by_id[entry.parent]
+        return entry.run_id
+
+    @cached_property
+    def _by_id(self) -> dict[str, RunEntry]:
+        return {entry.run_id: entry for entry in self.bundle.index.runs}
+
+    def _upload(self, run_id: str, artifacts: dict[str, str]) -> None:
+        with tempfile.TemporaryDirectory(prefix="run-", dir=self.bundle.folder) as name:
+            for path, digest in artifacts.items():
+                local = Path(name) / path
+                local.parent.mkdir(parents=True, exist_ok=True)
+                _link(self.bundle.folder / digest, local)
+            self.registry.client.log_artifacts(run_id, name)
+
+    def _complete(self, entry: RunEntry) -> None:
+        """Add the checkpoints to a run that was imported without them."""
+        run = next(iter(self.same.get(entry.run_id, ())), None)
+        if run is None or tag.OMITTED not in run.tags or entry.omitted or run in self.completed:
+            return
+        self.completed.append(run)
+        artifacts = {path: digest for path, digest in entry.artifacts.items() if path.startswith(tag.CHECKPOINTS)}
+        self._upload(run.run_id, artifacts)
+
+    def _undo(self) -> None:
+        """Remove what was written, as far as the store allows; what it does not, the next import finds."""
+        for run_id in reversed(self.made.values()):
+            with suppress(RegistryError):
+                discard(self.registry, self.registry.get(run_id))
+        for run in self.completed:
+            with suppress(RegistryError):
+                self.registry.client.set_tag(run.run_id, tag.OMITTED, tag.CHECKPOINTS)
+                self.registry.client.delete_artifacts(run.artifact_uri, tag.CHECKPOINTS.rstrip("/"))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
