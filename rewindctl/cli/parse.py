@@ -33,6 +33,8 @@ def seeds(text: str, option: str = "seeds") -> tuple[int, ...]:
 def trials(count: int | None, text: str | None) -> tuple[int, ...] | None:
     """Seeds from --trials or --seeds, None when none is given. Raises: UsageError when both are."""
     if text is None:
+        if count is not None and not 0 < count <= MOST_SEEDS:
+            raise UsageError(f"--trials {count} is not from 1 to {MOST_SEEDS}", "give a number of seeds, such as 3")
         return None if count is None else tuple(range(count))
     if count is not None:
         raise UsageError(f"both --trials {count} and --seeds {text} are given", "give one of the two")

@@ -1,7 +1,7 @@
 """rewindctl reproduce"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -47,6 +47,8 @@ def reproduce(
     if list_studies or show:
         _print_studies(session, show)
         return
+    if session.force:
+        raise UsageError("--force has no meaning for reproduce", "run everything anew with another --experiment")
     if not study:
         raise UsageError("no study is given", "list them: rewindctl reproduce --list")
     chosen = parse.trials(trials, seeds)
@@ -55,6 +57,7 @@ def reproduce(
     if plan:
         _print_plan(session, made)
         return
+    _check(session, engine, address, cpus, gpus)
     finished = _run(session, made, engine, jobs, address, cpus, gpus)
     _print_results(session, made, finished, output)
 
@@ -87,11 +90,21 @@ def _print_plan(session: Session, plan: "Plan") -> None:
         lambda spec: measured_speed(spec, session.facts(spec.dataset), device, cost.MEASURED_SECONDS),
         session.console.say,
     )
-    made = cost.plan_json(plan, state, speeds, name, cost.missing_data(plan, state, session.facts))
+    made = cost.plan_json(plan, state, speeds, name, cost.missing_data(plan, state, session.has_data))
     if session.json:
         session.console.json(made)
     else:
         session.console.data(listing.plan_text(made))
+
+
+def _check(session: Session, engine: str, address: str | None, cpus: float | None, gpus: float | None) -> None:
+    """What can be refused before a store is opened. Raises: UsageError."""
+    from rewindctl.engines.choose import check_options
+    from rewindctl.training.device import resolve_device
+
+    check_options(engine, address, cpus, gpus)
+    if engine == "local":
+        resolve_device(session.device)
 
 
 def _run(
@@ -124,12 +137,30 @@ def _run(
 def _print_results(session: Session, plan: "Plan", finished: "Finished", output: Path | None) -> None:
     for failure in finished.failures[:SHOWN_FAILURES]:
         session.console.say(failure.text)
+    if len(finished.failures) > SHOWN_FAILURES:
+        session.console.say(f"and {len(finished.failures) - SHOWN_FAILURES} more")
+    if session.json:
+        session.console.json(_results_json(plan, finished))
     if finished.failures:
         raise RewindError(
             f"{len(finished.failures)} of {len(plan.stages)} stages failed, {finished.blocked} wait for them"
             + (f"; stopped: {finished.stopped}" if finished.stopped else ""),
             "the same command runs what is missing",
         )
+
+
+def _results_json(plan: "Plan", finished: "Finished") -> dict[str, Any]:
+    return {
+        "stages": len(plan.stages),
+        "done": len(finished.runs),
+        "failed": [
+            {"label": failure.label, "message": failure.message, "run_id": failure.run_id}
+            for failure in finished.failures
+        ],
+        "blocked": finished.blocked,
+        "stopped": finished.stopped or None,
+        "scale": plan.scale,
+    }
 
 
 def register(app: typer.Typer) -> None:

@@ -67,6 +67,12 @@ class Session:
             self._facts[dataset] = facts_of(dataset, self.data_dir)
         return self._facts[dataset]
 
+    def has_data(self, dataset: str) -> bool:
+        """Whether the data set is here, as far as can be told without reading it."""
+        from rewindctl.datasets.inventory import inventory
+
+        return any(row["name"] == dataset and row["place"] for row in inventory(self.data_dir))
+
     def require_data(self, datasets: set[str]) -> None:
         """Raises: DataError when one of the data sets is not here, or is damaged."""
         from rewindctl.datasets import load_dataset

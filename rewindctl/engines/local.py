@@ -6,10 +6,11 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import torch
 from rewindctl.engines.work import Answer, Site, Task, Worker
 
 GRACE_SECONDS = 60
+LOOK_SECONDS = 0.2
 
 
 class Engine(Protocol):
@@ -73,9 +75,10 @@ class Processes:
     def __init__(self, site: Site, jobs: int) -> None:
         self.slots = jobs
         self._context = multiprocessing.get_context("spawn")
-        self._queue: Any = self._context.Queue()
         self._sites = [replace(site, device=device, threads=share(jobs)) for device in devices(site.device, jobs)]
         self._pools: list[ProcessPoolExecutor | None] = [None] * jobs
+        # One a process: a process killed while it holds a queue's lock keeps it.
+        self._queues: list[Any] = [None] * jobs
         self._running: dict[Future[Answer], tuple[int, Task]] = {}
         self._pids: dict[str, int] = {}
         self._done: dict[str, int] = {}
@@ -84,34 +87,46 @@ class Processes:
     def submit(self, task: Task) -> None:
         busy = {slot for slot, _ in self._running.values()}
         slot = next(index for index in range(self.slots) if index not in busy)
-        pool = self._pools[slot]
-        if pool is None:
-            pool = self._pools[slot] = ProcessPoolExecutor(1, self._context, _begin, (self._sites[slot], self._queue))
-        self._running[pool.submit(_run, task)] = (slot, task)
+        pool = self._pools[slot] or self._start(slot)
+        with _sigint_held():  # the first task starts the process
+            self._running[pool.submit(_run, task)] = (slot, task)
 
     def wait(self, seconds: float) -> list[Answer]:
         finished, _ = wait(self._running, timeout=seconds, return_when=FIRST_COMPLETED)
         return [self._answer(future) for future in finished]
 
     def progress(self) -> dict[str, int]:
-        try:
-            while True:
-                key, pid, done = self._queue.get_nowait()
-                self._pids[key] = pid
-                self._done[key] = done
-        except queue.Empty:
-            pass
+        for reports in filter(None, self._queues):
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    key, pid, done = reports.get_nowait()
+                    self._pids[key] = pid
+                    self._done[key] = done
         under_way = {task.key for _, task in self._running.values()}
         return {key: done for key, done in self._done.items() if key in under_way}
 
     def close(self) -> None:
-        self.progress()
-        for _, task in self._running.values():
-            if (pid := self._pids.get(task.key)) is not None:
-                _interrupt(pid)
-        wait(self._running, timeout=GRACE_SECONDS)
+        told: set[tuple[str, int]] = set()
+        deadline = time.monotonic() + GRACE_SECONDS
+        while (left := self._under_way()) and time.monotonic() < deadline:
+            self.progress()  # a process that is still starting is told when it says that it has begun
+            for pid in {(key, self._pids[key]) for key in left if key in self._pids} - told:
+                told.add(pid)
+                _signal(pid[1], signal.SIGTERM)
+            wait(self._running, timeout=LOOK_SECONDS)
+        for key in left:
+            if key in self._pids:  # it does not listen: its run is found dead next time
+                _signal(self._pids[key], signal.SIGKILL)
         for pool in filter(None, self._pools):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _under_way(self) -> list[str]:
+        return [task.key for future, (_, task) in self._running.items() if not future.done()]
+
+    def _start(self, slot: int) -> ProcessPoolExecutor:
+        reports = self._queues[slot] = self._context.Queue()
+        pool = self._pools[slot] = ProcessPoolExecutor(1, self._context, _begin, (self._sites[slot], reports))
+        return pool
 
     def _answer(self, future: Future[Answer]) -> Answer:
         slot, task = self._running.pop(future)
@@ -141,31 +156,42 @@ def share(jobs: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // jobs) if hasattr(os, "sched_getaffinity") else 1
 
 
-_worker: Worker | None = None
-_busy = threading.Event()
+@dataclass
+class _Process:
+    """What a worker process has and does. `busy` until the end of a task is recorded; plain values, since a signal
+    may come while a lock is held.
+    """
+
+    worker: Worker | None = None
+    busy: bool = False
+    interruptible: bool = False
+
+
+_here = _Process()
 
 
 def _begin(site: Site, progress: Any) -> None:
     """In a new process: Ctrl-C is the parent's to pass on, as SIGTERM; without the parent there is nobody to answer."""
-    global _worker  # noqa: PLW0603 (a process pool has no other place for what its tasks share)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    _worker = Worker(site, lambda key, done: progress.put((key, os.getpid(), done)))
+    _here.worker = Worker(site, lambda key, done: progress.put((key, os.getpid(), done)))
 
 
 def _run(task: Task) -> Answer:
-    assert _worker is not None
-    _worker.report(task.key, 0)  # now the parent knows which process to interrupt
-    _busy.set()
+    assert _here.worker is not None
     try:
-        return _worker.run(task)
+        _here.busy = _here.interruptible = True
+        _here.worker.report(task.key, 0)  # now the parent knows which process to interrupt
+        return _here.worker.run(task)
     finally:
-        _busy.clear()
+        _here.busy = _here.interruptible = False
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    if _busy.is_set():
+    """Once a task: a second signal, as to a whole group, must not break into the recording of the first."""
+    if _here.interruptible:
+        _here.interruptible = False
         raise KeyboardInterrupt
 
 
@@ -173,15 +199,23 @@ def _follow_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    if _busy.is_set():
-        _interrupt(os.getpid())
-        for _ in range(GRACE_SECONDS * 10):
-            if not _busy.is_set():
-                break
-            threading.Event().wait(0.1)
+    _signal(os.getpid(), signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while _here.busy and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
     os._exit(1)
 
 
-def _interrupt(pid: int) -> None:
+def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def _sigint_held() -> Iterator[None]:
+    """A process started here never gets Ctrl-C, not even before `_begin`; for this one it waits until the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -64,7 +64,7 @@ class Schedule:
     def failed(self, key: str, label: str, message: str, hint: str, run_id: str | None) -> None:
         """Set apart the stage and all that descend from it."""
         descendants = self._descendants(key)
-        new = [child for child in descendants if child not in self._blocked]
+        new = [child for child in descendants if child not in self._blocked and child not in self.runs]
         self._blocked.update(descendants)
         self._waiting = [waiting for waiting in self._waiting if waiting not in self._blocked]
         self.failures.append(Failure(key, label, message, hint, run_id, len(new)))

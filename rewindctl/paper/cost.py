@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from rewindctl.datasets.facts import DataFacts
 from rewindctl.models import kernels, models
 from rewindctl.models.network import NetworkConfig
 from rewindctl.paper.plan import Plan
@@ -58,7 +57,8 @@ def plan_json(plan: Plan, state: State, speeds: Speeds, device: str, missing: li
     """The plan with its costs: `stages` (each once), `totals`, and for each kind the stages done, to do and shared.
 
     `hours` are those of the training iterations to do, at the speeds known; None when one is not known. A stage is
-    shared when more than one cell needs it. Fingerprints of stages on `missing` data sets change with the data.
+    shared when more than one cell needs it. Fingerprints of stages on a `missing` data set whose digest is not
+    published change with the data.
     """
     uses = plan.uses()
     rows = [
@@ -116,10 +116,10 @@ def all_speeds(plan: Plan, state: State, measure: Callable[[DenseSpec], float], 
     return speeds
 
 
-def missing_data(plan: Plan, state: State, facts: Callable[[str], DataFacts]) -> list[str]:
-    """Data sets of stages to do whose digest cannot be known before the data is here."""
+def missing_data(plan: Plan, state: State, present: Callable[[str], bool]) -> list[str]:
+    """Data sets of stages to do that are not here."""
     names = {dataset for (_, dataset), count in iterations_to_do(plan, state).items() if count}
-    return sorted(name for name in names if not facts(name).digest)
+    return sorted(name for name in names if not present(name))
 
 
 def _counts(rows: list[dict[str, Any]]) -> dict[str, int]:

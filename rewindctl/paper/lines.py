@@ -9,6 +9,13 @@ from rewindctl.errors import UsageError
 
 MOST_VALUES = 100_000
 DEEPEST = 20
+LARGEST_NUMBER = 2**63
+LONGEST_REASON = 200
+CORE = "tag:yaml.org,2002:"
+TEXT = (f"{CORE}str", f"{CORE}timestamp", f"{CORE}value")  # a date is no type of ours: it stays as it is written
+PLAIN = (*TEXT, *(CORE + name for name in ("null", "bool", "int", "float")))
+# What PyYAML raises for `!!bool maybe`, `!!int ""`, a number of a million digits, ...
+NO_VALUE = (yaml.YAMLError, ValueError, OverflowError, LookupError)
 
 
 @dataclass(frozen=True)
@@ -29,11 +36,11 @@ def parse_yaml(text: str, where: str) -> Document:
     """The one document of `text`. Raises: UsageError naming `where` and the line."""
     try:
         node = yaml.compose(text, yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         line = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{where}{line}: not YAML: {reason}", "correct the file") from None
+        raise UsageError(f"{where}{line}: not YAML: {reason[:LONGEST_REASON]}", "correct the file") from None
     reader = _Reader(where)
     value = None if node is None else reader.read(node, ())
     return Document(value, reader.lines)
@@ -53,13 +60,30 @@ class _Reader:
             raise UsageError(f"{self.where}, line {line}: too many values or levels", f"at most {MOST_VALUES:,}")
         self.lines[path] = line
         if isinstance(node, yaml.SequenceNode):
+            self._check_tag(node, f"{CORE}seq")
             return [self.read(child, (*path, index)) for index, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
+            self._check_tag(node, f"{CORE}map")
             return self._mapping(node, path)
+        self._check_tag(node, *PLAIN)
+        return self._scalar(node)
+
+    def _check_tag(self, node: Any, *allowed: str) -> None:
+        if node.tag not in allowed:
+            line = node.start_mark.line + 1
+            raise UsageError(f"{self.where}, line {line}: the tag {node.tag!r:.80} is not allowed", "leave it out")
+
+    def _scalar(self, node: Any) -> Any:
         try:
-            return self._scalars.construct_object(node)
-        except (yaml.YAMLError, ValueError, OverflowError):
+            value = node.value if node.tag in TEXT else self._scalars.construct_object(node)
+            if isinstance(value, str):
+                value.encode()  # half a surrogate pair can be written, and printed nowhere
+            elif isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
+                raise ValueError
+        except NO_VALUE:
+            line = node.start_mark.line + 1
             raise UsageError(f"{self.where}, line {line}: {node.value!r:.80} is no value", "quote it") from None
+        return value
 
     def _mapping(self, node: Any, path: tuple[Any, ...]) -> dict[str, Any]:
         found: dict[str, Any] = {}

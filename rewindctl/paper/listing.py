@@ -36,7 +36,7 @@ def plan_text(plan: dict[str, Any]) -> str:
     totals = plan["totals"]
     scale = "" if totals["scale"] == 1 else f", all iterations times {totals['scale']:g}: not the paper's results"
     lines = [
-        f"{totals['cells']} cells, {totals['trials']} trials each{scale}",
+        f"{totals['cells']} cells, trials: {totals['trials']}{scale}",
         "",
         f"{'':8}{'stages':>8}{'done':>8}{'to do':>8}{'shared':>8}",
     ]

@@ -96,19 +96,23 @@ class Plan:
 def make_plan(
     studies: Iterable[Study],
     facts: Callable[[str], DataFacts],
-    seeds: tuple[int, ...],
+    seeds: tuple[int, ...] | None,
     scale: float = 1.0,
 ) -> Plan:
-    """The stages of all cells of `studies` for every seed, every iteration count times `scale`.
+    """The stages of all cells of `studies` for every seed (None: each study's own trials), iterations times `scale`.
 
     Trial by trial, so that whoever stops early has whole trials. Raises: UsageError, DataError.
     """
     if not 0 < scale <= 1:
         raise UsageError(f"--scale {scale:g} is outside (0, 1]", "give a fraction, such as 0.01")
-    plan = Plan(scale, seeds)
+    studies = list(studies)
+    most = max((study.trials for study in studies), default=1)
+    plan = Plan(scale, tuple(range(most)) if seeds is None else seeds)
     found: dict[tuple[str, int, int], tuple[Panel, MethodEntry | None, float, list[str]]] = {}
-    for seed in seeds:
+    for seed in plan.seeds:
         for study in studies:
+            if seeds is None and seed >= study.trials:
+                continue
             for index, panel in enumerate(study.panels):
                 planner = _PanelPlanner(plan, study, panel, facts, seed)
                 for number, (method, sparsity, stage) in enumerate(planner.stages()):

@@ -4,12 +4,13 @@ The report's tables and figures are the files in `studies/`; a user's own have t
 count is that of a full-length run.
 """
 
+import os
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from rewindctl.catalog import Catalog
 from rewindctl.errors import UsageError
@@ -21,12 +22,21 @@ from rewindctl.specs import ChannelNorm, Iteration, LrClock, OptimizerState, Pos
 from rewindctl.training.recipes import recipes
 
 LARGEST_FILE = 1_000_000
+NEEDED = {"model_type": "a mapping is needed", "tuple_type": "a list is needed"}
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """`k: no` is not iteration 0."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("yes and no have no meaning here")
+        return value
 
 
 class MethodEntry(_Part):
@@ -128,12 +138,14 @@ def load_study(reference: str) -> Study:
     if reference in shipped():
         return shipped()[reference]
     path = Path(reference)
-    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+    if path.suffix not in (".yaml", ".yml") and not os.path.isfile(path):
         raise unknown_study(reference)
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(f"{path} has {path.stat().st_size:,} bytes", f"a study has at most {LARGEST_FILE:,}")
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)  # a device has no size, and no end
+        if len(content) > LARGEST_FILE:
+            raise UsageError(f"study {path} is too large", f"a study has at most {LARGEST_FILE:,} bytes")
+        text = content.decode("utf-8")
     except OSError as error:
         raise UsageError(f"study {path} cannot be read: {error.strerror}", "give a name or a YAML file") from None
     except UnicodeDecodeError:
@@ -162,9 +174,9 @@ def unknown_study(name: str) -> UsageError:
 
 def _wrong(document: Document, error: ValidationError, where: str) -> UsageError:
     problem = error.errors()[0]
-    field = ".".join(str(part) for part in problem["loc"]) or "document"
+    field = ".".join(str(part)[:80] for part in problem["loc"]) or "document"
     value = "" if problem["type"] == "missing" or not problem["loc"] else f" = {problem['input']!r:.80}"
-    reason = problem["msg"].removeprefix("Value error, ")
+    reason = NEEDED.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
     return UsageError(
         f"{where}, line {document.line(problem['loc'])}: {field}{value}: {reason[0].lower()}{reason[1:]}",
         "see a valid study: rewindctl reproduce --show fig1",

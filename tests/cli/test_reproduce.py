@@ -1,0 +1,151 @@
+"""rewindctl reproduce: what it refuses, prints and leaves (its engines are in tests/engines)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Cli
+from studies import panel, text_of
+
+from rewindctl.paper.study import parse_study, shipped
+from rewindctl.registry import Registry
+
+REFUSED = [
+    ((), "no study is given", "reproduce --list"),
+    (("fig7",), "unknown study 'fig7': did you mean 'fig1'?", "known: all, fig1"),
+    (("none.yaml",), "study none.yaml cannot be read", "give a name or a YAML file"),
+    (("--show", "fig7"), "unknown study 'fig7'", "known: all"),
+    (("fig1", "--trials", "2", "--seeds", "0-1"), "both --trials 2 and --seeds 0-1 are given", "one of the two"),
+    (("fig1", "--trials", "0"), "--trials", "--help"),
+    (("fig1", "--trials", "100000000"), "--trials 100000000 is not from 1", "number of seeds"),
+    (("fig1", "--seeds", "a"), "--seeds 'a' is not a list of seeds", "write 0-4"),
+    (("fig1", "--scale", "0"), "--scale 0 is outside (0, 1]", "such as 0.01"),
+    (("fig1", "--scale", "2"), "--scale 2 is outside (0, 1]", "such as 0.01"),
+    (("fig1", "--scale", "nan"), "--scale nan is outside (0, 1]", "such as 0.01"),
+    (("fig1", "--scale", "0.00001"), "--scale 1e-05 leaves nothing of iteration", "larger scale"),
+    (("fig1", "--cells", "methd=finetune"), "unknown column 'methd'", "known: compression"),
+    (("fig1", "--cells", "method=none"), "selects none of 60 cells", "loosen"),
+    (("fig1", "--jobs", "0"), "--jobs", "--help"),
+    (("fig1", "--engine", "slurm"), "--engine", "--help"),
+    (("fig1", "--engine", "local", "--address", "auto"), "--address auto has no meaning", "--engine ray"),
+    (("fig1", "--gpus", "0.5"), "--gpus 0.5 has no meaning for --engine local", "--engine ray"),
+    (("fig1", "--cpus", "2"), "--cpus 2.0 has no meaning for --engine local", "--engine ray"),
+    (("fig1", "--device", "gpu"), "unknown device 'gpu'", "known: auto"),
+    (("fig1", "--device", "cuda:99", "--jobs", "2"), "device 'cuda:99' is not there", "--device cpu"),
+    (("fig1", "--force"), "--force has no meaning for reproduce", "--experiment"),
+]
+
+
+@pytest.mark.parametrize(("line", "words", "hint"), REFUSED)
+def test_a_wrong_request_is_refused_and_makes_nothing(
+    line: tuple[str, ...], words: str, hint: str, cli: Cli, tmp_path: Path
+) -> None:
+    answer = cli("reproduce", *line)
+    assert (answer.code, answer.out) == (2, "")
+    error, advice = answer.err.splitlines()
+    assert words in error
+    assert hint in advice
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_data_is_told_before_anything_runs(store: Path, cli: Cli) -> None:
+    answer = cli("reproduce", "fig1", "--trials", "1")
+    assert (answer.code, answer.out) == (1, "")
+    assert "data set 'cifar10' was not found" in answer.err
+    assert Registry().search() == []
+
+
+def test_studies_are_listed_and_shown(cli: Cli, tmp_path: Path) -> None:
+    listed = cli("reproduce", "--list")
+    assert [line.split()[0] for line in listed.out.splitlines()] == list(shipped())
+    rows = json.loads(cli("reproduce", "--list", "--json").out)
+    assert [row["name"] for row in rows] == list(shipped())
+    assert parse_study(cli("reproduce", "--show", "fig5").out, "stdout") == shipped()["fig5"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def study(tmp_path: Path, *panels: dict[str, Any], **fields: Any) -> str:
+    (tmp_path / "tiny.yaml").write_text(text_of(*panels, **fields))
+    return "tiny.yaml"
+
+
+FEW = panel(iterations=4, sparsities=[0.5], methods=[{"method": "finetune"}])
+
+
+def test_a_plan_is_printed_and_nothing_run(
+    store: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewindctl.paper.cost.MEASURED_SECONDS", 0.0)
+    name = study(tmp_path, FEW)
+    planned = json.loads(cli("reproduce", name, "--trials", "2", "--plan", "--json").out)
+    assert [row["kind"] for row in planned["stages"]] == ["dense", "prune", "retrain"] * 2
+    assert planned["totals"]["hours"] > 0
+    answer = cli("reproduce", name, "--trials", "2", "--plan")
+    assert "to do: 16 of 16 iterations" in answer.out
+    assert answer.err == "measuring resnet8 on digits ...\n"
+    assert Registry().search() == []
+
+
+DIVERGING = panel(
+    iterations=4,
+    sparsities=[0.5],
+    methods=[{"method": "finetune", "lr": 1e30}, {"method": "lr_rewind"}],
+    schedule="iterative",
+)
+
+
+def test_one_failing_cell_stops_no_other_and_is_tried_again(store: Path, cli: Cli, tmp_path: Path) -> None:
+    levels = DIVERGING | {"sparsities": [0.5, 0.75]}
+    line = ("reproduce", study(tmp_path, levels), "--trials", "1", "--json")
+    answer = cli(*line)
+    assert answer.code == 1
+    result = json.loads(answer.out)
+    (failed,) = result["failed"]
+    assert (result["stages"], result["done"], result["blocked"]) == (8, 5, 2)
+    run = Registry().get(failed["run_id"])
+    assert (run.status, failed["label"]) == ("FAILED", "resnet8-digits finetune lr=1e+30 2x s0")
+    assert "training loss is" in failed["message"]
+    assert f"failed: {failed['label']} (run {run.run_id}): {failed['message']}" in answer.err
+    assert "error: 1 of 8 stages failed, 2 wait for them" in answer.err
+    before = {run.run_id for run in Registry().search()}
+    assert cli(*line).code == 1
+    (again,) = [run for run in Registry().search() if run.run_id not in before]
+    assert (again.status, again.fingerprint) == ("FAILED", run.fingerprint)
+
+
+def test_five_equal_failures_in_a_row_stop_the_rest(
+    store: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rewindctl.errors import DataError
+    from rewindctl.pipeline import Pipeline
+
+    def broken(self: Pipeline, name: str) -> None:
+        raise DataError("the disk is gone")
+
+    monkeypatch.setattr(Pipeline, "dataset", broken)
+    answer = cli("reproduce", study(tmp_path, FEW), "--seeds", "0-8", "--json")
+    assert answer.code == 1
+    result = json.loads(answer.out)
+    assert (len(result["failed"]), result["stopped"]) == (5, "the disk is gone")
+    assert "stopped: the disk is gone" in answer.err
+
+
+def test_nothing_to_do_is_nothing_done(store: Path, cli: Cli, tmp_path: Path) -> None:
+    line = ("reproduce", study(tmp_path, FEW), "--trials", "1", "--jobs", "2")
+    assert cli(*line[:-1], "1").code == 0
+    before = [run.run_id for run in Registry().search()]
+    answer = cli(*line)
+    assert (answer.code, answer.out, answer.err) == (0, "", "3 stages, 3 of them done\n")
+    assert [run.run_id for run in Registry().search()] == before
+    assert cli("reproduce", "table3").code == 0
+
+
+def test_a_scaled_study_is_none_of_the_full_one(store: Path, cli: Cli, tmp_path: Path) -> None:
+    name = study(tmp_path, FEW)
+    for scale in ("1", "0.5"):
+        answer = cli("reproduce", name, "--trials", "1", "--scale", scale, "--json")
+        assert json.loads(answer.out)["scale"] == float(scale)
+    runs = Registry().search()
+    assert len({run.fingerprint for run in runs}) == len(runs) == 6
+    assert {run.params["iterations"] for run in runs if run.kind != "prune"} == {"4", "2"}

@@ -1,0 +1,276 @@
+"""Real processes: the same bytes, one run a stage whatever is killed, nobody left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Cli
+from studies import panel, text_of
+
+from rewindctl.engines.local import default_jobs, devices, share
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry import records as tag
+from rewindctl.registry.writer import resume_file
+
+METHODS = [{"method": "finetune"}, {"method": "lr_rewind"}]
+QUICK = panel(iterations=20, sparsities=[0.5], methods=METHODS)
+LONG = panel(iterations=600, sparsities=[0.5], methods=METHODS)
+STAGES = 4  # a baseline, a mask, two retrainings
+Popen = subprocess.Popen[str]
+
+
+def write(tmp_path: Path, *panels: dict[str, Any]) -> str:
+    (tmp_path / "tiny.yaml").write_text(text_of(*panels))
+    return "tiny.yaml"
+
+
+def one_core() -> None:
+    """As many threads in every process, however many cores there are and processes to share them."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+@pytest.fixture
+def start(tmp_path: Path, store: Path) -> Iterator[Callable[..., Popen]]:
+    """Start `rewindctl reproduce ...` as the leader of a group of its own; what is left of it at the end is killed."""
+    started: list[Popen] = []
+
+    def call(*arguments: str, jobs: int = 2) -> Popen:
+        line = [sys.executable, "-m", "rewindctl", "reproduce", *arguments, "--jobs", str(jobs), "--trials", "1"]
+        process = subprocess.Popen(
+            [*line, "--checkpoint-every", "0", "--device", "cpu"],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=one_core,  # noqa: PLW1509 (no thread of ours is in the way)
+        )
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        for pid in members(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+def members(group: int) -> list[int]:
+    """The processes of a group that are alive."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split() if folder.name.isdigit() else []
+        except OSError:
+            continue
+        if fields and int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+def wait_for(condition: Callable[[], Any], process: Popen, seconds: float = 90) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    return found
+
+
+def under_way() -> RunRecord | None:
+    """The training that has a point to go on from."""
+    return next((r for r in Registry().search() if r.status == "RUNNING" and resume_file(r.run_id).is_file()), None)
+
+
+def runs(status: str) -> list[RunRecord]:
+    return [run for run in Registry().search() if run.status == status]
+
+
+def check_whole(stages: int = STAGES) -> None:
+    """One finished run a stage, each the child of its parent, none under way."""
+    finished = {run.run_id: run for run in runs("FINISHED")}
+    assert len(finished) == len({run.fingerprint for run in finished.values()}) == stages
+    assert runs("RUNNING") == []
+    for run in finished.values():
+        if run.kind == "dense":
+            assert run.parent_id is None
+        else:
+            assert run.parent_id is not None
+            assert run.params["parent_fingerprint"] == finished[run.parent_id].fingerprint
+            assert finished[run.dense_run_id].kind == "dense"
+
+
+def end(process: Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=150)
+    assert "Traceback" not in err, err
+    return process.returncode, out, err
+
+
+def digests() -> dict[str, dict[str, str]]:
+    registry = Registry()
+    return {
+        run.fingerprint: {
+            path: entry["sha256"] for path, entry in registry.manifest(run).items() if path != "environment.json"
+        }
+        for run in runs("FINISHED")
+    }
+
+
+# Where a worker runs
+
+
+def test_without_gpus_every_worker_has_the_device_asked_for() -> None:
+    assert devices("cpu", 3) == ["cpu"] * 3
+    assert devices("cuda:1", 2) == ["cuda:1"] * 2
+    assert default_jobs("cpu") == 1
+
+
+def test_gpus_are_given_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert devices("auto", 5) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+    assert devices("cuda", 1) == ["cuda:0"]
+    assert devices("cuda:1", 2) == ["cuda:1"] * 2
+    assert devices("cpu", 2) == ["cpu"] * 2
+    assert (default_jobs("auto"), default_jobs("cuda:1"), default_jobs("cpu")) == (2, 1, 1)
+
+
+def test_workers_share_the_cores_and_each_has_one_at_least() -> None:
+    cores = len(os.sched_getaffinity(0))
+    for jobs in (1, 2, 3, 100):
+        assert share(jobs) >= 1
+        assert jobs * share(jobs) <= max(cores, jobs)
+
+
+# Whole studies
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_runs_and_bytes_of_one(start: Callable[..., Popen], tmp_path: Path, store: Path) -> None:
+    study = write(tmp_path, QUICK)
+    fresh = store.read_bytes()
+    code, out, err = end(start(study, "--json", jobs=2))
+    assert code == 0, err
+    assert json.loads(out)["done"] == STAGES
+    check_whole()
+    together = digests()
+    store.write_bytes(fresh)
+    assert end(start(study, "--json", jobs=1))[0] == 0
+    check_whole()
+    assert digests() == together
+    code, out, err = end(start(study, "--json"))
+    assert (code, json.loads(out)["done"]) == (0, STAGES)
+    assert "4 stages, 4 of them done" in err
+    check_whole()
+
+
+@pytest.mark.slow
+def test_a_stage_whose_process_is_killed_is_tried_again(start: Callable[..., Popen], tmp_path: Path) -> None:
+    process = start(write(tmp_path, LONG))
+    run = wait_for(under_way, process)
+    pid = int(run.tags[tag.OWNER].rpartition(":")[2])
+    assert pid != process.pid
+    os.kill(pid, signal.SIGKILL)
+    code, out, err = end(process)
+    assert (code, out) == (0, ""), err
+    assert "again    resnet8-digits dense s0: its process died" in err
+    check_whole()
+    assert Registry().get(run.run_id).finished  # it went on where it was
+
+
+def to_parent(process: Popen, number: signal.Signals) -> None:
+    process.send_signal(number)
+
+
+def to_group(process: Popen, number: signal.Signals) -> None:
+    os.killpg(process.pid, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("jobs", "send", "number"),
+    [
+        (2, to_parent, signal.SIGINT),
+        (2, to_group, signal.SIGINT),
+        (2, to_parent, signal.SIGTERM),
+        (2, to_group, signal.SIGTERM),
+        (1, to_group, signal.SIGINT),
+    ],
+)
+def test_an_interrupted_study_goes_on_where_it_was(
+    start: Callable[..., Popen],
+    tmp_path: Path,
+    jobs: int,
+    send: Callable[[Popen, signal.Signals], None],
+    number: signal.Signals,
+) -> None:
+    study = write(tmp_path, LONG)
+    process = start(study, jobs=jobs)
+    run = wait_for(under_way, process)
+    send(process, number)
+    code, out, err = end(process)
+    assert (code, out) == (130, ""), err
+    assert "error: interrupted" in err
+    wait_gone(process)
+    assert [(killed.run_id, killed.tags[tag.ERROR]) for killed in runs("KILLED")] == [(run.run_id, "interrupted")]
+    assert runs("RUNNING") == []
+    assert resume_file(run.run_id).is_file()
+    if number == signal.SIGINT and send is to_group:
+        assert end(start(study, jobs=jobs))[0] == 0
+        check_whole()
+        assert len(Registry().search()) == STAGES
+        assert Registry().get(run.run_id).finished
+
+
+def wait_gone(process: Popen) -> None:
+    deadline = time.monotonic() + 30
+    while members(process.pid):
+        assert time.monotonic() < deadline, "processes are left behind"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_processes_start_ends_them_too(start: Callable[..., Popen], tmp_path: Path) -> None:
+    process = start(write(tmp_path, LONG))
+    wait_for(lambda: len(members(process.pid)) >= 3, process)  # the parent, the tracker of resources, a worker
+    os.killpg(process.pid, signal.SIGINT)
+    code, out, err = end(process)
+    assert (code, out) == (130, ""), err
+    wait_gone(process)
+    assert runs("RUNNING") == runs("FINISHED") == []
+
+
+@pytest.mark.slow
+def test_processes_without_a_parent_record_what_they_do_and_end(start: Callable[..., Popen], tmp_path: Path) -> None:
+    study = write(tmp_path, LONG)
+    process = start(study)
+    run = wait_for(under_way, process)
+    process.kill()
+    process.wait()
+    wait_gone(process)
+    assert [killed.run_id for killed in runs("KILLED")] == [run.run_id]
+    assert end(start(study, "--cells", "method=finetune"))[0] == 0
+    check_whole(3)
+    assert Registry().get(run.run_id).finished
+
+
+def test_a_study_in_this_process_says_what_ends(store: Path, tmp_path: Path, cli: Cli) -> None:
+    answer = cli("reproduce", write(tmp_path, QUICK), "--trials", "1", "--jobs", "1")
+    assert (answer.code, answer.out) == (0, ""), answer.err
+    ended = [line.partition("] ")[2].split(" (")[0] for line in answer.err.splitlines() if line.startswith("[")]
+    assert ended == [
+        "finished resnet8-digits dense s0",
+        "finished resnet8-digits prune 2x s0",
+        "finished resnet8-digits finetune 2x s0",
+        "finished resnet8-digits lr_rewind 2x s0",
+    ]
+    check_whole()

@@ -1,0 +1,155 @@
+"""The loop over a plan, against an engine whose answers the tests decide; and what it shows."""
+
+from collections.abc import Callable
+
+import pytest
+from studies import panel, study_of
+
+from rewindctl.console import Board, Console
+from rewindctl.datasets.facts import facts_of
+from rewindctl.engines.run import MOST_ATTEMPTS, SAME_FAILURES, Finished, Meter, run_plan
+from rewindctl.engines.work import Answer, Task
+from rewindctl.paper.plan import Plan, make_plan
+
+
+class Scripted:
+    """An engine that answers the oldest task by `reply`, in this process and without training."""
+
+    def __init__(self, reply: Callable[[Task], Answer], slots: int = 2) -> None:
+        self.reply, self.slots = reply, slots
+        self.tasks: list[Task] = []
+        self.seen: list[str] = []
+        self.most = self.closed = 0
+        self.shown: Callable[[], None] = lambda: None
+
+    def submit(self, task: Task) -> None:
+        self.tasks.append(task)
+        self.seen.append(task.key)
+        self.most = max(self.most, len(self.tasks))
+
+    def wait(self, seconds: float) -> list[Answer]:
+        return [self.reply(self.tasks.pop(0))]
+
+    def progress(self) -> dict[str, int]:
+        return dict.fromkeys([task.key for task in self.tasks], 1)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    facts = facts_of("digits", None)
+    return make_plan([study_of(panel(sparsities=[0.5, 0.75]))], lambda name: facts, tuple(range(8)), 1.0)
+
+
+def ran(task: Task) -> Answer:
+    return Answer(task.key, f"run-of-{task.key[:8]}")
+
+
+def run(plan: Plan, engine: Scripted, done: dict[str, str] | None = None) -> Finished:
+    return run_plan(plan, done or {}, engine, Console(quiet=True))
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_every_stage_is_run_once_with_the_run_of_its_parent(plan: Plan, slots: int) -> None:
+    parents: dict[str, str | None] = {}
+
+    def reply(task: Task) -> Answer:
+        parents[task.key] = task.parent_run_id
+        return ran(task)
+
+    engine = Scripted(reply, slots)
+    finished = run(plan, engine)
+    assert (finished.failures, finished.stopped, finished.blocked) == ([], "", 0)
+    assert finished.runs == {key: f"run-of-{key[:8]}" for key in plan.stages}
+    assert sorted(engine.seen) == sorted(plan.stages)
+    assert engine.most == slots
+    for key, stage in plan.stages.items():
+        assert parents[key] == (stage.parent and f"run-of-{stage.parent[:8]}")
+    assert engine.closed
+
+
+def test_what_is_done_is_not_run(plan: Plan) -> None:
+    done = {key: "mine" for key, stage in plan.stages.items() if stage.parent is None}
+    engine = Scripted(ran)
+    assert run(plan, engine, done).runs.items() >= done.items()
+    assert not set(engine.seen) & set(done)
+
+
+def test_a_crash_is_tried_again_and_then_a_failure(plan: Plan) -> None:
+    victim = next(iter(plan.stages))
+
+    def reply(task: Task) -> Answer:
+        return Answer(task.key, message="its process died", crashed=True) if task.key == victim else ran(task)
+
+    engine = Scripted(reply)
+    finished = run(plan, engine)
+    assert engine.seen.count(victim) == MOST_ATTEMPTS
+    (failure,) = finished.failures
+    assert (failure.key, failure.label) == (victim, "resnet8-digits dense s0")
+    assert failure.blocked == finished.blocked == 6
+    assert len(finished.runs) == len(plan.stages) - 7
+
+
+def test_a_crash_that_does_not_come_back_is_no_failure(plan: Plan) -> None:
+    crashed: set[str] = set()
+
+    def reply(task: Task) -> Answer:
+        if task.key not in crashed:
+            crashed.add(task.key)
+            return Answer(task.key, message="its process died", crashed=True)
+        return ran(task)
+
+    finished = run(plan, Scripted(reply))
+    assert (len(finished.runs), finished.failures) == (len(plan.stages), [])
+
+
+def test_equal_failures_in_a_row_stop_the_rest_and_others_do_not(plan: Plan) -> None:
+    finished = run(plan, Scripted(lambda task: Answer(task.key, "abc", "disk full", "make room")))
+    assert (len(finished.failures), finished.stopped) == (SAME_FAILURES, "disk full")
+    different = run(plan, Scripted(lambda task: Answer(task.key, "abc", f"broken {task.key}")))
+    assert (len(different.failures), different.stopped) == (8, "")
+
+
+def test_an_interrupt_closes_the_engine_and_is_passed_on(plan: Plan) -> None:
+    def reply(task: Task) -> Answer:
+        raise KeyboardInterrupt
+
+    engine = Scripted(reply)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, engine)
+    assert engine.closed
+
+
+def test_a_line_for_each_stage_that_ends(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    run_plan(plan, {}, Scripted(ran), Console())
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert (out, len(lines)) == ("", len(plan.stages))
+    assert lines[-1].startswith(f"[{len(plan.stages)}/{len(plan.stages)}, ")
+    assert all("] finished resnet8-digits " in line for line in lines)
+
+
+def test_the_meter_counts_what_is_done_and_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("rewindctl.engines.run.time.monotonic", lambda: now[0])
+    meter = Meter(1000)
+    assert meter.read(0) == (0.0, None)
+    now[0] += 10
+    assert meter.read(50) == (5.0, 190.0)
+    meter.finished(100)
+    now[0] += 10
+    assert meter.read(0) == (5.0, 180.0)
+    now[0] += 100  # what is older than a minute counts no more
+    assert meter.read(0) == (0.0, None)
+
+
+def test_a_board_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    board = Board(Console(), 4)
+    board.line("begun")
+    board.update(1, 2, 12.34, 90_061)
+    board.line("finished a stage")
+    assert capsys.readouterr().err == "[0/4, 0.0 it/s] begun\n[1/4, 12.3 it/s, 1 d 1:01:01 left] finished a stage\n"
+    Board(Console(quiet=True), 4).line("nothing")
+    assert capsys.readouterr() == ("", "")
