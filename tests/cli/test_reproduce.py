@@ -13,7 +13,7 @@ from rewindctl.registry import Registry
 
 REFUSED = [
     ((), "no study is given", "reproduce --list"),
-    (("fig7",), "unknown study 'fig7': did you mean 'fig1'?", "known: all, fig1"),
+    (("fig7",), "unknown study 'fig7': did you mean 'fig6'?", "known: all, fig1"),
     (("none.yaml",), "study none.yaml cannot be read", "give a name or a YAML file"),
     (("--show", "fig7"), "unknown study 'fig7'", "known: all"),
     (("fig1", "--trials", "2", "--seeds", "0-1"), "both --trials 2 and --seeds 0-1 are given", "one of the two"),
