@@ -1,76 +1,146 @@
-"""The comparison as a whole: runs to cells to a table, and to files."""
+"""The comparison as a whole: runs to cells to tables and figures, and to files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from rewindctl.errors import RewindError, UsageError
-from rewindctl.files import replacing
+from rewindctl.datasets.facts import facts_of
+from rewindctl.errors import RewindError
+from rewindctl.paper.study import load_study, shipped
 from rewindctl.registry import Registry
 from rewindctl.report.cells import SETTINGS, summarise
-from rewindctl.report.figures import figures, save_figure
+from rewindctl.report.figures import figures
+from rewindctl.report.formats import Table, formats
 from rewindctl.report.frame import tidy_frame
-from rewindctl.report.tables import formats, method_name, tables
+from rewindctl.report.published import Against
+from rewindctl.report.rows import read_rows
+from rewindctl.report.section import Drawing, Section, tables_text, write_files
+from rewindctl.report.study import StudyReport, study_report
+from rewindctl.report.study_tables import study_tables
+from rewindctl.report.tables import method_name, tables
 
-SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
 DEFAULT_OUTPUT = Path("plots")
 PANEL_OF_CELL = ("model", "dataset", "iterations", *SETTINGS, "dense_group", "sparsity_asked")
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The rows, the cells, and the table as it is printed."""
+class Wanted:
+    """What is to be compared and how it is shown.
 
+    Without studies it is whatever runs there are; a report's figure or table names its study. `scale`, `against`
+    and `trials` (planned) are those of studies.
+    """
+
+    studies: tuple[str, ...] = ()
+    table: str | None = None
+    figure: str | None = None
+    format: str = "text"
+    against: Against = "report"
+    scale: float = 1.0
+    trials: int | None = None
+    accuracy: str = "final"
+    delta: str = "relative"
+    model: str | None = None
+    dataset: str | None = None
+
+    def names(self) -> tuple[str, ...]:
+        """The studies asked for, by a figure's or table's name too."""
+        implied = [self.figure] if self.figure in _own_figures() else []
+        if not self.studies and self.table in shipped():
+            implied.append(self.table)
+        return tuple(dict.fromkeys([*self.studies, *(name for name in implied if name)]))
+
+    def check(self) -> None:
+        """Refuse unknown names before a store is opened. Raises: UsageError."""
+        formats[self.format]
+        names = self.names()
+        for name in names:
+            load_study(name)
+        if self.table is not None and self.table not in names:
+            (study_tables if names else tables)[self.table]
+        if self.figure is not None and self.figure not in names:
+            figures[self.figure]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows, the cells of all of them, the reports of the studies, and what is shown."""
+
+    wanted: Wanted
     rows: pd.DataFrame
     cells: pd.DataFrame
-    text: str
-    file_name: str
+    reports: tuple[StudyReport, ...]
+    sections: tuple[Section, ...]
 
-    def write(self, output: Path | None, figure: str | None, delta: str) -> list[Path]:
-        """With a folder or a figure: the table, `runs.csv` (a row per run) and the figure. Raises: UsageError."""
-        if output is None and figure is None:
+    @property
+    def text(self) -> str:
+        """The tables as they are printed."""
+        return tables_text(
+            {stem: table for part in self.sections for stem, table in part.tables.items()}, self.wanted.format
+        )
+
+    def write(self, output: Path | None) -> list[Path]:
+        """With a folder or a figure: tables, figures and `runs.csv` (a row per run). Raises: UsageError."""
+        if output is None and self.wanted.figure is None:
             return []
-        folder = (output or DEFAULT_OUTPUT).absolute()
-        paths = save_figure(figure, self.cells, delta, folder) if figure else []
-        try:
-            with replacing(folder / self.file_name) as temporary:
-                temporary.write_text(self.text + "\n")
-            with replacing(folder / "runs.csv") as temporary:
-                self.rows.to_csv(temporary, index=False)
-        except OSError as error:
-            raise UsageError(f"{folder} cannot be written: {error.strerror}", "give another --output") from None
-        return [*paths, folder / self.file_name, folder / "runs.csv"]
+        return write_files((output or DEFAULT_OUTPUT).absolute(), self.sections, self.wanted.format, self.rows)
 
 
-def compare(
-    registry: Registry,
-    table: str = "table5",
-    format_name: str = "text",
-    accuracy: str = "final",
-    model: str | None = None,
-    dataset: str | None = None,
-    figure: str | None = None,
-) -> Comparison:
-    """Compare the finished retrainings of the registry's experiment.
+def compare(source: Registry | Path, wanted: Wanted) -> Comparison:
+    """Compare the finished retrainings of the registry's experiment, or the rows of a CSV file.
 
-    Raises: UnknownNameError, and RewindError saying which runs are needed where there is nothing to compare.
+    Raises: UsageError, and RewindError saying which runs are needed where there is nothing to compare.
     """
-    form, render = tables[table], formats[format_name]
-    if figure is not None:
-        figures[figure]
-    rows = tidy_frame(registry)
-    for column, wanted in (("model", model), ("dataset", dataset)):
-        if wanted is not None:
-            rows = rows[rows[column] == wanted]
+    wanted.check()
+    rows = read_rows(source) if isinstance(source, Path) else tidy_frame(source)
+    for column, value in (("model", wanted.model), ("dataset", wanted.dataset)):
+        if value is not None:
+            rows = rows[rows[column] == value]
+    if wanted.names():
+        return _compare_studies(rows, wanted)
     if not (rows["method"] != "none").any():
-        raise _nothing(registry, rows, model, dataset)
-    cells = summarise(rows, accuracy)
-    made = form(cells)
-    if accuracy == "best":  # chosen on the test set: whoever reads the table must see it
-        made = made.rename(columns={"accuracy %": "best accuracy %", "median": "median_of_best"})
-    name = table if accuracy == "final" else f"{table}-best"
-    return Comparison(rows, cells, render(made), f"{name}.{SUFFIXES[format_name]}")
+        raise _nothing(source, rows, wanted)
+    cells = summarise(rows, wanted.accuracy)
+    return Comparison(wanted, rows, cells, (), (general_section(rows, cells, wanted),))
+
+
+def _compare_studies(rows: pd.DataFrame, wanted: Wanted) -> Comparison:
+    reports = make_reports(rows, wanted.names(), wanted)
+    own = wanted.names()
+    chosen = () if wanted.table is None or wanted.table in own else (wanted.table,)
+    drawn = None if wanted.figure is None or wanted.figure in own else (wanted.figure,)
+    sections = tuple(report.section(wanted.delta, chosen, drawn) for report in reports)
+    used = rows[rows["run_id"].isin({run_id for report in reports for run_id in report.rows["run_id"]})]
+    return Comparison(wanted, used, summarise(used, wanted.accuracy), reports, sections)
+
+
+def make_reports(rows: pd.DataFrame, names: Sequence[str], wanted: Wanted) -> tuple[StudyReport, ...]:
+    """The report of each study. Raises: UsageError, DataError."""
+    return tuple(
+        study_report(
+            rows,
+            load_study(name),
+            facts=partial(facts_of, data_dir=None),
+            scale=wanted.scale,
+            trials=wanted.trials,
+            against=wanted.against,
+            accuracy=wanted.accuracy,
+        )
+        for name in names
+    )
+
+
+def general_section(rows: pd.DataFrame, cells: pd.DataFrame, wanted: Wanted) -> Section:
+    """One table of whatever runs there are, and the figure if one is asked for."""
+    name = wanted.table or "results"
+    made: dict[str, Table] = {name if wanted.accuracy == "final" else f"{name}-best": tables[name](cells)}
+    title = "All runs"
+    figure = wanted.figure
+    drawn = {figure: Drawing(title, cells, wanted.delta, figures[figure])} if figure else {}
+    return Section("results", title, made, drawn, rows)
 
 
 def first_claim(cells: pd.DataFrame) -> str:
@@ -88,10 +158,18 @@ def first_claim(cells: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _nothing(registry: Registry, rows: pd.DataFrame, model: str | None, dataset: str | None) -> RewindError:
+def _own_figures() -> list[str]:
+    """The report's figures, each the name of its study."""
+    return [name for name, study in shipped().items() if study.part_of_report and study.figures]
+
+
+def _nothing(source: Registry | Path, rows: pd.DataFrame, wanted: Wanted) -> RewindError:
     """Which of the three kinds of run is missing, and the command that makes the next one."""
+    model, dataset = wanted.model, wanted.dataset
     of = " ".join(filter(None, (model and f"of {model}", dataset and f"on {dataset}")))
-    prunes = [run for run in registry.search(kind="prune") if run.finished and run.dense_run_id in set(rows["run_id"])]
+    if isinstance(source, Path):
+        return RewindError(f"nothing to compare {of}{' ' if of else ''}in {source}", "it has no row of a retraining")
+    prunes = [run for run in source.search(kind="prune") if run.finished and run.dense_run_id in set(rows["run_id"])]
     if len(rows) == 0:
         hint = f"first: rewindctl train-dense --model {model or 'resnet8'} --dataset {dataset or 'digits'} --seeds 0-2"
     elif not prunes:
@@ -99,7 +177,7 @@ def _nothing(registry: Registry, rows: pd.DataFrame, model: str | None, dataset:
     else:
         hint = f"next: rewindctl retrain --parent {prunes[0].run_id} --method lr_rewind"
     return RewindError(
-        f"nothing to compare {of}{' ' if of else ''}in experiment {registry.experiment!r}: {len(rows)} dense, "
+        f"nothing to compare {of}{' ' if of else ''}in experiment {source.experiment!r}: {len(rows)} dense, "
         f"{len(prunes)} prune and 0 retrain runs are finished",
         hint,
     )
