@@ -33,6 +33,10 @@ def compare(
     delta: Annotated[
         Literal["relative", "points"], typer.Option(help="Axis of figures: % of the dense accuracy, or points.")
     ] = "relative",
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.md and report.html, with all that the runs have.")
+    ] = False,
+    log: Annotated[bool, typer.Option("--log", help="Put the report into MLflow as a run of its own.")] = False,
     model: Annotated[str | None, typer.Option(help="Only this network.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Only this data set.")] = None,
 ) -> None:
@@ -42,17 +46,19 @@ def compare(
     """
     from rewindctl.report.compare import Wanted
     from rewindctl.report.compare import compare as summarise
+    from rewindctl.report.log import log_report
 
     form = format or ("json" if session.json else "text")
-    wanted = Wanted(
-        tuple(study or ()), table, figure, form, against, scale, None, accuracy, delta, model=model, dataset=dataset
-    )
+    names = tuple(study or ())
+    wanted = Wanted(names, table, figure, form, against, scale, None, accuracy, delta, model, dataset, report)
     wanted.check()  # unknown names are refused before a store is opened
     result = summarise(source or session.registry(), wanted)
     paths = result.write(output)
     session.console.data(result.text)
     for path in paths:
         session.console.say(f"wrote {path}")
+    if log:
+        session.console.say(f"logged report run {log_report(session.registry(), result).run_id}")
 
 
 def register(app: typer.Typer) -> None:

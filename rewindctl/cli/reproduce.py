@@ -28,9 +28,7 @@ def reproduce(
         int | None, typer.Option(min=1, help="Stages at once. [local: one a GPU, else one; ray: all that fit]")
     ] = None,
     address: Annotated[str | None, typer.Option(help="ray: address of the cluster, or auto.")] = None,
-    gpus: Annotated[
-        float | None, typer.Option(min=0, help="ray: GPUs a stage, as 0.25. [1 where there are any]")
-    ] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="ray: GPUs a stage, as 0.25. [1 where there are any]")] = None,
     cpus: Annotated[float | None, typer.Option(min=0, help="ray: CPU cores a stage. [1]")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for tables and figures. [plots/STUDY]")] = None,
 ) -> None:

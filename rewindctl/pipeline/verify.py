@@ -10,6 +10,7 @@ from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.stages import FINAL, MASK, checkpoint_path
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry import records as tag
 from rewindctl.registry.registry import params_of
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, canonical_json
@@ -20,12 +21,13 @@ CHECKPOINTS = "checkpoints/"
 
 def verify(registry: Registry, run: RunRecord) -> list[str]:
     """One line for each thing wrong with a run; an intact run has none."""
-    if run.kind not in PARENT_KINDS:
-        return [f"is no dense, prune or retrain run but {run.kind or 'foreign'}"]
+    if run.kind not in (*PARENT_KINDS, tag.REPORT):
+        return [f"is no dense, prune, retrain or report run but {run.kind or 'foreign'}"]
     if not run.finished:
         return [f"is {run.status}, not FINISHED"]
     problems: list[str] = []
-    for check in (_spec, _lineage, _files, _additions, _content):
+    checks = (_files, _additions) if run.kind == tag.REPORT else (_spec, _lineage, _files, _additions, _content)
+    for check in checks:
         try:
             problems += check(registry, run)
         except RewindError as error:

@@ -147,7 +147,9 @@ class Registry:
         return self.get(version.run_id)
 
     def parent(self, run: RunRecord) -> RunRecord:
-        """Raises: RegistryError when the parent is missing."""
+        """Raises: RegistryError when the parent is missing, UsageError for a report."""
+        if run.kind == tag.REPORT:
+            raise UsageError(f"run {run.run_id} is a report: it has no parent", "its params name what it is made of")
         if run.parent_id is None:
             raise RegistryError(f"run {run.run_id} has no parent", "its lineage was edited: run the stage again")
         try:
@@ -196,15 +198,10 @@ class Registry:
 
     def _create(self, spec: Spec, name: str, parent: RunRecord | None, tags: dict[str, str]) -> RunWriter:
         own = {
-            tag.KIND: getattr(spec, "kind"),  # noqa: B009 (each spec has it)
+            **_common_tags(getattr(spec, "kind")),  # noqa: B009 (each spec has it)
             tag.FINGERPRINT: spec.fingerprint(),
             tag.GROUP: spec.group(parent.group if parent else None),
-            tag.SCHEMA: str(SCHEMA_VERSION),
             tag.SPEC: spec.canonical(),
-            tag.OWNER: this_process(),
-            "mlflow.source.name": "rewindctl",
-            "mlflow.source.type": "LOCAL",
-            "mlflow.user": _user(),
         }
         if parent is not None:
             own |= {tag.PARENT: parent.run_id, tag.DENSE_RUN: parent.dense_run_id}
@@ -213,6 +210,12 @@ class Registry:
         if parent is None:
             writer.tag({tag.DENSE_RUN: writer.run_id})
         return writer
+
+    def start_report(self, name: str, note: str) -> RunWriter:
+        """Open a run of kind `report`: files about other runs, no stage, so without spec and fingerprint."""
+        tags = {**_common_tags(tag.REPORT), tag.NOTE: note}
+        run = self._client.create_run(self.experiment_id, tags=tags, run_name=name)
+        return RunWriter(self._client, run.info.run_id)
 
     def _mark_if_dead(self, other: RunRecord) -> None:
         owner = other.tags.get(tag.OWNER, "")
@@ -297,6 +300,17 @@ class Registry:
                 f"{path} of run {run.run_id} is missing", "restore it, or run the stage again with --force"
             )
         return local
+
+
+def _common_tags(kind: str) -> dict[str, str]:
+    return {
+        tag.KIND: kind,
+        tag.SCHEMA: str(SCHEMA_VERSION),
+        tag.OWNER: this_process(),
+        "mlflow.source.name": "rewindctl",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": _user(),
+    }
 
 
 def _user() -> str:

@@ -1,7 +1,7 @@
 """The comparison as a whole: runs to cells to tables and figures, and to files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from rewindctl.report.cells import SETTINGS, summarise
 from rewindctl.report.figures import figures
 from rewindctl.report.formats import Table, formats
 from rewindctl.report.frame import tidy_frame
+from rewindctl.report.page import how_made, html_page, markdown_page
 from rewindctl.report.published import Against
 from rewindctl.report.rows import read_rows
-from rewindctl.report.section import Drawing, Section, tables_text, write_files
+from rewindctl.report.section import Drawing, Section, tables_text, write_files, write_texts
 from rewindctl.report.study import StudyReport, study_report
 from rewindctl.report.study_tables import study_tables
 from rewindctl.report.tables import method_name, tables
@@ -45,6 +46,7 @@ class Wanted:
     delta: str = "relative"
     model: str | None = None
     dataset: str | None = None
+    report: bool = False
 
     def names(self) -> tuple[str, ...]:
         """The studies asked for, by a figure's or table's name too."""
@@ -74,19 +76,43 @@ class Comparison:
     cells: pd.DataFrame
     reports: tuple[StudyReport, ...]
     sections: tuple[Section, ...]
+    source: str = ""
 
     @property
     def text(self) -> str:
-        """The tables as they are printed."""
-        return tables_text(
-            {stem: table for part in self.sections for stem, table in part.tables.items()}, self.wanted.format
-        )
+        """The tables as they are printed; of a report of everything the first, the rest is in its files."""
+        shown = self.sections if self.wanted.names() else self.sections[:1]
+        return tables_text({stem: table for part in shown for stem, table in part.tables.items()}, self.wanted.format)
 
     def write(self, output: Path | None) -> list[Path]:
-        """With a folder or a figure: tables, figures and `runs.csv` (a row per run). Raises: UsageError."""
-        if output is None and self.wanted.figure is None:
+        """With a folder, a figure or a report: the files. Raises: UsageError."""
+        if output is None and self.wanted.figure is None and not self.wanted.report:
             return []
-        return write_files((output or DEFAULT_OUTPUT).absolute(), self.sections, self.wanted.format, self.rows)
+        return self.write_files((output or DEFAULT_OUTPUT).absolute(), self.wanted.report)
+
+    def write_files(self, folder: Path, pages: bool, claims: pd.DataFrame | None = None) -> list[Path]:
+        """Figures, tables and `runs.csv` (a row per run), and `report.md` and `.html`. Raises: UsageError."""
+        paths = write_files(folder, self.sections, self.wanted.format, self.rows)
+        if not pages:
+            return paths
+        made = how_made(self.rows, self.source, self.commands())
+        texts = {
+            "report.md": markdown_page(self.sections, made, claims),
+            "report.html": html_page(self.sections, made, claims),
+        }
+        return [*paths, *write_texts(folder, texts)]
+
+    def commands(self) -> list[str]:
+        """The command lines that make the runs, where they are those of studies, and draw them."""
+        wanted = self.wanted
+        scale = "" if wanted.scale == 1 else f" --scale {wanted.scale:g}"
+        names = [report.study.name for report in self.reports]
+        runs = [f"rewindctl reproduce {name}{scale}" for name in names]
+        options = [f"--study {name}" for name in names] + [
+            f"--against {wanted.against}",
+            f"--accuracy {wanted.accuracy}",
+        ]
+        return [*runs, " ".join(["rewindctl compare --report", *options]) + scale + f" --delta {wanted.delta}"]
 
 
 def compare(source: Registry | Path, wanted: Wanted) -> Comparison:
@@ -99,12 +125,18 @@ def compare(source: Registry | Path, wanted: Wanted) -> Comparison:
     for column, value in (("model", wanted.model), ("dataset", wanted.dataset)):
         if value is not None:
             rows = rows[rows[column] == value]
+    name = source.name if isinstance(source, Path) else f"experiment {source.experiment}"
     if wanted.names():
-        return _compare_studies(rows, wanted)
+        return replace(_compare_studies(rows, wanted), source=name)
     if not (rows["method"] != "none").any():
         raise _nothing(source, rows, wanted)
     cells = summarise(rows, wanted.accuracy)
-    return Comparison(wanted, rows, cells, (), (general_section(rows, cells, wanted),))
+    sections = [general_section(rows, cells, wanted)]
+    reports = (
+        [report for report in make_reports(rows, _report_studies(), wanted) if report.has_runs] if wanted.report else []
+    )
+    sections += [report.section(wanted.delta) for report in reports]
+    return Comparison(wanted, rows, cells, tuple(reports), tuple(sections), name)
 
 
 def _compare_studies(rows: pd.DataFrame, wanted: Wanted) -> Comparison:
@@ -138,7 +170,7 @@ def general_section(rows: pd.DataFrame, cells: pd.DataFrame, wanted: Wanted) -> 
     name = wanted.table or "results"
     made: dict[str, Table] = {name if wanted.accuracy == "final" else f"{name}-best": tables[name](cells)}
     title = "All runs"
-    figure = wanted.figure
+    figure = wanted.figure or ("curves" if wanted.report else None)
     drawn = {figure: Drawing(title, cells, wanted.delta, figures[figure])} if figure else {}
     return Section("results", title, made, drawn, rows)
 
@@ -156,6 +188,11 @@ def first_claim(cells: pd.DataFrame) -> str:
         ]
         lines.append(f"  at {tuned['compression']:.4g}x: {', '.join(gaps)} (n = {tuned['n']})")
     return "\n".join(lines)
+
+
+def _report_studies() -> list[str]:
+    """The studies that a report of everything looks for: all that are shipped and have runs of their own."""
+    return [name for name, study in shipped().items() if study.panels]
 
 
 def _own_figures() -> list[str]:

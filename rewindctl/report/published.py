@@ -29,8 +29,8 @@ def published_of(cell: Cell, usual: bool, against: Against) -> Published | None:
     """The published number of a cell, None where there is none for its settings.
 
     `usual`: pruned and retrained with the settings of both papers (global magnitude, the recipe of the network,
-    momentum from zero, ...). The clock of weight rewinding and the iteration whose weights are pruned may differ: text and
-    code of the report contradict each other there, so both variants are compared with its numbers.
+    momentum from zero, ...). The clock of weight rewinding and the iteration whose weights are pruned may differ:
+    text and code of the report contradict each other there, so both variants are compared with its numbers.
     """
     if against == "none" or not usual:
         return None

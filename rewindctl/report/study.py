@@ -13,10 +13,10 @@ from rewindctl.datasets.facts import DataFacts
 from rewindctl.paper.plan import Cell, Plan, make_plan
 from rewindctl.paper.study import Panel, Study
 from rewindctl.report.cells import differences, statistics
+from rewindctl.report.formats import Table
 from rewindctl.report.frame import scale_of
 from rewindctl.report.published import Against, Published, published_of
 from rewindctl.report.section import Drawing, Section
-from rewindctl.report.formats import Table
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
 from rewindctl.training.recipes import default_recipe
 

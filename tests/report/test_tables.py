@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewindctl.report.cells import summarise
-from rewindctl.report.frame import tidy_frame
 from rewindctl.report.formats import Table, formats
+from rewindctl.report.frame import tidy_frame
 from rewindctl.report.tables import METHOD_NAMES, method_name, pruning_name, tables
 from rewindctl.rewinding.methods import methods
 
@@ -144,9 +144,8 @@ def test_latex_escapes_every_special_character(values: list[str]) -> None:
     tokens = re.compile(
         "|".join(re.escape(token) for token in sorted(back, key=len, reverse=True)) + r"|[^\\&%$#_{}~^<>|]"
     )
-    for line, value in zip(body[1:], values, strict=True):
-        assert line[0] not in "[*", "would be an argument of the line end before it"
-        line = line.removeprefix("{}")
+    assert not [line for line in body[1:] if line[0] in "[*"], "would be an argument of the line end before it"
+    for line, value in zip([line.removeprefix("{}") for line in body[1:]], values, strict=True):
         assert "".join(tokens.findall(line)) == line, "nothing is left unescaped"
         assert tokens.sub(lambda token: back.get(token[0], token[0]), line) == " ".join(value.split())
 
