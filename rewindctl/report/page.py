@@ -24,7 +24,7 @@ NOTES = (
     "shown and have no difference from the published numbers.",
 )
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #111; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #111; }
 table { border-collapse: collapse; font-size: 13px; margin: 0.5rem 0; }
 caption { text-align: left; font-weight: 600; padding: 0.3rem 0; }
 th, td { padding: 0.15rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
