@@ -35,7 +35,7 @@ cells() {
         python3 -m rewindctl retrain --parent \$dense --sparsity 0.893 --method $method --device cuda" || break 2
     done
   done
-  python3 -m rewindctl compare --figure fig1 --output "$out" --format markdown || true
+  python3 -m rewindctl compare --figure curves --output "$out" --format markdown || true
 }
 
 case $what in

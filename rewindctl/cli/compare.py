@@ -11,40 +11,61 @@ from rewindctl.cli.session import Session, command
 @command()
 def compare(
     session: Session,
-    table: Annotated[str, typer.Option(help="table5 (the report's form) or cells (every number).")] = "table5",
+    study: Annotated[
+        list[str] | None, typer.Option(help="A study of the report (fig1, table5, ...) or a YAML file; repeatable.")
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="results or cells (every number); of studies: table1 ... table5. [results]")
+    ] = None,
     claims: Annotated[
         bool, typer.Option("--claims", help="The report's claims with a verdict each, instead of a table.")
     ] = False,
     margin: Annotated[float, typer.Option(min=0, help="With --claims: points that 'as good as' may be worse.")] = 0.1,
-    figure: Annotated[str | None, typer.Option(help="Also draw this figure: fig1.")] = None,
+    figure: Annotated[str | None, typer.Option(help="Also draw: curves, or fig1 ... fig6 of the report.")] = None,
+    against: Annotated[
+        Literal["report", "renda", "none"], typer.Option(help="Published numbers beside those of a study.")
+    ] = "report",
+    scale: Annotated[float, typer.Option(help="Length of a study's runs, as reproduce took it.")] = 1.0,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Rows of a runs.csv in the place of a registry.")
+    ] = None,
     format: Annotated[str | None, typer.Option(help="text, markdown, latex, csv or json. [text]")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for the figure and the tables' files. [plots]")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the figures' and tables' files. [plots]")] = None,
     accuracy: Annotated[
         Literal["final", "best"], typer.Option(help="After the last iteration, or the best seen on the test set.")
     ] = "final",
     delta: Annotated[
         Literal["relative", "points"], typer.Option(help="Axis of figures: % of the dense accuracy, or points.")
     ] = "relative",
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.md and report.html, with all that the runs have.")
+    ] = False,
+    log: Annotated[bool, typer.Option("--log", help="Put the report into MLflow as a run of its own.")] = False,
     model: Annotated[str | None, typer.Option(help="Only this network.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Only this data set.")] = None,
 ) -> None:
-    """Medians, spreads and differences of the finished runs, as a table and a figure.
+    """Medians, spreads and differences of the finished runs, as tables and figures, published numbers beside them.
 
     Example: rewindctl compare --figure fig1 --output plots --format markdown
     """
+    from rewindctl.report.compare import Wanted
     from rewindctl.report.compare import compare as summarise
-    from rewindctl.report.figures import figures
-    from rewindctl.report.tables import formats, tables
 
-    chosen = format or ("json" if session.json else "text")
-    for catalog, name in ((tables, table), (formats, chosen), (figures, figure)):
-        if name is not None:
-            catalog[name]  # unknown: refused before a store is opened
-    result = summarise(session.registry(), table, chosen, accuracy, model, dataset, figure, margin if claims else None)
-    paths = result.write(output, figure, delta)
+    form = format or ("json" if session.json else "text")
+    names = tuple(study or ())
+    wanted = Wanted(
+        names, table, figure, form, against, scale, None, accuracy, delta, model, dataset, report, claims, margin
+    )
+    wanted.check()  # unknown names are refused before a store is opened
+    result = summarise(source or session.registry(), wanted)
+    paths = result.write(output)
     session.console.data(result.text)
     for path in paths:
         session.console.say(f"wrote {path}")
+    if log:
+        from rewindctl.report.log import log_report
+
+        session.console.say(f"logged report run {log_report(session.registry(), result).run_id}")
 
 
 def register(app: typer.Typer) -> None:

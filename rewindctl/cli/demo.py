@@ -27,7 +27,7 @@ def demo(
     """
     from rewindctl.pipeline.chain import run_chain
     from rewindctl.pipeline.requests import RetrainOptions
-    from rewindctl.report.compare import compare, first_claim
+    from rewindctl.report.compare import Wanted, compare, first_claim
 
     chosen, targets = parse.one_or_more_seeds(None, seeds), parse.compressions(compressions)
     methods = (RetrainOptions("finetune"), RetrainOptions("weight_rewind", k=k), RetrainOptions("lr_rewind"))
@@ -35,8 +35,9 @@ def demo(
     points = None if dataset == "digits" and iterations is None else (0, k)
     run_chain(pipeline, model, dataset, chosen, targets, methods, iterations, points)
     registry = pipeline.registry
-    result = compare(registry, format_name="json" if session.json else "text", model=model, dataset=dataset)
-    paths = result.write(output, "fig1", "points")
+    form = "json" if session.json else "text"
+    result = compare(registry, Wanted(figure="curves", format=form, delta="points", model=model, dataset=dataset))
+    paths = result.write(output)
     session.console.data(result.text)
     session.console.say(f"\n{first_claim(result.cells)}\nfigure: {paths[0]}")
     session.console.say(f"browse: {_program()} ui --tracking-uri {registry.display_uri}")

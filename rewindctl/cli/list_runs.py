@@ -10,7 +10,9 @@ from rewindctl.cli.session import Session, command, run_json
 @command()
 def list_runs(
     session: Session,
-    kind: Annotated[Literal["dense", "prune", "retrain"] | None, typer.Option(help="Only runs of this kind.")] = None,
+    kind: Annotated[
+        Literal["dense", "prune", "retrain", "report"] | None, typer.Option(help="Only runs of this kind.")
+    ] = None,
 ) -> None:
     """List the runs of the experiment, oldest first.
 

@@ -59,7 +59,7 @@ def reproduce(
         return
     _check(session, engine, address, cpus, gpus)
     finished = _run(session, made, engine, jobs, address, cpus, gpus)
-    _print_results(session, made, finished, output)
+    _print_results(session, tuple(study), made, finished, output)
 
 
 def _print_studies(session: Session, show: str | None) -> None:
@@ -129,18 +129,31 @@ def _run(
     site = Site(registry.uri, registry.experiment, session.device, session.data_dir, session.checkpoint_every)
     if not left:
         return Finished(done, [], "")
-    session.require_data({plan.dense_of(stage).dataset for stage in left})
-    with open_engine(engine, site, jobs, address, cpus, gpus) as opened:
+    data = {dense.dataset: dense.data_digest for dense in map(plan.dense_of, left)}
+    with open_engine(engine, site, data, jobs, address, cpus, gpus) as opened:
         return run_plan(plan, done, opened, session.console)
 
 
-def _print_results(session: Session, plan: "Plan", finished: "Finished", output: Path | None) -> None:
+def _print_results(
+    session: Session, studies: tuple[str, ...], plan: "Plan", finished: "Finished", output: Path | None
+) -> None:
+    """Tables to stdout, tables and figures to the folder; failures at the end."""
+    from rewindctl.report.compare import Wanted, compare
+
+    form = "json" if session.json else "text"
+    wanted = Wanted(studies, format=form, scale=plan.scale, trials=len(plan.seeds), report=True)
+    results = compare(session.registry(), wanted)
+    names = [report.study.name for report in results.reports]
+    files = results.write(output or Path("plots") / (names[0] if len(names) == 1 else "report"))
+    if session.json:
+        session.console.json(_results_json(plan, finished) | {"files": [str(path) for path in files]})
+    else:
+        session.console.data(results.text)
+    session.console.say(f"wrote {len(files)} files to {files[0].parent}")
     for failure in finished.failures[:SHOWN_FAILURES]:
         session.console.say(failure.text)
     if len(finished.failures) > SHOWN_FAILURES:
         session.console.say(f"and {len(finished.failures) - SHOWN_FAILURES} more")
-    if session.json:
-        session.console.json(_results_json(plan, finished))
     if finished.failures:
         raise RewindError(
             f"{len(finished.failures)} of {len(plan.stages)} stages failed, {finished.blocked} wait for them"

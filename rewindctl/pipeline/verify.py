@@ -11,7 +11,7 @@ from rewindctl.pipeline.stages import FINAL, MASK, checkpoint_path
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.opening import params_of
-from rewindctl.registry.records import CHECKPOINTS, PARENT_KINDS
+from rewindctl.registry.records import CHECKPOINTS, PARENT_KINDS, REPORT
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, canonical_json
 
@@ -21,12 +21,13 @@ def verify(registry: Registry, run: RunRecord) -> list[str]:
 
     Checkpoints that were left out when the run was exported are not wrong: `Registry.omitted` names them.
     """
-    if run.kind not in PARENT_KINDS:
-        return [f"is no dense, prune or retrain run but {run.kind or 'foreign'}"]
+    if run.kind not in (*PARENT_KINDS, REPORT):
+        return [f"is no dense, prune, retrain or report run but {run.kind or 'foreign'}"]
     if not run.finished:
         return [f"is {run.status}, not FINISHED"]
     problems: list[str] = []
-    for check in (_spec, _lineage, _files, _additions, _content):
+    checks = (_files, _additions) if run.kind == REPORT else (_spec, _lineage, _files, _additions, _content)
+    for check in checks:
         try:
             problems += check(registry, run)
         except RewindError as error:

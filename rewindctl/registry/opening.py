@@ -42,16 +42,10 @@ class Opening:
 
     def _create(self) -> str:
         own = {
-            tag.KIND: getattr(self.spec, "kind"),  # noqa: B009 (each spec has it)
+            **common_tags(getattr(self.spec, "kind")),  # noqa: B009 (each spec has it)
             tag.FINGERPRINT: self.spec.fingerprint(),
             tag.GROUP: self.spec.group(self.parent.group if self.parent else None),
-            tag.SCHEMA: str(SCHEMA_VERSION),
             tag.SPEC: self.spec.canonical(),
-            tag.OWNER: ownership.this_process(),
-            tag.HEARTBEAT: ownership.now(),
-            "mlflow.source.name": "rewindctl",
-            "mlflow.source.type": "LOCAL",
-            tag.USER: _user(),
         }
         if self.parent is not None:
             own |= {tag.PARENT: self.parent.run_id, tag.DENSE_RUN: self.parent.dense_run_id}
@@ -100,6 +94,19 @@ class Opening:
         except BaseException as error:
             writer.fail(error)
             raise
+
+
+def common_tags(kind: str) -> dict[str, str]:
+    """What every run of ours says of itself from its first moment."""
+    return {
+        tag.KIND: kind,
+        tag.SCHEMA: str(SCHEMA_VERSION),
+        tag.OWNER: ownership.this_process(),
+        tag.HEARTBEAT: ownership.now(),
+        "mlflow.source.name": "rewindctl",
+        "mlflow.source.type": "LOCAL",
+        tag.USER: _user(),
+    }
 
 
 def _user() -> str:

@@ -10,6 +10,7 @@ from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, parse_spec
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 KIND = "rewindctl.kind"
+REPORT = "report"  # the kind of a run that has no stage
 FINGERPRINT = "rewindctl.fingerprint"
 GROUP = "rewindctl.group"
 DENSE_RUN = "rewindctl.dense_run_id"

@@ -12,8 +12,9 @@ from urllib.parse import unquote, urlsplit
 
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import sha256
+from rewindctl.registry import ownership
 from rewindctl.registry import records as tag
-from rewindctl.registry.opening import Opening
+from rewindctl.registry.opening import Opening, common_tags
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, redacted, sqlite_path
@@ -155,7 +156,9 @@ class Registry:
         return self.get(version.run_id)
 
     def parent(self, run: RunRecord) -> RunRecord:
-        """Raises: RegistryError when the parent is missing."""
+        """Raises: RegistryError when the parent is missing, UsageError for a report."""
+        if run.kind == tag.REPORT:
+            raise UsageError(f"run {run.run_id} is a report: it has no parent", "its params name what it is made of")
         if run.parent_id is None:
             raise RegistryError(f"run {run.run_id} has no parent", "its lineage was edited: run the stage again")
         try:
@@ -201,6 +204,13 @@ class Registry:
     def _same_stage(self, spec: Spec, parent: RunRecord | None) -> list[RunRecord]:
         same = self.search(fingerprint=spec.fingerprint())
         return [run for run in same if run.parent_id == (parent.run_id if parent else None)]
+
+    def start_report(self, name: str, note: str) -> RunWriter:
+        """Open a run of kind `report`: files about other runs, no stage, so without spec and fingerprint."""
+        tags = {**common_tags(tag.REPORT), tag.NOTE: note}
+        run = self._client.create_run(self.experiment_id, tags=tags, run_name=name)
+        ownership.hold(run.info.run_id)
+        return RunWriter(self._client, run.info.run_id)
 
     def register_dense(self, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
         """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it."""

@@ -1,6 +1,7 @@
 """From trials to cells: median, 10th and 90th percentile, n, and the difference from the dense baseline."""
 
 import math
+from typing import Any
 
 import pandas as pd
 
@@ -10,7 +11,19 @@ LOW, HIGH = 0.1, 0.9
 
 
 def summarise(frame: pd.DataFrame, accuracy: str = "final") -> pd.DataFrame:
-    """One row per cell (a group key under a schedule), from the rows of `tidy_frame`.
+    """One row per cell (a group key under a schedule), from the rows of `tidy_frame`; the numbers are `statistics`."""
+    rows = []
+    for _, trials in frame.groupby(KEYS, dropna=False, sort=False):
+        first = trials.iloc[0]
+        row = {key: first[key] for key in (*KEYS, "method", "level", "sparsity_asked")}
+        rows.append(row | statistics(trials, accuracy))
+    cells = pd.DataFrame(rows)
+    order = ["model", "dataset", "iterations", "structure", "schedule", "step", "compression", "label"]
+    return cells.sort_values(order, ignore_index=True) if len(cells) else cells
+
+
+def statistics(trials: pd.DataFrame, accuracy: str = "final") -> dict[str, Any]:
+    """The numbers of one cell from its trials, a row each.
 
     `accuracy` is `final` (after the last iteration) or `best` (over evaluations, chosen on the test set). `baseline`
     is the median accuracy of the dense runs that the cell's trials descend from; `delta_points` is 100 * (median -
@@ -19,27 +32,27 @@ def summarise(frame: pd.DataFrame, accuracy: str = "final") -> pd.DataFrame:
     interpolation).
     """
     suffix = "" if accuracy == "final" else "_best"
-    rows = []
-    for _, trials in frame.groupby(KEYS, dropna=False, sort=False):
-        first = trials.iloc[0]
-        values = trials[f"test_accuracy{suffix}"]
-        baseline = float(trials.drop_duplicates("dense_run_id")[f"dense_accuracy{suffix}"].median())
-        row = {key: first[key] for key in (*KEYS, "method", "level", "sparsity_asked")}
-        row |= {
-            "sparsity": float(trials["sparsity"].median()),
-            "compression": float(trials["compression"].median()),
-            "n": len(trials),
-            "median": float(values.median()),
-            "p10": float(values.quantile(LOW)),
-            "p90": float(values.quantile(HIGH)),
-            "baseline": baseline,
-            "run_ids": " ".join(trials["run_id"]),
-        }
-        for name in ("median", "p10", "p90"):
-            part = "" if name == "median" else f"_{name}"
-            row[f"delta_points{part}"] = 100 * (row[name] - baseline)
-            row[f"delta_relative{part}"] = 100 * (row[name] / baseline - 1) if baseline else math.nan
-        rows.append(row)
-    cells = pd.DataFrame(rows)
-    order = ["model", "dataset", "iterations", "structure", "schedule", "step", "compression", "label"]
-    return cells.sort_values(order, ignore_index=True) if len(cells) else cells
+    values = trials[f"test_accuracy{suffix}"]
+    baseline = float(trials.drop_duplicates("dense_run_id")[f"dense_accuracy{suffix}"].median())
+    row: dict[str, Any] = {
+        "sparsity": float(trials["sparsity"].median()),
+        "compression": float(trials["compression"].median()),
+        "accuracy": accuracy,
+        "n": len(trials),
+        "median": float(values.median()),
+        "p10": float(values.quantile(LOW)),
+        "p90": float(values.quantile(HIGH)),
+        "baseline": baseline,
+        "run_ids": " ".join(trials["run_id"]),
+        "devices": "; ".join(sorted({str(device) for device in trials["device"] if pd.notna(device) and device})),
+    }
+    return row | differences(row["median"], row["p10"], row["p90"], baseline)
+
+
+def differences(median: float, p10: float, p90: float, baseline: float) -> dict[str, float]:
+    """Accuracies (fractions) against a baseline: plain percentage points, and percent of the baseline."""
+    row: dict[str, float] = {}
+    for name, value in (("", median), ("_p10", p10), ("_p90", p90)):
+        row[f"delta_points{name}"] = 100 * (value - baseline)
+        row[f"delta_relative{name}"] = 100 * (value / baseline - 1) if baseline else math.nan
+    return row

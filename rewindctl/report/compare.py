@@ -1,89 +1,206 @@
-"""The comparison as a whole: runs to cells to a table, and to files."""
+"""The comparison as a whole: runs to cells to tables and figures, and to files."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
+from rewindctl.datasets.facts import facts_of
 from rewindctl.errors import RewindError, UsageError
-from rewindctl.files import replacing
+from rewindctl.paper.study import load_study, shipped
 from rewindctl.registry import Registry
 from rewindctl.report.cells import SETTINGS, summarise
-from rewindctl.report.claims import verdicts
+from rewindctl.report.claims import MARGIN, verdicts
 from rewindctl.report.claims_table import claims_table
-from rewindctl.report.figures import figures, save_figure
+from rewindctl.report.figures import figures
+from rewindctl.report.formats import Table, as_table, formats
 from rewindctl.report.frame import tidy_frame
-from rewindctl.report.tables import formats, method_name, tables
+from rewindctl.report.page import how_made, html_page, markdown_page
+from rewindctl.report.published import Against
+from rewindctl.report.rows import read_rows
+from rewindctl.report.section import Drawing, Section, tables_text, write_files, write_texts
+from rewindctl.report.study import StudyReport, study_report
+from rewindctl.report.study_tables import study_tables
+from rewindctl.report.tables import method_name, tables
 
-SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
-NAMES_OF_BEST = {
-    "accuracy %": "best accuracy %",
-    "median": "median_of_best",
-    "effect (points)": "effect on best (points)",
-    "effect": "effect_on_best",
-}
+NAMES_OF_BEST = {"effect (points)": "effect on best (points)", "effect": "effect_on_best"}
 DEFAULT_OUTPUT = Path("plots")
 PANEL_OF_CELL = ("model", "dataset", "iterations", *SETTINGS, "dense_group", "sparsity_asked")
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The rows, the cells, and the table as it is printed."""
+class Wanted:
+    """What is to be compared and how it is shown.
 
+    Without studies it is whatever runs there are; a report's figure or table names its study. `scale`, `against`
+    and `trials` (planned) are those of studies.
+    """
+
+    studies: tuple[str, ...] = ()
+    table: str | None = None
+    figure: str | None = None
+    format: str = "text"
+    against: Against = "report"
+    scale: float = 1.0
+    trials: int | None = None
+    accuracy: str = "final"
+    delta: str = "relative"
+    model: str | None = None
+    dataset: str | None = None
+    report: bool = False
+    claims: bool = False
+    margin: float = MARGIN
+
+    def names(self) -> tuple[str, ...]:
+        """The studies asked for, by a figure's or table's name too."""
+        implied = [self.figure] if self.figure in _own_figures() else []
+        if not self.studies and self.table in shipped():
+            implied.append(self.table)
+        return tuple(dict.fromkeys([*self.studies, *(name for name in implied if name)]))
+
+    def check(self) -> None:
+        """Refuse unknown names before a store is opened. Raises: UsageError."""
+        formats[self.format]
+        if self.claims and self.table is not None:
+            raise UsageError(f"both --claims and --table {self.table} are given", "give one of the two")
+        names = self.names()
+        for name in names:
+            load_study(name)
+        if self.table is not None and self.table not in names:
+            (study_tables if names else tables)[self.table]
+        if self.figure is not None and self.figure not in names:
+            figures[self.figure]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows, the cells of all of them, the reports of the studies, and what is shown."""
+
+    wanted: Wanted
     rows: pd.DataFrame
     cells: pd.DataFrame
-    text: str
-    file_name: str
+    reports: tuple[StudyReport, ...]
+    sections: tuple[Section, ...]
+    source: str = ""
 
-    def write(self, output: Path | None, figure: str | None, delta: str) -> list[Path]:
-        """With a folder or a figure: the table, `runs.csv` (a row per run) and the figure. Raises: UsageError."""
-        if output is None and figure is None:
+    @property
+    def text(self) -> str:
+        """The tables as they are printed; of a report of everything the first, the rest is in its files."""
+        shown = self.sections if self.wanted.names() else self.sections[:1]
+        return tables_text({stem: table for part in shown for stem, table in part.tables.items()}, self.wanted.format)
+
+    def write(self, output: Path | None) -> list[Path]:
+        """With a folder, a figure or a report: the files. Raises: UsageError."""
+        if output is None and self.wanted.figure is None and not self.wanted.report:
             return []
-        folder = (output or DEFAULT_OUTPUT).absolute()
-        paths = save_figure(figure, self.cells, delta, folder) if figure else []
+        return self.write_files((output or DEFAULT_OUTPUT).absolute(), self.wanted.report)
+
+    def write_files(self, folder: Path, pages: bool) -> list[Path]:
+        """Figures, tables and `runs.csv` (a row per run), and `report.md` and `.html`. Raises: UsageError."""
+        paths = write_files(folder, self.sections, self.wanted.format, self.rows)
+        if not pages:
+            return paths
+        made, claims = how_made(self.rows, self.source, self.commands()), self._claims()
+        texts = {
+            "report.md": markdown_page(self.sections, made, claims),
+            "report.html": html_page(self.sections, made, claims),
+        }
+        return [*paths, *write_texts(folder, texts)]
+
+    def _claims(self) -> pd.DataFrame | None:
+        """The verdicts for a page, where two methods can be compared at all."""
         try:
-            with replacing(folder / self.file_name) as temporary:
-                temporary.write_text(self.text + "\n")
-            with replacing(folder / "runs.csv") as temporary:
-                self.rows.to_csv(temporary, index=False)
-        except OSError as error:
-            raise UsageError(f"{folder} cannot be written: {error.strerror}", "give another --output") from None
-        return [*paths, folder / self.file_name, folder / "runs.csv"]
+            return claims_table(verdicts(self.rows, self.wanted.margin, self.wanted.accuracy))
+        except RewindError:
+            return None
+
+    def commands(self) -> list[str]:
+        """The command lines that make the runs, where they are those of studies, and draw them."""
+        wanted = self.wanted
+        scale = "" if wanted.scale == 1 else f" --scale {wanted.scale:g}"
+        names = [report.study.name for report in self.reports]
+        runs = [f"rewindctl reproduce {name}{scale}" for name in names]
+        options = [f"--study {name}" for name in names] + [
+            f"--against {wanted.against}",
+            f"--accuracy {wanted.accuracy}",
+        ]
+        return [*runs, " ".join(["rewindctl compare --report", *options]) + scale + f" --delta {wanted.delta}"]
 
 
-def compare(
-    registry: Registry,
-    table: str = "table5",
-    format_name: str = "text",
-    accuracy: str = "final",
-    model: str | None = None,
-    dataset: str | None = None,
-    figure: str | None = None,
-    claims_margin: float | None = None,
-) -> Comparison:
-    """Compare the finished retrainings of the registry's experiment; with a margin, the claims instead of a table.
+def compare(source: Registry | Path, wanted: Wanted) -> Comparison:
+    """Compare the finished retrainings of the registry's experiment, or the rows of a CSV file.
 
-    Raises: UnknownNameError, and RewindError saying which runs are needed where there is nothing to compare.
+    Raises: UsageError, and RewindError saying which runs are needed where there is nothing to compare.
     """
-    form, render = tables[table], formats[format_name]
-    if figure is not None:
-        figures[figure]
-    rows = tidy_frame(registry)
-    for column, wanted in (("model", model), ("dataset", dataset)):
-        if wanted is not None:
-            rows = rows[rows[column] == wanted]
+    wanted.check()
+    rows = read_rows(source) if isinstance(source, Path) else tidy_frame(source)
+    for column, value in (("model", wanted.model), ("dataset", wanted.dataset)):
+        if value is not None:
+            rows = rows[rows[column] == value]
+    name = source.name if isinstance(source, Path) else f"experiment {source.experiment}"
+    if wanted.names():
+        return replace(_compare_studies(rows, wanted), source=name)
     if not (rows["method"] != "none").any():
-        raise _nothing(registry, rows, model, dataset)
-    cells = summarise(rows, accuracy)
-    if claims_margin is not None:
-        table, made = "claims", verdicts(rows, claims_margin, accuracy)
-        made = made if format_name in ("csv", "json") else claims_table(made)
-    else:
-        made = form(cells)
-    if accuracy == "best":  # chosen on the test set: whoever reads the table must see it
-        made = made.rename(columns=NAMES_OF_BEST)
-    name = table if accuracy == "final" else f"{table}-best"
-    return Comparison(rows, cells, render(made), f"{name}.{SUFFIXES[format_name]}")
+        raise _nothing(source, rows, wanted)
+    cells = summarise(rows, wanted.accuracy)
+    sections = [claims_section(rows, wanted)] if wanted.claims else []
+    if not wanted.claims or wanted.figure:
+        sections.append(general_section(rows, cells, wanted))
+    reports = (
+        [report for report in make_reports(rows, _report_studies(), wanted) if report.has_runs] if wanted.report else []
+    )
+    sections += [report.section(wanted.delta) for report in reports]
+    return Comparison(wanted, rows, cells, tuple(reports), tuple(sections), name)
+
+
+def _compare_studies(rows: pd.DataFrame, wanted: Wanted) -> Comparison:
+    reports = make_reports(rows, wanted.names(), wanted)
+    own = wanted.names()
+    chosen = () if wanted.table is None or wanted.table in own else (wanted.table,)
+    drawn = None if wanted.figure is None or wanted.figure in own else (wanted.figure,)
+    sections = tuple(report.section(wanted.delta, chosen, drawn) for report in reports)
+    used = rows[rows["run_id"].isin({run_id for report in reports for run_id in report.rows["run_id"]})]
+    if wanted.claims:
+        sections = (claims_section(used, wanted), *(sections if wanted.figure else ()))
+    return Comparison(wanted, used, summarise(used, wanted.accuracy), reports, sections)
+
+
+def make_reports(rows: pd.DataFrame, names: Sequence[str], wanted: Wanted) -> tuple[StudyReport, ...]:
+    """The report of each study. Raises: UsageError, DataError."""
+    return tuple(
+        study_report(
+            rows,
+            load_study(name),
+            facts=partial(facts_of, data_dir=None),
+            scale=wanted.scale,
+            trials=wanted.trials,
+            against=wanted.against,
+            accuracy=wanted.accuracy,
+        )
+        for name in names
+    )
+
+
+def claims_section(rows: pd.DataFrame, wanted: Wanted) -> Section:
+    """The verdicts: readable, or every number in the formats for programs. Raises: RewindError, UsageError."""
+    made = verdicts(rows, wanted.margin, wanted.accuracy)
+    made = made if wanted.format in ("csv", "json") else claims_table(made)
+    name = "claims"
+    if wanted.accuracy == "best":  # chosen on the test set: whoever reads the table must see it
+        name, made = "claims-best", made.rename(columns=NAMES_OF_BEST)
+    return Section(name, "The report's claims", {name: as_table(made)}, {}, rows)
+
+
+def general_section(rows: pd.DataFrame, cells: pd.DataFrame, wanted: Wanted) -> Section:
+    """One table of whatever runs there are, and the figure if one is asked for."""
+    name = wanted.table or "results"
+    made: dict[str, Table] = {name if wanted.accuracy == "final" else f"{name}-best": tables[name](cells)}
+    title = "All runs"
+    figure = wanted.figure or ("curves" if wanted.report else None)
+    drawn = {figure: Drawing(title, cells, wanted.delta, figures[figure])} if figure else {}
+    return Section("results", title, made, drawn, rows)
 
 
 def first_claim(cells: pd.DataFrame) -> str:
@@ -101,10 +218,23 @@ def first_claim(cells: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _nothing(registry: Registry, rows: pd.DataFrame, model: str | None, dataset: str | None) -> RewindError:
+def _report_studies() -> list[str]:
+    """The studies that a report of everything looks for: all that are shipped and have runs of their own."""
+    return [name for name, study in shipped().items() if study.panels]
+
+
+def _own_figures() -> list[str]:
+    """The report's figures, each the name of its study."""
+    return [name for name, study in shipped().items() if study.part_of_report and study.figures]
+
+
+def _nothing(source: Registry | Path, rows: pd.DataFrame, wanted: Wanted) -> RewindError:
     """Which of the three kinds of run is missing, and the command that makes the next one."""
+    model, dataset = wanted.model, wanted.dataset
     of = " ".join(filter(None, (model and f"of {model}", dataset and f"on {dataset}")))
-    prunes = [run for run in registry.search(kind="prune") if run.finished and run.dense_run_id in set(rows["run_id"])]
+    if isinstance(source, Path):
+        return RewindError(f"nothing to compare {of}{' ' if of else ''}in {source}", "it has no row of a retraining")
+    prunes = [run for run in source.search(kind="prune") if run.finished and run.dense_run_id in set(rows["run_id"])]
     if len(rows) == 0:
         hint = f"first: rewindctl train-dense --model {model or 'resnet8'} --dataset {dataset or 'digits'} --seeds 0-2"
     elif not prunes:
@@ -112,7 +242,7 @@ def _nothing(registry: Registry, rows: pd.DataFrame, model: str | None, dataset:
     else:
         hint = f"next: rewindctl retrain --parent {prunes[0].run_id} --method lr_rewind"
     return RewindError(
-        f"nothing to compare {of}{' ' if of else ''}in experiment {registry.experiment!r}: {len(rows)} dense, "
+        f"nothing to compare {of}{' ' if of else ''}in experiment {source.experiment!r}: {len(rows)} dense, "
         f"{len(prunes)} prune and 0 retrain runs are finished",
         hint,
     )

@@ -1,4 +1,4 @@
-"""Figures in the report's form: accuracy difference against compression, a line per method."""
+"""Figures in the report's form: accuracy difference against compression, a line per method, ours over published."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,86 +7,198 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.catalog import Catalog
-from rewindctl.errors import UsageError
-from rewindctl.files import replacing
 from rewindctl.report.cells import SETTINGS
-from rewindctl.report.tables import method_name, pruning_name
+from rewindctl.report.section import Drawing, Section
+from rewindctl.report.tables import method_name, pruning_name, scale_name
 
 figures: Catalog[Callable[[pd.DataFrame, str], Any]] = Catalog("figure")
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; markers and dashes tell lines apart in print.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; markers tell methods apart in black and white,
+# where ours is a filled marker on a solid line, the published one a hollow marker on a dashed line.
 STYLES = {
-    "weight_rewind": ("#0072B2", "o", "-"),
-    "lr_rewind": ("#E69F00", "s", "--"),
-    "finetune": ("#009E73", "^", "-."),
-    "rewind": ("#CC79A7", "D", ":"),
+    "weight_rewind": ("#0072B2", "o"),
+    "lr_rewind": ("#D55E00", "s"),
+    "finetune": ("#009E73", "^"),
+    "rewind": ("#CC79A7", "D"),
 }
-OTHER = ("#000000", "v", ":")
+OTHERS = (("#000000", "v"), ("#56B4E9", "P"), ("#E69F00", "X"), ("#666666", "*"))
+RING: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 9, "markeredgewidth": 0.8}
 AXIS = {
-    "relative": "accuracy difference (% of the dense accuracy)",
-    "points": "accuracy difference (percentage points)",
+    "relative": "accuracy difference\n(% of the dense accuracy)",
+    "points": "accuracy difference\n(percentage points)",
 }
 PANEL = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step", "dense_group"]
-MARGIN = 1.25
+MARGIN = 1.2
 OFFSET = 1.012  # neighbouring methods side by side, or their error bars hide each other
+COLUMN_INCHES = 3.6  # a panel is as wide as a column of print, and its letters as large as those of a caption
+PANEL_INCHES = 4.2
+FONT = 8
 
 
-@figures.register("fig1")
-def fig1(cells: pd.DataFrame, delta: str) -> Any:
-    """A panel per network, data set, structure and schedule; medians with 10th and 90th percentiles over trials.
+@figures.register("curves")
+def curves(cells: pd.DataFrame, delta: str) -> Any:
+    """A panel per network, data set, structure and schedule (of a study: its panels, published numbers drawn too).
 
-    The report's axis is relative, 100 * (median / baseline - 1); `points` are plain differences.
+    Medians with 10th and 90th percentiles over trials. The report's axis is relative, 100 * (median / baseline - 1);
+    `points` are plain differences.
     """
+    import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     results = cells[cells["method"] != "none"]
-    panels = list(results.groupby(PANEL, dropna=False, sort=True))
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(5.6 * columns, 4.0 * rows), layout="constrained")
-    for index, (_, panel) in enumerate(panels):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        _draw_panel(axes, panel, delta)
-        axes.set_xscale("log", base=2)
-        axes.set_xlim(panel["compression"].min() / MARGIN, panel["compression"].max() * MARGIN)
-        ticks = sorted({round(value, 4) for value in panel["compression"]})
-        axes.set_xticks(ticks if len(ticks) <= 8 else ticks[:: -(-len(ticks) // 8)])
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}x"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("compression (total / kept kernel weights)")
-        axes.set_ylabel(AXIS[delta])
-        axes.grid(visible=True, alpha=0.3)
-        axes.legend(fontsize=8, title="median, 10th-90th percentile", title_fontsize=8)
+    keys = ["panel"] if "panel" in cells else PANEL
+    panels = [panel for _, panel in results.groupby(keys, dropna=False, sort=True)]
+    columns = min(2, max(1, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    with matplotlib.rc_context({"font.size": FONT, "axes.titlesize": FONT, "legend.fontsize": FONT - 1}):
+        figure = Figure(figsize=(COLUMN_INCHES * columns, PANEL_INCHES * rows), layout="constrained")
+        share = None
+        for index, panel in enumerate(panels):
+            axes = figure.add_subplot(rows, columns, index + 1, sharey=share if "panel" in cells else None)
+            share = share or axes
+            _draw_panel(axes, panel, delta, "panel" in cells)
     return figure
 
 
-def _draw_panel(axes: Any, panel: pd.DataFrame, delta: str) -> None:
-    first = panel.iloc[0]
-    for index, (label, line) in enumerate(panel.groupby("label", sort=True)):
-        points = line.sort_values("compression")
-        colour, marker, dash = STYLES.get(points.iloc[0]["method"], OTHER)
-        middle = points[f"delta_{delta}"]
-        spread = [middle - points[f"delta_{delta}_p10"], points[f"delta_{delta}_p90"] - middle]
-        counts = sorted(set(points["n"]))
-        trials = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}-{counts[-1]}"
-        axes.errorbar(
-            points["compression"] * OFFSET ** (index - (panel["label"].nunique() - 1) / 2),
-            middle,
-            yerr=spread,
-            color=colour,
-            marker=marker,
-            linestyle=dash,
-            markersize=5,
-            capsize=3,
-            label=f"{method_name(points.iloc[0]['method'], str(label))} ({trials})",
-        )
-    axes.axhline(0, color="grey", linewidth=0.8)
-    axes.set_title(
-        f"{first['model']} on {first['dataset']}, {pruning_name(first)}\n"
-        f"{int(first['iterations']):,} iterations, dense {100 * panel['baseline'].median():.2f} %",
-        fontsize=10,
+def _draw_panel(axes: Any, panel: pd.DataFrame, delta: str, of_study: bool) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    labels = sorted(set(panel["label"]))
+    styles = _styles(panel, labels)
+    for index, label in enumerate(labels):
+        line = panel[panel["label"] == label].sort_values("compression")
+        offset = OFFSET ** (index - (len(labels) - 1) / 2)
+        if of_study:
+            _draw_published(axes, line, delta, offset, styles[label])
+        _draw_ours(axes, line, delta, offset, styles[label], of_study)
+    axes.axhline(0, color="grey", linewidth=0.8, zorder=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(panel["compression"].min() / MARGIN, panel["compression"].max() * MARGIN)
+    values = sorted({round(value, 4) for value in panel["compression"]})
+    every = -(-len(values) // 7)
+    axes.set_xticks(values[::-every][::-1])  # the largest always has its label
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}x"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("compression (total / kept kernel weights)")
+    best = "best-" if (panel["accuracy"] == "best").any() else ""
+    axes.set_ylabel(f"{best}{AXIS[delta]}")
+    axes.grid(visible=True, alpha=0.3)
+    axes.set_title(_title(panel))
+    _legend(axes, panel, of_study)
+
+
+def _styles(panel: pd.DataFrame, labels: list[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each label: its method's, or another where that is taken."""
+    styles: dict[str, tuple[str, str]] = {}
+    free = list(OTHERS)
+    for label in labels:
+        method = panel.loc[panel["label"] == label, "method"].iloc[0]
+        style = STYLES.get(method)
+        if style is None or style in styles.values():
+            style = free.pop(0) if free else OTHERS[-1]
+        styles[label] = style
+    return styles
+
+
+def _draw_ours(
+    axes: Any, line: pd.DataFrame, delta: str, offset: float, style: tuple[str, str], of_study: bool
+) -> None:
+    """A cell without runs is a gap in the line; one trial has no error bar."""
+    name = method_name(line.iloc[0]["method"], str(line.iloc[0]["label"]))
+    counts = sorted(set(line["n"]))
+    trials = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}-{counts[-1]}"
+    middle = line[f"delta_{delta}"]
+    several = line["n"] > 1
+    spread = [
+        (middle - line[f"delta_{delta}_p10"]).where(several),
+        (line[f"delta_{delta}_p90"] - middle).where(several),
+    ]
+    axes.errorbar(
+        line["compression"] * offset,
+        middle,
+        yerr=spread,
+        color=style[0],
+        marker=style[1],
+        linestyle="-",
+        linewidth=1.3,
+        markersize=4,
+        capsize=2,
+        zorder=3,
+        label=f"{name} ({trials})",
     )
+    if of_study:
+        few = line[(line["n"] > 0) & (line["n"] < line["planned"])]
+        axes.plot(few["compression"] * offset, few[f"delta_{delta}"], "o", **RING, zorder=4)
+
+
+def _draw_published(axes: Any, line: pd.DataFrame, delta: str, offset: float, style: tuple[str, str]) -> None:
+    drawn = line[line["published_median"].notna()]
+    if not len(drawn):
+        return
+    middle = drawn[f"published_delta_{delta}"]
+    spread = [
+        middle - drawn[f"published_delta_{delta}_p10"],
+        drawn[f"published_delta_{delta}_p90"] - middle,
+    ]
+    container = axes.errorbar(
+        drawn["compression_asked"] / offset,
+        middle,
+        yerr=spread,
+        color=style[0],
+        marker=style[1],
+        markerfacecolor="white",
+        linestyle=(0, (4, 2)),
+        linewidth=0.9,
+        elinewidth=0.7,
+        markersize=4.5,
+        capsize=1.5,
+        alpha=0.6,
+        zorder=2,
+        label="_published",  # in the legend once, for all methods
+    )
+    container.lines[0].set_markeredgewidth(0.9)
+
+
+def _title(panel: pd.DataFrame) -> str:
+    """What is drawn, its length (and whether that is scaled), and the baselines that differences are taken from."""
+    first = panel.iloc[0]
+    length = f"{int(first['iterations']):,} iterations"
+    if pd.notna(first["scale"]) and first["scale"] != 1:
+        length += f" (SCALED {scale_name(first['scale'])})"
+    dense = panel["baseline"].median()
+    lines = [f"{first['model']} on {first['dataset']}, {pruning_name(first)}", length]
+    lines[1] += f", dense {100 * dense:.2f} %" if pd.notna(dense) else ", no runs yet"
+    if "published_baseline" in panel and panel["published_baseline"].notna().any():
+        lines.append(f"published: dense {100 * panel['published_baseline'].median():.2f} %")
+    return "\n".join(lines)
+
+
+def _legend(axes: Any, panel: pd.DataFrame, of_study: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = axes.get_legend_handles_labels()[0]
+    if of_study and panel["published_median"].notna().any():
+        looks: dict[str, Any] = {"color": "grey", "linestyle": (0, (4, 2)), "marker": "o", "markerfacecolor": "white"}
+        handles.append(Line2D([], [], markersize=4.5, linewidth=0.9, label=f"published: {_sources(panel)}", **looks))
+    if of_study and ((panel["n"] < panel["planned"]) & (panel["n"] > 0)).any():
+        few = f"fewer than {int(panel['planned'].max())} trials"
+        handles.append(Line2D([], [], linestyle="none", marker="o", label=few, **RING))
+    missing = int((panel["n"] == 0).sum())
+    title = "median, 10th-90th percentile of n trials"
+    axes.legend(
+        handles=handles,
+        title=f"{title}\n{missing} of {len(panel)} cells have no runs" if missing else title,
+        title_fontsize=FONT - 1,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.19),
+        handlelength=2.6,
+    )
+
+
+def _sources(panel: pd.DataFrame) -> str:
+    """Whose numbers are drawn, in a word or two."""
+    sources = {str(source).split(",")[0] for source in panel["published_source"] if source}
+    return ", ".join(sorted(sources))
 
 
 def save_figure(name: str, cells: pd.DataFrame, delta: str, folder: Path) -> list[Path]:
@@ -94,14 +206,4 @@ def save_figure(name: str, cells: pd.DataFrame, delta: str, folder: Path) -> lis
 
     Raises: UsageError when the folder cannot be written.
     """
-    figure = figures[name](cells, delta)
-    paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg", "csv")]
-    try:
-        for path in paths[:2]:
-            with replacing(path) as temporary:
-                figure.savefig(temporary, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
-        with replacing(paths[2]) as temporary:
-            cells.to_csv(temporary, index=False)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be written: {error.strerror}", "give another --output") from None
-    return paths
+    return Section(name, name, {}, {name: Drawing(name, cells, delta, figures[name])}, cells).write_drawings(folder)

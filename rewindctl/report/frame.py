@@ -1,5 +1,6 @@
 """The tidy frame: one row per result, joined to its mask and its dense baseline by lineage, never by name."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
@@ -39,7 +40,22 @@ COLUMNS = (
     "dense_accuracy",
     "dense_accuracy_best",
     "device",
+    "data_digest",
+    "iterations_per_second",
+    "ended",
 )
+ORDER = [
+    "model",
+    "dataset",
+    "iterations",
+    "structure",
+    "schedule",
+    "step",
+    "label",
+    "compression",
+    "seed",
+    "run_id",
+]
 
 
 def tidy_frame(registry: Registry) -> pd.DataFrame:
@@ -70,20 +86,13 @@ def tidy_frame(registry: Registry) -> pd.DataFrame:
             if (retrained.run_id, step) not in chained:
                 chained.add((retrained.run_id, step))
                 rows.append(_row(retrained, mask, dense, "iterative", step, level, levels[0][0]))
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    order = [
-        "model",
-        "dataset",
-        "iterations",
-        "structure",
-        "schedule",
-        "step",
-        "label",
-        "compression",
-        "seed",
-        "run_id",
-    ]
-    return frame.sort_values(order, ignore_index=True)
+    return in_order(pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows by specification, never by time; numbers that may be missing are numbers even where all are."""
+    missing = dict.fromkeys(("step", "pruned_at", "iterations_per_second"), float)
+    return frame.astype(missing).sort_values(ORDER, ignore_index=True)
 
 
 def _chain(run: RunRecord, by_id: dict[str, RunRecord], registry: Registry) -> list[RunRecord] | None:
@@ -158,6 +167,9 @@ def _row(
         "dense_accuracy": dense.metrics["test_accuracy"],
         "dense_accuracy_best": dense.metrics["test_accuracy_best"],
         "device": run.tags.get(tag.DEVICE, ""),
+        "data_digest": dense_spec.data_digest,
+        "iterations_per_second": run.metrics.get("iterations_per_second"),
+        "ended": datetime.fromtimestamp(run.ended / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 
 

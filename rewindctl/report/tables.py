@@ -1,15 +1,14 @@
-"""Tables in the report's forms, as text, Markdown, LaTeX, CSV and JSON."""
+"""Tables of whatever runs there are; those of a study are in `study_tables`."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from rewindctl.catalog import Catalog
+from rewindctl.report.formats import Column, Table, as_table, percent, signed, spread
 
-tables: Catalog[Callable[[pd.DataFrame], pd.DataFrame]] = Catalog("table")
-formats: Catalog[Callable[[pd.DataFrame], str]] = Catalog("format")
+tables: Catalog[Callable[[pd.DataFrame], Table]] = Catalog("table")
 
 METHOD_NAMES = {
     "none": "none (dense)",
@@ -25,36 +24,43 @@ def method_name(method: str, label: str) -> str:
     return f"{METHOD_NAMES.get(method, method)}{label.removeprefix(method) if method != 'none' else ''}"
 
 
-@tables.register("table5")
-def table5(cells: pd.DataFrame) -> pd.DataFrame:
-    """The form of the report's table 5: a row per retraining and sparsity, with n, median, spread and difference.
+@tables.register("results")
+def results(cells: pd.DataFrame) -> Table:
+    """A row per retraining and sparsity, with n, median, spread and difference.
 
     Accuracies are in percent, differences in percentage points against the median dense baseline of the same trials.
     """
-    rows = []
-    for _, cell in cells.iterrows():
-        rows.append(
-            {
-                "network": cell["model"],
-                "data": cell["dataset"],
-                "iterations": int(cell["iterations"]),
-                "pruning": pruning_name(cell),
-                "retraining": method_name(cell["method"], cell["label"]),
-                "sparsity %": f"{100 * cell['sparsity']:.2f}",
-                "compression": f"{cell['compression']:.2f}x",
-                "n": int(cell["n"]),
-                "accuracy %": f"{100 * cell['median']:.2f}",
-                "10th-90th %": f"{100 * cell['p10']:.2f}-{100 * cell['p90']:.2f}",
-                "difference (points)": "" if cell["method"] == "none" else f"{cell['delta_points']:+.2f}",
-            }
-        )
-    return pd.DataFrame(rows)
+    best = "best " if len(cells) and (cells["accuracy"] == "best").any() else ""
+    columns = [NETWORK, DATA, Column("iterations", lambda row: str(int(row["iterations"])))]
+    if (cells["scale"].fillna(1) != 1).any():  # whoever reads a scaled result must see that it is one
+        columns.append(Column("scale", lambda row: scale_name(row["scale"])))
+    columns += [
+        PRUNING,
+        RETRAINING,
+        Column("sparsity %", lambda row: f"{100 * row['sparsity']:.2f}"),
+        Column("compression", lambda row: f"{row['compression']:.2f}x"),
+        Column("n", lambda row: str(int(row["n"]))),
+        Column(f"{best}accuracy %", lambda row: percent(row["median"])),
+        Column("10th-90th %", own_spread),
+        Column("difference (points)", lambda row: "" if row["method"] == "none" else signed(row["delta_points"])),
+    ]
+    return Table(cells, tuple(columns))
 
 
 @tables.register("cells")
-def cells_table(cells: pd.DataFrame) -> pd.DataFrame:
+def cells_table(cells: pd.DataFrame) -> Table:
     """Every number of every cell, unrounded, with the run IDs behind it."""
-    return cells
+    return as_table(cells)
+
+
+def own_spread(row: "pd.Series[Any]") -> str:
+    """The 10th and 90th percentile of our trials; one trial has none."""
+    return spread(row["p10"], row["p90"]) if row["n"] > 1 else ""
+
+
+def scale_name(scale: float) -> str:
+    """`full`, or `x0.01` for runs of another length than their recipe's."""
+    return "full" if pd.isna(scale) or scale == 1 else f"x{scale:.4g}"
 
 
 def pruning_name(cell: "pd.Series[Any]") -> str:
@@ -70,62 +76,7 @@ def pruning_name(cell: "pd.Series[Any]") -> str:
     return " ".join([name, *extra])
 
 
-@formats.register("text")
-def text(table: pd.DataFrame) -> str:
-    """Aligned columns, numbers to the right."""
-    columns = [str(column) for column in table.columns]
-    rows = [[str(value) for value in row] for row in table.itertuples(index=False)]
-    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    right = [pd.api.types.is_numeric_dtype(table[c]) or _numbers(table[c]) for c in table.columns]
-
-    def line(values: list[str]) -> str:
-        cells = [v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True)]
-        return "  ".join(cells).rstrip()
-
-    return "\n".join([line(columns), line(["-" * width for width in widths]), *map(line, rows)])
-
-
-@formats.register("markdown")
-def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table; `|` is escaped."""
-    lines = [list(map(str, table.columns)), ["---"] * len(table.columns)]
-    lines += [[str(value).replace("|", "\\|") for value in row] for row in table.itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-@formats.register("latex")
-def latex(table: pd.DataFrame) -> str:
-    """A tabular that needs no package."""
-    lines = [list(map(str, table.columns))] + [[str(v) for v in row] for row in table.itertuples(index=False)]
-    body = [" & ".join(_latex_escaped(value) for value in line) + r" \\" for line in lines]
-    columns = "".join("r" if _numbers(table[column]) else "l" for column in table.columns)
-    return "\n".join(
-        [rf"\begin{{tabular}}{{{columns}}}", r"\hline", body[0], r"\hline", *body[1:], r"\hline", r"\end{tabular}"]
-    )
-
-
-@formats.register("csv")
-def as_csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n").rstrip("\n")
-
-
-@formats.register("json")
-def as_json(table: pd.DataFrame) -> str:
-    """A list of objects; missing values are null."""
-    rows = table.astype(object).where(table.notna(), None).to_dict(orient="records")
-    return json.dumps(rows, allow_nan=False)
-
-
-def _numbers(column: "pd.Series[Any]") -> bool:
-    """Whether every cell starts like a number, so that it reads best aligned to the right."""
-    return all(str(value)[:1] in "+-.0123456789" for value in column)
-
-
-def _latex_escaped(value: str) -> str:
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        **{character: f"\\{character}" for character in "&%$#_{}"},
-    }
-    return "".join(special.get(character, character) for character in value)
+NETWORK = Column("network", lambda row: str(row["model"]))
+DATA = Column("data", lambda row: str(row["dataset"]))
+PRUNING = Column("pruning", pruning_name)
+RETRAINING = Column("retraining", lambda row: method_name(row["method"], row["label"]))

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Chain, Cli
 
+from rewindctl.report.tables import method_name
+
 METHODS = {"fine-tuning": "finetune", "weight rewinding k=6": "weight_rewind", "LR rewinding": "lr_rewind"}
 
 
@@ -22,16 +24,16 @@ def table(chain: Chain, cli: Cli, *options: str) -> list[dict[str, str]]:
 
 
 def test_the_table_has_a_row_per_retraining_with_its_numbers(chain: Chain, cli: Cli) -> None:
-    rows = {row["retraining"]: row for row in table(chain, cli)}
+    rows = {method_name(row["method"], row["label"]): row for row in table(chain, cli)}
     assert set(rows) == {"none (dense)", *METHODS}
     registry = chain.registry()
     dense = registry.get(chain.dense).metrics["test_accuracy"]
     for name, method in METHODS.items():
         accuracy = registry.get(getattr(chain, method)).metrics["test_accuracy"]
-        assert rows[name]["accuracy %"] == f"{100 * accuracy:.2f}"
-        assert float(rows[name]["difference (points)"]) == pytest.approx(100 * (accuracy - dense), abs=0.0051)
-        assert (rows[name]["n"], rows[name]["compression"], rows[name]["sparsity %"]) == ("1", "5.00x", "80.00")
-    assert rows["none (dense)"]["accuracy %"] == f"{100 * dense:.2f}"
+        assert float(rows[name]["median"]) == accuracy
+        assert float(rows[name]["delta_points"]) == pytest.approx(100 * (accuracy - dense))
+        assert (rows[name]["n"], float(rows[name]["compression"])) == ("1", pytest.approx(5, rel=1e-3))
+    assert float(rows["none (dense)"]["median"]) == dense
 
 
 def test_text_is_what_is_printed_unless_asked_otherwise(chain: Chain, cli: Cli) -> None:
@@ -59,12 +61,12 @@ def test_other_formats_are_what_they_say(chain: Chain, cli: Cli, form: str, star
 
 
 def test_a_figure_comes_with_the_data_and_the_runs_behind_it(chain: Chain, cli: Cli, tmp_path: Path) -> None:
-    answer = cli("compare", "--figure", "fig1", "--output", "out", "--format", "markdown", *at(chain))
+    answer = cli("compare", "--figure", "curves", "--output", "out", "--format", "markdown", *at(chain))
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"fig1.png", "fig1.svg", "fig1.csv", "table5.md", "runs.csv"}
+    assert names == {"curves.png", "curves.svg", "curves.csv", "results.md", "runs.csv"}
     assert all(str(tmp_path / "out" / name) in answer.err for name in names)
-    assert (tmp_path / "out/table5.md").read_text() == answer.out
-    assert (tmp_path / "out/fig1.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out/results.md").read_text() == answer.out
+    assert (tmp_path / "out/curves.png").read_bytes().startswith(b"\x89PNG")
     with (tmp_path / "out/runs.csv").open() as file:
         listed = {row["run_id"] for row in csv.DictReader(file)}
     assert listed == {chain.dense, chain.finetune, chain.weight_rewind, chain.lr_rewind}
@@ -78,7 +80,7 @@ def test_without_a_figure_or_a_folder_nothing_is_written(chain: Chain, cli: Cli,
 
 def test_a_folder_that_cannot_be_written_is_named(chain: Chain, cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for figure in ((), ("--figure", "fig1")):
+    for figure in ((), ("--figure", "curves")):
         answer = cli("compare", "--output", "file/out", *figure, *at(chain))
         assert answer.code != 0
         assert answer.out == ""
@@ -86,11 +88,11 @@ def test_a_folder_that_cannot_be_written_is_named(chain: Chain, cli: Cli, tmp_pa
 
 
 def test_the_best_accuracy_is_shown_when_asked_for(chain: Chain, cli: Cli) -> None:
-    best = {row["retraining"]: row["best accuracy %"] for row in table(chain, cli, "--accuracy", "best")}
+    best = {row["method"]: row for row in table(chain, cli, "--accuracy", "best")}
     registry = chain.registry()
-    for name, method in METHODS.items():
+    for method in METHODS.values():
         accuracy = registry.get(getattr(chain, method)).metrics["test_accuracy_best"]
-        assert best[name] == f"{100 * accuracy:.2f}"
+        assert (float(best[method]["median"]), best[method]["accuracy"]) == (accuracy, "best")
 
 
 def test_runs_can_be_chosen_by_network_and_data(chain: Chain, cli: Cli) -> None:

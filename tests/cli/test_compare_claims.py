@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import TINY, Chain, Cli
 
-from rewindctl.report.tables import formats
+from rewindctl.report.formats import formats
 
 SUFFIX = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
 

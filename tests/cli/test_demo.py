@@ -7,7 +7,7 @@ from conftest import Cli
 from rewindctl.registry import Registry
 
 SMALL = ("--seeds", "0", "--compressions", "5", "--iterations", "12", "--k", "6")
-FILES = {"fig1.png", "fig1.svg", "fig1.csv", "table5.txt", "runs.csv"}
+FILES = {"curves.png", "curves.svg", "curves.csv", "results.txt", "runs.csv"}
 
 
 def test_the_demo_makes_the_whole_chain_and_finds_it_the_second_time(store: Path, cli: Cli, tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_the_demo_makes_the_whole_chain_and_finds_it_the_second_time(store: Path
     runs = Registry(f"sqlite:///{store}").search()
     assert [run.kind for run in runs] == ["dense", "prune", "retrain", "retrain", "retrain"]
     assert {run.params["method"] for run in runs[2:]} == {"finetune", "weight_rewind", "lr_rewind"}
-    assert first.out == (tmp_path / "demo/table5.txt").read_text()
+    assert first.out == (tmp_path / "demo/results.txt").read_text()
     assert first.out.count("one-shot") == 3
     assert {path.name for path in (tmp_path / "demo").iterdir()} == FILES
     assert f"rewindctl ui --tracking-uri sqlite:///{store}" in first.err

@@ -10,11 +10,14 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 from PIL import Image
+from study_rows import facts, made_rows
 
 from rewindctl.errors import UsageError
+from rewindctl.paper.study import shipped
 from rewindctl.report.cells import summarise
 from rewindctl.report.figures import AXIS, figures, save_figure
 from rewindctl.report.frame import COLUMNS
+from rewindctl.report.study import study_report
 
 METHODS = {
     "finetune": "fine-tuning",
@@ -66,7 +69,7 @@ def made_cells(**changes: Any) -> pd.DataFrame:
 
 
 def panels(cells: pd.DataFrame, delta: str = "relative") -> list[Any]:
-    return list(figures["fig1"](cells, delta).axes)
+    return list(figures["curves"](cells, delta).axes)
 
 
 def legend(axes: Any) -> list[str]:
@@ -76,7 +79,7 @@ def legend(axes: Any) -> list[str]:
 def test_every_method_is_in_the_legend_with_its_number_of_trials() -> None:
     (axes,) = panels(made_cells())
     assert sorted(legend(axes)) == sorted(f"{name} (n = 3)" for name in METHODS.values())
-    assert "10th-90th percentile" in axes.get_legend().get_title().get_text()
+    assert "10th-90th percentile of n trials" in axes.get_legend().get_title().get_text()
 
 
 def test_trials_that_differ_in_number_are_given_as_a_range() -> None:
@@ -113,12 +116,11 @@ def test_axes_say_what_they_are(delta: str, words: str) -> None:
     assert [tick for tick in axes.get_xticks() if tick in COMPRESSIONS] == list(COMPRESSIONS)
 
 
-def test_lines_differ_in_colour_marker_and_dash() -> None:
+def test_lines_differ_in_colour_and_in_marker_for_who_sees_no_colour() -> None:
     (axes,) = panels(made_cells())
     lines = [container.lines[0] for container in axes.containers]
     for looks in ([line.get_color() for line in lines], [line.get_marker() for line in lines]):
         assert len(set(looks)) == len(METHODS)
-    assert len({line.get_linestyle() for line in lines}) == len(METHODS)
 
 
 DIFFERENT: list[dict[str, Any]] = [
@@ -157,8 +159,8 @@ def test_cell_of_one_trial_and_no_relative_difference_can_be_drawn() -> None:
 @pytest.mark.parametrize("delta", list(AXIS))
 def test_saved_figure_is_an_image_a_drawing_and_its_numbers(tmp_path: Path, delta: str) -> None:
     cells = made_cells()
-    paths = save_figure("fig1", cells, delta, tmp_path / "plots")
-    assert [path.name for path in paths] == ["fig1.png", "fig1.svg", "fig1.csv"]
+    paths = save_figure("curves", cells, delta, tmp_path / "plots")
+    assert [path.name for path in paths] == ["curves.png", "curves.svg", "curves.csv"]
     assert sorted(paths) == sorted((tmp_path / "plots").iterdir())
     with Image.open(paths[0]) as image:
         assert image.format == "PNG"
@@ -173,5 +175,71 @@ def test_saved_figure_is_an_image_a_drawing_and_its_numbers(tmp_path: Path, delt
 def test_folder_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="file cannot be written"):
-        save_figure("fig1", made_cells(), "points", tmp_path / "file")
+        save_figure("curves", made_cells(), "points", tmp_path / "file")
     assert (tmp_path / "file").read_text() == ""
+
+
+def of_study(**changes: Any) -> tuple[pd.DataFrame, list[Any]]:
+    """The cells of the report's figure 1 with made-up trials, changed where asked, and the panels drawn of them."""
+    study = shipped()["fig1"]
+    cells = study_report(made_rows(study, **changes), study, facts=facts).cells
+    return cells, list(figures["curves"](cells, "relative").axes)
+
+
+def test_ours_is_solid_and_filled_over_published_dashed_and_hollow_in_the_same_colour() -> None:
+    cells, drawn = of_study()
+    assert [axes.get_title().splitlines()[0] for axes in drawn] == [
+        "resnet20 on cifar10, one-shot",
+        "resnet20 on cifar10, iterative (0.2)",
+    ]
+    for axes, (_, panel) in zip(drawn, cells.groupby("panel"), strict=True):
+        lines = [container.lines[0] for container in axes.containers]
+        published, ours = lines[::2], lines[1::2]
+        for back, front in zip(published, ours, strict=True):
+            assert (back.get_color(), back.get_marker()) == (front.get_color(), front.get_marker())
+            assert (front.get_linestyle(), back.get_linestyle()) == ("-", "--")
+            assert (back.get_markerfacecolor(), front.get_markerfacecolor()) == ("white", front.get_color())
+            assert back.get_zorder() < front.get_zorder()
+        values = np.concatenate([floats(line.get_ydata()) for line in published])
+        np.testing.assert_allclose(sorted(values), sorted(panel["published_delta_relative"]))
+        assert "published: report figure 1" in legend(axes)
+
+
+def test_cell_without_runs_is_a_gap_and_one_with_few_is_ringed() -> None:
+    study = shipped()["fig1"]
+    rows = made_rows(study)
+    gone = rows["sparsity_asked"] == 0.59
+    few = (rows["sparsity_asked"] == 0.79) & (rows["seed"] > 0)
+    cells = study_report(rows[~gone & ~few], study, facts=facts).cells
+    (axes, _) = figures["curves"](cells, "points").axes
+    front = axes.containers[1].lines[0]
+    assert int(np.isnan(floats(front.get_ydata())).sum()) == 1
+    assert "fewer than 3 trials" in legend(axes)
+    assert "3 of 30 cells have no runs" in axes.get_legend().get_title().get_text()
+    assert "weight rewinding k=8000 (n = 0-3)" in legend(axes)
+
+
+def test_study_without_runs_draws_the_published_curve_alone() -> None:
+    _, (axes, _) = of_study(seeds=0)
+    assert "no runs yet" in axes.get_title()
+    assert "30 of 30 cells have no runs" in axes.get_legend().get_title().get_text()
+
+
+def test_scaled_panels_say_so_in_their_titles() -> None:
+    study = shipped()["fig1"]
+    cells = study_report(made_rows(study, 0.01), study, facts=facts, scale=0.01).cells
+    assert all("SCALED x0.01" in axes.get_title() for axes in figures["curves"](cells, "relative").axes)
+    assert all("SCALED x0.01389" in axes.get_title() for axes in panels(made_cells(scale=1_000 / 72_000)))
+
+
+def test_best_accuracies_are_named_on_the_axis() -> None:
+    cells = made_cells()
+    cells["accuracy"] = "best"
+    assert panels(cells)[0].get_ylabel().startswith("best-accuracy difference")
+
+
+def test_one_trial_has_no_error_bar() -> None:
+    (axes,) = panels(made_cells().assign(n=1))
+    for container in axes.containers:
+        _, _, (bars,) = container.lines
+        assert not [segment for segment in bars.get_segments() if len(segment) and np.isfinite(segment).all()]

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewindctl.report.cells import summarise
+from rewindctl.report.formats import Table, formats
 from rewindctl.report.frame import tidy_frame
-from rewindctl.report.tables import METHOD_NAMES, formats, method_name, pruning_name, tables
+from rewindctl.report.tables import METHOD_NAMES, method_name, pruning_name, tables
 from rewindctl.rewinding.methods import methods
 
-SPECIAL = st.text(alphabet="ab |\\&%$#_{}~^-.1", min_size=1, max_size=12).map(str.strip).filter(bool)
+SPECIAL = st.text(alphabet="ab[*<> |\\&%$#_{}~^-.1", min_size=1, max_size=12).map(str.strip).filter(bool)
 
 
 @pytest.fixture
@@ -25,10 +26,16 @@ def cells(chain: Chain) -> pd.DataFrame:
     return summarise(tidy_frame(chain.registry()))
 
 
-def test_table5_of_the_chain_is_dense_and_three_methods(cells: pd.DataFrame) -> None:
-    table = tables["table5"](cells)
+def shown(table: Table) -> pd.DataFrame:
+    """What people see, as a frame."""
+    lines = table.lines()
+    return pd.DataFrame(lines[1:], columns=lines[0])
+
+
+def test_results_of_the_chain_are_dense_and_three_methods(cells: pd.DataFrame) -> None:
+    table = shown(tables["results"](cells))
     assert sorted(table["retraining"]) == ["LR rewinding", "fine-tuning", "none (dense)", "weight rewinding k=6"]
-    assert set(table["n"]) == {1}
+    assert set(table["n"]) == {"1"}
     by_name = table.set_index("retraining")
     assert by_name.loc["none (dense)", "difference (points)"] == ""
     assert by_name.loc["none (dense)", "pruning"] == "-"
@@ -36,29 +43,46 @@ def test_table5_of_the_chain_is_dense_and_three_methods(cells: pd.DataFrame) -> 
     assert set(by_name.drop("none (dense)")["compression"]) == {"5.00x"}
 
 
-def test_table5_carries_the_numbers_of_the_cells_in_percent(cells: pd.DataFrame) -> None:
-    table = tables["table5"](cells)
-    for (_, row), (_, cell) in zip(table.iterrows(), cells.iterrows(), strict=True):
-        assert float(row["accuracy %"]) == pytest.approx(100 * cell["median"], abs=0.005)
+def test_results_show_the_numbers_of_the_cells_in_percent(cells: pd.DataFrame) -> None:
+    cells = cells.assign(n=3)
+    for (_, row), (_, cell) in zip(shown(tables["results"](cells)).iterrows(), cells.iterrows(), strict=True):
+        assert float(row["accuracy %"]) == pytest.approx(100 * cell["median"], abs=0.0051)
         low, high = map(float, row["10th-90th %"].split("-"))
-        assert (low, high) == pytest.approx((100 * cell["p10"], 100 * cell["p90"]), abs=0.005)
-        assert float(row["sparsity %"]) == pytest.approx(100 * cell["sparsity"], abs=0.005)
+        assert (low, high) == pytest.approx((100 * cell["p10"], 100 * cell["p90"]), abs=0.0051)
+        assert float(row["sparsity %"]) == pytest.approx(100 * cell["sparsity"], abs=0.0051)
         if cell["method"] != "none":
-            assert float(row["difference (points)"]) == pytest.approx(cell["delta_points"], abs=0.005)
+            assert float(row["difference (points)"]) == pytest.approx(cell["delta_points"], abs=0.0051)
             assert row["difference (points)"][0] in "+-"
 
 
+def test_one_trial_has_no_spread(cells: pd.DataFrame) -> None:
+    assert set(cells["n"]) == {1}
+    assert set(shown(tables["results"](cells))["10th-90th %"]) == {""}
+
+
+def test_scaled_results_are_marked_and_full_ones_need_no_mark(cells: pd.DataFrame) -> None:
+    assert set(shown(tables["results"](cells))["scale"]) == {"x0.08"}
+    both = pd.concat([cells, cells.assign(scale=1.0)])
+    assert set(shown(tables["results"](both))["scale"]) == {"x0.08", "full"}
+    assert "scale" not in shown(tables["results"](cells.assign(scale=1.0)))
+
+
+def test_best_accuracies_are_named_best(chain: Chain) -> None:
+    best = tables["results"](summarise(tidy_frame(chain.registry()), "best"))
+    assert "best accuracy %" in shown(best)
+
+
 def test_cells_table_is_every_number_unrounded(cells: pd.DataFrame) -> None:
-    pd.testing.assert_frame_equal(tables["cells"](cells), cells)
+    pd.testing.assert_frame_equal(tables["cells"](cells).rows, cells)
 
 
 @pytest.mark.parametrize("form", list(formats))
 @pytest.mark.parametrize("name", list(tables))
 def test_every_table_has_every_form_and_every_method_in_it(cells: pd.DataFrame, name: str, form: str) -> None:
-    shown = formats[form](tables[name](cells)).replace("\\", "")
+    text = formats[form](tables[name](cells)).replace("\\", "")
     for _, cell in cells.iterrows():
-        wanted = method_name(cell["method"], cell["label"]) if name == "table5" else cell["label"]
-        assert wanted in shown
+        for_people = name == "results" and form not in ("csv", "json")
+        assert (method_name(cell["method"], cell["label"]) if for_people else cell["label"]) in text
 
 
 def test_csv_reads_back_to_the_last_bit(cells: pd.DataFrame) -> None:
@@ -83,12 +107,17 @@ def test_missing_number_is_null_in_json() -> None:
     ]
 
 
-def test_csv_and_json_of_table5_are_the_rows_as_printed(cells: pd.DataFrame) -> None:
-    table = tables["table5"](cells)
-    expected = [{key: str(value) for key, value in row.items()} for row in table.to_dict(orient="records")]
-    assert list(csv.DictReader(io.StringIO(formats["csv"](table)))) == expected
-    loaded = json.loads(formats["json"](table))
-    assert [{key: str(value) for key, value in row.items()} for row in loaded] == expected
+@pytest.mark.parametrize("name", list(tables))
+def test_numbers_stay_numbers_in_csv_and_json(cells: pd.DataFrame, name: str) -> None:
+    table = tables[name](cells)
+    for row, cell in zip(json.loads(formats["json"](table)), cells.to_dict(orient="records"), strict=True):
+        for key in ("median", "n", "delta_points", "compression", "iterations", "scale"):
+            assert isinstance(row[key], int | float)
+            assert row[key] == cell[key]
+    for line, cell in zip(
+        csv.DictReader(io.StringIO(formats["csv"](table))), cells.to_dict(orient="records"), strict=True
+    ):
+        assert float(line["median"]) == cell["median"]
 
 
 @settings(deadline=None)
@@ -98,7 +127,9 @@ def test_markdown_has_as_many_columns_in_every_line_whatever_is_in_the_cells(val
     lines = formats["markdown"](table).splitlines()
     rows = [[part.strip() for part in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     assert all(len(row) == 2 for row in rows)
-    assert [row[0].replace("\\|", "|") for row in rows[2:]] == values
+    assert [row[0].replace("\\|", "|").replace("&lt;", "<") for row in rows[2:]] == [
+        " ".join(value.split()) for value in values
+    ]
 
 
 @settings(deadline=None)
@@ -108,24 +139,26 @@ def test_latex_escapes_every_special_character(values: list[str]) -> None:
     body = [line.removesuffix(r" \\") for line in lines if line.endswith(r" \\")]
     assert body[0] == r"network\_\%"
     back = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^"}
+    back |= {r"\textless{}": "<", r"\textgreater{}": ">", r"\textbar{}": "|"}
     back |= {f"\\{character}": character for character in "&%$#_{}"}
     tokens = re.compile(
-        "|".join(re.escape(token) for token in sorted(back, key=len, reverse=True)) + r"|[^\\&%$#_{}~^]"
+        "|".join(re.escape(token) for token in sorted(back, key=len, reverse=True)) + r"|[^\\&%$#_{}~^<>|]"
     )
-    for line, value in zip(body[1:], values, strict=True):
+    assert not [line for line in body[1:] if line[0] in "[*"], "would be an argument of the line end before it"
+    for line, value in zip([line.removeprefix("{}") for line in body[1:]], values, strict=True):
         assert "".join(tokens.findall(line)) == line, "nothing is left unescaped"
-        assert tokens.sub(lambda token: back.get(token[0], token[0]), line) == value
+        assert tokens.sub(lambda token: back.get(token[0], token[0]), line) == " ".join(value.split())
 
 
 def test_latex_is_one_tabular_with_a_column_each(cells: pd.DataFrame) -> None:
-    table = tables["table5"](cells)
+    table = tables["results"](cells)
     lines = formats["latex"](table).splitlines()
     columns = re.fullmatch(r"\\begin\{tabular\}\{([lr]+)\}", lines[0])
     assert columns
     assert len(columns[1]) == len(table.columns)
     assert lines[-1] == r"\end{tabular}"
     rows = [line for line in lines if line.endswith(r"\\")]
-    assert len(rows) == len(table) + 1
+    assert len(rows) == len(table.rows) + 1
     assert all(len(re.findall(r"(?<!\\)&", row)) == len(table.columns) - 1 for row in rows)
 
 

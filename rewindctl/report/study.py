@@ -1,0 +1,209 @@
+"""A study's results: each of its cells once, ours and the published number beside it."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rewindctl.datasets.facts import DataFacts
+from rewindctl.paper.plan import Cell, Plan, make_plan
+from rewindctl.paper.study import Panel, Study
+from rewindctl.report.cells import differences, statistics
+from rewindctl.report.formats import Table
+from rewindctl.report.frame import scale_of
+from rewindctl.report.published import Against, Published, published_of
+from rewindctl.report.section import Drawing, Section
+from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
+from rewindctl.training.recipes import default_recipe
+
+NUMBERS = ("median", "p10", "p90", "baseline")
+NAN = dict.fromkeys(NUMBERS, math.nan) | differences(math.nan, math.nan, math.nan, math.nan)
+NO_RUNS: dict[str, Any] = {"n": 0, **NAN, "run_ids": "", "devices": ""}
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """The cells of a study in its order, and the tidy rows that they are made of with those of their baselines.
+
+    A cell's columns are those of `statistics` (accuracies are fractions), `planned` (trials), the same numbers
+    `published_*`, and `difference` and `difference_delta`: ours minus published, in percentage points, of the median
+    and of its difference from the baseline. Both are missing for scaled runs, which say nothing of the paper's.
+    """
+
+    study: Study
+    cells: pd.DataFrame
+    rows: pd.DataFrame
+    against: Against = "report"
+    accuracy: str = "final"
+    facts: Callable[[str], DataFacts] | None = field(default=None, repr=False)
+    data_dir: Path | None = None
+
+    @property
+    def has_runs(self) -> bool:
+        return bool(len(self.rows))
+
+    @property
+    def scales(self) -> list[float]:
+        """The lengths of the cells over those of their recipes; [1.0] for a full-length study."""
+        return sorted(set(self.cells["scale"])) if len(self.cells) else [1.0]
+
+    @property
+    def mark(self) -> str:
+        """What a scaled study is marked with, as `scaled x0.01`; empty for a full-length one."""
+        return "" if self.scales == [1.0] else f"scaled {', '.join(f'x{scale:.4g}' for scale in self.scales)}"
+
+    @property
+    def stem(self) -> str:
+        """The start of the names of its files; a scaled study never takes the place of a full-length one."""
+        return self.study.name + ("" if not self.mark else f"-{self.mark.replace(', ', '-').replace(' ', '-')}")
+
+    def section(
+        self, delta: str = "relative", tables: Sequence[str] = (), figures: Sequence[str] | None = None
+    ) -> Section:
+        """Its tables and figures, or those named. Raises: UnknownNameError."""
+        from rewindctl.report.figures import figures as drawings
+        from rewindctl.report.study_tables import study_tables
+
+        made: dict[str, Table] = {}
+        for name in tables or self.study.tables:
+            made[self.stem if name == self.study.name else f"{self.stem}-{name}"] = study_tables[name](self)
+        title = f"{self.study.title} ({self.study.source})" + (
+            f", {self.mark}: not the paper's experiment" if self.mark else ""
+        )
+        drawn: dict[str, Drawing] = {}
+        for name in (self.study.figures if figures is None else figures) if len(self.cells) else ():
+            stem = self.stem if name in ("curves", self.study.name) else f"{self.stem}-{name}"
+            draw = drawings["curves" if name == self.study.name else name]
+            drawn[stem] = Drawing(title, self.cells, delta, draw)
+        return Section(self.stem, title, made, drawn, self.rows)
+
+    def text(self, format_name: str = "text") -> str:
+        """Its tables in one of the formats."""
+        return self.section().text(format_name)
+
+    def write(self, folder: Path, format_name: str = "text", delta: str = "relative") -> list[Path]:
+        """Its tables, figures (PNG, SVG, CSV) and `runs.csv`. Raises: UsageError when the folder cannot be written."""
+        return self.section(delta).write(folder, format_name)
+
+
+def study_report(
+    rows: pd.DataFrame,
+    study: Study,
+    *,
+    facts: Callable[[str], DataFacts],
+    scale: float = 1.0,
+    trials: int | None = None,
+    against: Against = "report",
+    accuracy: str = "final",
+    data_dir: Path | None = None,
+) -> StudyReport:
+    """The results that `rows` (of `tidy_frame` or `read_rows`) hold for the cells of `study` at `scale`.
+
+    The runs of a cell are those of its group: the same experiment whatever the seed. Where the digest of a data set
+    is not known without the data, it is the one that most rows have. Raises: UsageError, DataError.
+    """
+    plan = make_plan([study], _with_digests(facts, rows), (0,), scale)
+    groups = {cell.group for cell in plan.cells}
+    own = rows[rows["group"].isin(groups)].drop_duplicates("run_id")
+    by_group = dict(iter(own.groupby("group")))
+    planned = trials or study.trials
+    cells = [_cell(plan, study, cell, by_group.get(cell.group), planned, against, accuracy) for cell in plan.cells]
+    baselines = rows[rows["run_id"].isin(set(own["dense_run_id"]))]
+    used = rows[rows["group"].isin(groups) | rows.index.isin(baselines.index)]
+    return StudyReport(study, pd.DataFrame(cells), used, against, accuracy, facts, data_dir)
+
+
+def _with_digests(facts: Callable[[str], DataFacts], rows: pd.DataFrame) -> Callable[[str], DataFacts]:
+    def found(name: str) -> DataFacts:
+        known = facts(name)
+        if known.digest:
+            return known
+        seen = Counter(digest for digest in rows.loc[rows["dataset"] == name, "data_digest"] if digest)
+        return replace(known, digest=min(seen, key=lambda digest: (-seen[digest], digest)) if seen else "")
+
+    return found
+
+
+def _cell(
+    plan: Plan,
+    study: Study,
+    cell: Cell,
+    trials: pd.DataFrame | None,
+    planned: int,
+    against: Against,
+    accuracy: str,
+) -> dict[str, Any]:
+    panel = study.panels[cell.panel]
+    stage = plan.stages[cell.stages[0]]
+    dense = plan.stages[stage.dense].spec
+    assert isinstance(dense, DenseSpec)
+    scale = scale_of(dense)
+    row = {
+        "study": study.name,
+        "panel": cell.panel,
+        "model": cell.model,
+        "dataset": cell.dataset,
+        "iterations": dense.iterations,
+        "scale": scale,
+        **_pruning(plan, cell, panel),
+        "schedule": cell.schedule,
+        "step": cell.step,
+        "method": cell.method,
+        "label": cell.label,
+        "sparsity_asked": cell.sparsity,
+        "compression_asked": cell.compression,
+        "sparsity": cell.sparsity,
+        "compression": cell.compression,
+        "accuracy": accuracy,
+        "planned": planned,
+    }
+    row |= NO_RUNS if trials is None else statistics(trials, accuracy)
+    known = published_of(cell, _usual(plan, cell, panel), against)
+    return row | _beside(row, known, scale) | {"group": cell.group}
+
+
+def _pruning(plan: Plan, cell: Cell, panel: Panel) -> dict[str, Any]:
+    if cell.schedule == "dense":
+        return dict.fromkeys(("structure", "scope", "criterion", "channel_norm"), "") | {"pruned_at": math.nan}
+    first = next(spec for key in plan.lineage(cell.stages[0]) if isinstance(spec := plan.stages[key].spec, PruneSpec))
+    at = [
+        spec.iteration for key in plan.lineage(cell.stages[0]) if isinstance(spec := plan.stages[key].spec, PruneSpec)
+    ]
+    return {
+        "structure": first.structure,
+        "scope": first.scope,
+        "criterion": first.criterion,
+        "channel_norm": first.channel_norm,
+        "pruned_at": math.nan if at[-1] is None else at[-1],
+    }
+
+
+def _usual(plan: Plan, cell: Cell, panel: Panel) -> bool:
+    """Whether the cell has the settings that both papers share, whatever its length."""
+    stage = plan.stages[cell.stages[0]]
+    usual = (panel.recipe or default_recipe(cell.model, cell.dataset)) == default_recipe(cell.model, cell.dataset)
+    if isinstance(stage.spec, RetrainSpec):
+        names = {cell.method, f"{cell.method} k={stage.spec.k}"}
+        usual &= cell.label.removesuffix(" restarted clock") in names
+    pruning = (panel.scope, panel.criterion, panel.channel_norm)
+    return usual and pruning == ("global", "magnitude", "keep")
+
+
+def _beside(row: dict[str, Any], known: Published | None, scale: float) -> dict[str, Any]:
+    """The published numbers of a cell, and ours minus theirs in points unless ours is of another length."""
+    if known is None:
+        numbers: dict[str, Any] = dict(NAN)
+    else:
+        numbers = {name: getattr(known, name) for name in NUMBERS}
+        numbers |= differences(known.median, known.p10, known.p90, known.baseline)
+    beside = {f"published_{name}": value for name, value in numbers.items()}
+    beside |= {"published_source": known.source if known else ""}
+    comparable = scale == 1.0
+    beside["difference"] = 100 * (row["median"] - numbers["median"]) if comparable else math.nan
+    pruned = row["schedule"] != "dense" and comparable
+    beside["difference_delta"] = row["delta_points"] - numbers["delta_points"] if pruned else math.nan
+    return beside

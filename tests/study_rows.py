@@ -1,0 +1,91 @@
+"""Rows for the cells of a study, made up or run, for the tests of reports."""
+
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from rewindctl.datasets.facts import DataFacts, facts_of
+from rewindctl.paper.plan import make_plan
+from rewindctl.paper.study import Study, parse_study
+from rewindctl.report.frame import COLUMNS, in_order, scale_of
+from rewindctl.specs import DenseSpec
+
+HOSTILE = "Tiny <script>alert(1)</script> & 50 % of_it | [x](http://example.org)"
+TINY_STUDY = f"""
+schema: 1
+name: tiny
+title: '{HOSTILE}'
+tables: [cells, table5, table1, table4]
+panels:
+  - {{model: resnet8, dataset: digits, iterations: 24}}
+  - model: resnet8
+    dataset: digits
+    iterations: 24
+    schedule: one_shot
+    sparsities: [0.5, 0.75]
+    methods: [{{method: finetune}}, {{method: weight_rewind, k: 6}}, {{method: lr_rewind}}]
+  - model: resnet8
+    dataset: digits
+    iterations: 24
+    schedule: iterative
+    sparsities: [0.5, 0.75]
+    methods: [{{method: lr_rewind}}]
+"""
+tiny_study: Study = parse_study(TINY_STUDY, "tiny")
+NO_ROWS = in_order(pd.DataFrame(columns=list(COLUMNS)))
+
+
+def facts(name: str) -> DataFacts:
+    """Of every data set, CIFAR-100's digest unknown as where it is not here."""
+    return facts_of(name, None)
+
+
+def with_digest(name: str) -> DataFacts:
+    """As where every data set is here."""
+    known = facts(name)
+    return known if known.digest else replace(known, digest="c" * 64)
+
+
+def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:
+    """A trial per seed for every cell, accuracies made up."""
+    plan = make_plan([study], with_digest, tuple(range(seeds)), scale)
+    rows: dict[str, dict[str, Any]] = {}
+    for cell in plan.cells:
+        for seed, key in enumerate(cell.stages):
+            stage = plan.stages[key]
+            dense = plan.stages[stage.dense].spec
+            assert isinstance(dense, DenseSpec)
+            accuracy = 0.9 - 0.002 * cell.compression + 0.004 * seed
+            rows[key] = dict.fromkeys(COLUMNS) | {
+                "run_id": f"{key[:30]}{seed:02}",
+                "model": cell.model,
+                "dataset": cell.dataset,
+                "iterations": dense.iterations,
+                "scale": scale_of(dense),
+                "structure": cell.structure if cell.schedule != "dense" else "",
+                "scope": cell.scope if cell.schedule != "dense" else "",
+                "criterion": "magnitude" if cell.schedule != "dense" else "",
+                "channel_norm": "keep" if cell.schedule != "dense" else "",
+                "schedule": cell.schedule,
+                "step": cell.step,
+                "level": 1,
+                "method": cell.method,
+                "label": cell.label,
+                "group": cell.group,
+                "seed": seed,
+                "sparsity_asked": cell.sparsity,
+                "sparsity": cell.sparsity,
+                "compression": cell.compression,
+                "test_accuracy": accuracy,
+                "test_accuracy_best": accuracy + 0.001,
+                "dense_run_id": f"{stage.dense[:30]}{seed:02}",
+                "dense_group": plan.groups[stage.dense],
+                "dense_accuracy": 0.9 + 0.001 * seed,
+                "dense_accuracy_best": 0.91 + 0.001 * seed,
+                "device": "some GPU",
+                "data_digest": dense.data_digest,
+                "iterations_per_second": 100.0 + seed,
+                "ended": f"2026-01-0{seed + 1}T00:00:00Z",
+            }
+    return in_order(pd.DataFrame(list(rows.values()), columns=list(COLUMNS)))
