@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint types bench clean
+.PHONY: demo test test-slow test-ray lint types bench clean
 
 demo: $(VENV)/.installed ## install, then the whole chain on the embedded digits, then the comparison
 	$(BIN)/rewindctl demo
@@ -11,7 +11,10 @@ test: $(VENV)/.dev ## the tests a newcomer runs
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/.dev ## real servers, killed processes, mlflow run
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --ignore tests/engines/test_ray.py
+
+test-ray: $(VENV)/.dev ## a Ray cluster of two nodes: killed workers, killed nodes
+	$(BIN)/python -m pytest -m slow tests/engines/test_ray.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

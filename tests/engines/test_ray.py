@@ -1,0 +1,310 @@
+"""Studies on a real Ray cluster of two nodes: each stage once, whatever dies under way."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from registry.test_server import free_port, wait_for_health
+
+from rewindctl.console import Console
+from rewindctl.datasets.facts import facts_of
+from rewindctl.engines import ray_start
+from rewindctl.engines.local import InProcess
+from rewindctl.engines.ray_cluster import RayCluster
+from rewindctl.engines.run import Finished, run_plan
+from rewindctl.engines.work import Site
+from rewindctl.errors import RewindError, UsageError
+from rewindctl.paper.plan import Plan, make_plan
+from rewindctl.paper.study import parse_study
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry import records as tag
+from rewindctl.registry.writer import resume_file
+
+ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rewindctl[ray]'")
+pytestmark = pytest.mark.slow
+
+SECOND = "127.0.0.2"  # this machine, by another address than the first node's
+DEADLINE_SECONDS = 100
+STUDY = """
+schema: 1
+name: two-nodes
+title: A dense network, pruned, retrained in two ways
+panels:
+  - model: resnet8
+    dataset: digits
+    iterations: {iterations}
+    {rest}
+"""
+DIVERGES = "{method: finetune, lr: 1.0e+9}"
+LONG = 200  # iterations of a stage that something happens to
+METHODS = "[{method: lr_rewind}, {method: weight_rewind, k: 6}]"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Two nodes of one CPU each, and the tracking server that both reach; the second says that it has a GPU."""
+
+    address: str
+    uri: str
+    nodes: Any
+    second: Any
+    state: str
+
+    @property
+    def raylet(self) -> int:
+        """The process that the second node's workers are children of."""
+        return int(self.second.all_processes["raylet"][0].process.pid)
+
+    def engine(self, site: Site, gpus: float | None = None) -> RayCluster:
+        engine = RayCluster(site, jobs=None, address=self.address, cpus=None, gpus=gpus)
+        engine.check({"digits": facts_of("digits", None).digest})
+        return engine
+
+
+@pytest.fixture(scope="module")
+def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A tracking server at an address that is not the loopback one."""
+    folder, host, port = tmp_path_factory.mktemp("server"), ray.util.get_node_ip_address(), str(free_port())
+    (folder / "server.db").write_bytes(empty_store.read_bytes())
+    line = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
+    line += ["--artifacts-destination", str(folder / "artifacts"), "--host", host, "--port", port]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*line, "--workers", "1", "--allowed-hosts", "*"],
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        wait_for_health(f"http://{host}:{port}", process)
+        yield f"http://{host}:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)  # the group that was started above
+        process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def cluster(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    from ray.cluster_utils import Cluster as RayNodes
+
+    least = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        nodes = RayNodes(initialize_head=True, head_node_args=least)
+        try:
+            second = nodes.add_node(node_ip_address=SECOND, **least | {"num_gpus": 1})
+            yield Cluster(nodes.address, server, nodes, second, os.environ["XDG_STATE_HOME"])
+        finally:
+            nodes.shutdown()
+
+
+def make(methods: str = METHODS, iterations: int = 24, seeds: tuple[int, ...] = (0,)) -> Plan:
+    rest = f"schedule: one_shot\n    sparsities: [0.5]\n    methods: {methods}" if methods else "schedule: dense"
+    study = parse_study(STUDY.format(iterations=iterations, rest=rest), "test")
+    return make_plan([study], lambda name: facts_of(name, None), seeds)
+
+
+def found(registry: Registry, plan: Plan) -> dict[str, str]:
+    runs = {run.fingerprint: run.run_id for run in registry.search() if run.finished}
+    return {key: runs[key] for key in plan.stages if key in runs}
+
+
+def finished_once(registry: Registry, plan: Plan, done: Finished) -> list[RunRecord]:
+    """The runs of the experiment, after a look that no stage was lost, made twice or left open."""
+    runs = registry.search()
+    assert Counter(run.fingerprint for run in runs if run.finished) == dict.fromkeys(plan.stages, 1)
+    assert not [run.run_id for run in runs if run.status == "RUNNING"]
+    assert done.runs == found(registry, plan)
+    assert (done.failures, done.stopped) == ([], "")
+    for run in runs:
+        key = plan.stages[run.fingerprint].parent
+        assert run.parent_id == (done.runs[key] if key else None)
+    return runs
+
+
+def watched(engine: RayCluster) -> Counter[str]:
+    """What `engine.progress` is going to answer, in sum."""
+    seen, answer = Counter[str](), engine.progress
+
+    def progress() -> dict[str, int]:
+        now = answer()
+        seen.update(now)
+        return now
+
+    engine.progress = progress  # type: ignore[method-assign]
+    return seen
+
+
+def anyone(pid: int) -> bool:
+    return True
+
+
+def sabotage(registry: Registry, act: Callable[[int], object], chosen: Callable[[int], bool] = anyone) -> None:
+    """From a thread, do `act` to the process (one that is `chosen`) of a stage that has a resume point."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < deadline:
+            for run in registry.search():
+                if run.status == "RUNNING" and resume_file(run.run_id).is_file() and chosen(owner(run)):
+                    act(owner(run))
+                    return
+            time.sleep(0.1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def owner(run: RunRecord) -> int:
+    return int(run.tags[tag.OWNER].split(":")[1])
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.fixture
+def state(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resume points are where the cluster's workers keep them."""
+    monkeypatch.setenv("XDG_STATE_HOME", cluster.state)
+
+
+def test_a_study_has_the_bytes_of_the_local_engine_and_a_failing_cell_fails_alone(
+    cluster: Cluster, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remote = Site(cluster.uri, "study", "cpu", threads=1)
+    whole, good = make(f"{METHODS[:-1]}, {DIVERGES}]"), make(METHODS)
+    engine = cluster.engine(remote)
+    assert engine.slots == 2
+    done = run_plan(whole, {}, engine, Console())
+
+    registry = Registry(cluster.uri, "study")
+    (failure,) = done.failures
+    assert "training loss is" in failure.message
+    failed = registry.get(failure.run_id or "")
+    assert failed.status == "FAILED"
+    finished = [run for run in registry.search() if run.status != "FAILED"]
+    assert {run.fingerprint: run.run_id for run in finished} == done.runs == found(registry, good)
+    assert len(finished) == len(good.stages)
+    assert capsys.readouterr().out == ""
+
+    local = Registry(f"sqlite:///{store}", "study")
+    run_plan(good, {}, InProcess(Site(local.uri, "study", "cpu", threads=1)), Console(quiet=True))
+    for run in finished:
+        twin = registry.manifest(run), local.manifest(local.find(run.fingerprint) or run)
+        weights = [name for name in twin[0] if name.endswith(".safetensors")]
+        assert weights
+        assert {name: twin[0][name] for name in weights} == {name: twin[1][name] for name in weights}
+
+    again = run_plan(whole, found(registry, whole), InProcess(remote), Console(quiet=True))
+    new = [run for run in registry.search() if run.run_id not in done.runs.values()]
+    assert [(run.status, run.fingerprint) for run in new] == [("FAILED", failed.fingerprint)] * 2
+    assert again.runs == done.runs
+
+
+def test_the_stage_of_a_killed_worker_is_gone_on_with_where_its_share_of_a_gpu_is(
+    cluster: Cluster, state: None
+) -> None:
+    plan, registry = make("[{method: lr_rewind}]", LONG), Registry(cluster.uri, "killed")
+    engine = cluster.engine(Site(cluster.uri, "killed", "cpu", threads=1, checkpoint_seconds=0.2), gpus=0.5)
+    assert engine.slots == 1  # the node with the GPU has one CPU
+    killed: list[int] = []
+
+    def act(pid: int) -> None:
+        assert parent(pid) == cluster.raylet
+        ray.kill(engine._progress)  # nobody needs it
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
+
+    sabotage(registry, act)
+    done = run_plan(plan, {}, engine, Console())
+    assert killed
+    runs = finished_once(registry, plan, done)
+    assert {run.status for run in runs} == {"FINISHED"}  # the stage went on in its run
+    assert killed[0] not in {owner(run) for run in runs}
+
+
+def test_a_plan_is_interrupted_on_a_ray_of_its_own_and_gone_on_with(store: Path) -> None:
+    registry = Registry(f"sqlite:///{store}", "interrupted")
+    site, plan = Site(registry.uri, "interrupted", "cpu", threads=1, checkpoint_seconds=0.2), make("", LONG)
+    handler = signal.getsignal(signal.SIGTERM)
+    engine = RayCluster(site, jobs=None, address=None, cpus=0.5, gpus=None)
+    engine.check({})
+    assert engine.slots >= 2
+    assert signal.getsignal(signal.SIGTERM) == handler
+    sabotage(registry, lambda pid: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, {}, engine, Console())
+
+    (run,) = registry.search()
+    assert run.status == "KILLED"
+    assert resume_file(run.run_id).is_file()
+    assert not ray.is_initialized()
+    done = run_plan(plan, {}, InProcess(site), Console())
+    assert [left.run_id for left in finished_once(registry, plan, done)] == [run.run_id]
+
+
+def test_several_machines_need_a_server_that_is_not_each_of_them(cluster: Cluster, tmp_path: Path) -> None:
+    for uri, words in ((f"sqlite:///{tmp_path}/none.db", "is a file"), ("http://127.0.0.1:5000", "is itself")):
+        engine = RayCluster(Site(uri, "x", "cpu"), None, cluster.address, None, None)
+        with pytest.raises(UsageError, match=words) as caught:
+            engine.check({})
+        assert uri in caught.value.message
+        assert not ray.is_initialized()
+    assert list(tmp_path.glob("none*")) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "cpus", "gpus", "words"),
+    [
+        ("cpu", 2, None, "--cpus 2: no node .* the largest has 1 CPUs"),
+        ("cpu", None, 2, "--cpus 1 --gpus 2: no node .* 1 CPUs and 1 GPUs"),
+        ("auto", None, None, f"node {SECOND} of the Ray cluster: .* GPUs here that torch does not see"),
+    ],
+)
+def test_what_no_node_can_do_is_refused(
+    cluster: Cluster, device: str, cpus: float | None, gpus: float | None, words: str
+) -> None:
+    engine = RayCluster(Site(cluster.uri, "x", device), None, cluster.address, cpus, gpus)
+    with pytest.raises(RewindError, match=words):
+        engine.check({})
+
+
+def test_what_is_no_ray_is_given_up_within_seconds(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_start, "REACH_SECONDS", 3.0)
+    server = cluster.uri.removeprefix("http://")
+    for address, words in ((server, "no answer of Ray in 3 s"), (f"127.0.0.1:{free_port()}", "nothing answers")):
+        engine = RayCluster(Site(cluster.uri, "x", "cpu"), None, address, None, None)
+        with pytest.raises(RewindError, match=f"{address} cannot be reached: {words}"):
+            engine.check({})
+
+
+def test_the_stages_of_a_killed_node_end_on_the_other(
+    cluster: Cluster, state: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, registry = make("", LONG, seeds=(0, 1)), Registry(cluster.uri, "node")
+    engine = cluster.engine(Site(cluster.uri, "node", "cpu", threads=1, checkpoint_seconds=0.2))
+    raylet = cluster.raylet
+    killed: list[int] = []
+
+    def act(pid: int) -> None:
+        cluster.nodes.remove_node(cluster.second, allow_graceful=False)
+        killed.append(pid)
+
+    sabotage(registry, act, chosen=lambda pid: parent(pid) == raylet)
+    seen = watched(engine)
+    done = run_plan(plan, {}, engine, Console())
+    assert killed
+    assert killed[0] not in {owner(run) for run in finished_once(registry, plan, done)}
+    assert all(seen[key] for key in plan.stages)  # updates of stages under way
+    assert capsys.readouterr().out == ""
