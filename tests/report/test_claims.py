@@ -13,9 +13,9 @@ from rewindctl.paper.claims import state_of_the_art
 from rewindctl.report.claims import verdicts
 from rewindctl.report.claims_table import claims_table
 from rewindctl.report.evidence import standard_effect
+from rewindctl.report.formats import formats
 from rewindctl.report.frame import COLUMNS
 from rewindctl.report.pairing import complete_block
-from rewindctl.report.formats import formats
 
 FINETUNE, WEIGHT, LR = "finetune", "weight_rewind k=2000", "lr_rewind"
 ONE_SHOT = (0.8, 0.893)
