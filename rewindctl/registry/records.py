@@ -29,6 +29,12 @@ SPARSITY = "rewindctl.sparsity"
 METHOD = "rewindctl.method"
 DEVICE = "rewindctl.device"
 DIVERGED_ITERATION = "rewindctl.diverged_iteration"
+STUDY = "rewindctl.study"
+STORAGE = "rewindctl.storage"
+TRIALS = "rewindctl.trials"
+TRIAL = "rewindctl.trial"
+TRIAL_STATE = "rewindctl.trial_state"
+PRUNED_AT = "rewindctl.pruned_at"
 DIVERGED_RATE = "rewindctl.diverged_learning_rate"
 
 
