@@ -20,6 +20,7 @@ from rewindctl.cli import (
     reproduce,
     retrain,
     train_dense,
+    tune,
     ui,
     verify,
 )
@@ -49,6 +50,7 @@ for module in (
     iterate,
     compare,
     reproduce,
+    tune,
     demo,
     show_command,
     lineage_command,
