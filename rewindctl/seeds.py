@@ -1,8 +1,8 @@
-"""Named streams of random numbers derived from one seed: init, order, augment. Each is independent of the others."""
+"""Named streams of random numbers derived from one seed, each independent of the others."""
 
 import numpy as np
 
-_STREAMS = {"init": 0, "order": 1, "augment": 2}
+_STREAMS = {"init": 0, "order": 1, "augment": 2, "holdout": 3}
 
 
 def stream(seed: int, name: str, counter: int = 0) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""What identifies an experiment: frozen specs of the three stages and their fingerprints.
+"""What identifies an experiment: frozen specs of the three stages, of searches and their trials; fingerprints.
 
 A fingerprint is the SHA-256 of the canonical JSON of *every* field (defaults too), the parent's fingerprint among
 them, so lineage is a Merkle chain: equal fingerprint, same experiment. What cannot change the result (device index,
@@ -7,7 +7,7 @@ progress bar) is not a field.
 
 import hashlib
 import json
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -21,9 +21,13 @@ OptimizerState = Literal["zero", "restored"]
 Structure = Literal["unstructured", "structured"]
 Scope = Literal["global", "layerwise"]
 ChannelNorm = Literal["keep", "remove"]
+Pruner = Literal["halving", "wilcoxon", "none"]
 
 Positive = Annotated[int, Field(gt=0)]
 Iteration = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+T = TypeVar("T")
 
 
 class Spec(BaseModel):
@@ -63,13 +67,13 @@ class DenseSpec(Spec):
     dataset: str
     data_digest: str
     recipe: str
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     iterations: Positive
     batch_size: Positive
     learning_rate: Annotated[float, Field(gt=0)]
     lr_boundaries: tuple[Positive, ...]
     lr_factor: Annotated[float, Field(gt=0)]
-    momentum: Annotated[float, Field(ge=0, lt=1)]
+    momentum: Momentum
     nesterov: bool
     weight_decay: Annotated[float, Field(ge=0)]
     weight_decay_scope: Literal["all"]
@@ -101,8 +105,12 @@ class PruneSpec(Spec):
 
 
 class RetrainSpec(Spec):
-    """A retraining of a pruned network: the method as asked for, and the plan it resolved to."""
+    """A retraining of a pruned network: the method as asked for, and the plan it resolved to.
 
+    `momentum` is the optimiser's; None: that of the dense run.
+    """
+
+    LATER = ("momentum",)
     kind: Literal["retrain"] = "retrain"
     schema_version: Literal[1] = SCHEMA_VERSION
     parent_fingerprint: str
@@ -118,10 +126,63 @@ class RetrainSpec(Spec):
     schedule_iterations: Positive
     constant_lr: Annotated[float, Field(gt=0)] | None
     evaluate_every: Positive
+    momentum: Momentum | None = None
+
+
+class TuneSpec(Spec):
+    """A search over settings of a retraining, judged on a part of the training set that is held out of it.
+
+    `space` is JSON: what is searched, and where. What it does not name is fixed by the other fields. How many trials
+    are made is not a field: a search of 40 begins with the 20 of a shorter one.
+    """
+
+    kind: Literal["tune"] = "tune"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    parent_fingerprint: str
+    study: Annotated[str, Field(min_length=1, max_length=200)]
+    method: str
+    k: Iteration | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    iterations: Positive | None = None
+    lr_clock: LrClock = "rewound"
+    optimizer_state: OptimizerState = "zero"
+    space: str
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    holdout_fraction: Annotated[float, Field(gt=0, lt=1)]
+    holdout_seed: Seed
+    evaluate_every: Positive
+    sampler: Literal["tpe"] = "tpe"
+    sampler_seed: Seed
+    startup_trials: Positive
+    pruner: Pruner
+
+
+class TrialSpec(Spec):
+    """One point of a search: a retraining of each of `seeds` without the held-out part, and judged on that part."""
+
+    kind: Literal["trial"] = "trial"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    parent_fingerprint: str
+    method: str
+    k: Iteration | None = None
+    lr_clock: LrClock
+    optimizer_state: OptimizerState
+    weights_iteration: Iteration
+    clock_start: Iteration
+    iterations: Positive
+    schedule_iterations: Positive
+    constant_lr: Annotated[float, Field(gt=0)] | None
+    momentum: Momentum | None
+    evaluate_every: Positive
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    holdout_fraction: Annotated[float, Field(gt=0, lt=1)]
+    holdout_seed: Seed
 
 
 StageSpec = Annotated[DenseSpec | PruneSpec | RetrainSpec, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[DenseSpec | PruneSpec | RetrainSpec] = TypeAdapter(StageSpec)
+TuningSpec = Annotated[TuneSpec | TrialSpec, Field(discriminator="kind")]
+_TUNING: TypeAdapter[TuneSpec | TrialSpec] = TypeAdapter(TuningSpec)
 
 
 def canonical_json(value: Any) -> str:
@@ -131,8 +192,17 @@ def canonical_json(value: Any) -> str:
 
 def parse_spec(text: str, where: str) -> DenseSpec | PruneSpec | RetrainSpec:
     """The spec in `text`. Raises: IntegrityError naming `where` and the first wrong field."""
+    return _parsed(_ADAPTER, text, where)
+
+
+def parse_tuning_spec(text: str, where: str) -> TuneSpec | TrialSpec:
+    """The spec of a search or of one of its trials, which are no stages. Raises: IntegrityError."""
+    return _parsed(_TUNING, text, where)
+
+
+def _parsed(adapter: TypeAdapter[T], text: str, where: str) -> T:
     try:
-        return _ADAPTER.validate_json(text)
+        return adapter.validate_json(text)
     except ValidationError as error:
         raise IntegrityError(f"{where} is not a spec of schema {SCHEMA_VERSION}: {first_problem(error)}") from None
 

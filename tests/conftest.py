@@ -123,9 +123,12 @@ def chain(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
 @pytest.fixture
 def copied_chain(chain: Chain, tmp_path: Path) -> Chain:
     """The store of `chain` with its artifacts, copied for a test that damages or adds; its artifact paths are moved."""
+    return copy_chain(chain, tmp_path / "copied")
+
+
+def copy_chain(chain: Chain, target: Path) -> Chain:
     import sqlite3
 
-    target = tmp_path / "copied"
     shutil.copytree(chain.store.parent, target)
     old, new = chain.store.parent.as_uri(), target.as_uri()
     with sqlite3.connect(target / "mlflow.db") as connection:

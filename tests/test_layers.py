@@ -19,6 +19,7 @@ ROWS = (
     ("pipeline",),
     ("paper",),
     ("report", "engines"),
+    ("tuning",),
     ("cli",),
     ("__main__",),
 )

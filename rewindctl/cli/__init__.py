@@ -22,6 +22,7 @@ from rewindctl.cli import (
     reproduce,
     retrain,
     train_dense,
+    tune,
     ui,
     verify,
 )
@@ -51,6 +52,7 @@ for module in (
     iterate,
     compare,
     reproduce,
+    tune,
     demo,
     show_command,
     lineage_command,

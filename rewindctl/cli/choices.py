@@ -21,6 +21,7 @@ Rate = Annotated[float | None, typer.Option("--lr", help="finetune: constant lea
 RetrainIterations = Annotated[
     int | None, typer.Option("--iterations", help="finetune, lr_rewind: length. [that of the dense run]")
 ]
+Momentum = Annotated[float | None, typer.Option(help="Of the optimiser. [that of the dense run]")]
 LrClock = Annotated[
     Literal["rewound", "restarted"],
     typer.Option(help="weight_rewind: clock at K (the report's text) or at 0 (its code)."),

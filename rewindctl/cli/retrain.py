@@ -11,6 +11,7 @@ from rewindctl.cli.choices import (
     LrClock,
     LrK,
     Method,
+    Momentum,
     OptimizerState,
     Parent,
     Rate,
@@ -35,6 +36,7 @@ def retrain(
     iterations: RetrainIterations = None,
     lr_clock: LrClock = "rewound",
     optimizer_state: OptimizerState = "zero",
+    momentum: Momentum = None,
     sparsity: Sparsity = None,
     compression: Compression = None,
     structure: Structure = "unstructured",
@@ -49,7 +51,7 @@ def retrain(
     from rewindctl.pipeline.iterate import prune_and_retrain
     from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, require_kind, retrain_spec
 
-    options = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state)
+    options = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum)
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     target = None if sparsity is None and compression is None else parse.target_sparsity(sparsity, compression)
     if target is None:

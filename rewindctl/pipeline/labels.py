@@ -67,6 +67,7 @@ def retrain_label(spec: RetrainSpec) -> str:
         f"lr={spec.constant_lr:g}" if spec.constant_lr not in (None, 0.001) else "",
         "restarted clock" if spec.lr_clock == "restarted" else "",
         "restored momentum" if spec.optimizer_state == "restored" else "",
+        f"momentum={spec.momentum:g}" if spec.momentum is not None else "",
     ]
     return " ".join([method_label(spec), *filter(None, unusual)])
 
@@ -117,6 +118,7 @@ def retrain_command(spec: RetrainSpec, parent: str) -> str:
         "iterations": spec.iterations if spec.method in ("finetune", "lr_rewind") else None,
         "lr-clock": None if spec.lr_clock == "rewound" else spec.lr_clock,
         "optimizer-state": None if spec.optimizer_state == "zero" else spec.optimizer_state,
+        "momentum": spec.momentum,
     }
     given = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
     return f"rewindctl retrain --parent {parent} --method {spec.method}{given}"

@@ -135,6 +135,7 @@ class RetrainOptions:
     iterations: int | None = None
     lr_clock: str = "rewound"
     optimizer_state: str = "zero"
+    momentum: float | None = None
 
     def __post_init__(self) -> None:
         methods[self.method]
@@ -222,6 +223,7 @@ def retrain_child(
         schedule_iterations=plan.schedule_iterations,
         constant_lr=plan.constant_lr,
         evaluate_every=dense.evaluate_every,
+        momentum=None if options.momentum == dense.momentum else options.momentum,
     )
     return spec
 

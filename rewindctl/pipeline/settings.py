@@ -36,7 +36,7 @@ def retrain_settings(spec: RetrainSpec, dense: DenseSpec) -> TrainSettings:
         iterations=spec.iterations,
         constant_lr=spec.constant_lr,
         batch_size=dense.batch_size,
-        momentum=dense.momentum,
+        momentum=dense.momentum if spec.momentum is None else spec.momentum,
         nesterov=dense.nesterov,
         weight_decay=dense.weight_decay,
         crop_padding=dense.crop_padding,

@@ -47,6 +47,16 @@ class Outcome:
     reused: bool
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a retraining starts with, on the CPU."""
+
+    network: Network
+    start: TrainState
+    mask: Mask
+    settings: TrainSettings
+
+
 @dataclass
 class Pipeline:
     """Runs stages against one registry on one device.
@@ -90,6 +100,14 @@ class Pipeline:
         tags = {**labels.inherited(parent), tag.METHOD: spec.method, tag.WEIGHTS_FROM: origin}
         name = labels.retrain_name(spec, tags, parent.metrics["compression"])
         return self._find_or_run(spec, parent, name, tags, partial(self._retrain, spec, parent, source, iteration))
+
+    def prepared(self, spec: RetrainSpec, parent: RunRecord) -> "Prepared":
+        """What a retraining of the prune run `parent` starts with. Raises: UsageError, IntegrityError."""
+        dense, mask = self.dense_of(parent), self.mask_of(parent)
+        source, iteration = self._weights_source(spec, parent)
+        assert mask is not None
+        start = self._start(spec, source, iteration)
+        return Prepared(self._network(dense), start, mask, retrain_settings(spec, dense))
 
     def dataset(self, name: str) -> Dataset:
         """The data set, read once. Raises: UnknownNameError, DataError."""

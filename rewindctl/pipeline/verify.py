@@ -4,16 +4,18 @@ from collections.abc import Iterator
 
 import torch
 
-from rewindctl.errors import RewindError
+from rewindctl.errors import IntegrityError, RewindError
 from rewindctl.models import models
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.stages import FINAL, MASK, checkpoint_path
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.opening import params_of
-from rewindctl.registry.records import CHECKPOINTS, PARENT_KINDS, REPORT
+from rewindctl.registry.records import CHECKPOINTS, PARENT_KINDS, REPORT, SPEC
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, canonical_json
+from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec, canonical_json, parse_tuning_spec
+
+TUNING_PARENTS = {"tune": ("prune",), "trial": ("tune",)}  # no stages: nothing is made from them
 
 
 def verify(registry: Registry, run: RunRecord) -> list[str]:
@@ -21,13 +23,14 @@ def verify(registry: Registry, run: RunRecord) -> list[str]:
 
     Checkpoints that were left out when the run was exported are not wrong: `Registry.omitted` names them.
     """
-    if run.kind not in (*PARENT_KINDS, REPORT):
-        return [f"is no dense, prune, retrain or report run but {run.kind or 'foreign'}"]
+    if run.kind not in (*PARENT_KINDS, *TUNING_PARENTS, REPORT):
+        return [f"is no dense, prune or retrain run, no search, trial or report, but {run.kind or 'foreign'}"]
     if not run.finished:
         return [f"is {run.status}, not FINISHED"]
     problems: list[str] = []
-    checks = (_files, _additions) if run.kind == REPORT else (_spec, _lineage, _files, _additions, _content)
-    for check in checks:
+    stage = () if run.kind == REPORT else (_spec, _lineage)
+    content = (_content,) if run.kind in PARENT_KINDS else ()
+    for check in (*stage, _files, _additions, *content):
         try:
             problems += check(registry, run)
         except RewindError as error:
@@ -37,12 +40,22 @@ def verify(registry: Registry, run: RunRecord) -> list[str]:
 
 def _spec(registry: Registry, run: RunRecord) -> Iterator[str]:
     """The spec has the fingerprint of the tag, and `spec.json` and the params say the same."""
-    spec = run.spec
+    spec = _spec_of(run)
     if canonical_json(registry.read_json(run, "spec.json")) != spec.canonical():
         yield "spec.json differs from the spec of the run's fingerprint"
     for key, value in params_of(spec).items():
         if run.params.get(key) != value:
             yield f"param {key} is {run.params.get(key)!r}, the spec says {value!r}"
+
+
+def _spec_of(run: RunRecord) -> Spec:
+    """The spec, which must have the fingerprint of the tag. Raises: IntegrityError."""
+    if run.kind not in TUNING_PARENTS:
+        return run.spec
+    spec = parse_tuning_spec(run.tags.get(SPEC, ""), f"the spec of run {run.run_id}")
+    if spec.fingerprint() != run.fingerprint:
+        raise IntegrityError(f"the spec of run {run.run_id} does not have the run's fingerprint: one was edited")
+    return spec
 
 
 def _lineage(registry: Registry, run: RunRecord) -> Iterator[str]:
@@ -51,16 +64,16 @@ def _lineage(registry: Registry, run: RunRecord) -> Iterator[str]:
         if run.spec.group(None) != run.group:
             yield "its group tag was edited"
         return
-    parent = registry.parent(run)
-    if parent.kind not in PARENT_KINDS[run.kind]:
+    parent, spec = registry.parent(run), _spec_of(run)
+    if parent.kind not in (PARENT_KINDS | TUNING_PARENTS)[run.kind]:
         yield f"its parent {parent.run_id} is a {parent.kind or 'foreign'} run"
-    if not parent.finished:
+    if not parent.finished and run.kind != "trial":  # a search is finished after its trials
         yield f"its parent {parent.run_id} is {parent.status}, not FINISHED"
-    if getattr(run.spec, "parent_fingerprint", None) != parent.fingerprint:
+    if getattr(spec, "parent_fingerprint", None) != parent.fingerprint:
         yield f"its parent {parent.run_id} is not the one of its fingerprint"
     if run.dense_run_id != parent.dense_run_id:
         yield f"its dense run tag {run.dense_run_id} is not that of its parent, {parent.dense_run_id}"
-    if run.spec.group(parent.group) != run.group:
+    if spec.group(parent.group) != run.group:
         yield "its group tag was edited"
 
 

@@ -274,6 +274,15 @@ class Registry:
         """Whether a value of the metric is younger than the end of the run."""
         return bool(run.ended and any(time > run.ended for _, time, _ in self.history(run, key)))
 
+    def curve(self, run: RunRecord, key: str) -> dict[int, float]:
+        """Every value of a metric, by step."""
+        return {metric.step: metric.value for metric in self._client.get_metric_history(run.run_id, key)}
+
+    def mark_killed(self, run_id: str) -> None:
+        """Close a run whose process is known to be gone; one that is closed already stays as it is."""
+        if self.get(run_id).status == "RUNNING":
+            self._client.set_terminated(run_id, "KILLED")
+
     def manifest(self, run: RunRecord) -> dict[str, Any]:
         """Digest and size of each artifact. Raises: IntegrityError when it is missing or altered."""
         if run.run_id not in self._manifests:

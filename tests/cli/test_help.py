@@ -31,6 +31,7 @@ COMMANDS = (
     "retrain",
     "show",
     "train-dense",
+    "tune",
     "ui",
     "verify",
 )
@@ -75,7 +76,7 @@ def test_every_command_takes_the_global_options(name: str) -> None:
     assert {"--tracking-uri", "--experiment", "--json", "--quiet"} <= options
 
 
-@pytest.mark.parametrize("name", ["train-dense", "prune", "retrain", "iterate", "demo"])
+@pytest.mark.parametrize("name", ["train-dense", "prune", "retrain", "iterate", "tune", "demo"])
 def test_every_command_that_runs_something_can_be_forced_and_placed(name: str) -> None:
     options = {option for parameter in ALL[name].params for option in parameter.opts}
     assert {"--force", "--device", "--data-dir", "--wait"} <= options

@@ -90,6 +90,18 @@ def test_a_finetuning_may_be_shorter_and_at_another_rate(copied_chain: Chain, cl
     assert run.metrics["lr"] == 0.01
 
 
+def test_another_momentum_is_another_run_and_the_usual_one_is_not(copied_chain: Chain, cli: Cli) -> None:
+    line = ("retrain", "--parent", copied_chain.prune, "--method", "finetune", *at(copied_chain), "--momentum")
+    assert cli(*line, "0.9").run_id == copied_chain.finetune
+    registry = copied_chain.registry()
+    run = registry.get(cli(*line, "0.5").run_id)
+    assert run.params["momentum"] == "0.5"
+    assert "--momentum 0.5" in run.tags[tag.NOTE]
+    usual = registry.get(copied_chain.finetune)
+    assert registry.manifest(run)[FINAL]["sha256"] != registry.manifest(usual)[FINAL]["sha256"]
+    assert cli(*line, "1").code == 2
+
+
 def test_a_shorter_lr_rewinding_scales_the_schedule(copied_chain: Chain, cli: Cli) -> None:
     line = ("--method", "lr_rewind", "--iterations", "12", *at(copied_chain))
     run = copied_chain.registry().get(cli("retrain", "--parent", copied_chain.prune, *line).run_id)

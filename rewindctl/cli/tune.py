@@ -1,0 +1,88 @@
+"""rewindctl tune"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from rewindctl.cli.choices import K, LrClock, OptimizerState, Parent
+from rewindctl.cli.session import Session, command, run_json
+
+SEARCH = "Search"
+JUDGE = "Judgement"
+
+
+@command(runs=True)
+def tune(
+    session: Session,
+    parent: Parent,
+    method: Annotated[str, typer.Option(help="finetune, weight_rewind or lr_rewind.")] = "finetune",
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls included.")] = 20,
+    study: Annotated[str | None, typer.Option(help="Name to go on by. [from parent and options]")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Journal file, or a database's URL. [optuna-journal.log beside the store]")
+    ] = None,
+    space: Annotated[
+        Path | None,
+        typer.Option(help="YAML: lr, iterations, momentum, k. [finetune: lr 0.00001-0.1; weight_rewind: k]"),
+    ] = None,
+    k: K = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="finetune: this rate, where it is not searched.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Length, where not searched. [that of the dense run]")] = None,
+    lr_clock: LrClock = "rewound",
+    optimizer_state: OptimizerState = "zero",
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of a trial; their median is its value.")] = 1,
+    holdout: Annotated[float, typer.Option(help="Part of the training set that judges, and is not trained on.")] = 0.1,
+    holdout_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images are held out.")] = 0,
+    evaluate_every: Annotated[int | None, typer.Option(min=1, help="Iterations. [a 20th of the longest]")] = None,
+    pruner: Annotated[
+        Literal["auto", "halving", "wilcoxon", "none"],
+        typer.Option(help="Stops bad trials: halving in one training, wilcoxon from the third seed. [by --seeds]"),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampler (TPE).")] = 0,
+    compare_seeds: Annotated[
+        int, typer.Option(min=0, max=100, help="Seeds of the comparison with fine-tuning at 0.001; 0: none.")
+    ] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Trials at once on this machine.")] = 1,
+) -> None:
+    """Search the settings of a retraining on a held-out part of the training set, never on the test set.
+
+    The same command goes on with a search, joins one that is under way, or finds it done.
+
+    Example: rewindctl tune --parent 3f2a9c --method finetune --trials 20
+    """
+    from rewindctl.tuning.request import TuneRequest
+    from rewindctl.tuning.study import tune as search
+    from rewindctl.tuning.summary import summary_lines
+
+    request = TuneRequest(
+        method,
+        trials,
+        study,
+        storage,
+        space,
+        k,
+        lr,
+        iterations,
+        lr_clock,
+        optimizer_state,
+        seeds,
+        holdout,
+        holdout_seed,
+        evaluate_every,
+        pruner,
+        seed,
+        compare_seeds,
+        jobs,
+    )
+    tuned = search(session.pipeline(), request, parent)
+    for line in summary_lines(tuned.best) if tuned.best else ():
+        session.console.say(line)
+    if session.json:
+        session.console.json(run_json(tuned.run) | {"reused": tuned.reused, "tuning": tuned.best})
+    else:
+        session.console.data(tuned.run.run_id)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("tune")(tune)

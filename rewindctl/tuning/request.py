@@ -1,0 +1,158 @@
+"""What a user asks `tune` for: checked before anything is opened, then completed from the parent."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rewindctl.datasets.dataset import Dataset
+from rewindctl.errors import UsageError
+from rewindctl.pipeline.requests import RetrainOptions, plan_against, require_kind
+from rewindctl.registry import RunRecord
+from rewindctl.rewinding.methods import methods
+from rewindctl.specs import DenseSpec, TuneSpec, make_spec
+from rewindctl.tuning.holdout import held_out
+from rewindctl.tuning.space import SEARCHED, Space, longest, on_points, read_space, space_text, usual_space
+
+EVALUATIONS = 20  # of the longest training: enough for a curve, and for the pruner's rungs
+STARTUP_TRIALS = 6
+COMPARED_FROM = 1_000  # seeds of the comparison at the end begin here: none that the search has chosen by
+
+
+@dataclass(frozen=True)
+class TuneRequest:
+    """The options of one call, but for the parent. Raises: UnknownNameError, UsageError.
+
+    `seeds` counts the trainings of a trial, `compare_seeds` those of the comparison with the report's rate.
+    """
+
+    method: str = "finetune"
+    trials: int = 20
+    study: str | None = None
+    storage: str | None = None
+    space_file: Path | None = None
+    k: int | None = None
+    learning_rate: float | None = None
+    iterations: int | None = None
+    lr_clock: str = "rewound"
+    optimizer_state: str = "zero"
+    seeds: int = 1
+    holdout: float = 0.1
+    holdout_seed: int = 0
+    evaluate_every: int | None = None
+    pruner: Literal["auto", "halving", "wilcoxon", "none"] = "auto"
+    sampler_seed: int = 0
+    compare_seeds: int = 3
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        methods[self.method]
+        if self.method not in SEARCHED:
+            raise UsageError(f"{self.method} has no setting to search", f"known: {', '.join(sorted(SEARCHED))}")
+        if not 0 < self.holdout < 1:
+            raise UsageError(f"--holdout {self.holdout:g} is outside (0, 1)", "give a fraction such as 0.1")
+        if self.pruner == "wilcoxon" and self.seeds < 3:
+            raise UsageError(
+                f"--pruner wilcoxon with --seeds {self.seeds} could never stop a trial",
+                "give --seeds 4 or more: it decides from the third on; or --pruner halving",
+            )
+        if self.pruner == "halving" and self.seeds > 1:
+            raise UsageError(
+                f"--pruner halving stops one training early, --seeds {self.seeds} makes several a trial",
+                "give --pruner wilcoxon or none, or --seeds 1",
+            )
+        self.space()
+
+    def space(self) -> Space | None:
+        """The space of the file, None where none is given. Raises: UsageError."""
+        found = read_space(self.space_file, self.method) if self.space_file else None
+        fixed = {"lr": self.learning_rate, "iterations": self.iterations, "k": self.k}
+        for name, value in fixed.items():
+            if found is not None and name in found and value is not None:
+                raise UsageError(f"--{name} {value:g} is fixed, and searched in {self.space_file}", "leave one out")
+        return found
+
+    @property
+    def chosen_pruner(self) -> str:
+        """Halving needs the curve of one training, Wilcoxon's test several trainings."""
+        if self.pruner != "auto":
+            return self.pruner
+        return "halving" if self.seeds == 1 else "wilcoxon"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request against its parent: the spec of the search, and the length of its longest training."""
+
+    spec: TuneSpec
+    longest: int
+
+
+def asked(request: TuneRequest, parent: RunRecord, dense: DenseSpec, dataset: Dataset) -> Asked:
+    """Raises: UsageError."""
+    require_kind(parent, "prune")
+    space = _space(request, dense)
+    length = _longest(request, space, dense)
+    _check_data(request, dense, dataset)
+    fields = {
+        "parent_fingerprint": parent.spec.fingerprint(),
+        "method": request.method,
+        "k": request.k,
+        "learning_rate": request.learning_rate,
+        "iterations": request.iterations,
+        "lr_clock": request.lr_clock,
+        "optimizer_state": request.optimizer_state,
+        "space": space_text(space),
+        "seeds": tuple(range(dense.seed, dense.seed + request.seeds)),
+        "holdout_fraction": request.holdout,
+        "holdout_seed": request.holdout_seed,
+        "evaluate_every": request.evaluate_every or max(1, length // EVALUATIONS),
+        "sampler_seed": request.sampler_seed,
+        "startup_trials": STARTUP_TRIALS,
+        "pruner": request.chosen_pruner,
+    }
+    unnamed: TuneSpec = make_spec(TuneSpec, study="unnamed", **fields)
+    name = request.study or f"{parent.run_id[:8]}-{request.method}-{unnamed.fingerprint()[:8]}"
+    spec: TuneSpec = make_spec(TuneSpec, study=name, **fields)
+    return Asked(spec, length)
+
+
+def comparison_seeds(spec: TuneSpec, count: int) -> tuple[int, ...]:
+    """Seeds that no trial of the search was chosen by."""
+    first = COMPARED_FROM if max(spec.seeds) < COMPARED_FROM else max(spec.seeds) + 1
+    return tuple(range(first, first + count))
+
+
+def _space(request: TuneRequest, dense: DenseSpec) -> Space:
+    space, where = request.space(), str(request.space_file)
+    if space is None:
+        space, where = usual_space(request.method, dense), "the usual space"
+        fixed = {"lr": request.learning_rate, "k": request.k}
+        if gone := [name for name, value in fixed.items() if name in space and value is not None]:
+            raise UsageError(
+                f"--{gone[0]} {fixed[gone[0]]:g} leaves nothing to search",
+                f"give --space FILE with {' or '.join(SEARCHED[request.method])}",
+            )
+    return on_points(space, dense, where)
+
+
+def _longest(request: TuneRequest, space: Space, dense: DenseSpec) -> int:
+    """Iterations of the longest training of the space. Raises: UsageError when it does not fit the method."""
+    first = {name: one.values[0] for name, one in space.items()}
+    k = int(min(space["k"].values)) if "k" in space else request.k
+    rate = first.get("lr", request.learning_rate)
+    options = RetrainOptions(request.method, k=k, learning_rate=rate, lr_clock=request.lr_clock)
+    plan = plan_against(dense, options, "the dense run")
+    if request.iterations is not None or "iterations" in space:
+        plan_against(dense, RetrainOptions(request.method, k=k, iterations=request.iterations or 1), "the dense run")
+        return longest(space, "iterations", request.iterations or plan.iterations)
+    return plan.iterations
+
+
+def _check_data(request: TuneRequest, dense: DenseSpec, dataset: Dataset) -> None:
+    held = len(held_out(dataset.train_size, request.holdout, request.holdout_seed))
+    if dataset.train_size - held < dense.batch_size:
+        raise UsageError(
+            f"--holdout {request.holdout:g} leaves {dataset.train_size - held} training images, "
+            f"fewer than a batch of {dense.batch_size}",
+            "hold less out",
+        )

@@ -1,0 +1,177 @@
+"""What a search may vary: learning rate, iterations, momentum, K; from a YAML file, or the usual for a method."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from rewindctl.errors import UsageError
+from rewindctl.paper.lines import Document, parse_yaml
+from rewindctl.specs import DenseSpec, canonical_json, first_problem
+
+LARGEST_FILE = 100_000
+LOWEST_RATE, HIGHEST_RATE = 1e-5, 1e-1  # two decades on either side of the report's 0.001
+SEARCHED = {
+    "finetune": ("lr", "iterations", "momentum"),
+    "weight_rewind": ("k", "momentum"),
+    "lr_rewind": ("iterations", "momentum"),
+}
+HINT = "write a line such as: lr: {type: float, low: 0.00001, high: 0.1, log: true}"
+
+
+class Dimension(BaseModel):
+    """The values of one setting: an interval with `low` and `high`, or `choices`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    type: Literal["float", "int", "categorical"]
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    choices: tuple[float, ...] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Dimension":
+        interval = (self.low, self.high, self.step)
+        if self.type == "categorical":
+            if not self.choices or len(set(self.choices)) != len(self.choices):
+                raise ValueError("categorical needs choices, each once")
+            if interval != (None, None, None) or self.log:
+                raise ValueError("categorical has no low, high, step or log")
+            return self
+        if self.choices is not None:
+            raise ValueError(f"{self.type} has no choices: give low and high")
+        if self.low is None or self.high is None or not self.low < self.high:
+            raise ValueError(f"{self.type} needs low and high, low the smaller")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs a low above 0 and no step")
+        if self.step is not None and not 0 < self.step <= self.high - self.low:
+            raise ValueError("step must be above 0 and fit between low and high")
+        if self.type == "int" and not all(value is None or value == int(value) for value in interval):
+            raise ValueError("int needs whole numbers")
+        return self
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The choices, or the two ends."""
+        if self.choices is not None:
+            return self.choices
+        assert self.low is not None
+        assert self.high is not None
+        return self.low, self.high
+
+
+Space = dict[str, Dimension]
+FITS: dict[str, tuple[Callable[[float], bool], str, bool]] = {
+    "lr": (lambda value: value > 0, "rates are above 0", False),
+    "iterations": (lambda value: value >= 1, "there is at least 1 iteration", True),
+    "momentum": (lambda value: 0 <= value < 1, "momentum is at least 0 and below 1", False),
+    "k": (lambda value: value >= 0, "iterations count from 0", True),
+}
+
+
+def read_space(path: Path, method: str) -> Space:
+    """The space in a YAML file. Raises: UsageError naming the file, the line and the value."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise UsageError(f"{path} has {path.stat().st_size:,} bytes", f"a space has at most {LARGEST_FILE:,}")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"space {path} cannot be read: {error.strerror}", "give a YAML file") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"space {path} is not UTF-8 text", "give a YAML file") from None
+    return parse_space(text, str(path), method)
+
+
+def parse_space(text: str, where: str, method: str) -> Space:
+    """The space in YAML `text`. Raises: UsageError naming `where` and the line."""
+    document = parse_yaml(text, where)
+    if not isinstance(document.value, dict) or not document.value:
+        raise UsageError(f"{where}: a space is a list of settings by name", HINT)
+    return {name: _dimension(document, name, where, method) for name in document.value}
+
+
+def _dimension(document: Document, name: str, where: str, method: str) -> Dimension:
+    known = SEARCHED[method]
+    if name not in known:
+        line = document.line((name,))
+        raise UsageError(f"{where}, line {line}: {method} has no {name!r:.80} to search", f"known: {', '.join(known)}")
+    try:
+        found = Dimension.model_validate(document.value[name])
+    except ValidationError as error:
+        problem = error.errors()[0]
+        line = document.line((name, *problem["loc"]))
+        reason = first_problem(error).replace("value error, ", "")
+        raise UsageError(f"{where}, line {line}: {name}: {reason}", HINT) from None
+    fits, reason, whole = FITS[name]
+    for value in found.values:
+        if not fits(value) or (whole and value != int(value)):
+            line, why = document.line((name,)), reason if not fits(value) else "a whole number is needed"
+            raise UsageError(f"{where}, line {line}: {name} {value:g} is out of range: {why}", "correct the file")
+    return found
+
+
+def usual_space(method: str, dense: DenseSpec) -> Space:
+    """The rate of fine-tuning, K of weight rewinding. Raises: UsageError for a method without a usual space."""
+    if method == "finetune":
+        return {"lr": Dimension(type="float", low=LOWEST_RATE, high=HIGHEST_RATE, log=True)}
+    if method == "weight_rewind":
+        return {"k": Dimension(type="categorical", choices=tuple(map(float, dense.rewind_points[:-1])))}
+    raise UsageError(f"there is no usual space for {method}", f"give --space FILE with {' or '.join(SEARCHED[method])}")
+
+
+def on_points(space: Space, dense: DenseSpec, where: str) -> Space:
+    """`space` with K among the recorded rewind points of the dense run. Raises: UsageError."""
+    if "k" not in space:
+        return space
+    points, k = dense.rewind_points[:-1], space["k"]
+    recorded = f"recorded: {', '.join(map(str, points))}"
+    if k.choices is not None:
+        if missing := [value for value in k.choices if value not in points]:
+            raise UsageError(f"{where}: k {missing[0]:g} is no recorded rewind point to train from", recorded)
+        return space
+    inside = tuple(float(point) for point in points if k.values[0] <= point <= k.values[1])
+    if not inside:
+        raise UsageError(f"{where}: no rewind point from {k.values[0]:g} to {k.values[1]:g} is recorded", recorded)
+    return space | {"k": Dimension(type="categorical", choices=inside)}
+
+
+def space_text(space: Space) -> str:
+    """The canonical JSON of a space: what a spec holds."""
+    return canonical_json({name: one.model_dump(mode="json", exclude_defaults=True) for name, one in space.items()})
+
+
+def space_of(text: str) -> Space:
+    """The space of a spec."""
+    return {name: Dimension.model_validate(one) for name, one in json.loads(text).items()}
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """The space in Optuna's terms, in the order of the names."""
+    return {name: _distribution(name, space[name]) for name in sorted(space)}
+
+
+def _distribution(name: str, one: Dimension) -> BaseDistribution:
+    whole = FITS[name][2]
+    if one.choices is not None:
+        return CategoricalDistribution([int(value) if whole else value for value in one.choices])
+    low, high = one.values
+    if one.type == "int" or whole:
+        return IntDistribution(math.ceil(low), math.floor(high), log=one.log, step=int(one.step or 1))
+    return FloatDistribution(low, high, log=one.log, step=one.step)
+
+
+def longest(space: Space, name: str, fixed: int) -> int:
+    """The largest value that `name` takes: in the space, or `fixed` where it is not searched."""
+    values: tuple[Any, ...] = space[name].values if name in space else (fixed,)
+    return int(max(values))

@@ -1,0 +1,122 @@
+"""Where Optuna keeps a study: a journal file that several workers may write, or a database by URL."""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+from rewindctl.errors import RegistryError, UsageError
+from rewindctl.registry.store import redacted, sqlite_path
+from rewindctl.specs import TuneSpec
+
+JOURNAL = "optuna-journal.log"
+SPEC, PARENT = "rewindctl.spec", "rewindctl.parent_run_id"
+
+
+def default_place(tracking_uri: str) -> str:
+    """A journal beside a SQLite store; for a server, one of its own in the user's state folder."""
+    store = sqlite_path(tracking_uri)
+    if store is not None:
+        return str(store.with_name(JOURNAL))
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    name = hashlib.sha256(redacted(tracking_uri).encode()).hexdigest()[:12]
+    return str(state / "rewindctl" / "optuna" / f"{name}.log")
+
+
+def checked_place(place: str, jobs: int) -> str:
+    """A path made absolute, a URL as it is. Raises: UsageError for several workers on SQLite."""
+    if "://" not in place:
+        return str(Path(place).expanduser().absolute())
+    if place.startswith("sqlite:") and jobs > 1:
+        raise UsageError(
+            f"--jobs {jobs} on {place}: SQLite is not for several workers", "give --storage a path: a journal file"
+        )
+    return place
+
+
+def shown(place: str) -> str:
+    """The place without a password; what `optuna-dashboard` takes."""
+    return redacted(place)
+
+
+def open_storage(place: str) -> BaseStorage:
+    """Raises: RegistryError when it cannot be opened or is damaged."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    try:
+        if "://" in place:
+            return RDBStorage(place)
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        mend(Path(place))
+        return JournalStorage(JournalFileBackend(place))
+    except Exception as error:  # SQLAlchemy, drivers, JSON, the file system: each has errors of its own
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise RegistryError(
+            f"the study storage {shown(place)} cannot be used: {reason[:300]}",
+            "give --storage another path, or the URL of a database",
+        ) from None
+
+
+def mend(journal: Path) -> None:
+    """Cut off the half line that a power loss left at the end: what comes after it could not be read."""
+    if not journal.is_file() or journal.stat().st_size == 0:
+        return
+    with journal.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() == b"\n":
+            return
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()  # another worker may be in the middle of a line
+    try:
+        data = journal.read_bytes()
+        if not data.endswith(b"\n"):
+            os.truncate(journal, data.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def open_study(
+    storage: BaseStorage, spec: TuneSpec, parent_run_id: str, sampler: BaseSampler, pruner: BasePruner
+) -> optuna.Study:
+    """The study of `spec`, made where it is missing.
+
+    Raises: UsageError when the name is that of another search.
+    """
+    study = optuna.create_study(
+        study_name=spec.study,
+        storage=storage,
+        direction="maximize",
+        load_if_exists=True,
+        sampler=sampler,
+        pruner=pruner,
+    )
+    known = study.user_attrs
+    if SPEC not in known:
+        if study.get_trials(deepcopy=False):
+            raise UsageError(f"study {spec.study!r} was not made by rewindctl tune", "choose another --study")
+        study.set_user_attr(PARENT, parent_run_id)
+        study.set_user_attr(SPEC, spec.canonical())
+        return study
+    if difference := _difference(known, spec, parent_run_id):
+        raise UsageError(
+            f"study {spec.study!r} is another search: {difference}", "give the same options, or another --study"
+        )
+    return study
+
+
+def _difference(known: dict[str, Any], spec: TuneSpec, parent_run_id: str) -> str | None:
+    if known.get(PARENT) != parent_run_id:
+        return f"its parent is run {known.get(PARENT)}"
+    before, now = json.loads(known[SPEC]), spec.fields()
+    for key in sorted(set(before) | set(now)):
+        if before.get(key) != now.get(key):
+            return f"its {key} is {before.get(key)!r:.150}, now {now.get(key)!r:.150}"
+    return None

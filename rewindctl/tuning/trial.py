@@ -1,0 +1,278 @@
+"""A trial as a tracked run: a retraining without the held-out images, judged on them, found again by fingerprint."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+from optuna import Trial
+
+from rewindctl.datasets.batches import DeviceData
+from rewindctl.errors import DivergedError, RegistryError
+from rewindctl.pipeline import Pipeline, labels
+from rewindctl.pipeline.requests import RetrainOptions, retrain_child
+from rewindctl.pipeline.stages import finite
+from rewindctl.registry import RunRecord, RunWriter
+from rewindctl.registry import records as tag
+from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.specs import DenseSpec, RetrainSpec, TrialSpec, TuneSpec, make_spec
+from rewindctl.training.device import device_name, environment
+from rewindctl.training.loop import Evaluation, ResumePoint, train
+from rewindctl.tuning.holdout import tuning_data
+from rewindctl.tuning.search import BEAT_SECONDS, REPEATS, Result, beat, shown
+
+ACCURACY = "validation_accuracy"
+RUN_ID = "run_id"
+OF_RETRAINING = ("kind", "schema_version", "parent_fingerprint", "evaluate_every", "weights_k", "lr_k")
+WAIT_SECONDS = 1.0
+Report = Callable[[float, int], bool]  # an intermediate value and its step; whether to stop
+
+
+class StoppedEarlyError(Exception):
+    """The pruner gave a trial up, after `step`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after {step}")
+        self.step = step
+
+
+@dataclass
+class Trials:
+    """Runs the trials of one search: children of its run `home`, over the prune run `parent`."""
+
+    pipeline: Pipeline
+    spec: TuneSpec
+    parent: RunRecord
+    home: RunRecord
+
+    @cached_property
+    def dense(self) -> DenseSpec:
+        return self.pipeline.dense_of(self.parent)
+
+    @cached_property
+    def data(self) -> DeviceData:
+        dataset = self.pipeline.dataset(self.dense.dataset)
+        return tuning_data(dataset, self.spec.holdout_fraction, self.spec.holdout_seed, self.pipeline.device)
+
+    def objective(self, trial: Trial) -> Result:
+        """Measure a trial of the study, telling Optuna every intermediate value: by iteration, or by seed.
+
+        Raises: DivergedError.
+        """
+        spec = self.trial_spec(self.options(trial.params), self.spec.seeds)
+        self._close_dead(trial)
+        by_seed = len(spec.seeds) > 1
+
+        def report(value: float, step: int) -> bool:
+            trial.report(value, step)
+            return self.spec.pruner != "none" and trial.should_prune()
+
+        def opened(run_id: str) -> None:
+            trial.set_user_attr(RUN_ID, run_id)
+
+        name = f"trial {trial.number} {shown(trial.params)}"
+        tags = {tag.TRIAL: str(trial.number)}
+        watch = Watch(report if not by_seed else None, report if by_seed else None, lambda: beat(trial), opened)
+        return self.measure(spec, name, tags, watch)
+
+    def options(self, params: dict[str, Any]) -> RetrainOptions:
+        """The retraining of a point of the space."""
+        spec = self.spec
+        return RetrainOptions(
+            spec.method,
+            k=params.get("k", spec.k),
+            learning_rate=params.get("lr", spec.learning_rate),
+            iterations=params.get("iterations", spec.iterations),
+            lr_clock=spec.lr_clock,
+            optimizer_state=spec.optimizer_state,
+            momentum=params.get("momentum"),
+        )
+
+    def retrain_spec(self, options: RetrainOptions) -> RetrainSpec:
+        """The full retraining that a point stands for. Raises: UsageError."""
+        return retrain_child(self.parent.spec, self.dense, options, f"dense run {self.parent.dense_run_id}")
+
+    def trial_spec(self, options: RetrainOptions, seeds: tuple[int, ...]) -> TrialSpec:
+        retraining = self.retrain_spec(options).model_dump(exclude=set(OF_RETRAINING))
+        spec: TrialSpec = make_spec(
+            TrialSpec,
+            parent_fingerprint=self.spec.fingerprint(),
+            evaluate_every=self.spec.evaluate_every,
+            seeds=seeds,
+            holdout_fraction=self.spec.holdout_fraction,
+            holdout_seed=self.spec.holdout_seed,
+            **retraining,
+        )
+        return spec
+
+    def measure(self, spec: TrialSpec, name: str, tags: dict[str, str], watch: "Watch") -> Result:
+        """The result of `spec`: that of a finished run of this search, or of a new one. Raises: DivergedError."""
+        if (found := self._finished(spec)) is not None:
+            watch.opened(found.run_id)
+            return self._replay(found, spec, watch)
+        subject = f"{self.dense.model}-{self.dense.dataset}"
+        writer = self._start(spec, f"{subject} {name}", {**labels.inherited(self.parent), **tags})
+        if isinstance(writer, RunRecord):
+            return self._replay(writer, spec, watch)
+        watch.opened(writer.run_id)
+        try:
+            return self._run(spec, name, writer, watch)
+        except DivergedError as error:
+            writer.tag(
+                {
+                    tag.TRIAL_STATE: "failed",
+                    tag.DIVERGED_ITERATION: str(error.iteration),
+                    tag.DIVERGED_RATE: f"{error.learning_rate:g}",
+                }
+            )
+            writer.fail(error)
+            raise
+        except BaseException as error:
+            writer.fail(error)
+            raise
+
+    def _start(self, spec: TrialSpec, name: str, tags: dict[str, str]) -> RunWriter | RunRecord:
+        """A run of ours, or the finished one of a worker that was at the very same point."""
+        while True:
+            try:
+                return self.pipeline.registry.start(spec, name, self.home, tags, resume=False)
+            except RegistryError:
+                same = self.pipeline.registry.search(fingerprint=spec.fingerprint())
+                if not any(run.status == "RUNNING" for run in same):
+                    raise
+            time.sleep(WAIT_SECONDS)
+            if (found := self._finished(spec)) is not None:
+                return found
+
+    def _run(self, spec: TrialSpec, name: str, writer: RunWriter, watch: "Watch") -> Result:
+        began = time.perf_counter()
+        writer.tag({tag.DEVICE: device_name(self.pipeline.device), tag.STUDY: self.spec.study})
+        writer.write_json("environment.json", environment(self.pipeline.device))
+        values: list[float] = []
+        try:
+            for index, seed in enumerate(spec.seeds):
+                values.append(
+                    self._train(spec, seed, name if len(spec.seeds) == 1 else f"{name} s{seed}", writer, watch)
+                )
+                if watch.seed is not None and watch.seed(values[-1], index) and index + 1 < len(spec.seeds):
+                    raise StoppedEarlyError(index)
+            result = Result(median(values))
+            ended = {tag.TRIAL_STATE: "complete"}
+        except StoppedEarlyError as stop:
+            result = Result(None, pruned=True)
+            ended = {tag.TRIAL_STATE: "pruned", tag.PRUNED_AT: str(stop.step)}
+        metrics: dict[str, float | None] = {"duration_seconds": time.perf_counter() - began}
+        if len(spec.seeds) > 1:
+            metrics[ACCURACY] = result.value
+        writer.log_metrics(metrics, spec.iterations)
+        writer.tag(ended)
+        writer.seal()
+        writer.finish()
+        return result
+
+    def _train(self, spec: TrialSpec, seed: int, title: str, writer: RunWriter, watch: "Watch") -> float:
+        """Accuracy on the held-out part after the last iteration."""
+        prepared = self.pipeline.prepared(self._retraining(spec), self.parent)
+        settings = replace(prepared.settings, seed=seed)
+        with self.pipeline.console.progress(title, spec.iterations) as progressed:
+            observer = TrialObserver(writer, watch, progressed, spec.iterations, suffix(spec, seed))
+            result = train(prepared.network, self.data, settings, prepared.start, observer, prepared.mask)
+        speed = {f"iterations_per_second{suffix(spec, seed)}": result.iterations_per_second}
+        writer.log_metrics(dict(speed), spec.iterations)
+        return result.test_accuracy  # of the part held out, which stands where the test set does in the data
+
+    def _retraining(self, spec: TrialSpec) -> RetrainSpec:
+        own = {"kind", "schema_version", "parent_fingerprint", "seeds", "holdout_fraction", "holdout_seed"}
+        fields = spec.model_dump(exclude=own)
+        return RetrainSpec(parent_fingerprint=self.parent.fingerprint, **fields)
+
+    def _finished(self, spec: TrialSpec) -> RunRecord | None:
+        """The newest finished run of `spec` under this prune run; searches that went on have runs of their own."""
+        registry = self.pipeline.registry
+        for run in reversed(registry.search(fingerprint=spec.fingerprint())):
+            if run.finished and registry.parent(run).parent_id == self.parent.run_id:
+                return run
+        return None
+
+    def _replay(self, run: RunRecord, spec: TrialSpec, watch: "Watch") -> Result:
+        """The result of a finished run, its intermediate values told once more."""
+        registry = self.pipeline.registry
+        if watch.iteration is not None:
+            for step, value in sorted(registry.curve(run, ACCURACY).items()):
+                watch.iteration(value, step)
+        if watch.seed is not None:
+            for index, seed in enumerate(spec.seeds):
+                curve = registry.curve(run, ACCURACY + suffix(spec, seed)) if has(run, spec, seed) else {}
+                if spec.iterations in curve:
+                    watch.seed(curve[spec.iterations], index)
+        if run.tags.get(tag.TRIAL_STATE) == "pruned":
+            return Result(None, pruned=True)
+        return Result(run.metrics[ACCURACY])
+
+    def _close_dead(self, trial: Trial) -> None:
+        """End the run that the worker of the trial repeated here left behind."""
+        number = trial.user_attrs.get(REPEATS)
+        if number is None:
+            return
+        run_id = trial.study.trials[int(number)].user_attrs.get(RUN_ID)
+        if run_id is not None:
+            self.pipeline.registry.mark_killed(str(run_id))
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told of a trial: of values by iteration, or of each seed's last one; of its life; of its run."""
+
+    iteration: Report | None = None
+    seed: Report | None = None
+    beat: Callable[[], None] = lambda: None
+    opened: Callable[[str], None] = lambda run_id: None
+
+
+@dataclass
+class TrialObserver:
+    """Hands what the trainer reports to the run and to whoever watches."""
+
+    writer: RunWriter
+    watch: Watch
+    shown: Callable[[int], None]
+    iterations: int
+    suffix: str
+    _beaten: float = field(default_factory=time.monotonic)
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """The trainer's test set is the held-out part here."""
+        metrics = {
+            "train_loss": evaluation.train_loss,
+            "lr": evaluation.lr,
+            "validation_loss": finite(evaluation.test_loss),
+            ACCURACY: evaluation.test_accuracy,
+        }
+        at = evaluation.iteration
+        self.writer.log_metrics({key + self.suffix: value for key, value in metrics.items()}, at)
+        stop = self.watch.iteration is not None and self.watch.iteration(evaluation.test_accuracy, at)
+        if stop and at < self.iterations:
+            raise StoppedEarlyError(at)
+
+    def checkpoint(self, state: TrainState) -> None:
+        """None is kept: these weights never saw the part held out."""
+
+    def resumable(self, make: Callable[[], ResumePoint]) -> None:
+        """A killed trial is repeated from its start."""
+
+    def progressed(self, iteration: int) -> None:
+        self.shown(iteration)
+        if time.monotonic() - self._beaten >= BEAT_SECONDS:
+            self._beaten = time.monotonic()
+            self.watch.beat()
+
+
+def suffix(spec: TrialSpec, seed: int) -> str:
+    """What tells the metrics of several seeds apart."""
+    return f"_seed_{seed}" if len(spec.seeds) > 1 else ""
+
+
+def has(run: RunRecord, spec: TrialSpec, seed: int) -> bool:
+    return ACCURACY + suffix(spec, seed) in run.metrics
