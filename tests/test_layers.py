@@ -12,8 +12,9 @@ ROOT = Path(rewindctl.__file__).parent
 # A module may import from its own room and from earlier rows. A new room gets its place here.
 ROWS = (
     ("errors",),
-    ("catalog", "console", "files", "seeds"),
+    ("catalog", "conditions", "console", "files", "seeds"),
     ("specs",),
+    ("commands",),
     ("datasets", "models", "pruning", "rewinding"),
     ("training", "registry"),
     ("pipeline",),

@@ -121,8 +121,7 @@ class Registry:
                 f"{reference!r} is not a run",
                 f"give a run ID, at least {SHORTEST_PREFIX} of its first digits, or models:/NAME@alias",
             )
-        everywhere = [e.experiment_id for e in self._client.search_experiments()]
-        found = self._search(f"attributes.run_id LIKE '{reference}%'", everywhere)
+        found = self._search(f"attributes.run_id LIKE '{reference}%'", self._everywhere())
         if not found:
             raise UsageError(f"no run starts with {reference!r} in {self.display_uri}", "list the runs: rewindctl list")
         if len(found) > 1:
@@ -166,6 +165,29 @@ class Registry:
                 )
             chain.insert(0, parent)
         return chain
+
+    def children(self, run: RunRecord) -> list[RunRecord]:
+        """The runs of every experiment whose parent it is, oldest first."""
+        return self._search(f"tags.`{tag.PARENT}` = '{run.run_id}'", self._everywhere())
+
+    def descendants(self, run: RunRecord) -> dict[str, list[RunRecord]]:
+        """The children of the run and of each run that descends from it, by parent: two queries, however many runs."""
+        family = self._search(f"tags.`{tag.DENSE_RUN}` = '{run.dense_run_id}'", self._everywhere())
+        by_parent: dict[str, list[RunRecord]] = {}
+        for other in {one.run_id: one for one in [*family, *self.children(run)]}.values():
+            by_parent.setdefault(other.parent_id or "", []).append(other)
+        found: dict[str, list[RunRecord]] = {}
+        open_ids, seen = [run.run_id], {run.run_id}
+        while open_ids:
+            parent = open_ids.pop()
+            found[parent] = [child for child in by_parent.get(parent, []) if child.run_id not in seen]
+            new = [child.run_id for child in found[parent]]
+            seen.update(new)
+            open_ids += new
+        return found
+
+    def _everywhere(self) -> list[str]:
+        return [experiment.experiment_id for experiment in self._client.search_experiments()]
 
     def start(
         self, spec: Spec, name: str, parent: RunRecord | None, tags: dict[str, str], *, resume: bool = True
@@ -264,10 +286,14 @@ class Registry:
             paths += self.artifact_paths(run, entry.path) if entry.is_dir else [entry.path]
         return paths
 
+    def history(self, run: RunRecord, key: str) -> list[tuple[int, int, float]]:
+        """Every value of a metric: step, time (milliseconds), value."""
+        points = self._client.get_metric_history(run.run_id, key)
+        return [(point.step, point.timestamp, point.value) for point in points]
+
     def logged_after_end(self, run: RunRecord, key: str) -> bool:
         """Whether a value of the metric is younger than the end of the run."""
-        history = self._client.get_metric_history(run.run_id, key)
-        return bool(run.ended and any(metric.timestamp > run.ended for metric in history))
+        return bool(run.ended and any(time > run.ended for _, time, _ in self.history(run, key)))
 
     def manifest(self, run: RunRecord) -> dict[str, Any]:
         """Digest and size of each artifact. Raises: IntegrityError when it is missing or altered."""
