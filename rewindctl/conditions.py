@@ -37,7 +37,7 @@ class Condition:
             equal = abs(value - number) <= same * abs(number)
             if self.sign in ("=", "!="):
                 return equal == (self.sign == "=")
-            return compare(value, number) or (equal and "=" in self.sign)
+            return "=" in self.sign if equal else compare(value, number)
         if self.sign not in ("=", "!="):
             return False
         return compare("none" if value is None else str(value), self.wanted)

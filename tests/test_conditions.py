@@ -19,18 +19,17 @@ def test_numbers_compare_as_numbers(value: float, wanted: float, sign: str) -> N
 
 
 @given(NUMBERS, NUMBERS, st.floats(0, 0.1))
-def test_signs_and_their_opposites_never_agree(value: float, wanted: float, same: float) -> None:
+def test_a_sign_or_its_opposite_holds_and_never_both(value: float, wanted: float, same: float) -> None:
     for sign, opposite in (("=", "!="), (">=", "<"), ("<=", ">")):
         holds = [Condition("x", one, repr(wanted)).holds(value, same) for one in (sign, opposite)]
-        near = abs(value - wanted) <= same * abs(wanted)
-        assert any(holds)
-        assert holds != [True, True] or (near and sign != "=")
+        assert sorted(holds) == [False, True]
 
 
 def test_what_is_near_counts_as_equal_only_as_far_as_asked() -> None:
     for sign in ("=", ">=", "<="):
         assert Condition("compression", sign, "5").holds(5.0001, 5e-3)
-    assert not Condition("compression", "!=", "5x").holds(5.0001, 5e-3)
+    for sign in ("!=", ">", "<"):
+        assert not Condition("compression", sign, "5x").holds(5.0001, 5e-3)
     assert not Condition("seed", "=", "200").holds(201.0)
 
 
