@@ -1,11 +1,15 @@
-"""Name -> entry, filled by decorators: the only plug-in mechanism (models, data sets, criteria, methods, recipes)."""
+"""Name -> entry, filled by decorators: the only plug-in mechanism (models, data sets, criteria, methods, recipes).
+
+Other packages fill them too, once a name is not found here or all names are asked for (`plugins.py`).
+"""
 
 import difflib
 import re
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from rewindctl.errors import UnknownNameError
+from rewindctl.errors import UnknownNameError, UsageError
+from rewindctl.plugins import load_plugins, loading
 
 T = TypeVar("T")
 
@@ -19,10 +23,13 @@ class Catalog(Generic[T]):
         self._families: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], T]]] = []
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that adds an entry. Raises: ValueError when the name is taken."""
+        """Decorator that adds an entry. Raises: ValueError when the name is taken.
+
+        A plugin cannot take a name of a family either: what it means must not hang on whether plugins were loaded.
+        """
 
         def add(entry: T) -> T:
-            if name in self._entries:
+            if name in self._entries or (loading() and self._known(name)):
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._entries[name] = entry
             return entry
@@ -41,7 +48,11 @@ class Catalog(Generic[T]):
         return add
 
     def __getitem__(self, name: str) -> T:
-        """The entry. Raises: UnknownNameError listing the known names, with the nearest one as a suggestion."""
+        """The entry. Raises: UnknownNameError listing the known names, with the nearest one as a suggestion.
+
+        A plugin that did not load is named there: the name may have been its to give.
+        """
+        failures = () if self._known(name) else load_plugins()
         if name in self._entries:
             return self._entries[name]
         for _, pattern, make in self._families:
@@ -49,16 +60,31 @@ class Catalog(Generic[T]):
                 return make(match)
         near = difflib.get_close_matches(name, self._entries, n=1)
         raise UnknownNameError(
-            f"unknown {self.kind} {name!r}" + (f": did you mean {near[0]!r}?" if near else ""),
-            f"known: {', '.join(self.names())}",
+            f"unknown {self.kind} {name!r}"
+            + (f": did you mean {near[0]!r}?" if near else "")
+            + "".join(f"; {failure.message}" for failure in failures),
+            "; ".join([*(failure.hint for failure in failures), f"known: {', '.join(self.names())}"]),
         )
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries or any(pattern.fullmatch(name) for _, pattern, _ in self._families)
+        if not self._known(name):
+            load_plugins()
+        return self._known(name)
 
     def __iter__(self) -> Iterator[str]:
+        load_plugins()
         return iter(sorted(self._entries))
 
     def names(self) -> tuple[str, ...]:
         """Registered names, then the labels of the families, for messages and help."""
+        load_plugins()
         return (*sorted(self._entries), *(label for label, _, _ in self._families))
+
+    def _known(self, name: str) -> bool:
+        return name in self._entries or any(pattern.fullmatch(name) for _, pattern, _ in self._families)
+
+
+def require_plain(kind: str, name: str) -> None:
+    """Raises: UsageError when a name would not do in files, tags, filters and the names of registered models."""
+    if not re.fullmatch(r"[-_]*[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise UsageError(f"{name!r} cannot name a {kind}", "use letters, digits, - and _")

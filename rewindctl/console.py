@@ -1,15 +1,34 @@
 """All output: data to stdout, talk to stderr."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rewindctl.errors import RewindError
 
 REFRESH_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Look:
+    """What stdout can show: line-drawing characters, and bold on a terminal where `$NO_COLOR` is not set."""
+
+    unicode: bool = True
+    colour: bool = False
+
+    @classmethod
+    def of_stdout(cls) -> "Look":
+        encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
+        return cls(encoding.startswith("utf"), sys.stdout.isatty() and not plain)
+
+    def strong(self, text: str) -> str:
+        return f"\x1b[1m{text}\x1b[0m" if self.colour else text
 
 
 class Console:

@@ -19,8 +19,11 @@ def list_data(session: Session, data_dir: DataDir = None) -> None:
     Example: rewindctl data list
     """
     from rewindctl.datasets.inventory import inventory
+    from rewindctl.plugins import load_plugins
 
     rows = inventory(data_dir)
+    for failure in load_plugins():
+        session.console.say(f"note: {failure.message}\n{failure.hint}")
     if session.json:
         session.console.json(rows)
         return

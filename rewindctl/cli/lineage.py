@@ -1,30 +1,36 @@
 """rewindctl lineage"""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from rewindctl.cli.session import Session, command, run_json
+from rewindctl.console import Look
 
 
 @command()
 def lineage(
     session: Session,
     run: Annotated[str, typer.Argument(help="Run ID, prefix of 6 or more, or models:/NAME@alias.")],
+    format: Annotated[Literal["text", "mermaid", "dot", "json"] | None, typer.Option(help="[text]")] = None,
 ) -> None:
-    """Show a run's ancestors, the dense run first.
+    """Show the tree of a run: what it came from, the dense run first, and what came from it.
 
-    Example: rewindctl lineage 3f2a9c
+    JSON is a list of the runs of the tree in its order, parents before children: what `list --json` gives of a run,
+    with `relation` (ancestor, self or descendant) and `depth`, the steps from the dense run.
+
+    Example: rewindctl lineage 3f2a9c --format mermaid
     """
+    from rewindctl.report.lineage import family_of, forms
+
+    chosen = format or ("json" if session.json else "text")
     registry = session.registry()
-    chain = registry.lineage(registry.resolve(run))
-    if session.json:
-        session.console.json([run_json(link) for link in chain])
+    family = family_of(registry, registry.resolve(run))
+    if chosen == "json":
+        rows = [run_json(one.run) | {"relation": one.relation, "depth": one.depth} for one in family.nodes()]
+        session.console.json(rows)
         return
-    for depth, link in enumerate(chain):
-        accuracy = link.metrics.get("test_accuracy")
-        shown = f"  {accuracy:.2%}" if accuracy is not None else ""
-        session.console.data(f"{'  ' * depth}{link.run_id}  {link.name}{shown}")
+    session.console.data(forms[chosen](family, Look.of_stdout()))
 
 
 def register(app: typer.Typer) -> None:

@@ -14,29 +14,34 @@ def list_runs(
         Literal["dense", "prune", "retrain", "tune", "trial", "report"] | None,
         typer.Option(help="Only runs of this kind."),
     ] = None,
+    method: Annotated[str | None, typer.Option(help="Only retrainings by this method.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only runs whose metrics, params, tags fit: compression>5,test_accuracy>=0.9")
+    ] = None,
+    sort: Annotated[str, typer.Option(help="spec, accuracy, compression, started or name.")] = "spec",
+    reverse: Annotated[bool, typer.Option("--reverse", help="Highest, newest, last first.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Runs a page.")] = 50,
+    page: Annotated[int, typer.Option(min=1, help="Page, from 1.")] = 1,
 ) -> None:
-    """List the runs of the experiment, oldest first.
+    """List the runs of the experiment, those of one network, data set and method together; stderr says how many.
 
-    Example: rewindctl list --kind dense
+    Example: rewindctl list --method lr_rewind --where 'compression>5' --sort accuracy --reverse
     """
-    runs = session.registry().search(**({"kind": kind} if kind else {}))
+    from rewindctl.conditions import parse_conditions
+    from rewindctl.report import runs as found
+    from rewindctl.rewinding.methods import methods
+
+    if method is not None:
+        methods[method]  # unknown: refused before a store is opened
+    found.orders[sort]
+    conditions = [] if where is None else parse_conditions(where, "--where")
+    tags = {key: value for key, value in (("kind", kind), ("method", method)) if value is not None}
+    shown = found.page_of(found.select(session.registry(), tags, conditions), sort, reverse, limit, page)
     if session.json:
-        session.console.json([run_json(run) for run in runs])
-        return
-    for run in runs:
-        accuracy = run.metrics.get("test_accuracy")
-        session.console.data(
-            f"{run.run_id}  {run.status:8}  {f'{accuracy:.2%}' if accuracy is not None else '-':>7}  {run.name}"
-            + trial_state(run.tags, run.metrics)
-        )
-
-
-def trial_state(tags: dict[str, str], metrics: dict[str, float]) -> str:
-    """How a trial of a search ended; its accuracy is not one of the test set."""
-    state, accuracy = tags.get("rewindctl.trial_state"), metrics.get("validation_accuracy")
-    if state is None:
-        return ""
-    return f"  {state}" if accuracy is None else f"  {state}, {accuracy:.2%} of the held-out part"
+        session.console.json([run_json(run) for run in shown.runs])
+    for run in shown.runs if not session.json else ():
+        session.console.data(found.line(run))
+    session.console.say(str(shown))
 
 
 def register(app: typer.Typer) -> None:

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from rewindctl.cli import parse
 from rewindctl.cli.choices import ChannelNorm, Compression, Criterion, Parent, Scope, Sparsity, Structure
 from rewindctl.cli.session import Session, command
+from rewindctl.sparsity import target_sparsity
 
 
 @command(runs=True)
@@ -27,7 +27,7 @@ def prune(
     """
     from rewindctl.pipeline.requests import PruneOptions, prune_spec
 
-    target = parse.target_sparsity(sparsity, compression)
+    target = target_sparsity(sparsity, compression)
     options = PruneOptions(structure, scope, channel_norm, criterion, iteration)
     pipeline = session.pipeline()
     run = pipeline.registry.resolve(parent)

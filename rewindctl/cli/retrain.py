@@ -2,7 +2,6 @@
 
 import typer
 
-from rewindctl.cli import parse
 from rewindctl.cli.choices import (
     ChannelNorm,
     Compression,
@@ -22,6 +21,7 @@ from rewindctl.cli.choices import (
     WeightsK,
 )
 from rewindctl.cli.session import Session, command
+from rewindctl.sparsity import target_sparsity
 
 
 @command(runs=True)
@@ -48,22 +48,16 @@ def retrain(
 
     Example: rewindctl retrain --parent 3f2a9c --method weight_rewind --k 2000
     """
-    from rewindctl.pipeline.iterate import prune_and_retrain
-    from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, require_kind, retrain_spec
+    from rewindctl.pipeline import iterate
+    from rewindctl.pipeline.requests import PruneOptions, RetrainOptions
 
     options = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum)
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
-    target = None if sparsity is None and compression is None else parse.target_sparsity(sparsity, compression)
+    target = None if sparsity is None and compression is None else target_sparsity(sparsity, compression)
     if target is None:
-        pruning.refuse()
+        pruning.refuse()  # before a store is opened
     pipeline = session.pipeline()
-    run = pipeline.registry.resolve(parent)
-    if target is None:
-        require_kind(run, "prune")
-        outcome = pipeline.run_retrain(retrain_spec(run, pipeline.dense_run(run), options), run)
-    else:
-        _, outcome = prune_and_retrain(pipeline, run, target, pruning, options)
-    session.show_outcome(outcome)
+    session.show_outcome(iterate.retrain(pipeline, pipeline.registry.resolve(parent), target, pruning, options))
 
 
 def register(app: typer.Typer) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from rewindctl.cli.session import Session, command, run_json
+from rewindctl.console import Look
 
 
 @command()
@@ -12,23 +13,19 @@ def show(
     session: Session,
     run: Annotated[str, typer.Argument(help="Run ID, prefix of 6 or more, or models:/NAME@alias.")],
 ) -> None:
-    """Show one run: what it is, where it comes from, its metrics and artifacts.
+    """Show one run on one screen: numbers, curve, spec, layers, files, relatives, and the command that makes it again.
 
     Example: rewindctl show models:/resnet8-digits-dense@seed-0
     """
+    from rewindctl.report.facts import facts_of
+    from rewindctl.report.screen import screen
+
     registry = session.registry()
-    found = registry.resolve(run)
+    facts = facts_of(registry, registry.resolve(run))
     if session.json:
-        session.console.json(run_json(found))
+        session.console.json(run_json(facts.run) | facts.as_json())
         return
-    lines = [f"{found.name}  {found.status}", f"run      {found.run_id}", f"parent   {found.parent_id or 'none'}"]
-    lines += [f"{key:28} {value:.6g}" for key, value in sorted(found.metrics.items())]
-    lines += [f"{key:28} {value}" for key, value in sorted(found.params.items())]
-    if found.finished:
-        omitted = registry.omitted(found)
-        for path, entry in sorted(registry.manifest(found).items()):
-            lines.append(f"{entry['size']:>12,} {path}{'  (left out at export)' if path in omitted else ''}")
-    session.console.data("\n".join(lines))
+    session.console.data(screen(facts, Look.of_stdout()))
 
 
 def register(app: typer.Typer) -> None:

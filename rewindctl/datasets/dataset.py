@@ -1,16 +1,17 @@
 """A data set in memory: checked, in canonical order, with the digest that fingerprints carry."""
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from rewindctl.catalog import Catalog
-from rewindctl.errors import DataError
+from rewindctl.catalog import Catalog, require_plain
+from rewindctl.errors import DataError, RewindError
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -75,6 +76,37 @@ class Dataset:
 
 
 datasets: Catalog[Callable[[Path | None], Dataset]] = Catalog("data set")
+Reader = TypeVar("Reader", bound=Callable[[Path | None], dict[str, Any]])
+
+
+def register_dataset(name: str) -> Callable[[Reader], Reader]:
+    """Decorator: a function of the data folder (`--data-dir`; None where not given) becomes the data set `name`.
+
+    It returns `x_train` and `x_test`, uint8 (n, height, width, channels) with 1 or 3 channels, `y_train` and `y_test`,
+    integers from 0, and may add `class_names`. The digest of the arrays is part of a run's fingerprint: changed data
+    is another experiment.
+    """
+
+    require_plain("data set", name)
+
+    def add(read: Reader) -> Reader:
+        @functools.wraps(read)
+        def load(data_dir: Path | None) -> Dataset:
+            try:
+                arrays = read(data_dir)
+                return Dataset.from_arrays(name, arrays, f"data set {name!r}")
+            except RewindError:
+                raise
+            except Exception as error:  # whatever a reader of someone else's raises
+                raise DataError(
+                    f"data set {name!r} cannot be read: {type(error).__name__}: {error}",
+                    "see the package that registers it",
+                ) from error
+
+        datasets.register(name)(load)
+        return read
+
+    return add
 
 
 def _checked_part(arrays: dict[str, Any], part: str, where: str) -> tuple[Images, Labels]:

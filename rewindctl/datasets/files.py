@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rewindctl.catalog import require_plain
 from rewindctl.datasets.dataset import Dataset, Images, datasets
 from rewindctl.errors import DataError, UnknownNameError, UsageError
 from rewindctl.files import replacing
@@ -80,8 +81,7 @@ def import_dataset(name: str, source: Path, data_dir: Path | None) -> tuple[Data
     """
     from rewindctl.datasets.cifar import folder_of, verified  # it reads its files with this module
 
-    if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-        raise UsageError(f"{name!r} cannot name a data set", "use letters, digits, - and _")
+    require_plain("data set", name)
     if name in datasets and folder_of(name) is None:
         raise UsageError(f"{name!r} is built in", "choose another name")
     if not source.exists():

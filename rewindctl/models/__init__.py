@@ -2,8 +2,9 @@
 
 from rewindctl.models import resnet as _resnet
 from rewindctl.models import wrn as _wrn
-from rewindctl.models.network import Network, build_network, kernels, models
+from rewindctl.models.build import build_network
+from rewindctl.models.network import Network, NetworkConfig, kernels, models, register_model
 
-__all__ = ["Network", "build_network", "kernels", "models"]
+__all__ = ["Network", "NetworkConfig", "build_network", "kernels", "models", "register_model"]
 
 del _resnet, _wrn

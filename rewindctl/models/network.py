@@ -1,13 +1,14 @@
 """What every network offers: kernels to prune, and which batch norm reads which convolution."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
-from rewindctl.catalog import Catalog
+from rewindctl.catalog import Catalog, require_plain
+
+Constructor = TypeVar("Constructor", bound="Callable[[NetworkConfig], nn.Module]")
 
 
 @dataclass(frozen=True)
@@ -37,26 +38,32 @@ class Network(nn.Module):
     norm_after: dict[str, str]
 
 
-models: Catalog[Callable[[NetworkConfig], Network]] = Catalog("model")
+models: Catalog[Callable[[NetworkConfig], nn.Module]] = Catalog("model")
 
 
-def build_network(name: str, config: NetworkConfig, seed: int) -> Network:
-    """A network on the CPU, initialised from `seed` alone, the same on every machine.
+def register_model(name: str) -> Callable[[Constructor], Constructor]:
+    """Decorator: a function of a `NetworkConfig`, or an `nn.Module` class made from one, becomes the network `name`.
 
-    He uniform (fan-in, gain sqrt 2) on every kernel, the dense one too; dense bias 0; norm scale 1, shift 0.
-    Source: report section 3; He et al. 2015.
+    What it makes is an ordinary `nn.Module` from float images (batch, channels, height, width) to logits (batch,
+    classes), for any images that it is to be used with:
+
+    - Every `nn.Conv2d` and `nn.Linear` is pruned, and nothing else. Their weights are parameters of their own (not
+      tied, not computed by a parametrisation), float32, and there is at least one.
+    - Images come channels-last: `x.flatten(1)`, not `x.view(...)`.
+    - Kernels start He uniform from the run's seed, the biases of convolutions and linear layers at 0, as in the
+      report; everything else as the constructor leaves it, under PyTorch's generator seeded with the run's seed. With
+      `keeps_initial_weights = True` on the module, kernels and biases too (pretrained ones, say).
+    - Batch norms get the momentum and epsilon of the recipe, which the run records.
+    - `norm_after` of `Network` is found by tracing where the module has none; a module that cannot be traced gets an
+      empty one and cannot be pruned with `--channel-norm remove`.
+    - Buffers are saved and rewound: none may be non-persistent. Layers that draw at random in training (dropout)
+      work, but two such runs are not equal to the byte.
+
+    The name is what a run records: a changed architecture takes a new name, or its old runs are taken for new ones.
     """
-    network = models[name](config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for kernel in kernels(network).values():
-            fan_in = kernel[0].numel()
-            bound = math.sqrt(6.0 / fan_in)
-            kernel.copy_(torch.rand(kernel.shape, generator=generator) * (2 * bound) - bound)
-        for module in network.modules():
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                module.bias.zero_()
-    return network
+    require_plain("model", name)
+    add: Callable[[Constructor], Constructor] = models.register(name)  # type: ignore[assignment]
+    return add
 
 
 def kernels(network: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,25 +1,15 @@
 """What a user asks for: studies by name or file, trials, a selection of cells, a scale."""
 
-import operator
-import re
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
 
+from rewindctl.conditions import parse_conditions
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.plan import Cell, Plan, make_plan
 from rewindctl.paper.study import Study, load_study, shipped
 
 ALL = "all"
-COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "!=": operator.ne,
-    "=": operator.eq,
-    ">": operator.gt,
-    "<": operator.lt,
-}
 NOT_FOR_SELECTION = ("group", "stages")
 SAME = {"compression": 5e-3}  # relative: 9.35 selects the cell of 9.3458; neighbours are 25 % apart, sparsities 0.4 %
 EXACT = 1e-9
@@ -47,40 +37,13 @@ def planned(
     plan = make_plan(studies, facts, seeds, scale)
     if cells is None:
         return plan
-    conditions = [_condition(text.strip()) for text in cells.split(",")]
-    kept = [cell for cell in plan.cells if all(holds(cell) for holds in conditions)]
+    columns = [field.name for field in fields(Cell) if field.name not in NOT_FOR_SELECTION] + ["compression"]
+    wanted = parse_conditions(cells, "--cells", columns)
+    kept = [
+        cell
+        for cell in plan.cells
+        if all(one.holds(getattr(cell, one.name), SAME.get(one.name, EXACT)) for one in wanted)
+    ]
     if not kept:
         raise UsageError(f"--cells {cells!r} selects none of {len(plan.cells)} cells", "loosen it")
     return plan.only(kept)
-
-
-def _condition(text: str) -> Callable[[Cell], bool]:
-    match = re.fullmatch(r"(\w+)\s*(>=|<=|!=|=|>|<)\s*(.+)", text)
-    known = [field.name for field in fields(Cell) if field.name not in NOT_FOR_SELECTION] + ["compression"]
-    if match is None:
-        raise UsageError(f"--cells {text!r} is not a condition", "write method=lr_rewind,compression>5")
-    name, sign, wanted = match.groups()
-    if name not in known:
-        raise UsageError(f"--cells: unknown column {name!r}", f"known: {', '.join(sorted(known))}")
-    compare = COMPARISONS[sign]
-    number = _number(wanted)
-
-    def holds(cell: Cell) -> bool:
-        value = getattr(cell, name)
-        if isinstance(value, int | float) and number is not None:
-            same = abs(value - number) <= SAME.get(name, EXACT) * abs(number)
-            if sign in ("=", "!="):
-                return same == (sign == "=")
-            return "=" in sign if same else compare(value, number)
-        if sign not in ("=", "!="):
-            return False
-        return compare("none" if value is None else str(value), wanted)
-
-    return holds
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text.removesuffix("x"))
-    except ValueError:
-        return None

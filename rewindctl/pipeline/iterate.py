@@ -70,3 +70,17 @@ def prune_and_retrain(
     retrain_plan(dense, retraining)
     pruned = pipeline.run_prune(prune_spec(parent, sparsity, pruning), parent)
     return pruned, pipeline.run_retrain(retrain_spec(pruned.run, dense, retraining), pruned.run)
+
+
+def retrain(
+    pipeline: Pipeline, parent: RunRecord, sparsity: float | None, pruning: PruneOptions, retraining: RetrainOptions
+) -> Outcome:
+    """Retrain a prune run; with a sparsity, `parent` is a dense or retrained run that is pruned first.
+
+    Raises: UsageError.
+    """
+    if sparsity is not None:
+        return prune_and_retrain(pipeline, parent, sparsity, pruning, retraining)[1]
+    pruning.refuse()
+    require_kind(parent, "prune")
+    return pipeline.run_retrain(retrain_spec(parent, pipeline.dense_run(parent), retraining), parent)

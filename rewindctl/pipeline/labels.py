@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rewindctl.commands import dense_command, prune_command, retrain_command
 from rewindctl.pruning import PruneResult
 from rewindctl.registry import RunRecord
 from rewindctl.registry import records as tag
@@ -73,15 +74,10 @@ def retrain_label(spec: RetrainSpec) -> str:
 
 
 def dense_note(spec: DenseSpec, accuracy: float, parameters: int, kernel_parameters: int) -> str:
-    points = ",".join(str(point) for point in spec.rewind_points)
     return (
         f"Dense `{spec.model}` on `{spec.dataset}`, seed {spec.seed}: {accuracy:.2%} test accuracy after "
         f"{spec.iterations:,} iterations; {parameters:,} parameters, {kernel_parameters:,} of them kernels."
-        + _command(
-            f"rewindctl train-dense --model {spec.model} --dataset {spec.dataset} --seed {spec.seed} "
-            f"--recipe {spec.recipe} --iterations {spec.iterations} --batch-size {spec.batch_size} "
-            f"--lr {spec.learning_rate} --evaluate-every {spec.evaluate_every} --rewind-points {points}"
-        )
+        + _command(dense_command(spec))
     )
 
 
@@ -91,11 +87,7 @@ def prune_note(spec: PruneSpec, parent: RunRecord, result: PruneResult, accuracy
     return (
         f"Kept {mask.kept:,} of {mask.total:,} kernel weights ({mask.compression:.4g}x, {spec.structure}, "
         f"{spec.scope}); {accuracy:.2%} test accuracy before retraining.{spared}"
-        + _command(
-            f"rewindctl prune --parent {parent.run_id} --sparsity {spec.sparsity} --structure {spec.structure} "
-            f"--scope {spec.scope} --channel-norm {spec.channel_norm} --criterion {spec.criterion}"
-            + ("" if spec.iteration is None else f" --iteration {spec.iteration}")
-        )
+        + _command(prune_command(spec, parent.run_id))
     )
 
 
@@ -106,22 +98,6 @@ def retrain_note(spec: RetrainSpec, parent: RunRecord, compression: float, accur
         f"against its dense run. Weights from iteration {spec.weights_iteration:,}, {spec.iterations:,} iterations at "
         f"{rate}." + _command(retrain_command(spec, parent.run_id))
     )
-
-
-def retrain_command(spec: RetrainSpec, parent: str) -> str:
-    """The command line that asks for `spec`."""
-    options = {
-        "k": spec.k,
-        "weights-k": spec.weights_k,
-        "lr-k": spec.lr_k,
-        "lr": spec.constant_lr,
-        "iterations": spec.iterations if spec.method in ("finetune", "lr_rewind") else None,
-        "lr-clock": None if spec.lr_clock == "rewound" else spec.lr_clock,
-        "optimizer-state": None if spec.optimizer_state == "zero" else spec.optimizer_state,
-        "momentum": spec.momentum,
-    }
-    given = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
-    return f"rewindctl retrain --parent {parent} --method {spec.method}{given}"
 
 
 def _subject(tags: dict[str, str]) -> str:

@@ -17,6 +17,7 @@ from rewindctl.datasets import Dataset, load_dataset
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import DivergedError, RegistryError, UsageError
 from rewindctl.models import Network, build_network, kernels
+from rewindctl.models.build import require_logits
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline import labels
 from rewindctl.pipeline.requests import require_kind
@@ -182,6 +183,11 @@ class Pipeline:
     def _prune(self, spec: PruneSpec, parent: RunRecord, writer: RunWriter) -> None:
         dense = self.dense_of(parent)
         network = self._network(dense)
+        if spec.channel_norm == "remove" and not network.norm_after:
+            raise UsageError(
+                f"--channel-norm remove: model {dense.model!r} says of no batch norm which convolution it follows",
+                "leave it out, or give the model norm_after",
+            )
         self._state(parent, spec.iteration).load_into(network)
         result = prune(_detached(kernels(network)), spec, self.mask_of(parent), network.norm_after)
         result.mask.apply_(dict(network.named_parameters()))
@@ -268,7 +274,9 @@ class Pipeline:
                 "use the data that the dense run was trained on (--data-dir)",
             )
         config = NetworkConfig(data.channels, data.classes, spec.norm_momentum, spec.norm_epsilon)
-        return build_network(spec.model, config, derived_seed(spec.seed, "init"))
+        network = build_network(spec.model, config, derived_seed(spec.seed, "init"))
+        require_logits(spec.model, network, data.channels, data.image_size, data.classes)
+        return network
 
     def _data(self, name: str) -> DeviceData:
         if name not in self._on_device:

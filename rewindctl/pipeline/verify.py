@@ -2,17 +2,14 @@
 
 from collections.abc import Iterator
 
-import torch
-
 from rewindctl.errors import IntegrityError, RewindError
-from rewindctl.models import models
-from rewindctl.models.network import NetworkConfig
+from rewindctl.pipeline.networks import fitting_config
 from rewindctl.pipeline.stages import FINAL, MASK, checkpoint_path
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.opening import params_of
 from rewindctl.registry.records import CHECKPOINTS, PARENT_KINDS, REPORT, SPEC
-from rewindctl.rewinding.checkpoints import TrainState, check_shapes
+from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec, canonical_json, parse_tuning_spec
 
 TUNING_PARENTS = {"tune": ("prune",), "trial": ("tune",)}  # no stages: nothing is made from them
@@ -121,20 +118,12 @@ def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
 
 
 def _misfit(dense: DenseSpec, state: TrainState) -> str | None:
-    """What keeps `state` from being one of the network of `dense`, with 1 or 3 input channels."""
-    classes = next((tensor.shape[0] for tensor in state.parameters.values() if tensor.dim() == 2), 1)
-    problem = None
-    for channels in (3, 1):
-        with torch.device("meta"):
-            network = models[dense.model](NetworkConfig(channels, classes, dense.norm_momentum, dense.norm_epsilon))
-        try:
-            for found in (state.parameters, state.momentum):
-                check_shapes(found, dict(network.named_parameters()), "parameter")
-            check_shapes(state.buffers, dict(network.named_buffers()), "buffer")
-            return None
-        except RewindError as error:
-            problem = problem or error.message
-    return problem
+    """What keeps `state` from being one of the network of `dense`."""
+    try:
+        fitting_config(dense, state)
+    except IntegrityError as error:
+        return error.message
+    return None
 
 
 def _missing_points(registry: Registry, run: RunRecord, dense: DenseSpec) -> Iterator[str]:

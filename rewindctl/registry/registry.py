@@ -130,8 +130,7 @@ class Registry:
                 f"{reference!r} is not a run",
                 f"give a run ID, at least {SHORTEST_PREFIX} of its first digits, or models:/NAME@alias",
             )
-        everywhere = [e.experiment_id for e in self._client.search_experiments()]
-        found = self._search(f"attributes.run_id LIKE '{reference}%'", everywhere)
+        found = self._search(f"attributes.run_id LIKE '{reference}%'", self._everywhere())
         if not found:
             raise UsageError(f"no run starts with {reference!r} in {self.display_uri}", "list the runs: rewindctl list")
         if len(found) > 1:
@@ -180,6 +179,29 @@ class Registry:
                 )
             chain.insert(0, parent)
         return chain
+
+    def children(self, run: RunRecord) -> list[RunRecord]:
+        """The runs of every experiment whose parent it is, oldest first."""
+        return self._search(f"tags.`{tag.PARENT}` = '{run.run_id}'", self._everywhere())
+
+    def descendants(self, run: RunRecord) -> dict[str, list[RunRecord]]:
+        """The children of the run and of each run that descends from it, by parent: two queries, however many runs."""
+        family = self._search(f"tags.`{tag.DENSE_RUN}` = '{run.dense_run_id}'", self._everywhere())
+        by_parent: dict[str, list[RunRecord]] = {}
+        for other in {one.run_id: one for one in [*family, *self.children(run)]}.values():
+            by_parent.setdefault(other.parent_id or "", []).append(other)
+        found: dict[str, list[RunRecord]] = {}
+        open_ids, seen = [run.run_id], {run.run_id}
+        while open_ids:
+            parent = open_ids.pop()
+            found[parent] = [child for child in by_parent.get(parent, []) if child.run_id not in seen]
+            new = [child.run_id for child in found[parent]]
+            seen.update(new)
+            open_ids += new
+        return found
+
+    def _everywhere(self) -> list[str]:
+        return [experiment.experiment_id for experiment in self._client.search_experiments()]
 
     def start(
         self,

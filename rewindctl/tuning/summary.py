@@ -10,8 +10,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from rewindctl.commands import retrain_command
 from rewindctl.errors import DivergedError
-from rewindctl.pipeline import labels
 from rewindctl.pipeline.requests import RetrainOptions
 from rewindctl.registry import RunWriter
 from rewindctl.registry import records as tag
@@ -44,7 +44,7 @@ def conclude(
             "validation_accuracy": best.value,
             "params": best.params,
         },
-        "command": labels.retrain_command(trials.retrain_spec(options), trials.parent.run_id),
+        "command": retrain_command(trials.retrain_spec(options), trials.parent.run_id),
         "holdout": {
             "fraction": trials.spec.holdout_fraction,
             "seed": trials.spec.holdout_seed,
@@ -83,7 +83,7 @@ def compare(trials: Trials, best: RetrainOptions, seeds: tuple[int, ...]) -> dic
         "reference_median": median(b for _, b in pairs) if pairs else None,
         "difference": median(a - b for a, b in pairs) if pairs else None,
         "better": sum(a > b for a, b in pairs),
-        "reference_command": labels.retrain_command(trials.retrain_spec(reference), trials.parent.run_id),
+        "reference_command": retrain_command(trials.retrain_spec(reference), trials.parent.run_id),
     }
 
 

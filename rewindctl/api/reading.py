@@ -1,0 +1,108 @@
+"""What reads the registry: runs by name and by condition, their networks and masks, comparisons."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+
+from rewindctl.api.run import Run
+from rewindctl.conditions import parse_conditions
+from rewindctl.errors import UsageError
+from rewindctl.pipeline.verify import verify as problems_of
+from rewindctl.registry import Registry
+from rewindctl.report.runs import select, spec_order
+from rewindctl.rewinding.methods import methods
+from rewindctl.specs import Kind
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+Method = Literal["finetune", "weight_rewind", "lr_rewind", "rewind"] | str
+
+
+class StoreOptions(TypedDict, total=False):
+    """Where runs are: as `--tracking-uri` and `--experiment`; with a `Run` as parent, its own unless given."""
+
+    tracking_uri: str | None
+    experiment: str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`runs`: the tidy frame, a row per finished retraining or dense run; `accuracy`: `final` or `best`."""
+
+    runs: "pd.DataFrame"
+    accuracy: Literal["final", "best"] = "final"
+
+    @cached_property
+    def cells(self) -> "pd.DataFrame":
+        """A row per cell: median, percentiles and n over trials, and the difference from the dense baseline."""
+        from rewindctl.report.cells import summarise
+
+        return summarise(self.runs, self.accuracy)
+
+
+def compare(
+    *,
+    model: str | None = None,
+    dataset: str | None = None,
+    accuracy: Literal["final", "best"] = "final",
+    **options: Unpack[StoreOptions],
+) -> Comparison:
+    """The finished dense runs and retrainings of the experiment, and their cells. Raises: RewindError."""
+    from rewindctl.report.frame import tidy_frame
+
+    if accuracy not in ("final", "best"):
+        raise UsageError(f"unknown accuracy {accuracy!r}", "known: best, final")
+    rows = tidy_frame(registry_of(options))
+    for column, wanted in (("model", model), ("dataset", dataset)):
+        if wanted is not None:
+            rows = rows[rows[column] == wanted]
+    return Comparison(rows.reset_index(drop=True), accuracy)
+
+
+def open_run(run: str, **options: Unpack[StoreOptions]) -> Run:
+    """A run by ID, prefix of 6 or more, or `models:/NAME@alias`. Raises: UsageError, RegistryError."""
+    registry = registry_of(options)
+    return Run(registry.resolve(run), registry)
+
+
+def list_runs(
+    *,
+    kind: Kind | None = None,
+    method: Method | None = None,
+    where: str | None = None,
+    **options: Unpack[StoreOptions],
+) -> list[Run]:
+    """The runs of the experiment that `rewindctl list` would list, in the order of their specs. Raises: RewindError."""
+    if method is not None:
+        methods[method]
+    conditions = [] if where is None else parse_conditions(where, "where")
+    tags = {key: value for key, value in (("kind", kind), ("method", method)) if value is not None}
+    registry = registry_of(options)
+    return [Run(record, registry) for record in sorted(select(registry, tags, conditions), key=spec_order)]
+
+
+def load_model(run: Run | str, **options: Unpack[StoreOptions]) -> "nn.Module":
+    """A run's network, ready to be used: see `Run.model`. Raises: RewindError."""
+    return _opened(run, options).model()
+
+
+def load_mask(run: Run | str, **options: Unpack[StoreOptions]) -> "dict[str, Tensor]":
+    """The mask in force in a run, bool by parameter name: see `Run.mask`. Raises: RewindError."""
+    return _opened(run, options).mask()
+
+
+def verify(run: Run | str, **options: Unpack[StoreOptions]) -> list[str]:
+    """A line for each thing wrong with a run's files, numbers, lineage or mask; an intact run has none."""
+    opened = _opened(run, options)
+    return problems_of(opened.registry, opened.record)
+
+
+def registry_of(options: StoreOptions) -> Registry:
+    """The registry of a call. Raises: RegistryError, and TypeError for an option that there is not."""
+    return Registry(**options)
+
+
+def _opened(run: Run | str, options: StoreOptions) -> Run:
+    return run if isinstance(run, Run) else open_run(run, **options)

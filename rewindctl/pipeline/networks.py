@@ -1,0 +1,79 @@
+"""The network of a run from its files alone: no data set is needed."""
+
+import torch
+from torch import nn
+
+from rewindctl.errors import IntegrityError, RewindError
+from rewindctl.models import NetworkConfig, models
+from rewindctl.models.build import construct
+from rewindctl.pipeline.stages import FINAL, MASK, checkpoint_path
+from rewindctl.pruning import Mask
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.rewinding.checkpoints import TrainState, check_shapes
+from rewindctl.specs import DenseSpec, PruneSpec
+
+CHANNELS = (3, 1)  # those that a data set's images can have
+
+
+def load_network(registry: Registry, run: RunRecord) -> nn.Module:
+    """The network that a finished run ended with, its mask applied, on the CPU, in evaluation mode.
+
+    A prune run's is the network that it pruned, before any retraining. Raises: RegistryError, IntegrityError.
+    """
+    source, path = run, FINAL
+    if isinstance(run.spec, PruneSpec):
+        source = registry.parent(run)
+        path = FINAL if run.spec.iteration is None else checkpoint_path(run.spec.iteration)
+    dense = registry.lineage(run)[0].spec
+    assert isinstance(dense, DenseSpec)
+    network = network_of(dense, TrainState.load(registry.artifact(source, path)))
+    if (mask := load_mask(registry, run)) is not None:
+        mask.apply_(dict(network.named_parameters()))
+    return network
+
+
+def load_mask(registry: Registry, run: RunRecord) -> Mask | None:
+    """The mask in force in `run`: its own, that of the prune run it retrained, none for a dense run."""
+    if run.kind == "dense":
+        return None
+    return Mask.load(registry.artifact(run if run.kind == "prune" else registry.parent(run), MASK))
+
+
+def network_of(dense: DenseSpec, state: TrainState) -> nn.Module:
+    """The network of a baseline with the parameters and buffers of `state`, on the CPU, ready to be used.
+
+    Raises: UnknownNameError, IntegrityError when they do not fit together.
+    """
+    network = construct(dense.model, fitting_config(dense, state))
+    state.load_into(network)
+    return network.eval()
+
+
+def fitting_config(dense: DenseSpec, state: TrainState) -> NetworkConfig:
+    """Channels and classes with which the network has the shapes of `state`. Raises: IntegrityError naming a misfit."""
+    heads = [tensor for tensor in state.parameters.values() if tensor.dim() == 2] or list(state.parameters.values())
+    problem: IntegrityError | None = None
+    for channels in CHANNELS:
+        for classes in dict.fromkeys(tensor.shape[0] for tensor in heads):
+            config = NetworkConfig(channels, classes, dense.norm_momentum, dense.norm_epsilon)
+            skeleton = _skeleton(dense.model, config)
+            try:
+                for found in (state.parameters, state.momentum):
+                    check_shapes(found, dict(skeleton.named_parameters()), "parameter")
+                check_shapes(state.buffers, dict(skeleton.named_buffers()), "buffer")
+                return config
+            except IntegrityError as error:
+                problem = problem or error
+    raise problem or IntegrityError(f"the checkpoint has no parameters of {dense.model!r}")
+
+
+def _skeleton(name: str, config: NetworkConfig) -> nn.Module:
+    """The shapes of a network, without memory where its constructor can do so."""
+    make = models[name]
+    try:
+        with torch.device("meta"):
+            return make(config)
+    except RewindError:
+        raise
+    except Exception:  # a constructor that looks at values
+        return construct(name, config)
