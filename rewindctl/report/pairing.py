@@ -9,14 +9,13 @@ from rewindctl.training.recipes import default_recipe, recipes
 
 
 def with_scale(trials: pd.DataFrame) -> pd.DataFrame:
-    """`scale`: the iterations of the dense run by those of the recipe; the frame's own where it has it."""
-    if "scale" in trials:
-        return trials
+    """`scale`: the frame's own, where it has none the iterations of the dense run by those of the usual recipe."""
     full = [
         recipes[default_recipe(model, dataset)].iterations
         for model, dataset in zip(trials["model"], trials["dataset"], strict=True)
     ]
-    return trials.assign(scale=trials["iterations"] / np.array(full, dtype=float))
+    by_recipe = trials["iterations"] / np.array(full, dtype=float)
+    return trials.assign(scale=trials["scale"].fillna(by_recipe) if "scale" in trials else by_recipe)
 
 
 def levels(trials: pd.DataFrame, label: str, column: str) -> pd.DataFrame:

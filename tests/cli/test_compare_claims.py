@@ -60,8 +60,8 @@ def test_text_says_test_level_and_scale(chain: Chain, cli: Cli) -> None:
 
 
 def test_a_figure_comes_with_the_claims(chain: Chain, cli: Cli, tmp_path: Path) -> None:
-    assert cli("compare", "--claims", "--figure", "fig1", "--tracking-uri", chain.uri).code == 0
-    assert {"claims.txt", "fig1.svg", "runs.csv"} <= {path.name for path in (tmp_path / "plots").iterdir()}
+    assert cli("compare", "--claims", "--figure", "curves", "--tracking-uri", chain.uri).code == 0
+    assert {"claims.txt", "curves.svg", "runs.csv"} <= {path.name for path in (tmp_path / "plots").iterdir()}
 
 
 def test_the_margin_bounds_claim_2_alone(chain: Chain, cli: Cli) -> None:

@@ -72,7 +72,7 @@ def test_html_stands_alone_and_escapes_every_name(written: Path) -> None:
 
 def test_page_has_every_table_and_figure_and_how_it_was_made(written: Path, tiny: Tiny) -> None:
     page = Page((written / "report.html").read_text())
-    assert page.tags.count("table") == len(tiny_study.tables) + 1
+    assert page.tags.count("table") == len(tiny_study.tables) + 2  # the claims, and how it was made
     assert page.tags.count("img") == 1
     markdown = (written / "report.md").read_text()
     names = re.findall(r"!\[.*?(?<!\\)\]\((\S+)\)", markdown)
