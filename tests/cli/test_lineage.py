@@ -14,7 +14,7 @@ def test_ancestors_come_first_each_deeper_than_the_one_before(chain: Chain, cli:
     assert [line.split()[0] for line in lines] == [chain.dense, chain.prune, chain.lr_rewind]
     assert [len(line) - len(line.lstrip()) for line in lines] == [0, 2, 4]
     accuracy = chain.registry().get(chain.lr_rewind).metrics["test_accuracy"]
-    assert lines[2].endswith(f"resnet8-digits lr_rewind 5x s0  {accuracy:.2%}")
+    assert lines[2].endswith(f"lr_rewind 5x s0 resnet8-digits  {accuracy:.2%}")
 
 
 def test_a_dense_run_is_its_own_lineage(chain: Chain, cli: Cli) -> None:

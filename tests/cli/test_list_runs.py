@@ -15,7 +15,7 @@ def test_runs_are_listed_oldest_first_with_status_accuracy_and_name(chain: Chain
     made = [chain.dense, chain.prune, chain.finetune, chain.weight_rewind, chain.lr_rewind]
     assert [line.split()[0] for line in lines] == made
     accuracy = chain.registry().get(chain.dense).metrics["test_accuracy"]
-    assert lines[0].split(maxsplit=3)[1:] == ["FINISHED", f"{accuracy:.2%}", "resnet8-digits dense s0"]
+    assert lines[0].split(maxsplit=3)[1:] == ["FINISHED", f"{accuracy:.2%}", "dense s0 resnet8-digits"]
     assert answer.err == ""
 
 

@@ -14,7 +14,7 @@ def test_a_run_is_shown_with_its_parent_metrics_params_and_artifacts(chain: Chai
     run = chain.registry().get(chain.weight_rewind)
     assert (answer.code, answer.err) == (0, "")
     lines = answer.out.splitlines()
-    assert lines[0] == "resnet8-digits weight_rewind k=6 5x s0  FINISHED"
+    assert lines[0] == "weight_rewind k=6 5x s0 resnet8-digits  FINISHED"
     assert lines[1].split() == ["run", chain.weight_rewind]
     assert lines[2].split() == ["parent", chain.prune]
     words = [line.split() for line in lines[3:]]
@@ -47,7 +47,7 @@ def test_an_unfinished_run_is_shown_as_far_as_it_got(copied_chain: Chain, cli: C
         connection.execute("UPDATE runs SET status = 'KILLED' WHERE run_uuid = ?", (copied_chain.dense,))
     answer = cli("show", copied_chain.dense, "--tracking-uri", copied_chain.uri)
     assert answer.code == 0
-    assert answer.out.startswith("resnet8-digits dense s0  KILLED\n")
+    assert answer.out.startswith("dense s0 resnet8-digits  KILLED\n")
     assert "safetensors" not in answer.out
 
 
