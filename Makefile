@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint types bench clean
+.PHONY: demo test test-slow test-browser lint types bench clean
 
 demo: $(VENV)/.installed ## install, then the whole chain on the embedded digits, then the comparison
 	$(BIN)/rewindctl demo
@@ -11,7 +11,12 @@ test: $(VENV)/.dev ## the tests a newcomer runs
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/.dev ## real servers, killed processes, mlflow run
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not browser"
+
+test-browser: $(VENV)/.dev ## the MLflow UI in a real browser
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || \
+		{ echo "chromium and chromedriver are needed: apt-get install chromium chromium-driver" >&2; exit 1; }
+	$(BIN)/python -m pytest -m browser
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
