@@ -12,6 +12,7 @@ def init(session: Session) -> None:
     Example: rewindctl init --tracking-uri sqlite:///runs/mlflow.db
     """
     registry = session.registry()
+    registry.describe()
     if session.json:
         session.console.json({"tracking_uri": registry.display_uri, "experiment": registry.experiment})
         return

@@ -20,12 +20,17 @@ def ui(
     import subprocess
 
     from rewindctl.errors import RegistryError
+    from rewindctl.registry import front, views
     from rewindctl.registry.store import ui_command
 
-    line = ui_command(session.registry().uri, port)
-    session.console.say(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    registry = session.registry()
+    registry.describe()
+    start = views.link(registry.experiment_id)
+    line = ui_command(registry.uri, port, start)
+    address = f"http://127.0.0.1:{port}"
+    session.console.say(f"{address if front.installed() else f'{address}/{start}'}  (Ctrl-C ends it)")
     # MLflow's job runners, eight processes for what no run of ours has, stay away unless asked for.
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ, front.START: start}
     with subprocess.Popen(line, env=environment) as process:
         try:
             failed = process.wait() != 0

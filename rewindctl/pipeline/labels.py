@@ -1,5 +1,6 @@
 """What people read of a run: its name, its tags, its note and the command that makes it again."""
 
+import re
 from collections.abc import Sequence
 
 from rewindctl.commands import dense_command, prune_command, retrain_command
@@ -8,7 +9,13 @@ from rewindctl.registry import RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
 
+LINE = 90  # characters
 INHERITED = (tag.MODEL, tag.DATASET, tag.SEED, tag.STRUCTURE, tag.SCOPE, tag.SPARSITY)
+
+
+def label_tag(name: str, seed: str) -> dict[str, str]:
+    """The name without the seed: what the UI writes at the mean over seeds."""
+    return {tag.LABEL: name.replace(f" s{seed} ", " ", 1)}
 
 
 def dense_tags(spec: DenseSpec) -> dict[str, str]:
@@ -29,16 +36,16 @@ def sparsity_tag(sparsity: float) -> dict[str, str]:
 
 
 def dense_name(spec: DenseSpec) -> str:
-    return f"{spec.model}-{spec.dataset} dense s{spec.seed}"
+    return f"dense s{spec.seed} {spec.model}-{spec.dataset}"
 
 
 def prune_name(spec: PruneSpec, tags: dict[str, str]) -> str:
     structured = " structured" if spec.structure == "structured" else ""
-    return f"{_subject(tags)} prune {1 / (1 - spec.sparsity):.4g}x{structured} s{tags[tag.SEED]}"
+    return f"prune {1 / (1 - spec.sparsity):.4g}x{structured} {_subject(tags)}"
 
 
 def retrain_name(spec: RetrainSpec, tags: dict[str, str], compression: float) -> str:
-    return f"{_subject(tags)} {method_label(spec)} {compression:.4g}x s{tags[tag.SEED]}"
+    return f"{method_label(spec)} {compression:.4g}x {_subject(tags)}"
 
 
 def method_label(spec: RetrainSpec) -> str:
@@ -53,13 +60,12 @@ def stage_label(specs: Sequence[Spec]) -> str:
     """A stage of a plan in words, from the specs of its lineage, its own last."""
     dense, last = specs[0], specs[-1]
     assert isinstance(dense, DenseSpec)
-    where = f"{dense.model}-{dense.dataset}"
     mask = next((spec for spec in reversed(specs) if isinstance(spec, PruneSpec)), None)
     if mask is None:
         return dense_name(dense)
     what = retrain_label(last) if isinstance(last, RetrainSpec) else "prune"
     level = f", level {len(specs) // 2}" if len(specs) > 3 else ""
-    return f"{where} {what} {1 / (1 - mask.sparsity):.4g}x s{dense.seed}{level}"
+    return f"{what} {1 / (1 - mask.sparsity):.4g}x {_subject(dense_tags(dense))}{level}"
 
 
 def retrain_label(spec: RetrainSpec) -> str:
@@ -75,8 +81,9 @@ def retrain_label(spec: RetrainSpec) -> str:
 
 def dense_note(spec: DenseSpec, accuracy: float, parameters: int, kernel_parameters: int) -> str:
     return (
-        f"Dense `{spec.model}` on `{spec.dataset}`, seed {spec.seed}: {accuracy:.2%} test accuracy after "
-        f"{spec.iterations:,} iterations; {parameters:,} parameters, {kernel_parameters:,} of them kernels."
+        f"**Dense baseline**: `{spec.model}` on `{spec.dataset}`, seed {spec.seed}. {accuracy:.2%} test accuracy after "
+        f"{spec.iterations:,} iterations; {parameters:,} parameters, {kernel_parameters:,} of them kernels. "
+        f"Its `checkpoints` can be rewound to: iterations {', '.join(map(str, spec.rewind_points))}."
         + _command(dense_command(spec))
     )
 
@@ -85,24 +92,42 @@ def prune_note(spec: PruneSpec, parent: RunRecord, result: PruneResult, accuracy
     mask = result.mask
     spared = f" Kept from losing their last unit: {', '.join(result.spared_layers)}." if result.spared_layers else ""
     return (
-        f"Kept {mask.kept:,} of {mask.total:,} kernel weights ({mask.compression:.4g}x, {spec.structure}, "
-        f"{spec.scope}); {accuracy:.2%} test accuracy before retraining.{spared}"
+        f"**Mask** over the weights of {_link(parent)}. Kept {mask.kept:,} of {mask.total:,} kernel weights "
+        f"({mask.compression:.4g}x, {spec.structure}, {spec.scope}); {accuracy:.2%} test accuracy before retraining."
+        f"{spared} What is left of each layer: `mask/layers.csv` and `plots/density.png` under *Artifacts*."
         + _command(prune_command(spec, parent.run_id))
     )
 
 
-def retrain_note(spec: RetrainSpec, parent: RunRecord, compression: float, accuracy: float, delta: float) -> str:
+def retrain_note(
+    spec: RetrainSpec, parent: RunRecord, source: RunRecord, compression: float, accuracy: float, delta: float
+) -> str:
     rate = "the schedule" if spec.constant_lr is None else f"a constant rate of {spec.constant_lr:g}"
     return (
-        f"`{method_label(spec)}` at {compression:.4g}x: {accuracy:.2%} test accuracy, {100 * delta:+.2f} points "
-        f"against its dense run. Weights from iteration {spec.weights_iteration:,}, {spec.iterations:,} iterations at "
-        f"{rate}." + _command(retrain_command(spec, parent.run_id))
+        f"**Retraining** with `{method_label(spec)}` and the mask of {_link(parent)}, {compression:.4g}x: "
+        f"{accuracy:.2%} test accuracy, {100 * delta:+.2f} points against its dense run. Weights from iteration "
+        f"{spec.weights_iteration:,} of {_link(source)}, {spec.iterations:,} iterations at {rate}."
+        + _command(retrain_command(spec, parent.run_id))
     )
 
 
 def _subject(tags: dict[str, str]) -> str:
-    return f"{tags[tag.MODEL]}-{tags[tag.DATASET]}"
+    """What names end with: the UI cuts them off, and what tells runs apart must come first."""
+    return f"s{tags[tag.SEED]} {tags[tag.MODEL]}-{tags[tag.DATASET]}"
+
+
+def _link(run: RunRecord) -> str:
+    """Markdown that the MLflow UI makes a link of, whichever experiment the run is in."""
+    return f"[{run.name}](#/runs/{run.run_id})"
 
 
 def _command(line: str) -> str:
-    return f"\n\n```\n{line}\n```\n"
+    """A block to copy into a shell, its lines short enough for a page of the UI."""
+    lines = [""]
+    for part in re.split(r" (?=--)", line):
+        if lines[-1] and len(lines[-1]) + len(part) > LINE:
+            lines.append(f"  {part}")
+        else:
+            lines[-1] += f" {part}" if lines[-1] else part
+    block = " \\\n".join(lines)
+    return f" Made by:\n\n```\n{block}\n```\n"

@@ -19,7 +19,7 @@ from rewindctl.errors import DivergedError, RegistryError, UsageError
 from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.build import require_logits
 from rewindctl.models.network import NetworkConfig
-from rewindctl.pipeline import labels
+from rewindctl.pipeline import inputs, labels
 from rewindctl.pipeline.requests import require_kind
 from rewindctl.pipeline.resume import load_point, save_point
 from rewindctl.pipeline.settings import dense_settings, retrain_settings
@@ -33,6 +33,7 @@ from rewindctl.seeds import derived_seed
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
 from rewindctl.training.device import device_name, environment, resolve_device
 from rewindctl.training.loop import Evaluation, ResumePoint, TrainResult, TrainSettings, evaluate, train
+from rewindctl.training.usage import Usage
 
 FINAL = "checkpoints/final.safetensors"
 MASK = "mask/mask.safetensors"
@@ -150,7 +151,7 @@ class Pipeline:
             return Outcome(found, reused=True)
         writer: RunWriter = found
         try:
-            writer.tag({tag.DEVICE: device_name(self.device)})
+            writer.tag({tag.DEVICE: device_name(self.device), **labels.label_tag(name, tags[tag.SEED])})
             writer.write_json("environment.json", environment(self.device))
             work(writer)
             writer.seal()
@@ -170,6 +171,7 @@ class Pipeline:
 
     def _dense(self, spec: DenseSpec, writer: RunWriter) -> None:
         network = self._network(spec)
+        writer.log_inputs(inputs.used(self.dataset(spec.dataset), "training", "testing"))
         start = TrainState.initial(network)
         result = self._train(writer, network, spec, dense_settings(spec), start, None, labels.dense_name(spec))
         count = sum(kernel.numel() for kernel in kernels(network).values())
@@ -188,6 +190,7 @@ class Pipeline:
                 f"--channel-norm remove: model {dense.model!r} says of no batch norm which convolution it follows",
                 "leave it out, or give the model norm_after",
             )
+        writer.log_inputs(inputs.used(self.dataset(dense.dataset), "testing"), parent)
         self._state(parent, spec.iteration).load_into(network)
         result = prune(_detached(kernels(network)), spec, self.mask_of(parent), network.norm_after)
         result.mask.apply_(dict(network.named_parameters()))
@@ -225,6 +228,7 @@ class Pipeline:
     ) -> None:
         dense = self.dense_of(parent)
         network = self._network(dense)
+        writer.log_inputs(inputs.used(self.dataset(dense.dataset), "training", "testing"), source)
         mask = self.mask_of(parent)
         assert mask is not None
         start = self._start(spec, source, iteration)
@@ -233,7 +237,8 @@ class Pipeline:
         result = self._train(writer, network, dense, settings, start, mask, title)
         delta = result.test_accuracy - self._baseline(parent)
         writer.log_metrics({**mask_metrics(mask), "delta_accuracy": delta}, spec.iterations)
-        writer.tag({tag.NOTE: labels.retrain_note(spec, parent, mask.compression, result.test_accuracy, delta)})
+        note = labels.retrain_note(spec, parent, source, mask.compression, result.test_accuracy, delta)
+        writer.tag({tag.NOTE: note})
 
     def _train(
         self,
@@ -248,7 +253,7 @@ class Pipeline:
         """Train with metrics and checkpoints going to the run."""
         data = self._data(dense.dataset)
         with self.console.progress(title, settings.iterations) as progressed:
-            observer = RunObserver(writer, progressed, self.checkpoint_seconds)
+            observer = RunObserver(writer, progressed, self.checkpoint_seconds, Usage(self.device))
             resume = load_point(writer)
             if resume is not None:
                 self.console.say(f"going on with run {writer.run_id} from iteration {resume.state.iteration:,}")
@@ -263,6 +268,7 @@ class Pipeline:
             },
             settings.iterations,
         )
+        writer.log_network(settings.iterations)
         return result
 
     def _network(self, spec: DenseSpec) -> Network:
@@ -314,6 +320,7 @@ class RunObserver:
     writer: RunWriter
     progressed: Callable[[int], None]
     checkpoint_seconds: float
+    usage: Usage
     _saved: float = field(default_factory=time.monotonic)
 
     def evaluated(self, evaluation: Evaluation) -> None:
@@ -323,6 +330,7 @@ class RunObserver:
                 "lr": evaluation.lr,
                 "test_loss": finite(evaluation.test_loss),
                 "test_accuracy": evaluation.test_accuracy,
+                **self.usage.measure(),
             },
             evaluation.iteration,
         )

@@ -1,8 +1,9 @@
 """The only importer of mlflow: runs, artifacts with digests, lineage, lookup."""
 
+from rewindctl.registry.inputs import DataInput
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.writer import RunWriter
 
-__all__ = ["Registry", "RunRecord", "RunWriter", "Watch"]
+__all__ = ["DataInput", "Registry", "RunRecord", "RunWriter", "Watch"]

@@ -9,6 +9,7 @@ from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, parse_spec
 
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
+DATA_CONTEXT = "mlflow.data.context"
 KIND = "rewindctl.kind"
 REPORT = "report"  # the kind of a run that has no stage
 FINGERPRINT = "rewindctl.fingerprint"
@@ -30,6 +31,7 @@ STRUCTURE = "rewindctl.structure"
 SCOPE = "rewindctl.scope"
 SPARSITY = "rewindctl.sparsity"
 METHOD = "rewindctl.method"
+LABEL = "rewindctl.label"  # the name without the seed
 DEVICE = "rewindctl.device"
 DIVERGED_ITERATION = "rewindctl.diverged_iteration"
 STUDY = "rewindctl.study"

@@ -18,13 +18,21 @@ from rewindctl.registry.opening import Opening, common_tags
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, redacted, sqlite_path
+from rewindctl.registry.views import experiment_tags
 from rewindctl.registry.writer import MANIFEST_FILE, RunWriter
 from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
 
 PAGE = 1_000
 SHORTEST_PREFIX = 6
 DEFAULT_EXPERIMENT = "rewindctl"
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows training runs, not chat traces
+MODEL_DESCRIPTION = """\
+Dense baselines: `{spec.model}` trained on `{spec.dataset}`, a version for each finished run. The alias `seed-N` is
+the newest of seed N, and stands for its run wherever a command takes one:
+
+```
+rewindctl prune --parent models:/{name}@seed-{spec.seed} --compression 10
+```
+"""
 
 
 class Registry:
@@ -60,7 +68,8 @@ class Registry:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return name, self._client.create_experiment(name, self._artifact_location(name), tags=EXPERIMENT_TAGS)
+                tags = experiment_tags()
+                return name, self._client.create_experiment(name, self._artifact_location(name), tags)
             except StoreError as error:
                 if error.code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -76,6 +85,13 @@ class Registry:
         if path is None:
             return None  # the server decides
         return (path.parent / "mlruns" / re.sub(r"[^A-Za-z0-9._-]", "_", name)).as_uri()
+
+    def describe(self) -> None:
+        """Give an experiment that was made otherwise its description and its views in the UI; what it has is kept."""
+        present = self._client.get_experiment(self.experiment_id).tags
+        for key, value in experiment_tags().items():
+            if key not in present:
+                self._client.set_experiment_tag(self.experiment_id, key, value)
 
     def search(self, **tags: str) -> list[RunRecord]:
         """All our runs of the experiment with these tags (without `rewindctl.`), oldest first, every page."""
@@ -237,13 +253,20 @@ class Registry:
     def register_dense(self, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
         """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it."""
         name = dense_model(spec.model, spec.dataset)
+        tags = {tag.MODEL: spec.model, tag.DATASET: spec.dataset}
         try:
-            self._client.create_registered_model(name)
+            self._client.create_registered_model(name, tags, MODEL_DESCRIPTION.format(spec=spec, name=name))
         except StoreError as error:
             if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"{self._client.get_run(run_id).info.artifact_uri}/checkpoints"
-        version = self._client.create_model_version(name, source, run_id)
+        run = self._client.get_run(run_id)
+        version = self._client.create_model_version(
+            name,
+            f"{run.info.artifact_uri}/checkpoints",
+            run_id,
+            {tag.SEED: str(spec.seed), tag.FINGERPRINT: spec.fingerprint()},
+            description=f"Run [{run.info.run_name}](#/runs/{run_id}). {run.data.tags.get(tag.NOTE, '')}",
+        )
         alias = f"seed-{spec.seed}"
         if move_alias or alias not in self._client.get_registered_model(name).aliases:
             self._client.set_registered_model_alias(name, alias, version.version)

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from rewindctl.errors import RegistryError
+from rewindctl.registry import front
 
 PING_SECONDS = 5
 DEFAULT_STORE = "mlflow.db"
@@ -168,13 +169,16 @@ def _host(uri: str) -> str:
     return urlsplit(uri).netloc.rsplit("@", 1)[-1]
 
 
-def ui_command(uri: str, port: int) -> list[str]:
-    """The command that serves the MLflow UI of a store on the loopback address.
+def ui_command(uri: str, port: int, start: str = "") -> list[str]:
+    """The command that serves the MLflow UI of a store on the loopback address. `start`: the page to begin at.
 
     Raises: RegistryError for a tracking server, which has its UI at its own address.
     """
     if urlsplit(uri).scheme in ("http", "https"):
-        raise RegistryError(f"{redacted(uri)} is a tracking server", "open that address in a browser: it has the UI")
+        raise RegistryError(
+            f"{redacted(uri)} is a tracking server",
+            f"it has the UI: open {redacted(uri).rstrip('/')}/{start} in a browser",
+        )
     return [
         sys.executable,
         "-m",
@@ -186,6 +190,7 @@ def ui_command(uri: str, port: int) -> list[str]:
         "127.0.0.1",
         "--port",
         str(port),
+        *(["--app-name", front.APP] if front.installed() else []),
         "--workers",
         "1",  # for one person; each one more takes seconds to start and hundreds of MB
     ]

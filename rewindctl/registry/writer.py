@@ -14,6 +14,7 @@ from typing import Any
 from rewindctl.errors import RegistryError, RewindError, UsageError
 from rewindctl.files import sha256
 from rewindctl.registry import ownership
+from rewindctl.registry.inputs import DataInput, log_inputs, log_network
 from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, TICKET, RunRecord
 from rewindctl.registry.store import Client
 
@@ -86,6 +87,16 @@ class RunWriter:
         from mlflow.entities import RunTag
 
         self._batch(tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_inputs(self, data: list[DataInput], source: RunRecord | None = None) -> None:
+        """What the run is made from: parts of data sets, and the network of the run `source`."""
+        self._check_open()
+        log_inputs(self._client, self.run_id, data, source)
+
+    def log_network(self, iteration: int) -> None:
+        """That the run made a network, after so many iterations; its files are the run's checkpoints."""
+        self._check_open()
+        log_network(self._client, self.run_id, iteration)
 
     @contextmanager
     def artifact(self, path: str) -> Iterator[Path]:

@@ -139,12 +139,11 @@ def accuracy_text(run: RunRecord) -> str:
 
 
 def label(run: RunRecord) -> str:
-    """A run's name without what its dense run's name says: network, data, seed."""
+    """A run's name without what its dense run's name says: seed, network, data."""
     name = printable(run.name)
-    if run.kind != "dense":
-        name = name.removeprefix(f"{run.tags.get(tag.MODEL)}-{run.tags.get(tag.DATASET)} ")
-        name = name.removesuffix(f" s{run.tags.get(tag.SEED)}")
-    return name
+    if run.kind == "dense":
+        return name
+    return name.removesuffix(f" s{run.tags.get(tag.SEED)} {run.tags.get(tag.MODEL)}-{run.tags.get(tag.DATASET)}")
 
 
 def printable(text: str) -> str:

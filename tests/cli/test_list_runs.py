@@ -34,7 +34,7 @@ def test_runs_are_listed_by_spec_with_status_accuracy_and_name(chain: Chain, cli
         chain.weight_rewind,
     ]
     accuracy = chain.registry().get(chain.dense).metrics["test_accuracy"]
-    assert lines[0].split(maxsplit=3)[1:] == ["FINISHED", f"{accuracy:.2%}", "resnet8-digits dense s0"]
+    assert lines[0].split(maxsplit=3)[1:] == ["FINISHED", f"{accuracy:.2%}", "dense s0 resnet8-digits"]
     assert answer.err == "5 runs\n"
 
 

@@ -54,7 +54,7 @@ def test_a_retraining_is_shown_with_all_that_belongs_to_it(chain: Chain, cli: Cl
     shown = sections(answer.out)
     assert shown["run"][0].startswith(f"{chain.weight_rewind}  retrain, ")
     assert shown["parent"][0].startswith(f"{chain.prune}  prune 5x ")
-    assert shown["dense"][0].startswith(f"{chain.dense}  resnet8-digits dense s0 ")
+    assert shown["dense"][0].startswith(f"{chain.dense}  dense s0 resnet8-digits ")
     assert shown["weights"] == [f"of iteration 6 of {chain.dense}"]
     assert shown["children"] == ["none"]
     words = " ".join(shown["numbers"]).split()
@@ -138,7 +138,7 @@ def test_an_unfinished_run_is_shown_as_far_as_it_got(copied_chain: Chain, cli: C
          copied_chain.dense)  # fmt: skip
     answer = cli("show", copied_chain.dense, "--tracking-uri", copied_chain.uri)
     assert answer.code == 0
-    assert answer.out.splitlines()[0].split() == ["resnet8-digits", "dense", "s0", "KILLED"]
+    assert answer.out.splitlines()[0].split() == ["dense", "s0", "resnet8-digits", "KILLED"]
     shown = sections(answer.out)
     assert shown["error"] == ["interrupted"]
     assert shown["files"] == ["not sealed: the run is KILLED"]

@@ -24,7 +24,7 @@ def test_stdout_is_the_run_id_alone(store: Path, cli: Cli) -> None:
     assert answer.code == 0
     assert answer.out == f"{answer.run_id}\n"
     assert Registry(f"sqlite:///{store}").get(answer.run_id).finished
-    assert "finished resnet8-digits dense s0" in answer.err
+    assert "finished dense s0 resnet8-digits" in answer.err
 
 
 def test_quiet_says_nothing_but_the_run_id(store: Path, cli: Cli) -> None:

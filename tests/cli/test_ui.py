@@ -15,6 +15,8 @@ from collections.abc import Iterator
 import pytest
 from conftest import Chain
 
+from rewindctl.registry import front
+
 START_SECONDS = 120
 
 
@@ -57,14 +59,23 @@ def ui(copied_chain: Chain) -> Iterator[tuple["subprocess.Popen[str]", int]]:
         process.communicate()
 
 
+def assert_front_door(page: str) -> None:
+    """MLflow's own start page, our choices before its scripts."""
+    assert front.installed(), "this installation is of an earlier version: pip install -e ."
+    before, mlflows, _ = page.partition('src="static-files/')
+    assert mlflows
+    assert '"#/experiments/1/runs?' in before
+    assert all(key in before for key in front.CHOICES)
+
+
 def test_the_ui_shows_the_store_and_ends_with_the_command(
     ui: tuple["subprocess.Popen[str]", int], copied_chain: Chain
 ) -> None:
     process, port = ui
     assert get(port, "health") == b"OK"
     run = json.loads(get(port, f"ajax-api/2.0/mlflow/runs/get?run_id={copied_chain.prune}"))["run"]
-    assert run["info"]["run_name"] == "resnet8-digits prune 5x s0"
-    assert b"<html" in get(port, "").lower()
+    assert run["info"]["run_name"] == "prune 5x s0 resnet8-digits"
+    assert_front_door(get(port, "").decode())
     process.terminate()
     assert process.wait(timeout=60) == 130
     assert not listening(port)

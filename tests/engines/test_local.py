@@ -182,7 +182,7 @@ def test_a_stage_whose_process_is_killed_is_tried_again(start: Callable[..., Pop
     os.kill(pid, signal.SIGKILL)
     code, out, err = end(process)
     assert (code, out) == (0, ""), err
-    assert "again    resnet8-digits dense s0: its process died" in err
+    assert "again    dense s0 resnet8-digits: its process died" in err
     check_whole()
     assert Registry().get(run.run_id).finished  # it went on where it was
 
@@ -268,9 +268,9 @@ def test_a_study_in_this_process_says_what_ends(store: Path, tmp_path: Path, cli
     assert (answer.code, answer.out) == (0, ""), answer.err
     ended = [line.partition("] ")[2].split(" (")[0] for line in answer.err.splitlines() if line.startswith("[")]
     assert ended == [
-        "finished resnet8-digits dense s0",
-        "finished resnet8-digits prune 2x s0",
+        "finished dense s0 resnet8-digits",
+        "finished prune 2x s0 resnet8-digits",
         "finished resnet8-digits finetune 2x s0",
-        "finished resnet8-digits lr_rewind 2x s0",
+        "finished lr_rewind 2x s0 resnet8-digits",
     ]
     check_whole()

@@ -87,7 +87,7 @@ def test_a_crash_is_tried_again_and_then_a_failure(plan: Plan) -> None:
     finished = run(plan, engine)
     assert engine.seen.count(victim) == MOST_ATTEMPTS
     (failure,) = finished.failures
-    assert (failure.key, failure.label) == (victim, "resnet8-digits dense s0")
+    assert (failure.key, failure.label) == (victim, "dense s0 resnet8-digits")
     assert failure.blocked == finished.blocked == 6
     assert len(finished.runs) == len(plan.stages) - 7
 

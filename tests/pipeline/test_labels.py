@@ -5,17 +5,17 @@ import shlex
 import pytest
 from conftest import Chain, Cli
 
-from rewindctl.pipeline.labels import dense_name, inherited, method_label, retrain_command
+from rewindctl.pipeline.labels import LINE, dense_name, inherited, method_label, retrain_command
 from rewindctl.pipeline.requests import RetrainOptions, retrain_spec
 from rewindctl.registry import records as tag
 from rewindctl.specs import DenseSpec
 
 NAMES = {
-    "dense": "resnet8-digits dense s0",
-    "prune": "resnet8-digits prune 5x s0",
-    "finetune": "resnet8-digits finetune 5x s0",
-    "weight_rewind": "resnet8-digits weight_rewind k=6 5x s0",
-    "lr_rewind": "resnet8-digits lr_rewind 5x s0",
+    "dense": "dense s0 resnet8-digits",
+    "prune": "prune 5x s0 resnet8-digits",
+    "finetune": "finetune 5x s0 resnet8-digits",
+    "weight_rewind": "weight_rewind k=6 5x s0 resnet8-digits",
+    "lr_rewind": "lr_rewind 5x s0 resnet8-digits",
 }
 
 
@@ -27,7 +27,7 @@ def test_a_run_can_be_told_by_its_name(chain: Chain, stage: str) -> None:
 @pytest.mark.parametrize("stage", NAMES)
 def test_the_command_in_the_note_leads_back_to_the_run(chain: Chain, cli: Cli, stage: str) -> None:
     run = chain.registry().get(getattr(chain, stage))
-    program, *arguments = shlex.split(run.tags[tag.NOTE].split("```")[1])
+    program, *arguments = shlex.split(run.tags[tag.NOTE].split("```")[1].replace("\\\n", " "))
     assert program == "rewindctl"
     answer = cli(*arguments, "--tracking-uri", chain.uri)
     assert answer.out == f"{run.run_id}\n", answer.err
@@ -43,8 +43,27 @@ def test_notes_say_the_result(chain: Chain) -> None:
     assert "77,072 of them kernels" in notes["dense"]
     assert "Kept 15,414 of 77,072 kernel weights (5x, unstructured, global)" in notes["prune"]
     assert f"{100 * runs['lr_rewind'].metrics['delta_accuracy']:+.2f} points" in notes["lr_rewind"]
-    assert "Weights from iteration 6, 18 iterations at the schedule" in notes["weight_rewind"]
+    source = f"[{runs['dense'].name}](#/runs/{chain.dense})"
+    assert f"Weights from iteration 6 of {source}, 18 iterations at the schedule" in notes["weight_rewind"]
     assert "24 iterations at a constant rate of 0.001" in notes["finetune"]
+
+
+def test_notes_link_the_parent(chain: Chain) -> None:
+    registry = chain.registry()
+    for stage in ("prune", "finetune", "weight_rewind", "lr_rewind"):
+        run = registry.get(getattr(chain, stage))
+        parent = registry.parent(run)
+        assert f"[{parent.name}](#/runs/{parent.run_id})" in run.tags[tag.NOTE]
+
+
+def test_the_commands_in_notes_fit_a_page(chain: Chain) -> None:
+    for run in chain.registry().search():
+        assert max(map(len, run.tags[tag.NOTE].split("```")[1].splitlines())) <= LINE + len("   \\")
+
+
+def test_the_label_is_the_name_without_the_seed(chain: Chain) -> None:
+    run = chain.registry().get(chain.weight_rewind)
+    assert run.tags[tag.LABEL] == "weight_rewind k=6 5x resnet8-digits"
 
 
 def test_descendants_inherit_what_tells_them_apart(chain: Chain) -> None:
@@ -85,4 +104,4 @@ def test_two_of_a_kind_differ_in_their_label(chain: Chain) -> None:
 def test_a_dense_run_is_named_by_network_data_and_seed(chain: Chain) -> None:
     spec = chain.registry().get(chain.dense).spec
     assert isinstance(spec, DenseSpec)
-    assert dense_name(spec.model_copy(update={"seed": 7})) == "resnet8-digits dense s7"
+    assert dense_name(spec.model_copy(update={"seed": 7})) == "dense s7 resnet8-digits"

@@ -76,4 +76,4 @@ def test_only_finished_is_finished(dense: RunRecord) -> None:
 
 
 def test_the_short_form_is_the_name_and_the_first_digits(dense: RunRecord) -> None:
-    assert dense.short == f"resnet8-digits dense s0 ({dense.run_id[:8]})"
+    assert dense.short == f"dense s0 resnet8-digits ({dense.run_id[:8]})"

@@ -37,6 +37,8 @@ WRITES: dict[str, Callable[[RunWriter], object]] = {
     "params": lambda writer: writer.log_params({"late": "1"}),
     "metrics": lambda writer: writer.log_metrics({"late": 1.0}),
     "tag": lambda writer: writer.tag({"late": "1"}),
+    "inputs": lambda writer: writer.log_inputs([]),
+    "network": lambda writer: writer.log_network(24),
     "json": lambda writer: writer.write_json("late.json", {}),
     "seal": lambda writer: writer.seal(),
     "finish": lambda writer: writer.finish(),
