@@ -1,6 +1,7 @@
 """The comparison as a whole: runs to cells to tables and figures, and to files."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from rewindctl.datasets.facts import facts_of
-from rewindctl.errors import RewindError, UsageError
+from rewindctl.errors import RewindError, UnknownNameError, UsageError
 from rewindctl.paper.study import load_study, shipped
 from rewindctl.registry import Registry
 from rewindctl.report.cells import SETTINGS, summarise
@@ -69,9 +70,20 @@ class Wanted:
         for name in names:
             load_study(name)
         if self.table is not None and self.table not in names:
-            (study_tables if names else tables)[self.table]
+            _require("table", self.table, study_tables if names else tables, study_tables)
         if self.figure is not None and self.figure not in names:
-            figures[self.figure]
+            _require("figure", self.figure, figures, _own_figures())
+
+
+def _require(kind: str, name: str, allowed: Iterable[str], others: Iterable[str]) -> None:
+    """Raises: UnknownNameError with the nearest of all names that there are."""
+    if name in allowed:
+        return
+    known = sorted({*allowed, *others})
+    near = difflib.get_close_matches(name, known, n=1)
+    raise UnknownNameError(
+        f"unknown {kind} {name!r}" + (f": did you mean {near[0]!r}?" if near else ""), f"known: {', '.join(known)}"
+    )
 
 
 @dataclass(frozen=True)

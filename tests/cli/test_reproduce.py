@@ -104,7 +104,7 @@ def test_one_failing_cell_stops_no_other_and_is_tried_again(store: Path, cli: Cl
     (failed,) = result["failed"]
     assert (result["stages"], result["done"], result["blocked"]) == (8, 5, 2)
     run = Registry().get(failed["run_id"])
-    assert (run.status, failed["label"]) == ("FAILED", "resnet8-digits finetune lr=1e+30 2x s0")
+    assert (run.status, failed["label"]) == ("FAILED", "finetune lr=1e+30 2x s0 resnet8-digits")
     assert "training loss is" in failed["message"]
     assert f"failed: {failed['label']} (run {run.run_id}): {failed['message']}" in answer.err
     assert "error: 1 of 8 stages failed, 2 wait for them" in answer.err

@@ -90,6 +90,7 @@ def training(store: Path, *arguments: str) -> "subprocess.Popen[str]":
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_training_is_recorded_as_killed(store: Path, number: signal.Signals) -> None:
     process = training(store, *ENDLESS)
@@ -102,6 +103,7 @@ def test_an_interrupted_training_is_recorded_as_killed(store: Path, number: sign
     assert (run.status, run.tags[tag.ERROR]) == ("KILLED", "interrupted")
 
 
+@pytest.mark.slow
 def test_after_a_hard_kill_the_same_command_marks_the_dead_run_and_succeeds(store: Path, cli: Cli) -> None:
     process = training(store, *SECONDS)
     process.kill()

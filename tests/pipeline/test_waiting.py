@@ -75,6 +75,7 @@ def held(chain: Chain, registry: Registry) -> RunWriter:
     return registry.start(chain.registry().get(chain.dense).spec, "under way", None, {})
 
 
+@pytest.mark.slow
 def test_what_another_process_finishes_is_waited_for_and_reused(
     store: Path, registry: Registry, cli: Cli, on_wait: OnWait
 ) -> None:
@@ -98,6 +99,7 @@ def test_without_waiting_it_is_refused(chain: Chain, registry: Registry, cli: Cl
     assert [run.status for run in registry.search()] == ["RUNNING"]
 
 
+@pytest.mark.slow
 def test_what_a_dying_process_leaves_is_taken_over_in_the_same_run(
     store: Path, registry: Registry, cli: Cli, on_wait: OnWait
 ) -> None:
@@ -113,6 +115,7 @@ def test_what_a_dying_process_leaves_is_taken_over_in_the_same_run(
     assert [found.run_id for found in registry.search()] == [run.run_id]
 
 
+@pytest.mark.slow
 def test_a_machine_that_fell_silent_is_taken_over_in_the_same_run(
     store: Path, registry: Registry, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +133,7 @@ def test_a_machine_that_fell_silent_is_taken_over_in_the_same_run(
     assert "going on with run" in answer.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_wait_leaves_the_other_run_alone(
     chain: Chain, store: Path, registry: Registry, number: signal.Signals

@@ -26,7 +26,7 @@ from rewindctl.report.frame import tidy_frame
 from rewindctl.rewinding.checkpoints import TrainState
 
 FINAL = "checkpoints/final.safetensors"
-IDS = {tag.PARENT, tag.DENSE_RUN, tag.WEIGHTS_FROM, tag.NOTE, tag.OWNER}
+IDS = {tag.PARENT, tag.DENSE_RUN, tag.WEIGHTS_FROM, tag.NOTE, tag.OWNER, tag.HEARTBEAT, tag.TICKET}
 OF_IMPORT = {tag.IMPORT, tag.IMPORTED_FROM}
 
 

@@ -302,6 +302,7 @@ def numbers(registry: Registry) -> pd.DataFrame:
     return tidy_frame(registry).drop(columns=["run_id", "dense_run_id"])
 
 
+@pytest.mark.slow
 def test_a_registry_travels_to_a_server_and_back(chain: Chain, server: Server, store: Path, tmp_path: Path) -> None:
     registries = [chain.registry(), Registry(server.uri, "travelled"), Registry(f"sqlite:///{store}")]
     there = travelled(registries[0], registries[1], tmp_path / "there")
@@ -321,6 +322,7 @@ def test_a_registry_travels_to_a_server_and_back(chain: Chain, server: Server, s
     assert travelled(registries[0], registries[1], tmp_path / "again") == there
 
 
+@pytest.mark.slow
 def test_work_goes_on_where_a_server_got_its_runs(chain: Chain, server: Server, cli: Cli, tmp_path: Path) -> None:
     runs = travelled(chain.registry(), Registry(server.uri, "worked"), tmp_path / "bundle")
     at = ("--tracking-uri", server.uri, "--experiment", "worked")
@@ -330,6 +332,7 @@ def test_work_goes_on_where_a_server_got_its_runs(chain: Chain, server: Server, 
     assert cli("verify", "--all", *at).code == 0
 
 
+@pytest.mark.slow
 def test_a_server_keeps_what_was_left_out_apart_from_damage(
     chain: Chain, server: Server, cli: Cli, tmp_path: Path
 ) -> None:

@@ -139,6 +139,7 @@ def test_a_tracking_server_has_its_own_ui() -> None:
     assert SECRET not in caught.value.message + caught.value.hint
 
 
+@pytest.mark.slow
 def test_four_processes_may_use_a_fresh_store_first_at_once(tmp_path: Path) -> None:
     """MLflow alone dies here: its migrations race."""
     line = [sys.executable, "-m", "rewindctl", "init"]

@@ -352,6 +352,7 @@ def test_one_scenario_contradicts_a_claim_about_all_after_holms_correction() -> 
     )  # 2 / 64 > 2.5 %
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("effects", "claim"),
     [({WEIGHT: 0, LR: -0.1}, 2), ({FINETUNE: 0, WEIGHT: 0, LR: 0}, 1), ({FINETUNE: 0, WEIGHT: 0, LR: 3}, 1)],

@@ -52,6 +52,7 @@ def usual(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> tuple[objec
     return without_ids(found), curves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_another_test_set_changes_no_number(
     change: str, usual: tuple[object, list[object]], chain: Chain, tmp_path: Path
@@ -61,6 +62,7 @@ def test_another_test_set_changes_no_number(
     assert without_ids(found) == usual[0]
 
 
+@pytest.mark.slow
 def test_another_training_set_does(usual: tuple[object, list[object]], chain: Chain, tmp_path: Path) -> None:
     _, curves = search(
         chain, tmp_path / "copied", lambda data: replace(data, train_labels=np.roll(data.train_labels, 1))

@@ -26,6 +26,7 @@ CARRIED = (
     tag.METHOD,
     tag.DEVICE,
     tag.SPARED,
+    tag.LABEL,
     tag.NOTE,
     tag.USER,
 )
