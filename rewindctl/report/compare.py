@@ -219,8 +219,9 @@ def first_claim(cells: pd.DataFrame) -> str:
     """What the cells say of the report's first claim: fine-tuning's median minus that of each rewinding, in points."""
     lines = ["The report's first claim is that fine-tuning is worse than both kinds of rewinding. Here its median is"]
     one_shot = cells[cells["schedule"] == "one_shot"]
-    for _, tuned in one_shot[one_shot["method"] == "finetune"].iterrows():
-        same = (one_shot[[*PANEL_OF_CELL]] == tuned[[*PANEL_OF_CELL]]).all(axis=1)
+    panels = one_shot[[*PANEL_OF_CELL]].astype(str)  # as text a missing value equals itself
+    for index, tuned in one_shot[one_shot["method"] == "finetune"].iterrows():
+        same = (panels == panels.loc[index]).all(axis=1)
         gaps = [
             f"{100 * (tuned['median'] - other['median']):+.2f} points against "
             f"{method_name(other['method'], other['label'])}"

@@ -19,6 +19,9 @@ def test_the_demo_makes_the_whole_chain_and_finds_it_the_second_time(store: Path
     assert first.out == (tmp_path / "demo/results.txt").read_text()
     assert first.out.count("one-shot") == 3
     assert {path.name for path in (tmp_path / "demo").iterdir()} == FILES
+    by_method = {run.params["method"]: run.metrics["test_accuracy"] for run in runs[2:]}
+    for method, name in (("weight_rewind", "weight rewinding k=6"), ("lr_rewind", "LR rewinding")):
+        assert f"{100 * (by_method['finetune'] - by_method[method]):+.2f} points against {name}" in first.err
     assert f"rewindctl ui --tracking-uri sqlite:///{store}" in first.err
     second = cli("demo", *SMALL, "--output", "again")
     assert (second.code, second.out) == (0, first.out)
