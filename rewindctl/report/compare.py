@@ -219,7 +219,7 @@ def first_claim(cells: pd.DataFrame) -> str:
     """What the cells say of the report's first claim: fine-tuning's median minus that of each rewinding, in points."""
     lines = ["The report's first claim is that fine-tuning is worse than both kinds of rewinding. Here its median is"]
     one_shot = cells[cells["schedule"] == "one_shot"]
-    panels = one_shot[[*PANEL_OF_CELL]].astype(str)  # as text a missing value equals itself
+    panels = one_shot[[*PANEL_OF_CELL]].astype(object).fillna("")  # a missing value equals no other
     for index, tuned in one_shot[one_shot["method"] == "finetune"].iterrows():
         same = (panels == panels.loc[index]).all(axis=1)
         gaps = [
