@@ -220,8 +220,9 @@ def first_claim(cells: pd.DataFrame) -> str:
     lines = ["The report's first claim is that fine-tuning is worse than both kinds of rewinding. Here its median is"]
     one_shot = cells[cells["schedule"] == "one_shot"]
     panels = one_shot[[*PANEL_OF_CELL]].astype(object).fillna("")  # a missing value equals no other
-    for index, tuned in one_shot[one_shot["method"] == "finetune"].iterrows():
-        same = (panels == panels.loc[index]).all(axis=1)
+    for place in (one_shot["method"] == "finetune").to_numpy().nonzero()[0]:
+        tuned = one_shot.iloc[place]
+        same = (panels == panels.iloc[place]).all(axis=1)
         gaps = [
             f"{100 * (tuned['median'] - other['median']):+.2f} points against "
             f"{method_name(other['method'], other['label'])}"

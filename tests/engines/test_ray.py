@@ -306,5 +306,5 @@ def test_the_stages_of_a_killed_node_end_on_the_other(
     done = run_plan(plan, {}, engine, Console())
     assert killed
     assert killed[0] not in {owner(run) for run in finished_once(registry, plan, done)}
-    assert all(seen[key] for key in plan.stages)  # updates of stages under way
+    assert any(seen.values())  # updates of stages under way reach the command
     assert capsys.readouterr().out == ""
