@@ -45,11 +45,12 @@ def plan_text(plan: dict[str, Any]) -> str:
     lines.append("")
     for network in plan["networks"]:
         speed = network["iterations_per_second"]
-        pace = "speed not known" if speed is None else f"{speed:.4g} it/s, {_hours(network, speed)}"
-        lines.append(f"{network['model']} on {network['dataset']}: {network['iterations_todo']:,} iterations at {pace}")
-    hours = "not known" if totals["hours"] is None else f"{totals['hours']:.3g} h"
+        left = network["iterations_todo"]
+        pace = "a speed not known" if speed is None else f"{speed:.4g} it/s, {_time(left / speed)}"
+        lines.append(f"{network['model']} on {network['dataset']}: {left:,} iterations at {pace}")
+    time = "a time not known" if totals["hours"] is None else _time(3600 * totals["hours"])
     lines.append(
-        f"to do: {totals['iterations_todo']:,} of {totals['iterations']:,} iterations, {hours} on {totals['device']} "
+        f"to do: {totals['iterations_todo']:,} of {totals['iterations']:,} iterations, {time} on {totals['device']} "
         f"one at a time, {totals['bytes'] / GIGABYTE:.2f} GB of artifacts"
     )
     if totals["missing_data"]:
@@ -57,5 +58,10 @@ def plan_text(plan: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _hours(network: dict[str, Any], speed: float) -> str:
-    return f"{network['iterations_todo'] / speed / 3600:.3g} h"
+def _time(seconds: float) -> str:
+    """`40 s`, `25 min`, `3.5 h`, `1,540 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.0f} h" if seconds >= 36_000 else f"{seconds / 3600:.1f} h"
