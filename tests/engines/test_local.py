@@ -180,8 +180,8 @@ def test_a_stage_whose_process_is_killed_is_tried_again(start: Callable[..., Pop
     pid = int(run.tags[tag.OWNER].split(":")[1])
     assert pid != process.pid
     os.kill(pid, signal.SIGKILL)
-    code, out, err = end(process)
-    assert (code, out) == (0, ""), err
+    code, _, err = end(process)
+    assert code == 0, err
     assert "again    dense s0 resnet8-digits: its process died" in err
     check_whole()
     assert Registry().get(run.run_id).finished  # it went on where it was
@@ -199,10 +199,8 @@ def to_group(process: Popen, number: signal.Signals) -> None:
 @pytest.mark.parametrize(
     ("jobs", "send", "number"),
     [
-        (2, to_parent, signal.SIGINT),
         (2, to_group, signal.SIGINT),
         (2, to_parent, signal.SIGTERM),
-        (2, to_group, signal.SIGTERM),
         (1, to_group, signal.SIGINT),
     ],
 )
