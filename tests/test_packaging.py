@@ -60,7 +60,7 @@ def test_mlflow_run_makes_the_whole_chain_with_its_lineage(project: Path, store:
         assert kind_of_parent == {"dense": None, "prune": "dense", "retrain": "prune"}[run.kind]
     (nested,) = {run.tags["mlflow.parentRunId"] for run in runs if run.kind == "dense"}
     assert Registry(uri, "Default").get(nested).tags["mlflow.project.entryPoint"] == "main"
-    assert (project / "demo" / "fig1.png").is_file()
+    assert (project / "demo" / "curves.png").is_file()
 
 
 @pytest.mark.slow
