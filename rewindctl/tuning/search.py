@@ -70,6 +70,9 @@ class Search:
         while True:
             self.repeat_stale()
             trials = counted(self.study)
+            if any(trial.state == TrialState.RUNNING and OWNER not in trial.user_attrs for trial in trials):
+                time.sleep(POLL_SECONDS / 10)  # just asked for, or its worker died at once: soon it shows which
+                continue
             if sum(trial.state != TrialState.WAITING for trial in trials) < self.target:
                 if (trial := self._ask()) is not None:
                     return trial
@@ -117,7 +120,7 @@ class Search:
             self.study.tell(trial.number, state=TrialState.FAIL)
         except (ValueError, UpdateFinishedTrialError):
             return False
-        if trial.params:
+        if set(trial.params) == set(self.space):  # of a trial killed before, the next one draws the same point
             self.study.enqueue_trial(trial.params, user_attrs={REPEATS: trial.number})
         return True
 
