@@ -133,19 +133,6 @@ def finished_once(registry: Registry, plan: Plan, done: Finished) -> list[RunRec
     return runs
 
 
-def watched(engine: RayCluster) -> Counter[str]:
-    """What `engine.progress` is going to answer, in sum."""
-    seen, answer = Counter[str](), engine.progress
-
-    def progress() -> dict[str, int]:
-        now = answer()
-        seen.update(now)
-        return now
-
-    engine.progress = progress  # type: ignore[method-assign]
-    return seen
-
-
 def anyone(pid: int) -> bool:
     return True
 
@@ -302,9 +289,7 @@ def test_the_stages_of_a_killed_node_end_on_the_other(
         killed.append(pid)
 
     sabotage(registry, act, chosen=lambda pid: parent(pid) == raylet)
-    seen = watched(engine)
     done = run_plan(plan, {}, engine, Console())
     assert killed
     assert killed[0] not in {owner(run) for run in finished_once(registry, plan, done)}
-    assert any(seen.values())  # updates of stages under way reach the command
     assert capsys.readouterr().out == ""
