@@ -29,3 +29,8 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_folder() -> Path:
+    """What this machine keeps of work under way: `$XDG_STATE_HOME/rewindctl`."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "rewindctl"

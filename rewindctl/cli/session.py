@@ -73,13 +73,6 @@ class Session:
 
         return any(row["name"] == dataset and row["place"] for row in inventory(self.data_dir))
 
-    def require_data(self, datasets: set[str]) -> None:
-        """Raises: DataError when one of the data sets is not here, or is damaged."""
-        from rewindctl.datasets import load_dataset
-
-        for dataset in sorted(datasets):
-            load_dataset(dataset, self.data_dir)
-
     def show_outcome(self, outcome: "Outcome") -> None:
         """The run ID alone, or one JSON object."""
         self.show_run(outcome.run, outcome.reused)

@@ -222,7 +222,7 @@ def _cell(
         structure=panel.structure,
         scope=panel.scope,
         schedule=panel.schedule,
-        step=step_of(panel.sparsities) if panel.schedule == "iterative" else None,
+        step=step_of(panel.sparsities[-1], len(panel.sparsities)) if panel.schedule == "iterative" else None,
         sparsity=sparsity,
         method=method.method if method else "none",
         label=retrain_label(spec) if isinstance(spec, RetrainSpec) else "none",
@@ -232,6 +232,9 @@ def _cell(
     )
 
 
-def step_of(levels: tuple[float, ...]) -> float:
-    """The fraction of the remaining weights that each level removes, on average, to two decimals."""
-    return float(round(1 - (1 - levels[-1]) ** (1 / len(levels)), 2))
+def step_of(sparsity: float, levels: int) -> float:
+    """The fraction of the remaining weights that each of `levels` levels is to remove, to two decimals.
+
+    As asked for: whole channels reach less, and each level would seem to be of another step.
+    """
+    return float(round(1 - (1 - sparsity) ** (1 / levels), 2))

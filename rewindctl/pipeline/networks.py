@@ -6,9 +6,9 @@ from torch import nn
 from rewindctl.errors import IntegrityError, RewindError
 from rewindctl.models import NetworkConfig, models
 from rewindctl.models.build import construct
-from rewindctl.pipeline.stages import FINAL, MASK, checkpoint_path
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry.paths import MASK, checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.specs import DenseSpec, PruneSpec
 
@@ -20,13 +20,12 @@ def load_network(registry: Registry, run: RunRecord) -> nn.Module:
 
     A prune run's is the network that it pruned, before any retraining. Raises: RegistryError, IntegrityError.
     """
-    source, path = run, FINAL
+    source, iteration = run, None
     if isinstance(run.spec, PruneSpec):
-        source = registry.parent(run)
-        path = FINAL if run.spec.iteration is None else checkpoint_path(run.spec.iteration)
+        source, iteration = registry.parent(run), run.spec.iteration
     dense = registry.lineage(run)[0].spec
     assert isinstance(dense, DenseSpec)
-    network = network_of(dense, TrainState.load(registry.artifact(source, path)))
+    network = network_of(dense, TrainState.load(registry.artifact(source, checkpoint_path(iteration))))
     if (mask := load_mask(registry, run)) is not None:
         mask.apply_(dict(network.named_parameters()))
     return network

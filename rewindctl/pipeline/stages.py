@@ -20,6 +20,7 @@ from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.build import require_logits
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline import inputs, labels
+from rewindctl.pipeline.networks import load_mask
 from rewindctl.pipeline.requests import require_kind
 from rewindctl.pipeline.resume import load_point, save_point
 from rewindctl.pipeline.settings import dense_settings, retrain_settings
@@ -28,6 +29,7 @@ from rewindctl.pruning import Mask, PruneResult, prune
 from rewindctl.pruning.density import plot_density
 from rewindctl.registry import Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
+from rewindctl.registry.paths import FINAL, LAYERS, MASK, checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.seeds import derived_seed
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
@@ -35,9 +37,6 @@ from rewindctl.training.device import device_name, environment, resolve_device
 from rewindctl.training.loop import Evaluation, ResumePoint, TrainResult, TrainSettings, evaluate, train
 from rewindctl.training.usage import Usage
 
-FINAL = "checkpoints/final.safetensors"
-MASK = "mask/mask.safetensors"
-LAYERS = "mask/layers.csv"
 FAILED_RUN = "rewindctl_run_id"
 
 
@@ -131,9 +130,7 @@ class Pipeline:
 
     def mask_of(self, run: RunRecord) -> Mask | None:
         """The mask in force in `run`: its own, that of the prune run it retrained, none for a dense run."""
-        if run.kind == "dense":
-            return None
-        return Mask.load(self.registry.artifact(run if run.kind == "prune" else self.registry.parent(run), MASK))
+        return load_mask(self.registry, run)
 
     def _find_or_run(
         self,
@@ -300,7 +297,7 @@ class Pipeline:
         return self.registry.parent(parent), parent.spec.iteration
 
     def _state(self, run: RunRecord, iteration: int | None) -> TrainState:
-        return TrainState.load(self.registry.artifact(run, FINAL if iteration is None else checkpoint_path(iteration)))
+        return TrainState.load(self.registry.artifact(run, checkpoint_path(iteration)))
 
     def _start(self, spec: RetrainSpec, source: RunRecord, iteration: int | None) -> TrainState:
         state = self._state(source, iteration)
@@ -349,10 +346,6 @@ def failed_run(error: BaseException) -> str | None:
     """The run that recorded `error`, None where there is none."""
     found = error.__dict__.get(FAILED_RUN)
     return found if isinstance(found, str) else None
-
-
-def checkpoint_path(iteration: int) -> str:
-    return f"checkpoints/{iteration:08d}.safetensors"
 
 
 def mask_metrics(mask: Mask) -> dict[str, float | None]:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from rewindctl.errors import IntegrityError, RewindError
-from rewindctl.pipeline.networks import fitting_config
-from rewindctl.pipeline.stages import FINAL, MASK, checkpoint_path
+from rewindctl.pipeline.networks import fitting_config, load_mask
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.opening import params_of
-from rewindctl.registry.records import CHECKPOINTS, PARENT_KINDS, REPORT, SPEC
+from rewindctl.registry.paths import CHECKPOINTS, FINAL, checkpoint_path
+from rewindctl.registry.records import PARENT_KINDS, REPORT, SPEC
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec, canonical_json, parse_tuning_spec
 
@@ -106,7 +106,8 @@ def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
     if run.kind == "dense":
         yield from _missing_points(registry, run, dense)
         return
-    mask = Mask.load(registry.artifact(run if run.kind == "prune" else registry.parent(run), MASK))
+    mask = load_mask(registry, run)
+    assert mask is not None
     if mask.kept != run.metrics["nonzero_kernel_parameters"]:
         yield f"the mask keeps {mask.kept} weights, the run says {run.metrics['nonzero_kernel_parameters']:.0f}"
     if isinstance(run.spec, PruneSpec) and run.spec.structure == "unstructured":

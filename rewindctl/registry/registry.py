@@ -16,6 +16,7 @@ from rewindctl.registry import ownership
 from rewindctl.registry import records as tag
 from rewindctl.registry.opening import Opening, common_tags
 from rewindctl.registry.ownership import Watch
+from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, redacted, sqlite_path
 from rewindctl.registry.views import experiment_tags
@@ -307,8 +308,8 @@ class Registry:
         """The files of the manifest that were left out when the run was exported, and are not here."""
         if tag.OMITTED not in run.tags:
             return set()
-        here = set(self.artifact_paths(run, tag.CHECKPOINTS.rstrip("/")))
-        return {path for path in self.manifest(run) if path.startswith(tag.CHECKPOINTS)} - here
+        here = set(self.artifact_paths(run, CHECKPOINTS.rstrip("/")))
+        return {path for path in self.manifest(run) if path.startswith(CHECKPOINTS)} - here
 
     def history(self, run: RunRecord, key: str) -> list[tuple[int, int, float]]:
         """Every value of a metric: step, time (milliseconds), value."""

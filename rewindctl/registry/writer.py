@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rewindctl.errors import RegistryError, RewindError, UsageError
-from rewindctl.files import sha256
+from rewindctl.files import sha256, state_folder
 from rewindctl.registry import ownership
 from rewindctl.registry.inputs import DataInput, log_inputs, log_network
 from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, TICKET, RunRecord
@@ -193,5 +192,4 @@ class RunWriter:
 
 def resume_file(run_id: str) -> Path:
     """The resume point of a run; there only while the run is not finished."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return state / "rewindctl" / "resume" / f"{run_id}.safetensors"
+    return state_folder() / "resume" / f"{run_id}.safetensors"

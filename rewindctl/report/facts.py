@@ -9,9 +9,9 @@ from rewindctl.commands import command_of
 from rewindctl.errors import RewindError
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
+from rewindctl.registry.paths import LAYERS
 from rewindctl.report.runs import spec_order
 
-LAYERS = "mask/layers.csv"
 T = TypeVar("T")
 
 

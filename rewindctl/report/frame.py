@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.errors import UsageError
+from rewindctl.paper.plan import step_of
 from rewindctl.pipeline.labels import retrain_label
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
@@ -81,7 +82,9 @@ def tidy_frame(registry: Registry) -> pd.DataFrame:
         if len(levels) == 1:
             rows.append(_row(run, levels[0][0], dense, "one_shot", None, 1, levels[0][0]))
             continue
-        step = _step(levels)
+        last = levels[-1][0].spec
+        assert isinstance(last, PruneSpec)
+        step = step_of(last.sparsity, len(levels))
         for level, (mask, retrained) in enumerate(levels, start=1):
             if (retrained.run_id, step) not in chained:
                 chained.add((retrained.run_id, step))
@@ -121,16 +124,6 @@ def _elsewhere(run_id: str | None, by_id: dict[str, RunRecord], registry: Regist
     return found
 
 
-def _step(levels: list[tuple[RunRecord, RunRecord]]) -> float:
-    """The fraction of remaining weights that each level was to remove, to two decimals.
-
-    As asked for: whole channels reach less, and each level would seem to be of another step.
-    """
-    spec = levels[-1][0].spec
-    assert isinstance(spec, PruneSpec)
-    return float(round(1 - (1 - spec.sparsity) ** (1 / len(levels)), 2))
-
-
 def _row(
     run: RunRecord,
     mask: RunRecord | None,
@@ -143,13 +136,15 @@ def _row(
     """`first` is the mask of the first level, which is over a dense run."""
     spec, dense_spec = run.spec, dense.spec
     assert isinstance(dense_spec, DenseSpec)
+    pruning = mask.spec if mask and isinstance(mask.spec, PruneSpec) else None
     return {
         "run_id": run.run_id,
         "model": dense_spec.model,
         "dataset": dense_spec.dataset,
         "iterations": dense_spec.iterations,
         "scale": scale_of(dense_spec),
-        **_mask_columns(mask),
+        **mask_columns(pruning),
+        "sparsity_asked": pruning.sparsity if pruning else 0.0,
         "pruned_at": first.spec.iteration if first and isinstance(first.spec, PruneSpec) else None,
         "schedule": schedule,
         "step": step,
@@ -178,14 +173,7 @@ def scale_of(dense: DenseSpec) -> float:
     return dense.iterations / recipes[dense.recipe].iterations if dense.recipe in recipes else 1.0
 
 
-def _mask_columns(mask: RunRecord | None) -> dict[str, Any]:
-    spec = mask.spec if mask else None
-    if not isinstance(spec, PruneSpec):
-        return dict.fromkeys(("structure", "scope", "criterion", "channel_norm"), "") | {"sparsity_asked": 0.0}
-    return {
-        "structure": spec.structure,
-        "scope": spec.scope,
-        "criterion": spec.criterion,
-        "channel_norm": spec.channel_norm,
-        "sparsity_asked": spec.sparsity,
-    }
+def mask_columns(spec: PruneSpec | None) -> dict[str, Any]:
+    """The settings of a mask; those of a dense network are empty."""
+    names = ("structure", "scope", "criterion", "channel_norm")
+    return {name: getattr(spec, name) if spec else "" for name in names}

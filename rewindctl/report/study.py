@@ -14,7 +14,7 @@ from rewindctl.paper.plan import Cell, Plan, make_plan
 from rewindctl.paper.study import Panel, Study
 from rewindctl.report.cells import differences, statistics
 from rewindctl.report.formats import Table
-from rewindctl.report.frame import scale_of
+from rewindctl.report.frame import mask_columns, scale_of
 from rewindctl.report.published import Against, Published, published_of
 from rewindctl.report.section import Drawing, Section
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
@@ -149,7 +149,7 @@ def _cell(
         "dataset": cell.dataset,
         "iterations": dense.iterations,
         "scale": scale,
-        **_pruning(plan, cell, panel),
+        **_pruning(plan, cell),
         "schedule": cell.schedule,
         "step": cell.step,
         "method": cell.method,
@@ -166,20 +166,13 @@ def _cell(
     return row | _beside(row, known, scale) | {"group": cell.group}
 
 
-def _pruning(plan: Plan, cell: Cell, panel: Panel) -> dict[str, Any]:
-    if cell.schedule == "dense":
-        return dict.fromkeys(("structure", "scope", "criterion", "channel_norm"), "") | {"pruned_at": math.nan}
-    first = next(spec for key in plan.lineage(cell.stages[0]) if isinstance(spec := plan.stages[key].spec, PruneSpec))
-    at = [
-        spec.iteration for key in plan.lineage(cell.stages[0]) if isinstance(spec := plan.stages[key].spec, PruneSpec)
-    ]
-    return {
-        "structure": first.structure,
-        "scope": first.scope,
-        "criterion": first.criterion,
-        "channel_norm": first.channel_norm,
-        "pruned_at": math.nan if at[-1] is None else at[-1],
-    }
+def _pruning(plan: Plan, cell: Cell) -> dict[str, Any]:
+    """The settings of a cell's masks, and the iteration whose weights the first of them was made over."""
+    specs = [plan.stages[key].spec for key in plan.lineage(cell.stages[0])]
+    masks = [spec for spec in specs if isinstance(spec, PruneSpec)]
+    first = masks[-1] if masks else None
+    at = first.iteration if first else None
+    return mask_columns(first) | {"pruned_at": math.nan if at is None else at}
 
 
 def _usual(plan: Plan, cell: Cell, panel: Panel) -> bool:

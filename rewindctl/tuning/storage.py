@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from rewindctl.errors import RegistryError, UsageError
+from rewindctl.files import state_folder
 from rewindctl.registry.store import redacted, sqlite_path
 from rewindctl.specs import TuneSpec
 
@@ -26,9 +27,8 @@ def default_place(tracking_uri: str) -> str:
     store = sqlite_path(tracking_uri)
     if store is not None:
         return str(store.with_name(JOURNAL))
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     name = hashlib.sha256(redacted(tracking_uri).encode()).hexdigest()[:12]
-    return str(state / "rewindctl" / "optuna" / f"{name}.log")
+    return str(state_folder() / "optuna" / f"{name}.log")
 
 
 def checked_place(place: str, jobs: int) -> str:

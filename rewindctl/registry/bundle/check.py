@@ -6,6 +6,7 @@ from itertools import islice
 from rewindctl.errors import IntegrityError
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.index import CARRIED, HINT, Index, Manifest, RunEntry, parse_manifest
+from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.writer import MANIFEST_FILE
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, parse_spec
 
@@ -158,7 +159,7 @@ def _paths(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
     if len(set(paths)) < len(paths) or folders & set(paths):
         yield "has an artifact twice, or one inside another"
     for path in entry.omitted:
-        if not path.startswith(tag.CHECKPOINTS):
+        if not path.startswith(CHECKPOINTS):
             yield f"leaves out {path}, which is no checkpoint"
 
 

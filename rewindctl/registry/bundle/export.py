@@ -11,6 +11,7 @@ from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.archive import PART, archive_size, parts_of, write_archive
 from rewindctl.registry.bundle.check import check_manifests, check_runs
 from rewindctl.registry.bundle.index import CARRIED, FORMAT, VERSION, File, Index, Point, RunEntry
+from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.writer import MANIFEST_FILE
@@ -102,7 +103,7 @@ def _entry(registry: Registry, run: RunRecord, checkpoints: bool) -> tuple[RunEn
     manifest = registry.manifest(run)
     omitted = registry.omitted(run)
     if not checkpoints:
-        omitted |= {path for path in manifest if path.startswith(tag.CHECKPOINTS)}
+        omitted |= {path for path in manifest if path.startswith(CHECKPOINTS)}
     local = {path: registry.artifact(run, path) for path in manifest if path not in omitted}
     digests = {path: manifest[path]["sha256"] for path in local}
     local[MANIFEST_FILE] = registry.manifest_file(run)

@@ -27,12 +27,12 @@ from rewindctl.registry.bundle.check import check_manifests, check_runs, spec_of
 from rewindctl.registry.bundle.export import Progress
 from rewindctl.registry.bundle.index import Index, Manifest, RunEntry, parse_index, parse_manifest
 from rewindctl.registry.bundle.leftovers import discard, remove_leftovers
-from rewindctl.registry.opening import params_of
-from rewindctl.registry.ownership import now, this_process
+from rewindctl.registry.opening import common_tags, params_of
+from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.writer import MANIFEST_FILE, METRICS_PER_BATCH
-from rewindctl.specs import SCHEMA_VERSION, DenseSpec
+from rewindctl.specs import DenseSpec
 
 
 @dataclass(frozen=True)
@@ -213,21 +213,16 @@ class _Merge:
 
     def _tags(self, entry: RunEntry) -> dict[str, str]:
         own = {
-            tag.KIND: entry.kind,
+            **common_tags(entry.kind),
             tag.FINGERPRINT: entry.fingerprint,
             tag.GROUP: entry.group,
-            tag.SCHEMA: str(SCHEMA_VERSION),
             tag.SPEC: entry.spec,
             tag.MANIFEST: entry.artifacts[MANIFEST_FILE],
-            tag.OWNER: this_process(),
-            tag.HEARTBEAT: now(),
             tag.IMPORT: self.bundle.digest,
             tag.IMPORTED_FROM: entry.run_id,
-            "mlflow.source.name": "rewindctl",
-            "mlflow.source.type": "LOCAL",
         }
         if entry.omitted:
-            own[tag.OMITTED] = tag.CHECKPOINTS
+            own[tag.OMITTED] = CHECKPOINTS
         if entry.parent is not None:
             own |= {tag.PARENT: self._home(entry.parent), tag.DENSE_RUN: self._home(self._root(entry))}
         if entry.weights_from is not None:
@@ -261,7 +256,7 @@ class _Merge:
         if run is None or tag.OMITTED not in run.tags or entry.omitted or run in self.completed:
             return
         self.completed.append(run)
-        artifacts = {path: digest for path, digest in entry.artifacts.items() if path.startswith(tag.CHECKPOINTS)}
+        artifacts = {path: digest for path, digest in entry.artifacts.items() if path.startswith(CHECKPOINTS)}
         self._upload(run.run_id, artifacts)
 
     def _undo(self) -> None:
@@ -271,8 +266,8 @@ class _Merge:
                 discard(self.registry, self.registry.get(run_id))
         for run in self.completed:
             with suppress(RegistryError):
-                self.registry.client.set_tag(run.run_id, tag.OMITTED, tag.CHECKPOINTS)
-                self.registry.client.delete_artifacts(run.artifact_uri, tag.CHECKPOINTS.rstrip("/"))
+                self.registry.client.set_tag(run.run_id, tag.OMITTED, CHECKPOINTS)
+                self.registry.client.delete_artifacts(run.artifact_uri, CHECKPOINTS.rstrip("/"))
 
 
 def _link(source: Path, target: Path) -> None:
