@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Two processes of one thread each: two threads each would stand in each other's way on two cores.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .PHONY: demo test test-slow test-ray test-browser lint types bench clean
 
@@ -8,10 +10,10 @@ demo: $(VENV)/.installed ## install, then the whole chain on the embedded digits
 	$(BIN)/rewindctl demo
 
 test: $(VENV)/.dev ## the tests a newcomer runs
-	$(BIN)/python -m pytest -m "not slow"
+	$(SIDE_BY_SIDE) -m "not slow"
 
 test-slow: $(VENV)/.dev ## real servers, killed processes, mlflow run
-	$(BIN)/python -m pytest -m "slow and not browser" --ignore tests/engines/test_ray.py
+	$(SIDE_BY_SIDE) -m "slow and not browser" --ignore tests/engines/test_ray.py
 
 test-ray: $(VENV)/.dev ## a Ray cluster of two nodes: killed workers, killed nodes
 	$(BIN)/python -m pytest -m slow tests/engines/test_ray.py

@@ -54,11 +54,7 @@ def compare(
 
     if accuracy not in ("final", "best"):
         raise UsageError(f"unknown accuracy {accuracy!r}", "known: best, final")
-    rows = tidy_frame(registry_of(options))
-    for column, wanted in (("model", model), ("dataset", dataset)):
-        if wanted is not None:
-            rows = rows[rows[column] == wanted]
-    return Comparison(rows.reset_index(drop=True), accuracy)
+    return Comparison(tidy_frame(registry_of(options), [(model, dataset)]), accuracy)
 
 
 def open_run(run: str, **options: Unpack[StoreOptions]) -> Run:

@@ -18,12 +18,12 @@ from rewindctl.registry.opening import Opening, common_tags
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
+from rewindctl.registry.searching import search
 from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, redacted, sqlite_path
 from rewindctl.registry.views import experiment_tags
 from rewindctl.registry.writer import MANIFEST_FILE, RunWriter
 from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
 
-PAGE = 1_000
 SHORTEST_PREFIX = 6
 DEFAULT_EXPERIMENT = "rewindctl"
 MODEL_DESCRIPTION = """\
@@ -96,23 +96,13 @@ class Registry:
 
     def search(self, **tags: str) -> list[RunRecord]:
         """All our runs of the experiment with these tags (without `rewindctl.`), oldest first, every page."""
-        conditions = [f"tags.`rewindctl.{key}` = '{value}'" for key, value in tags.items()]
-        return self._search(" and ".join(conditions) or f"tags.`{tag.SCHEMA}` = '{SCHEMA_VERSION}'")
+        named = {f"rewindctl.{key}": value for key, value in tags.items()}
+        return self._search(named or {tag.SCHEMA: str(SCHEMA_VERSION)}, [self.experiment_id])
 
-    def _search(self, condition: str, experiment_ids: list[str] | None = None) -> list[RunRecord]:
-        found, token = [], None
-        while True:
-            page = self._client.search_runs(
-                experiment_ids or [self.experiment_id],
-                condition,
-                max_results=PAGE,
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
-            )
-            found += [RunRecord.from_mlflow(run) for run in page]
-            token = page.token
-            if not token:
-                return found
+    def _search(
+        self, tags: dict[str, str], experiment_ids: list[str] | None = None, prefix: str = ""
+    ) -> list[RunRecord]:
+        return search(self._client, experiment_ids or self._everywhere(), tags, prefix)
 
     def find(self, fingerprint: str, parent: RunRecord | None = None) -> RunRecord | None:
         """The newest finished run of an experiment (forced reruns replace older ones), a child of `parent` if given.
@@ -147,7 +137,7 @@ class Registry:
                 f"{reference!r} is not a run",
                 f"give a run ID, at least {SHORTEST_PREFIX} of its first digits, or models:/NAME@alias",
             )
-        found = self._search(f"attributes.run_id LIKE '{reference}%'", self._everywhere())
+        found = self._search({}, prefix=reference)
         if not found:
             raise UsageError(f"no run starts with {reference!r} in {self.display_uri}", "list the runs: rewindctl list")
         if len(found) > 1:
@@ -199,11 +189,11 @@ class Registry:
 
     def children(self, run: RunRecord) -> list[RunRecord]:
         """The runs of every experiment whose parent it is, oldest first."""
-        return self._search(f"tags.`{tag.PARENT}` = '{run.run_id}'", self._everywhere())
+        return self._search({tag.PARENT: run.run_id})
 
     def descendants(self, run: RunRecord) -> dict[str, list[RunRecord]]:
         """The children of the run and of each run that descends from it, by parent: two queries, however many runs."""
-        family = self._search(f"tags.`{tag.DENSE_RUN}` = '{run.dense_run_id}'", self._everywhere())
+        family = self._search({tag.DENSE_RUN: run.dense_run_id})
         by_parent: dict[str, list[RunRecord]] = {}
         for other in {one.run_id: one for one in [*family, *self.children(run)]}.values():
             by_parent.setdefault(other.parent_id or "", []).append(other)

@@ -59,29 +59,40 @@ class Client:
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        # Interrupted within a query, it would print a traceback for the cursor that it cannot close.
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         self._uri, self._secret = redacted(uri), urlsplit(uri).netloc.rpartition("@")[0]
         self._full_uri = uri
-        with self._plain_errors():
+        with self.plain_errors():
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            with self._plain_errors():
+            with self.plain_errors():
                 return method(*args, **kwargs)
 
         return call
 
     def delete_artifacts(self, artifact_uri: str, path: str | None = None) -> None:
         """Delete the artifacts of a run, or those below `path`: what MlflowClient has no method for."""
-        with self._plain_errors():
+        with self.plain_errors():
             from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
             get_artifact_repository(artifact_uri, tracking_uri=self._full_uri).delete_artifacts(path)
 
+    @property
+    def engine(self) -> Any:
+        """The database's own connections, None where the store is a server."""
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        store = self._client._tracking_client.store
+        return store.engine if isinstance(store, SqlAlchemyStore) else None
+
     @contextmanager
-    def _plain_errors(self) -> Iterator[None]:
+    def plain_errors(self) -> Iterator[None]:
+        """Failures of MLflow and of what it stands on become a StoreError of one line."""
         import requests
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError

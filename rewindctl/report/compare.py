@@ -1,7 +1,7 @@
 """The comparison as a whole: runs to cells to tables and figures, and to files."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from rewindctl.report.claims import MARGIN, verdicts
 from rewindctl.report.claims_table import claims_table
 from rewindctl.report.figures import figures
 from rewindctl.report.formats import Table, as_table, formats
-from rewindctl.report.frame import tidy_frame
+from rewindctl.report.frame import Network, tidy_frame
 from rewindctl.report.page import how_made, html_page, markdown_page
 from rewindctl.report.published import Against
 from rewindctl.report.rows import read_rows
@@ -60,6 +60,12 @@ class Wanted:
         if not self.studies and self.table in shipped():
             implied.append(self.table)
         return tuple(dict.fromkeys([*self.studies, *(name for name in implied if name)]))
+
+    def networks(self) -> set[Network]:
+        """The networks and data sets whose runs can matter."""
+        panels = {(panel.model, panel.dataset) for name in self.names() for panel in load_study(name).panels}
+        asked = (self.model, self.dataset)
+        return {pair for pair in panels if all(map(_agree, pair, asked))} if self.names() else {asked}
 
     def check(self) -> None:
         """Refuse unknown names before a store is opened. Raises: UsageError."""
@@ -147,10 +153,7 @@ def compare(source: Registry | Path, wanted: Wanted) -> Comparison:
     Raises: UsageError, and RewindError saying which runs are needed where there is nothing to compare.
     """
     wanted.check()
-    rows = read_rows(source) if isinstance(source, Path) else tidy_frame(source)
-    for column, value in (("model", wanted.model), ("dataset", wanted.dataset)):
-        if value is not None:
-            rows = rows[rows[column] == value]
+    rows = rows_of(source, wanted.networks())
     name = source.name if isinstance(source, Path) else f"experiment {source.experiment}"
     if wanted.names():
         return replace(_compare_studies(rows, wanted), source=name)
@@ -165,6 +168,20 @@ def compare(source: Registry | Path, wanted: Wanted) -> Comparison:
     )
     sections += [report.section(wanted.delta) for report in reports]
     return Comparison(wanted, rows, cells, tuple(reports), tuple(sections), name)
+
+
+def _agree(one: str | None, other: str | None) -> bool:
+    return None in (one, other) or one == other
+
+
+def rows_of(source: Registry | Path, networks: Collection[Network]) -> pd.DataFrame:
+    """A row per result of the networks. Raises: UsageError, RewindError."""
+    if not isinstance(source, Path):
+        return tidy_frame(source, networks)
+    rows = read_rows(source)
+    pairs = zip(rows["model"], rows["dataset"], strict=True)
+    chosen = [any(all(map(_agree, pair, network)) for network in networks) for pair in pairs]
+    return rows[chosen]
 
 
 def _compare_studies(rows: pd.DataFrame, wanted: Wanted) -> Comparison:

@@ -1,5 +1,6 @@
 """The tidy frame: one row per result, joined to its mask and its dense baseline by lineage, never by name."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -59,13 +60,17 @@ ORDER = [
 ]
 
 
-def tidy_frame(registry: Registry) -> pd.DataFrame:
+Network = tuple[str | None, str | None]  # a model and a data set, None: any
+
+
+def tidy_frame(registry: Registry, networks: Collection[Network] = ((None, None),)) -> pd.DataFrame:
     """Finished retrainings (and dense runs, method `none`) of the experiment, the newest of equal fingerprint.
 
-    A network reached through several levels of pruning is `iterative`; so is, once more, each earlier level of
-    such a chain, whose first level is also a one-shot result. Runs whose lineage is broken are left out.
+    Only runs of `networks` are read. A network reached through several levels of pruning is `iterative`; so is, once
+    more, each earlier level of such a chain, whose first level is also a one-shot result. Runs whose lineage is
+    broken are left out.
     """
-    finished = [run for run in registry.search() if run.finished]
+    finished = [run for network in networks for run in registry.search(**_tags(network)) if run.finished]
     by_id = {run.run_id: run for run in finished}
     newest = {run.fingerprint: run for run in finished}
     rows: list[dict[str, Any]] = []
@@ -90,6 +95,10 @@ def tidy_frame(registry: Registry) -> pd.DataFrame:
                 chained.add((retrained.run_id, step))
                 rows.append(_row(retrained, mask, dense, "iterative", step, level, levels[0][0]))
     return in_order(pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def _tags(network: Network) -> dict[str, str]:
+    return {name: value for name, value in zip(("model", "dataset"), network, strict=True) if value is not None}
 
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:

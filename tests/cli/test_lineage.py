@@ -114,9 +114,11 @@ class Counting(Registry):
         super().__init__(uri)
         self.asked: list[str] = []
 
-    def _search(self, condition: str, experiment_ids: list[str] | None = None) -> list[RunRecord]:
-        self.asked.append(condition)
-        return super()._search(condition, experiment_ids)
+    def _search(
+        self, tags: dict[str, str], experiment_ids: list[str] | None = None, prefix: str = ""
+    ) -> list[RunRecord]:
+        self.asked.append(prefix or str(tags))
+        return super()._search(tags, experiment_ids, prefix)
 
 
 def test_children_are_found_in_other_experiments_and_without_reading_every_run(copied_chain: Chain, cli: Cli) -> None:

@@ -102,7 +102,11 @@ def test_a_process_that_ended_and_was_not_reaped_is_gone() -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("owner", [ELSEWHERE, f"{HOST}:{PID}:{START}:{BOOT}:1", f"{HOST}:", "", ":::::::", "x"])
+@pytest.mark.parametrize(
+    "owner",
+    [ELSEWHERE, f"{HOST}:{PID}:{START}:{BOOT}:1", f"{HOST}:", "", ":::::::", "x"],
+    ids=["machine", "container", "host", "none", "colons", "word"],
+)
 def test_of_another_machine_or_container_only_the_heartbeat_tells(owner: str) -> None:
     assert is_gone(owner, time.time()) is None
 

@@ -1,0 +1,72 @@
+"""Runs by their tags, oldest first: of a server through its API, of a database in four queries.
+
+MLflow's own search of a database builds five objects for each value of each run, the inputs among them, and takes two
+seconds for a thousand runs. Its tables are read here by MLflow's own mapping of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rewindctl.registry.records import RunRecord
+from rewindctl.registry.store import Client
+
+PAGE = 1_000
+
+
+def search(client: Client, experiment_ids: Sequence[str], tags: Mapping[str, str], prefix: str = "") -> list[RunRecord]:
+    """All active runs of the experiments with these tags whose ID starts with `prefix`."""
+    engine = client.engine
+    if engine is None:
+        return _through_api(client, experiment_ids, tags, prefix)
+    with client.plain_errors():
+        return _from_tables(engine, experiment_ids, tags, prefix)
+
+
+def _through_api(
+    client: Client, experiment_ids: Sequence[str], tags: Mapping[str, str], prefix: str
+) -> list[RunRecord]:
+    conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+    if prefix:
+        conditions.append(f"attributes.run_id LIKE '{prefix}%'")
+    found, token = [], None
+    while True:
+        page = client.search_runs(
+            list(experiment_ids),
+            " and ".join(conditions),
+            max_results=PAGE,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        found += [RunRecord.from_mlflow(run) for run in page]
+        token = page.token
+        if not token:
+            return found
+
+
+def _from_tables(engine: Any, experiment_ids: Sequence[str], tags: Mapping[str, str], prefix: str) -> list[RunRecord]:
+    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
+    from sqlalchemy import select
+
+    wanted = [SqlRun.experiment_id.in_([int(number) for number in experiment_ids])]
+    wanted += [SqlRun.lifecycle_stage == "active", SqlRun.run_uuid.startswith(prefix, autoescape=True)]
+    for key, value in tags.items():
+        tagged = select(SqlTag.run_uuid).where(SqlTag.key == key, SqlTag.value == value)
+        wanted.append(SqlRun.run_uuid.in_(tagged))
+    ids = select(SqlRun.run_uuid).where(*wanted)
+    columns = (SqlRun.run_uuid, SqlRun.name, SqlRun.status, SqlRun.artifact_uri, SqlRun.start_time, SqlRun.end_time)
+    found: dict[str, RunRecord] = {}
+    with engine.connect() as connection:
+        ordered = select(*columns).where(*wanted).order_by(SqlRun.start_time, SqlRun.run_uuid)
+        for run_id, name, status, artifact_uri, start, end in connection.execute(ordered):
+            found[run_id] = RunRecord(run_id, name or "", status, artifact_uri, start or 0, end or 0, {}, {}, {})
+        # Each query sees the store at its own moment: a run that came after the first one is in none.
+        for table, place in ((SqlTag, "tags"), (SqlParam, "params")):
+            texts = select(table.run_uuid, table.key, table.value).where(table.run_uuid.in_(ids))
+            for run_id, key, value in connection.execute(texts):
+                if run_id in found:
+                    getattr(found[run_id], place)[key] = value
+        last = select(SqlLatestMetric.run_uuid, SqlLatestMetric.key, SqlLatestMetric.value, SqlLatestMetric.is_nan)
+        for run_id, key, value, is_nan in connection.execute(last.where(SqlLatestMetric.run_uuid.in_(ids))):
+            if run_id in found:
+                found[run_id].metrics[key] = float("nan") if is_nan else value
+    return list(found.values())
