@@ -21,7 +21,7 @@ from rewindctl.engines import ray_start
 from rewindctl.engines.local import InProcess
 from rewindctl.engines.ray_cluster import RayCluster
 from rewindctl.engines.run import Finished, run_plan
-from rewindctl.engines.work import Site
+from rewindctl.engines.work import Answer, Site, Task
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.plan import Plan, make_plan
 from rewindctl.paper.study import parse_study
@@ -239,6 +239,21 @@ def test_a_plan_is_interrupted_on_a_ray_of_its_own_and_gone_on_with(store: Path)
     assert not ray.is_initialized()
     done = run_plan(plan, {}, InProcess(site), Console())
     assert [left.run_id for left in finished_once(registry, plan, done)] == [run.run_id]
+
+
+def test_the_iterations_of_a_stage_under_way_are_seen(cluster: Cluster) -> None:
+    (stage,) = make("", 2 * LONG).stages.values()
+    engine, seen, answers = cluster.engine(Site(cluster.uri, "seen", "cpu", threads=1)), [0], list[Answer]()
+    try:
+        engine.submit(Task(stage.fingerprint, stage.spec.canonical(), None))
+        while not answers:
+            answers = engine.wait(0.1)
+            seen.append(engine.progress().get(stage.fingerprint, seen[-1]))
+    finally:
+        engine.close()
+    assert answers[0].run_id
+    assert seen == sorted(seen)
+    assert set(seen) - {0, 2 * LONG}
 
 
 def test_several_machines_need_a_server_that_is_not_each_of_them(cluster: Cluster, tmp_path: Path) -> None:
