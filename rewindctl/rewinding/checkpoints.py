@@ -11,10 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rewindctl.errors import IntegrityError
+from rewindctl.rewinding.packing import pack, unpack
 
-FORMAT = "rewindctl-checkpoint-1"
+FORMAT = "rewindctl-checkpoint-2"
+UNPACKED_FORMAT = "rewindctl-checkpoint-1"  # as written before zeros were left out
 PARTS = ("parameters", "buffers", "momentum")
-UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError)
+UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,9 @@ class TrainState:
 
     def save(self, path: Path, notes: dict[str, Any] | None = None) -> None:
         """Write the file, with `notes` (JSON) in its metadata; equal states and notes give equal bytes."""
-        tensors = {
-            f"{part}/{name}": tensor.contiguous() for part in PARTS for name, tensor in getattr(self, part).items()
-        }
-        metadata: dict[str, Any] = {"iteration": self.iteration, "data_position": self.data_position}
+        tensors, packed = pack(self.parameters, self.momentum)
+        tensors |= {f"buffers/{name}": tensor.contiguous() for name, tensor in self.buffers.items()}
+        metadata: dict[str, Any] = {"iteration": self.iteration, "data_position": self.data_position, **packed}
         if notes is not None:
             metadata["notes"] = notes
         # One metadata key: safetensors writes several in no fixed order.
@@ -49,10 +50,11 @@ class TrainState:
         parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = json.loads(file.metadata()[FORMAT])
+                metadata = _metadata(file)
                 for key in file.keys():  # noqa: SIM118 (not a dict)
                     part, name = key.split("/", 1)
-                    parts[part][name] = file.get_tensor(key)
+                    parts.setdefault(part, {})[name] = file.get_tensor(key)
+            unpack(parts, metadata)
             iteration, data_position = metadata["iteration"], metadata["data_position"]
             if not all(isinstance(count, int) and count >= 0 for count in (iteration, data_position)):
                 raise ValueError(f"it stands at iteration {iteration}, batch {data_position}")
@@ -65,7 +67,7 @@ class TrainState:
         """The notes saved with a state. Raises: IntegrityError."""
         try:
             with safe_open(path, framework="pt") as file:
-                return dict(json.loads(file.metadata()[FORMAT])["notes"])
+                return dict(_metadata(file)["notes"])
         except UNREADABLE as error:
             raise IntegrityError(f"{path} holds no readable notes: {error}") from None
 
@@ -81,6 +83,12 @@ class TrainState:
         check_shapes(self.parameters, dict(network.named_parameters()), "parameter")
         check_shapes(self.buffers, dict(network.named_buffers()), "buffer")
         network.load_state_dict({**self.parameters, **self.buffers})
+
+
+def _metadata(file: Any) -> dict[str, Any]:
+    known = file.metadata()
+    metadata: dict[str, Any] = json.loads(known.get(FORMAT) or known[UNPACKED_FORMAT])
+    return {"shapes": {}, "zero": [], **metadata}
 
 
 def check_shapes(found: dict[str, Tensor], wanted: dict[str, Tensor], what: str) -> None:

@@ -415,3 +415,14 @@ def test_weights_that_are_not_recorded_cannot_be_pruned(chain: Chain, cli: Cli, 
     )  # fmt: skip
     assert answer.code == 2
     assert iteration in answer.err
+
+
+def test_a_retrained_network_on_disk_is_its_survivors(chain: Chain) -> None:
+    """Neither weights nor momentum have a bit set where the mask removes, so that files shrink with the mask."""
+    registry = chain.registry()
+    dense, pruned, retrained = (registry.get(run) for run in (chain.dense, chain.prune, chain.lr_rewind))
+    path = "checkpoints/final.safetensors"
+    whole, sparse = (registry.manifest(run)[path]["size"] for run in (dense, retrained))
+    mask = Mask.load(registry.artifact(pruned, "mask/mask.safetensors"))
+    saved = 8 * mask.removed - mask.total // 8
+    assert whole - sparse > 0.99 * saved - 200 * len(mask.kernels)

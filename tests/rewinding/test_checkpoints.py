@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from rewindctl.errors import IntegrityError
 from rewindctl.models import Network, build_network
 from rewindctl.models.network import NetworkConfig
-from rewindctl.rewinding.checkpoints import FORMAT, PARTS, TrainState
+from rewindctl.rewinding.checkpoints import FORMAT, PARTS, UNPACKED_FORMAT, TrainState
 
 
 def network() -> Network:
@@ -208,3 +208,105 @@ def test_a_misfit_is_refused_by_the_name_of_the_tensor(part: str, name: str) -> 
             changed(state, part, damaged).load_into(value)
         assert name in caught.value.message
     assert all(torch.equal(tensor, before[key]) for key, tensor in value.state_dict().items())
+
+
+# Packed: zeros take a bit
+
+
+def pruned(share: float) -> TrainState:
+    """A state whose kernels and their momenta are zero but for a share of their weights."""
+    state, generator = full(), torch.Generator().manual_seed(1)
+    kept = {
+        name: torch.rand(p.shape, generator=generator) < (share if p.dim() > 1 else 2)
+        for name, p in state.parameters.items()
+    }
+    return replace(
+        state,
+        parameters={name: torch.where(kept[name], p, 0) for name, p in state.parameters.items()},
+        momentum={name: torch.where(kept[name], m, 0) for name, m in state.momentum.items()},
+    )
+
+
+def same_bytes(one: TrainState, other: TrainState) -> bool:
+    return all(
+        set(getattr(one, part)) == set(getattr(other, part))
+        and all(
+            tensor.shape == getattr(other, part)[name].shape
+            and tensor.dtype == getattr(other, part)[name].dtype
+            and tensor.numpy().tobytes() == getattr(other, part)[name].numpy().tobytes()
+            for name, tensor in getattr(one, part).items()
+        )
+        for part in PARTS
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.107, 0.5, 0.97, 1.0])
+def test_a_pruned_state_is_its_survivors_and_a_bit_a_weight(tmp_path: Path, share: float) -> None:
+    state = pruned(share)
+    written = len(saved(state, tmp_path / "state"))
+    assert same_bytes(TrainState.load(tmp_path / "state"), state)
+    survivors = sum(int((p != 0).sum()) for p in state.parameters.values())
+    weights = sum(p.numel() for p in state.parameters.values())
+    names = 4 * len(state.parameters) + len(state.buffers)
+    rest = sum(8 * b.numel() for b in state.buffers.values()) + 200 * names
+    assert written <= min(8 * survivors + weights / 8, 8 * weights) + rest
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(data=st.data())
+def test_whatever_is_zero_every_bit_comes_back(tmp_path: Path, data: st.DataObject) -> None:
+    values = st.sampled_from([0.0, 0.0, 0.0, -0.0, 1.5, float("nan"), float("inf"), 1e-45])
+    shape = data.draw(st.sampled_from([(), (1,), (7,), (3, 5), (2, 3, 3, 3)]))
+    count = int(torch.empty(shape).numel())
+    draw = st.lists(values, min_size=count, max_size=count).map(lambda found: torch.tensor(found).reshape(shape))
+    state = TrainState(
+        {"w": data.draw(draw), "only": data.draw(draw)},
+        {"b": data.draw(draw)},
+        {"w": data.draw(draw), "strange": data.draw(draw)},
+    )
+    first = saved(state, tmp_path / "state")
+    assert same_bytes(TrainState.load(tmp_path / "state"), state)
+    assert saved(TrainState.load(tmp_path / "state"), tmp_path / "again") == first
+
+
+def test_momentum_before_the_first_update_takes_no_room(tmp_path: Path) -> None:
+    state = TrainState.initial(network())
+    first, moved = saved(state, tmp_path / "first"), saved(full(), tmp_path / "moved")
+    assert same_bytes(TrainState.load(tmp_path / "first"), state)
+    assert len(first) < 0.6 * len(moved)
+
+
+def test_a_file_from_before_packing_is_read(tmp_path: Path) -> None:
+    state = small()
+    tensors = {f"{part}/{name}": tensor for part in PARTS for name, tensor in getattr(state, part).items()}
+    text = json.dumps({"iteration": state.iteration, "data_position": state.data_position})
+    save_file(tensors, tmp_path / "old", metadata={UNPACKED_FORMAT: text})
+    loaded = TrainState.load(tmp_path / "old")
+    assert same_bytes(loaded, state)
+    assert (loaded.iteration, loaded.data_position) == (3, 9)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "zero"),
+    [
+        ({}, []),
+        ({"w": [2, 4]}, []),
+        ({"w": [9]}, []),
+        ({"w": [2**40, 2**40]}, []),
+        ({"w": [-8]}, []),
+        ({"w": "8"}, []),
+        ({"w": [8], "v": [8]}, []),
+        ([["w", [8]]], []),
+        ({"w": [8]}, ["v"]),
+        ({"w": [8]}, ["w"]),
+        ({"w": [8]}, 5),
+        (None, None),
+    ],
+)
+def test_packing_that_does_not_fit_is_refused(tmp_path: Path, shapes: Any, zero: Any) -> None:
+    kept = torch.tensor([0b10100000], dtype=torch.uint8)
+    tensors = {"kept/w": kept, "parameters/w": torch.ones(2), "momentum/w": torch.ones(3)}
+    text = json.dumps({"iteration": 0, "data_position": 0, "shapes": shapes, "zero": zero})
+    save_file(tensors, tmp_path / "state", metadata={FORMAT: text})
+    with pytest.raises(IntegrityError):
+        TrainState.load(tmp_path / "state")
