@@ -11,6 +11,7 @@ from rewindctl.cli.choices import (
     LrClock,
     LrK,
     Method,
+    Momentum,
     OptimizerState,
     Parent,
     Rate,
@@ -36,6 +37,7 @@ def iterate(
     iterations: RetrainIterations = None,
     lr_clock: LrClock = "rewound",
     optimizer_state: OptimizerState = "zero",
+    momentum: Momentum = None,
     structure: Structure = "unstructured",
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
@@ -49,7 +51,7 @@ def iterate(
     from rewindctl.pipeline.requests import PruneOptions, RetrainOptions
 
     levels = walk.sparsity_grid(step, until)
-    retraining = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state)
+    retraining = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum)
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     pipeline = session.pipeline()
     dense = pipeline.registry.resolve(parent)
