@@ -28,14 +28,23 @@ from rewindctl.cli import (
 )
 from rewindctl.cli import lineage as lineage_command
 from rewindctl.cli import show as show_command
+from rewindctl.cli.help import Group, arrange
 from rewindctl.cli.session import Globals
 from rewindctl.console import Console
 from rewindctl.errors import RewindError
 
 INTERRUPTED = 130
+PANELS = {
+    "Make runs": ("demo", "train-dense", "prune", "retrain", "iterate", "tune"),
+    "The report": ("reproduce", "compare"),
+    "Look at runs": ("list", "show", "lineage", "ui"),
+    "Keep them": ("verify", "registry"),
+    "Set up": ("init", "doctor", "data"),
+}
 
 app = typer.Typer(
     name="rewindctl",
+    cls=Group,
     help="Train, prune and rewind networks; every run, mask and checkpoint is kept in MLflow.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -65,6 +74,7 @@ for module in (
     module.register(app)
 app.add_typer(data.app, name="data")
 app.add_typer(registry.app, name="registry")
+arrange(app, PANELS)
 
 
 @app.callback()

@@ -4,6 +4,11 @@ from typing import Annotated, Literal
 
 import typer
 
+PRUNING, RETRAINING = "Pruning", "Retraining"
+PANELS = {  # of the help, for the commands that take these options
+    RETRAINING: ("k", "weights_k", "lr_k", "lr", "iterations", "lr_clock", "optimizer_state", "momentum"),
+    PRUNING: ("sparsity", "compression", "structure", "scope", "channel_norm", "criterion"),
+}
 Parent = Annotated[str, typer.Option(help="Run ID, at least 6 of its first digits, or models:/NAME@alias.")]
 Sparsity = Annotated[float | None, typer.Option(help="Fraction of kernel weights to remove, as 0.893.")]
 Compression = Annotated[float | None, typer.Option(help="Total / kept kernel weights, as 9.35.")]

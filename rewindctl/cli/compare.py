@@ -7,8 +7,14 @@ import typer
 
 from rewindctl.cli.session import Session, command
 
+PANELS = {
+    "Runs": ("study", "model", "dataset", "scale", "source"),
+    "Table": ("table", "claims", "margin", "against", "format", "accuracy"),
+    "Figure and files": ("figure", "delta", "output", "report", "log"),
+}
 
-@command()
+
+@command(panels=PANELS)
 def compare(
     session: Session,
     study: Annotated[
@@ -46,7 +52,11 @@ def compare(
 ) -> None:
     """Medians, spreads and differences of the finished runs, as tables and figures, published numbers beside them.
 
-    Example: rewindctl compare --figure fig1 --output plots --format markdown
+    Examples:
+        rewindctl compare
+        rewindctl compare --figure fig1 --output plots --format markdown
+        rewindctl compare --study fig1 --study fig2 --claims --margin 0.2
+        rewindctl compare --report --log --model resnet20 --dataset cifar10
     """
     from rewindctl.report.compare import Wanted
     from rewindctl.report.compare import compare as summarise

@@ -16,7 +16,9 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets. [$REWIN
 def list_data(session: Session, data_dir: DataDir = None) -> None:
     """List the data sets and where each is.
 
-    Example: rewindctl data list
+    Examples:
+        rewindctl data list
+        rewindctl data list --data-dir ~/data --json
     """
     from rewindctl.datasets.inventory import inventory
     from rewindctl.plugins import load_plugins
@@ -38,7 +40,9 @@ def fetch_data(
 ) -> None:
     """Download a data set with torchvision, verify it and keep it as NAME.npz.
 
-    Example: rewindctl data fetch cifar10
+    Examples:
+        rewindctl data fetch cifar10
+        rewindctl data fetch cifar100 --data-dir ~/data
     """
     from rewindctl.datasets.cifar import fetch
 
@@ -55,7 +59,9 @@ def import_data(
 ) -> None:
     """Import an image folder or an .npz with x_train, y_train, x_test and y_test.
 
-    Example: rewindctl data import cells cells.npz
+    Examples:
+        rewindctl data import cells cells.npz
+        rewindctl data import leaves photos/leaves --data-dir ~/data
     """
     from rewindctl.datasets.files import import_dataset
 

@@ -23,7 +23,10 @@ def demo(
 ) -> None:
     """Run the whole chain: dense, prune, three retrainings, compare. Minutes on a laptop; what exists is reused.
 
-    Example: rewindctl demo --seeds 0-4 --compressions 10,20,50
+    Examples:
+        rewindctl demo
+        rewindctl demo --seeds 0-4 --compressions 10,20,50
+        rewindctl demo --model resnet20 --dataset cifar10 --seeds 0 --iterations 1000 --k 100
     """
     from rewindctl.pipeline.chain import run_chain
     from rewindctl.pipeline.requests import RetrainOptions

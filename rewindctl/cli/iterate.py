@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from rewindctl.cli.choices import (
+    PANELS,
     ChannelNorm,
     Criterion,
     K,
@@ -23,7 +24,7 @@ from rewindctl.cli.choices import (
 from rewindctl.cli.session import Session, command
 
 
-@command(runs=True)
+@command(runs=True, panels={"Levels": ("step", "until"), **PANELS})
 def iterate(
     session: Session,
     parent: Parent,
@@ -45,7 +46,10 @@ def iterate(
 ) -> None:
     """Prune and retrain in turn, level by level, from a dense run; prints the retrain run of each level.
 
-    Example: rewindctl iterate --parent models:/resnet8-digits-dense@seed-0 --method lr_rewind --step 0.5 --until 0.9
+    Examples:
+        rewindctl iterate --parent models:/resnet8-digits-dense@seed-0 --method lr_rewind --step 0.5 --until 0.9
+        rewindctl iterate --parent 3f2a9c --method weight_rewind --k 2000 --step 0.2 --until 0.893
+        rewindctl iterate --parent 3f2a9c --method finetune --lr 0.001 --structure structured --until 0.5
     """
     from rewindctl.pipeline import iterate as walk
     from rewindctl.pipeline.requests import PruneOptions, RetrainOptions

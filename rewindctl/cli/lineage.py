@@ -19,7 +19,9 @@ def lineage(
     JSON is a list of the runs of the tree in its order, parents before children: what `list --json` gives of a run,
     with `relation` (ancestor, self or descendant) and `depth`, the steps from the dense run.
 
-    Example: rewindctl lineage 3f2a9c --format mermaid
+    Examples:
+        rewindctl lineage 3f2a9c
+        rewindctl lineage models:/resnet8-digits-dense@seed-0 --format mermaid
     """
     from rewindctl.report.lineage import family_of, forms
 

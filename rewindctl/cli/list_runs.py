@@ -7,7 +7,7 @@ import typer
 from rewindctl.cli.session import Session, command, run_json
 
 
-@command()
+@command(panels={"Runs": ("kind", "method", "where"), "Order": ("sort", "reverse", "limit", "page")})
 def list_runs(
     session: Session,
     kind: Annotated[
@@ -25,7 +25,10 @@ def list_runs(
 ) -> None:
     """List the runs of the experiment, those of one network, data set and method together; stderr says how many.
 
-    Example: rewindctl list --method lr_rewind --where 'compression>5' --sort accuracy --reverse
+    Examples:
+        rewindctl list --kind dense
+        rewindctl list --method lr_rewind --where 'compression>5' --sort accuracy --reverse
+        rewindctl list --where 'model=resnet20,seed<3' --sort started --limit 20 --page 2
     """
     from rewindctl.conditions import parse_conditions
     from rewindctl.report import runs as found

@@ -27,7 +27,7 @@ class Kind(StrEnum):  # Typer takes no list of literals
 
 
 @app.command("export")
-@command()
+@command(panels={"Runs": ("kind", "tag", "study", "scale", "run", "descendants")})
 def export_runs(
     session: Session,
     bundle: Annotated[Path, typer.Argument(help="File to write.")],
@@ -45,7 +45,10 @@ def export_runs(
 ) -> None:
     """Write finished runs, with their ancestors, to one file: all of the experiment, or those chosen.
 
-    Example: rewindctl registry export seed0.bundle --tag seed=0 --kind retrain --max-size 1G
+    Examples:
+        rewindctl registry export all.bundle
+        rewindctl registry export seed0.bundle --tag seed=0 --kind retrain --max-size 1G
+        rewindctl registry export fig1.bundle --study fig1 --no-checkpoints --overwrite
     """
     from rewindctl.registry.bundle import export_bundle, matching, select
     from rewindctl.registry.bundle.index import SMALLEST_PART
@@ -92,7 +95,9 @@ def import_runs(
 ) -> None:
     """Merge a bundle into the registry: what is there stays and is reused, what is new is added, all or nothing.
 
-    Example: rewindctl registry import seed0.bundle
+    Examples:
+        rewindctl registry import all.bundle
+        rewindctl registry import seed0.bundle.001 --experiment theirs --json
     """
     from rewindctl.registry.bundle import import_bundle
 

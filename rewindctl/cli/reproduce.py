@@ -14,9 +14,14 @@ if TYPE_CHECKING:
     from rewindctl.paper.plan import Plan
 
 SHOWN_FAILURES = 20
+PANELS = {
+    "Instead of running": ("list_studies", "show", "plan"),
+    "Selection": ("trials", "seeds", "cells", "scale"),
+    "Engine": ("engine", "jobs", "address", "gpus", "cpus"),
+}
 
 
-@command(runs=True)
+@command(runs=True, panels=PANELS)
 def reproduce(
     session: Session,
     study: Annotated[
@@ -40,7 +45,11 @@ def reproduce(
 ) -> None:
     """Plan, run and draw a table or figure of the report, or a study of your own. What exists is reused.
 
-    Example: rewindctl reproduce fig1 --trials 3 --plan
+    Examples:
+        rewindctl reproduce --list
+        rewindctl reproduce fig1 --trials 3 --plan
+        rewindctl reproduce fig1 --cells 'method=lr_rewind,compression>5' --seeds 0-2 --jobs 2
+        rewindctl reproduce all --engine ray --address auto --gpus 0.25
     """
     from rewindctl.paper.request import planned, studies_of
 

@@ -1,11 +1,12 @@
 """What every command shares: its options, its console, its registry, its way to print a run."""
 
+import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -109,7 +110,10 @@ _RUN: dict[str, Any] = {
     "force": Annotated[bool, typer.Option("--force", help="Run anew what the registry has.", rich_help_panel=RUN)],
     "device": Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)],
     "checkpoint_every": Annotated[
-        float, typer.Option(min=0, help="Seconds between the points that an interrupted run goes on from.")
+        float,
+        typer.Option(
+            min=0, help="Seconds between the points that an interrupted run goes on from.", rich_help_panel=RUN
+        ),
     ],
     "wait": Annotated[
         bool,
@@ -129,20 +133,25 @@ _DEFAULTS = {
 }
 
 
-def command(*, runs: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(
+    *, runs: bool = False, panels: Mapping[str, Iterable[str]] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: the function's first parameter becomes a Session, made from options that Typer sees added to its own.
 
-    `runs` adds --force, --device, --checkpoint-every, --wait and --data-dir.
+    `runs` adds --force, --device, --checkpoint-every, --wait and --data-dir. `panels`: the help's, and what is under
+    each, by parameter; the other options come first.
     """
     shared = _SHARED | (_RUN if runs else {})
+    panel_of = {name: panel for panel, names in (panels or {}).items() for name in names}
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        given = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        own = [_under(parameter, panel_of.get(parameter.name)) for parameter in given]
 
         @functools.wraps(function)
         def wrapper(context: typer.Context, **values: Any) -> None:
-            given = {key: values.pop(key) for key in shared}
-            function(_session(context.obj or Globals(), given), **values)
+            common = {key: values.pop(key) for key in shared}
+            function(_session(context.obj or Globals(), common), **values)
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         added = [
@@ -157,6 +166,16 @@ def command(*, runs: bool = False) -> Callable[[Callable[..., None]], Callable[.
         return wrapper
 
     return decorate
+
+
+def _under(parameter: inspect.Parameter, panel: str | None) -> inspect.Parameter:
+    """The parameter of a command with its panel of the help; what several commands take stays as it is."""
+    if panel is None:
+        return parameter
+    kind, option = get_args(parameter.annotation)
+    option = copy.copy(option)
+    option.rich_help_panel = panel
+    return parameter.replace(annotation=Annotated[kind, option])
 
 
 def _session(before: Globals, after: dict[str, Any]) -> Session:

@@ -15,7 +15,9 @@ def show(
 ) -> None:
     """Show one run on one screen: numbers, curve, spec, layers, files, relatives, and the command that makes it again.
 
-    Example: rewindctl show models:/resnet8-digits-dense@seed-0
+    Examples:
+        rewindctl show 3f2a9c
+        rewindctl show models:/resnet8-digits-dense@seed-0 --json
     """
     from rewindctl.report.facts import facts_of
     from rewindctl.report.screen import screen

@@ -8,7 +8,9 @@ from rewindctl.cli import parse
 from rewindctl.cli.session import Session, command
 
 
-@command(runs=True)
+@command(
+    runs=True, panels={"Training": ("recipe", "iterations", "batch_size", "lr", "rewind_points", "evaluate_every")}
+)
 def train_dense(
     session: Session,
     model: Annotated[str, typer.Option(help="resnet20, resnet56, resnet110, wrn16_8, resnet8, ...")],
@@ -24,7 +26,10 @@ def train_dense(
 ) -> None:
     """Train dense baselines and keep the checkpoints that networks can be rewound to.
 
-    Example: rewindctl train-dense --model resnet20 --dataset cifar10 --seeds 0-2 --rewind-points 0,500,2000
+    Examples:
+        rewindctl train-dense --model resnet8 --dataset digits
+        rewindctl train-dense --model resnet20 --dataset cifar10 --seeds 0-2 --rewind-points 0,500,2000
+        rewindctl train-dense --model wrn16_8 --dataset cifar10 --seed 1 --iterations 8000 --device cuda:0
     """
     from rewindctl.pipeline.requests import dense_spec
 

@@ -14,7 +14,9 @@ def ui(
 ) -> None:
     """Open the MLflow UI on the store; for a tracking server, say its address.
 
-    Example: rewindctl ui --port 5001
+    Examples:
+        rewindctl ui
+        rewindctl ui --port 5001 --tracking-uri sqlite:///runs/mlflow.db
     """
     import os
     import subprocess

@@ -16,7 +16,9 @@ def verify(
 ) -> None:
     """Check runs against their manifests, specs, parents and masks; exit code 1 when one is not intact.
 
-    Example: rewindctl verify --all
+    Examples:
+        rewindctl verify 3f2a9c
+        rewindctl verify --all --json
     """
     from rewindctl.pipeline.verify import verify as problems_of
 
