@@ -11,6 +11,7 @@ import typer
 
 from rewindctl.cli import (
     compare,
+    complete,
     data,
     demo,
     doctor,
@@ -81,7 +82,9 @@ arrange(app, PANELS)
 def options(
     context: typer.Context,
     tracking_uri: str = typer.Option(None, help="MLflow store or server. [$MLFLOW_TRACKING_URI, sqlite:///mlflow.db]"),
-    experiment: str = typer.Option(None, help="MLflow experiment. [$MLFLOW_EXPERIMENT_NAME, rewindctl]"),
+    experiment: str = typer.Option(
+        None, help="MLflow experiment. [$MLFLOW_EXPERIMENT_NAME, rewindctl]", autocompletion=complete.experiments
+    ),
     json: bool = typer.Option(False, "--json", help="Print JSON to stdout."),
     quiet: bool = typer.Option(False, "--quiet", help="No progress and no remarks."),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
@@ -96,6 +99,7 @@ def run(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     console = Console()
+    complete.join_words(os.environ)
     arguments = ["--debug"] * debug + [argument for argument in arguments if argument != "--debug"]
     try:
         code = int(app(arguments, prog_name="rewindctl", standalone_mode=False) or 0)

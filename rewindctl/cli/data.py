@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rewindctl.cli import complete
 from rewindctl.cli.session import Session, command
 
 app = typer.Typer(help="Data sets: what is there, download, import.", no_args_is_help=True, rich_markup_mode=None)
@@ -36,7 +37,11 @@ def list_data(session: Session, data_dir: DataDir = None) -> None:
 @app.command("fetch")
 @command()
 def fetch_data(
-    session: Session, name: Annotated[str, typer.Argument(help="cifar10 or cifar100.")], data_dir: DataDir = None
+    session: Session,
+    name: Annotated[
+        str, typer.Argument(help="cifar10 or cifar100.", autocompletion=complete.names("downloaded data set"))
+    ],
+    data_dir: DataDir = None,
 ) -> None:
     """Download a data set with torchvision, verify it and keep it as NAME.npz.
 

@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from rewindctl.cli import parse
+from rewindctl.cli import complete, parse
 from rewindctl.cli.session import Session, command
 
 
 @command(runs=True)
 def demo(
     session: Session,
-    model: Annotated[str, typer.Option(help="Network.")] = "resnet8",
-    dataset: Annotated[str, typer.Option(help="Data set.")] = "digits",
+    model: Annotated[str, typer.Option(help="Network.", autocompletion=complete.names("model"))] = "resnet8",
+    dataset: Annotated[str, typer.Option(help="Data set.", autocompletion=complete.datasets)] = "digits",
     seeds: Annotated[str, typer.Option(help="Trials.")] = "0-2",
     compressions: Annotated[str, typer.Option(help="Total / kept kernel weights.")] = "20,50",
     k: Annotated[int, typer.Option("--k", help="Iteration that weight rewinding goes back to.")] = 30,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rewindctl.cli import parse
+from rewindctl.cli import complete, parse
 from rewindctl.cli.session import Session, command
 from rewindctl.console import Console
 from rewindctl.errors import UsageError
@@ -35,9 +35,15 @@ def export_runs(
     tag: Annotated[
         list[str] | None, typer.Option(help="Runs with this tag, as method=lr_rewind; with all of several.")
     ] = None,
-    study: Annotated[list[str] | None, typer.Option(help="Runs of this study: fig1, all, a YAML file.")] = None,
+    study: Annotated[
+        list[str] | None,
+        typer.Option(help="Runs of this study: fig1, all, a YAML file.", autocompletion=complete.names("study")),
+    ] = None,
     scale: Annotated[float, typer.Option(help="Of the study, as it was reproduced.")] = 1.0,
-    run: Annotated[list[str] | None, typer.Option(help="This run: ID, prefix, models:/NAME@alias; repeatable.")] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(help="This run: ID, prefix, models:/NAME@alias; repeatable.", autocompletion=complete.runs),
+    ] = None,
     descendants: Annotated[bool, typer.Option("--descendants", help="Also every run made from a chosen one.")] = False,
     checkpoints: Annotated[bool, typer.Option(help="With the networks, or only masks, metrics and specs.")] = True,
     max_size: Annotated[str | None, typer.Option(help="Split into BUNDLE.001, .002, ... of this size, as 16M.")] = None,

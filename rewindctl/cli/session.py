@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from rewindctl.cli import complete
 from rewindctl.console import Console
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ def run_json(run: "RunRecord") -> dict[str, Any]:
 
 _SHARED: dict[str, Any] = {
     "tracking_uri": Annotated[str | None, typer.Option(help="MLflow store or server.", rich_help_panel=STORE)],
-    "experiment": Annotated[str | None, typer.Option(help="MLflow experiment.", rich_help_panel=STORE)],
+    "experiment": Annotated[
+        str | None, typer.Option(help="MLflow experiment.", rich_help_panel=STORE, autocompletion=complete.experiments)
+    ],
     "json": Annotated[bool, typer.Option("--json", help="Print JSON to stdout.", rich_help_panel=STORE)],
     "quiet": Annotated[bool, typer.Option("--quiet", help="No progress and no remarks.", rich_help_panel=STORE)],
 }

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rewindctl.cli import choices
+from rewindctl.cli import choices, complete
 from rewindctl.cli.choices import K, LrClock, OptimizerState, Parent
 from rewindctl.cli.session import Session, command, run_json
 
@@ -20,7 +20,9 @@ PANELS = {
 def tune(
     session: Session,
     parent: Parent,
-    method: Annotated[str, typer.Option(help="finetune, weight_rewind or lr_rewind.")] = "finetune",
+    method: Annotated[
+        str, typer.Option(help="finetune, weight_rewind or lr_rewind.", autocompletion=complete.names("method"))
+    ] = "finetune",
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls included.")] = 20,
     study: Annotated[str | None, typer.Option(help="Name to go on by. [from parent and options]")] = None,
     storage: Annotated[
