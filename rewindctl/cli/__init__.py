@@ -1,6 +1,8 @@
 """The command line: one file per command; nothing here imports torch, mlflow or pandas before a command runs."""
 
 import os
+import re
+import shlex
 import signal
 import sys
 import traceback
@@ -30,7 +32,7 @@ from rewindctl.cli import (
 from rewindctl.cli import lineage as lineage_command
 from rewindctl.cli import show as show_command
 from rewindctl.cli.help import Group, arrange
-from rewindctl.cli.session import Globals
+from rewindctl.cli.session import Globals, StoppedError
 from rewindctl.console import Console
 from rewindctl.errors import RewindError
 
@@ -115,13 +117,9 @@ def run(arguments: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _wrong_usage(error, console)
-    except (KeyboardInterrupt, typer.Abort):
-        console.error(
-            RewindError(
-                "interrupted",
-                "the same command finds what is done, and goes on from the last resume point of what is not",
-            )
-        )
+    except (StoppedError, KeyboardInterrupt, typer.Abort) as stop:
+        kept = str(stop) or "nothing was begun"
+        console.error(RewindError(f"interrupted; {kept}", f"go on with: {_typed(arguments)}"))
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -131,6 +129,11 @@ def run(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         console.error(RewindError(f"{type(error).__name__}: {error}", "this is a defect; --debug shows where"))
         return 1
+
+
+def _typed(arguments: list[str]) -> str:
+    """The command line, to be typed again; passwords of addresses are left out."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "***@", shlex.join(["rewindctl", *arguments]))
 
 
 def _wrong_usage(error: Any, console: Console) -> int:

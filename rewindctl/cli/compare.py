@@ -15,7 +15,7 @@ PANELS = {
 }
 
 
-@command(panels=PANELS)
+@command(panels=PANELS, kept="runs are as they were, and files that were written stay")
 def compare(
     session: Session,
     study: Annotated[

@@ -27,7 +27,10 @@ class Kind(StrEnum):  # Typer takes no list of literals
 
 
 @app.command("export")
-@command(panels={"Runs": ("kind", "tag", "study", "scale", "run", "descendants")})
+@command(
+    kept="no bundle was written",
+    panels={"Runs": ("kind", "tag", "study", "scale", "run", "descendants")},
+)
 def export_runs(
     session: Session,
     bundle: Annotated[Path, typer.Argument(help="File to write.")],
@@ -94,7 +97,7 @@ def _show(session: Session, done: "Exported") -> None:
 
 
 @app.command("import")
-@command()
+@command(kept="what was added of the bundle is taken back")
 def import_runs(
     session: Session,
     bundle: Annotated[list[Path], typer.Argument(help="The bundle, its first part, or all of its parts.")],

@@ -101,6 +101,13 @@ def run_json(run: "RunRecord") -> dict[str, Any]:
     }
 
 
+KEPT_RUNS = "finished runs are kept, and a training under way up to its last resume point"
+
+
+class StoppedError(Exception):
+    """Ctrl-C or SIGTERM during a command: the text is what there is of its work."""
+
+
 _SHARED: dict[str, Any] = {
     "tracking_uri": Annotated[str | None, typer.Option(help="MLflow store or server.", rich_help_panel=STORE)],
     "experiment": Annotated[
@@ -137,12 +144,12 @@ _DEFAULTS = {
 
 
 def command(
-    *, runs: bool = False, panels: Mapping[str, Iterable[str]] | None = None
+    *, runs: bool = False, panels: Mapping[str, Iterable[str]] | None = None, kept: str = ""
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: the function's first parameter becomes a Session, made from options that Typer sees added to its own.
 
     `runs` adds --force, --device, --checkpoint-every, --wait and --data-dir. `panels`: the help's, and what is under
-    each, by parameter; the other options come first.
+    each, by parameter; the other options come first. `kept`: what is left when it is interrupted.
     """
     shared = _SHARED | (_RUN if runs else {})
     panel_of = {name: panel for panel, names in (panels or {}).items() for name in names}
@@ -154,7 +161,10 @@ def command(
         @functools.wraps(function)
         def wrapper(context: typer.Context, **values: Any) -> None:
             common = {key: values.pop(key) for key in shared}
-            function(_session(context.obj or Globals(), common), **values)
+            try:
+                function(_session(context.obj or Globals(), common), **values)
+            except KeyboardInterrupt:
+                raise StoppedError(kept or (KEPT_RUNS if runs else "nothing was changed")) from None
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         added = [

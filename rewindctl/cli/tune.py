@@ -16,7 +16,7 @@ PANELS = {
 }
 
 
-@command(runs=True, panels=PANELS)
+@command(runs=True, panels=PANELS, kept="finished trials are kept, and those under way begin again when it goes on")
 def tune(
     session: Session,
     parent: Parent,

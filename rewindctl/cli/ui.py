@@ -7,7 +7,7 @@ import typer
 from rewindctl.cli.session import Session, command
 
 
-@command()
+@command(kept="the UI is closed, the store is as it was")
 def ui(
     session: Session,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine's loopback address.")] = 5000,
