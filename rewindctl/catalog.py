@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from rewindctl.errors import UnknownNameError, UsageError
-from rewindctl.plugins import load_plugins, loading
+from rewindctl.plugins import load_plugins, loading, note
 
 T = TypeVar("T")
 
@@ -32,6 +32,8 @@ class Catalog(Generic[T]):
             if name in self._entries or (loading() and self._known(name)):
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._entries[name] = entry
+            if loading():
+                note(self.kind, name)
             return entry
 
         return add

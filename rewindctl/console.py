@@ -12,11 +12,16 @@ from typing import Any
 from rewindctl.errors import RewindError
 
 REFRESH_SECONDS = 0.1
+LOG_SECONDS = 60.0  # between two lines of progress where there is no terminal to draw a bar on
+BOARD_SECONDS = 300.0  # between two lines of many stages, when none of them ends
 
 
 @dataclass(frozen=True)
 class Look:
-    """What stdout can show: line-drawing characters, and bold on a terminal where `$NO_COLOR` is not set."""
+    """What stdout can show: line-drawing characters, and bold on a terminal.
+
+    `$NO_COLOR` keeps bold back, `$FORCE_COLOR` asks for it elsewhere too; with both there is none.
+    """
 
     unicode: bool = True
     colour: bool = False
@@ -24,8 +29,9 @@ class Look:
     @classmethod
     def of_stdout(cls) -> "Look":
         encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
-        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
-        return cls(encoding.startswith("utf"), sys.stdout.isatty() and not plain)
+        terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        bold = (terminal or bool(os.environ.get("FORCE_COLOR"))) and not os.environ.get("NO_COLOR")
+        return cls(encoding.startswith("utf"), bold)
 
     def strong(self, text: str) -> str:
         return f"\x1b[1m{text}\x1b[0m" if self.colour else text
@@ -63,14 +69,25 @@ class Console:
     def progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar on stderr with iterations per second and time left; yields a function that takes the count done.
 
-        Where stderr is no terminal it is a line at the end.
+        Where stderr is no terminal it is a line a minute, and one at the end.
         """
         if self.quiet:
             yield lambda done: None
             return
         began = time.monotonic()
         if not sys.stderr.isatty():
-            yield lambda done: None
+            said = began
+
+            def log(done: int) -> None:
+                nonlocal said
+                now = time.monotonic()
+                if now - said >= LOG_SECONDS and 0 < done < total:
+                    said = now
+                    speed = done / (now - began)
+                    left = _duration((total - done) / speed)
+                    self.say(f"{title}: {done:,} of {total:,} iterations, {speed:.1f} it/s, {left} left")
+
+            yield log
             seconds = time.monotonic() - began
             self.say(f"{title}: {total:,} iterations in {seconds:.1f} s ({total / max(seconds, 1e-9):.1f} it/s)")
             return
@@ -102,13 +119,17 @@ class Board:
 
     def __init__(self, console: Console, total: int) -> None:
         self.console, self.total = console, total
+        self.said = time.monotonic()
         self.update(0, 0, 0.0, None)
 
     def update(self, done: int, running: int, speed: float, left: float | None) -> None:
         self.done, self.running, self.speed, self.left = done, running, speed, left
+        if time.monotonic() - self.said >= BOARD_SECONDS:
+            self.line(f"{running} running")
 
     def line(self, text: str) -> None:
         """A remark about a stage that ended."""
+        self.said = time.monotonic()
         left = "" if self.left is None else f", {_duration(self.left)} left"
         self.console.say(f"[{self.done}/{self.total}, {self.speed:.1f} it/s{left}] {text}")
 
@@ -121,12 +142,12 @@ class _LiveBoard(Board):
         self.update(0, 0, 0.0, None)
 
     def update(self, done: int, running: int, speed: float, left: float | None) -> None:
-        super().update(done, running, speed, left)
+        self.done, self.running, self.speed, self.left = done, running, speed, left
         time_left = "" if left is None else f", {_duration(left)} left"
         self.bar.update(self.task, completed=done, state=f"{running} running, {speed:.1f} it/s{time_left}")
 
     def line(self, text: str) -> None:
-        self.bar.console.print(text, markup=False, highlight=False)
+        self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:
@@ -141,10 +162,10 @@ def _stages_bar() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
+        TextColumn("{task.fields[state]}", markup=False),
         TimeElapsedColumn(),
         console=RichConsole(stderr=True),
     )
@@ -155,10 +176,10 @@ def _bar() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
+        TextColumn("{task.fields[speed]}", markup=False),
         TimeRemainingColumn(),
         console=RichConsole(stderr=True),
     )

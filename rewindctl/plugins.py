@@ -6,10 +6,14 @@ help. One that fails keeps no command from its work that does not ask for a name
 """
 
 import contextlib
+import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from rewindctl.files import replacing, state_folder
 
 GROUP = "rewindctl.plugins"
+NAMES_FILE = "plugin-names.json"
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class _State:
     loaded: bool = False
     loading: bool = False
     failures: tuple[Failure, ...] = ()
+    names: dict[str, list[str]] = field(default_factory=dict)
 
 
 _state = _State()
@@ -47,12 +52,33 @@ def load_plugins() -> tuple[Failure, ...]:
             _state.failures = tuple(_load_all())
         finally:
             _state.loading = False
+        _remember(_state.names)
     return _state.failures
 
 
 def loading() -> bool:
     """Whether what is registered now comes from a plugin."""
     return _state.loading
+
+
+def note(kind: str, name: str) -> None:
+    """A plugin has registered `name`: shells offer it from now on."""
+    _state.names.setdefault(kind, []).append(name)
+
+
+def remembered() -> dict[str, list[str]]:
+    """What plugins registered when they were last loaded, by kind of catalog: known without loading any."""
+    try:
+        found = json.loads((state_folder() / NAMES_FILE).read_text())
+        return {str(kind): [str(name) for name in names] for kind, names in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):  # none yet, or not ours
+        return {}
+
+
+def _remember(names: dict[str, list[str]]) -> None:
+    if names != remembered():
+        with contextlib.suppress(OSError), replacing(state_folder() / NAMES_FILE) as temporary:
+            temporary.write_text(json.dumps(names))
 
 
 def _load_all() -> list[Failure]:

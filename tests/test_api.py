@@ -88,6 +88,17 @@ def test_what_is_made_here_is_reused_by_the_command_line(
     assert train_dense("resnet8", "digits", seed=1, **TINY_OPTIONS, force=True) != dense
 
 
+def test_momentum_reaches_the_optimiser_of_each_retraining(copied_chain: Chain, cli: Cli) -> None:
+    mask = open_run(copied_chain.prune, tracking_uri=copied_chain.uri)
+    calm = retrain(mask, "finetune", iterations=3, momentum=0.5)
+    (level,) = iterate(mask.parent, "finetune", step=0.8, until=0.8, iterations=3, momentum=0.5)  # type: ignore[arg-type]
+    assert (calm.params["momentum"], level.params["momentum"]) == ("0.5", "0.5")
+    line = ("--method", "finetune", "--iterations", "3", "--momentum", "0.5", "--tracking-uri", copied_chain.uri)
+    assert cli("retrain", "--parent", mask.run_id, *line).run_id == calm.run_id
+    walk = ("iterate", "--parent", copied_chain.dense, "--step", "0.8", "--until", "0.8")
+    assert cli(*walk, *line).run_id == level.run_id
+
+
 # What comes back
 
 

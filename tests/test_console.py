@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from rewindctl.console import Console
+from rewindctl import console
+from rewindctl.console import Console, Look
 from rewindctl.errors import RewindError
 
 Capture = pytest.CaptureFixture[str]
@@ -100,3 +101,88 @@ def test_progress_on_a_terminal_shows_title_count_and_rate(monkeypatch: pytest.M
     assert "training" in shown
     assert "40/40" in shown
     assert "it/s" in shown
+
+
+def test_a_log_gets_a_line_now_and_then_and_not_one_a_step(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "LOG_SECONDS", 0.0)
+    with Console().progress("resnet[8] C:\\runs", 3) as progressed:
+        for done in range(4):
+            progressed(done)
+    err = capsys.readouterr().err.splitlines()
+    assert [line.partition(", ")[0] for line in err[:-1]] == [
+        f"resnet[8] C:\\runs: {n} of 3 iterations" for n in (1, 2)
+    ]
+    assert all(line.endswith(" left") for line in err[:-1])
+    assert "3 iterations in" in err[-1]
+    monkeypatch.setattr(console, "LOG_SECONDS", math.inf)
+    with Console().progress("training", 100) as progressed:
+        for done in range(101):
+            progressed(done)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_board_that_nothing_ends_on_says_now_and_then_that_it_is_at_work(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seconds, lines in ((math.inf, 0), (0.0, 2)):
+        with Console().board(60) as board:
+            monkeypatch.setattr(console, "BOARD_SECONDS", seconds)
+            for _ in range(2):
+                board.update(3, 2, 51.2, 600.0)
+        err = capsys.readouterr().err.splitlines()
+        assert err == ["[3/60, 51.2 it/s, 0:10:00 left] 2 running"] * lines
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_what_is_said_on_a_terminal_is_text_not_markup_and_is_whole(
+    monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    ours, theirs = os.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", columns)
+    text = f"failed   C:\\runs\\[x] [red]{'3f2a9c41' * 4}[/red] again and again and again"
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with Console().board(2) as board:
+            board.line(text)
+        with Console().progress("[bold]a\\[b]", 2) as progressed:
+            progressed(2)
+    shown = everything(ours)
+    assert text in shown
+    assert "[bold]a\\[b" in shown.replace("\r", "")
+
+
+LOOKS = [
+    ({}, False),
+    ({"FORCE_COLOR": "1"}, True),
+    ({"FORCE_COLOR": "1", "TERM": "xterm"}, True),
+    ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+    ({"NO_COLOR": ""}, False),
+    ({"FORCE_COLOR": "", "TERM": "xterm"}, False),
+]
+
+
+@pytest.mark.parametrize(("environment", "bold"), LOOKS, ids=[" ".join(case[0]) or "none" for case in LOOKS])
+def test_bold_is_for_terminals_and_for_who_asks(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], bold: bool
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Look.of_stdout().colour is bold  # captured: no terminal
+
+
+@pytest.mark.parametrize(
+    ("no_color", "term", "bold"), [("", "xterm", True), ("1", "xterm", False), ("", "dumb", False)]
+)
+def test_a_terminal_gets_bold_unless_it_cannot_or_must_not(
+    monkeypatch: pytest.MonkeyPatch, no_color: str, term: str, bold: bool
+) -> None:
+    ours, theirs = os.openpty()
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert Look.of_stdout().colour is bold
+    os.close(ours)

@@ -11,9 +11,9 @@ import rewindctl
 ROOT = Path(rewindctl.__file__).parent
 # A module may import from its own room and from earlier rows. A new room gets its place here.
 ROWS = (
-    ("errors",),
+    ("errors", "files"),
     ("plugins",),
-    ("catalog", "conditions", "console", "files", "seeds", "sparsity"),
+    ("catalog", "conditions", "console", "names", "seeds", "sparsity"),
     ("specs",),
     ("commands",),
     ("datasets", "models", "pruning", "rewinding"),

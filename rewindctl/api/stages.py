@@ -85,6 +85,7 @@ def retrain(
     iterations: int | None = None,
     lr_clock: LrClock = "rewound",
     optimizer_state: OptimizerState = "zero",
+    momentum: float | None = None,
     sparsity: float | None = None,
     compression: float | None = None,
     structure: Structure = "unstructured",
@@ -97,7 +98,7 @@ def retrain(
 
     Raises: RewindError.
     """
-    retraining = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state)
+    retraining = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum)
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     target = None if sparsity is None and compression is None else target_sparsity(sparsity, compression)
     pipeline = _pipeline(parent, options)
@@ -117,6 +118,7 @@ def iterate(
     iterations: int | None = None,
     lr_clock: LrClock = "rewound",
     optimizer_state: OptimizerState = "zero",
+    momentum: float | None = None,
     structure: Structure = "unstructured",
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
@@ -125,7 +127,7 @@ def iterate(
 ) -> list[Run]:
     """Prune and retrain in turn from a dense run; the retrain run of each level. Raises: RewindError."""
     levels = walk.sparsity_grid(step, until)
-    retraining = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state)
+    retraining = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum)
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     pipeline = _pipeline(parent, options)
     walked = walk.iterate(pipeline, _record(pipeline.registry, parent), levels, pruning, retraining)

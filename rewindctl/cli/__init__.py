@@ -1,6 +1,8 @@
 """The command line: one file per command; nothing here imports torch, mlflow or pandas before a command runs."""
 
 import os
+import re
+import shlex
 import signal
 import sys
 import traceback
@@ -11,6 +13,7 @@ import typer
 
 from rewindctl.cli import (
     compare,
+    complete,
     data,
     demo,
     doctor,
@@ -28,14 +31,23 @@ from rewindctl.cli import (
 )
 from rewindctl.cli import lineage as lineage_command
 from rewindctl.cli import show as show_command
-from rewindctl.cli.session import Globals
+from rewindctl.cli.help import Group, arrange
+from rewindctl.cli.session import Globals, StoppedError
 from rewindctl.console import Console
 from rewindctl.errors import RewindError
 
 INTERRUPTED = 130
+PANELS = {
+    "Make runs": ("demo", "train-dense", "prune", "retrain", "iterate", "tune"),
+    "The report": ("reproduce", "compare"),
+    "Look at runs": ("list", "show", "lineage", "ui"),
+    "Keep them": ("verify", "registry"),
+    "Set up": ("init", "doctor", "data"),
+}
 
 app = typer.Typer(
     name="rewindctl",
+    cls=Group,
     help="Train, prune and rewind networks; every run, mask and checkpoint is kept in MLflow.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -65,13 +77,16 @@ for module in (
     module.register(app)
 app.add_typer(data.app, name="data")
 app.add_typer(registry.app, name="registry")
+arrange(app, PANELS)
 
 
 @app.callback()
 def options(
     context: typer.Context,
     tracking_uri: str = typer.Option(None, help="MLflow store or server. [$MLFLOW_TRACKING_URI, sqlite:///mlflow.db]"),
-    experiment: str = typer.Option(None, help="MLflow experiment. [$MLFLOW_EXPERIMENT_NAME, rewindctl]"),
+    experiment: str = typer.Option(
+        None, help="MLflow experiment. [$MLFLOW_EXPERIMENT_NAME, rewindctl]", autocompletion=complete.experiments
+    ),
     json: bool = typer.Option(False, "--json", help="Print JSON to stdout."),
     quiet: bool = typer.Option(False, "--quiet", help="No progress and no remarks."),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
@@ -86,6 +101,7 @@ def run(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     console = Console()
+    complete.join_words(os.environ)
     arguments = ["--debug"] * debug + [argument for argument in arguments if argument != "--debug"]
     try:
         code = int(app(arguments, prog_name="rewindctl", standalone_mode=False) or 0)
@@ -101,13 +117,9 @@ def run(arguments: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _wrong_usage(error, console)
-    except (KeyboardInterrupt, typer.Abort):
-        console.error(
-            RewindError(
-                "interrupted",
-                "the same command finds what is done, and goes on from the last resume point of what is not",
-            )
-        )
+    except (StoppedError, KeyboardInterrupt, typer.Abort) as stop:
+        kept = str(stop) or "nothing was begun"
+        console.error(RewindError(f"interrupted; {kept}", f"go on with: {_typed(arguments)}"))
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -117,6 +129,11 @@ def run(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         console.error(RewindError(f"{type(error).__name__}: {error}", "this is a defect; --debug shows where"))
         return 1
+
+
+def _typed(arguments: list[str]) -> str:
+    """The command line, to be typed again; passwords of addresses are left out."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "***@", shlex.join(["rewindctl", *arguments]))
 
 
 def _wrong_usage(error: Any, console: Console) -> int:

@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 import typer
 
-Parent = Annotated[str, typer.Option(help="Run ID, at least 6 of its first digits, or models:/NAME@alias.")]
+from rewindctl.cli import complete
+
+PRUNING, RETRAINING = "Pruning", "Retraining"
+PANELS = {  # of the help, for the commands that take these options
+    RETRAINING: ("k", "weights_k", "lr_k", "lr", "iterations", "lr_clock", "optimizer_state", "momentum"),
+    PRUNING: ("sparsity", "compression", "structure", "scope", "channel_norm", "criterion"),
+}
+Parent = Annotated[
+    str,
+    typer.Option(help="Run ID, at least 6 of its first digits, or models:/NAME@alias.", autocompletion=complete.runs),
+]
 Sparsity = Annotated[float | None, typer.Option(help="Fraction of kernel weights to remove, as 0.893.")]
 Compression = Annotated[float | None, typer.Option(help="Total / kept kernel weights, as 9.35.")]
 Structure = Annotated[Literal["unstructured", "structured"], typer.Option(help="Single weights, or channels and rows.")]
@@ -12,8 +22,10 @@ Scope = Annotated[Literal["global", "layerwise"], typer.Option(help="One ranking
 ChannelNorm = Annotated[
     Literal["keep", "remove"], typer.Option(help="Batch norm of a removed channel: as it is (the report), or zero.")
 ]
-Criterion = Annotated[str, typer.Option(help="What ranks the weights.")]
-Method = Annotated[str, typer.Option(help="finetune, weight_rewind, lr_rewind or rewind.")]
+Criterion = Annotated[str, typer.Option(help="What ranks the weights.", autocompletion=complete.names("criterion"))]
+Method = Annotated[
+    str, typer.Option(help="finetune, weight_rewind, lr_rewind or rewind.", autocompletion=complete.names("method"))
+]
 K = Annotated[int | None, typer.Option("--k", help="weight_rewind: iteration of the dense run to rewind to.")]
 WeightsK = Annotated[int | None, typer.Option("--weights-k", help="rewind: iteration that the weights come from.")]
 LrK = Annotated[int | None, typer.Option("--lr-k", help="rewind: iteration that the learning-rate clock starts at.")]

@@ -5,23 +5,43 @@ from typing import Annotated, Literal
 
 import typer
 
+from rewindctl.cli import complete
 from rewindctl.cli.session import Session, command
 
+PANELS = {
+    "Runs": ("study", "model", "dataset", "scale", "source"),
+    "Table": ("table", "claims", "margin", "against", "format", "accuracy"),
+    "Figure and files": ("figure", "delta", "output", "report", "log"),
+}
 
-@command()
+
+@command(panels=PANELS, kept="runs are as they were, and files that were written stay")
 def compare(
     session: Session,
     study: Annotated[
-        list[str] | None, typer.Option(help="A study of the report (fig1, table5, ...) or a YAML file; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="A study of the report (fig1, table5, ...) or a YAML file; repeatable.",
+            autocompletion=complete.names("study"),
+        ),
     ] = None,
     table: Annotated[
-        str | None, typer.Option(help="results or cells (every number); of studies: table1 ... table5. [results]")
+        str | None,
+        typer.Option(
+            help="results or cells (every number); of studies: table1 ... table5. [results]",
+            autocompletion=complete.names("table"),
+        ),
     ] = None,
     claims: Annotated[
         bool, typer.Option("--claims", help="The report's claims with a verdict each, instead of a table.")
     ] = False,
     margin: Annotated[float, typer.Option(min=0, help="With --claims: points that 'as good as' may be worse.")] = 0.1,
-    figure: Annotated[str | None, typer.Option(help="Also draw: curves, or fig1 ... fig6 of the report.")] = None,
+    figure: Annotated[
+        str | None,
+        typer.Option(
+            help="Also draw: curves, or fig1 ... fig6 of the report.", autocompletion=complete.names("figure")
+        ),
+    ] = None,
     against: Annotated[
         Literal["report", "renda", "none"], typer.Option(help="Published numbers beside those of a study.")
     ] = "report",
@@ -29,7 +49,10 @@ def compare(
     source: Annotated[
         Path | None, typer.Option("--from", help="Rows of a runs.csv in the place of a registry.")
     ] = None,
-    format: Annotated[str | None, typer.Option(help="text, markdown, latex, csv or json. [text]")] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="text, markdown, latex, csv or json. [text]", autocompletion=complete.names("format")),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the figures' and tables' files. [plots]")] = None,
     accuracy: Annotated[
         Literal["final", "best"], typer.Option(help="After the last iteration, or the best seen on the test set.")
@@ -41,12 +64,18 @@ def compare(
         bool, typer.Option("--report", help="Also write report.md and report.html, with all that the runs have.")
     ] = False,
     log: Annotated[bool, typer.Option("--log", help="Put the report into MLflow as a run of its own.")] = False,
-    model: Annotated[str | None, typer.Option(help="Only this network.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Only this data set.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Only this network.", autocompletion=complete.names("model"))
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only this data set.", autocompletion=complete.datasets)] = None,
 ) -> None:
     """Medians, spreads and differences of the finished runs, as tables and figures, published numbers beside them.
 
-    Example: rewindctl compare --figure fig1 --output plots --format markdown
+    Examples:
+        rewindctl compare
+        rewindctl compare --figure fig1 --output plots --format markdown
+        rewindctl compare --study fig1 --study fig2 --claims --margin 0.2
+        rewindctl compare --report --log --model resnet20 --dataset cifar10
     """
     from rewindctl.report.compare import Wanted
     from rewindctl.report.compare import compare as summarise

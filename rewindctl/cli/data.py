@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rewindctl.cli import complete
 from rewindctl.cli.session import Session, command
 
 app = typer.Typer(help="Data sets: what is there, download, import.", no_args_is_help=True, rich_markup_mode=None)
@@ -16,7 +17,9 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets. [$REWIN
 def list_data(session: Session, data_dir: DataDir = None) -> None:
     """List the data sets and where each is.
 
-    Example: rewindctl data list
+    Examples:
+        rewindctl data list
+        rewindctl data list --data-dir ~/data --json
     """
     from rewindctl.datasets.inventory import inventory
     from rewindctl.plugins import load_plugins
@@ -34,11 +37,17 @@ def list_data(session: Session, data_dir: DataDir = None) -> None:
 @app.command("fetch")
 @command()
 def fetch_data(
-    session: Session, name: Annotated[str, typer.Argument(help="cifar10 or cifar100.")], data_dir: DataDir = None
+    session: Session,
+    name: Annotated[
+        str, typer.Argument(help="cifar10 or cifar100.", autocompletion=complete.names("downloaded data set"))
+    ],
+    data_dir: DataDir = None,
 ) -> None:
     """Download a data set with torchvision, verify it and keep it as NAME.npz.
 
-    Example: rewindctl data fetch cifar10
+    Examples:
+        rewindctl data fetch cifar10
+        rewindctl data fetch cifar100 --data-dir ~/data
     """
     from rewindctl.datasets.cifar import fetch
 
@@ -55,7 +64,9 @@ def import_data(
 ) -> None:
     """Import an image folder or an .npz with x_train, y_train, x_test and y_test.
 
-    Example: rewindctl data import cells cells.npz
+    Examples:
+        rewindctl data import cells cells.npz
+        rewindctl data import leaves photos/leaves --data-dir ~/data
     """
     from rewindctl.datasets.files import import_dataset
 

@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from rewindctl.cli import parse
+from rewindctl.cli import complete, parse
 from rewindctl.cli.session import Session, command
 
 
 @command(runs=True)
 def demo(
     session: Session,
-    model: Annotated[str, typer.Option(help="Network.")] = "resnet8",
-    dataset: Annotated[str, typer.Option(help="Data set.")] = "digits",
+    model: Annotated[str, typer.Option(help="Network.", autocompletion=complete.names("model"))] = "resnet8",
+    dataset: Annotated[str, typer.Option(help="Data set.", autocompletion=complete.datasets)] = "digits",
     seeds: Annotated[str, typer.Option(help="Trials.")] = "0-2",
     compressions: Annotated[str, typer.Option(help="Total / kept kernel weights.")] = "20,50",
     k: Annotated[int, typer.Option("--k", help="Iteration that weight rewinding goes back to.")] = 30,
@@ -23,7 +23,10 @@ def demo(
 ) -> None:
     """Run the whole chain: dense, prune, three retrainings, compare. Minutes on a laptop; what exists is reused.
 
-    Example: rewindctl demo --seeds 0-4 --compressions 10,20,50
+    Examples:
+        rewindctl demo
+        rewindctl demo --seeds 0-4 --compressions 10,20,50
+        rewindctl demo --model resnet20 --dataset cifar10 --seeds 0 --iterations 1000 --k 100
     """
     from rewindctl.pipeline.chain import run_chain
     from rewindctl.pipeline.requests import RetrainOptions

@@ -17,7 +17,9 @@ def doctor(
 ) -> None:
     """Say what there is to work with: versions, device, store, data, and what would be chosen and why.
 
-    Example: rewindctl doctor --device cuda
+    Examples:
+        rewindctl doctor
+        rewindctl doctor --device cuda --json
     """
     from dataclasses import asdict
 

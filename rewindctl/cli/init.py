@@ -9,7 +9,9 @@ from rewindctl.cli.session import Session, command
 def init(session: Session) -> None:
     """Make the tracking store and the experiment; the first command that needs them does so too.
 
-    Example: rewindctl init --tracking-uri sqlite:///runs/mlflow.db
+    Examples:
+        rewindctl init
+        rewindctl init --tracking-uri sqlite:///runs/mlflow.db --experiment night
     """
     registry = session.registry()
     registry.describe()

@@ -5,12 +5,14 @@ from typing import Annotated
 import typer
 
 from rewindctl.cli.choices import (
+    PANELS,
     ChannelNorm,
     Criterion,
     K,
     LrClock,
     LrK,
     Method,
+    Momentum,
     OptimizerState,
     Parent,
     Rate,
@@ -22,7 +24,7 @@ from rewindctl.cli.choices import (
 from rewindctl.cli.session import Session, command
 
 
-@command(runs=True)
+@command(runs=True, panels={"Levels": ("step", "until"), **PANELS})
 def iterate(
     session: Session,
     parent: Parent,
@@ -36,6 +38,7 @@ def iterate(
     iterations: RetrainIterations = None,
     lr_clock: LrClock = "rewound",
     optimizer_state: OptimizerState = "zero",
+    momentum: Momentum = None,
     structure: Structure = "unstructured",
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
@@ -43,13 +46,16 @@ def iterate(
 ) -> None:
     """Prune and retrain in turn, level by level, from a dense run; prints the retrain run of each level.
 
-    Example: rewindctl iterate --parent models:/resnet8-digits-dense@seed-0 --method lr_rewind --step 0.5 --until 0.9
+    Examples:
+        rewindctl iterate --parent models:/resnet8-digits-dense@seed-0 --method lr_rewind --step 0.5 --until 0.9
+        rewindctl iterate --parent 3f2a9c --method weight_rewind --k 2000 --step 0.2 --until 0.893
+        rewindctl iterate --parent 3f2a9c --method finetune --lr 0.001 --structure structured --until 0.5
     """
     from rewindctl.pipeline import iterate as walk
     from rewindctl.pipeline.requests import PruneOptions, RetrainOptions
 
     levels = walk.sparsity_grid(step, until)
-    retraining = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state)
+    retraining = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum)
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     pipeline = session.pipeline()
     dense = pipeline.registry.resolve(parent)

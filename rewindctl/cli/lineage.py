@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from rewindctl.cli import complete
 from rewindctl.cli.session import Session, command, run_json
 from rewindctl.console import Look
 
@@ -11,7 +12,9 @@ from rewindctl.console import Look
 @command()
 def lineage(
     session: Session,
-    run: Annotated[str, typer.Argument(help="Run ID, prefix of 6 or more, or models:/NAME@alias.")],
+    run: Annotated[
+        str, typer.Argument(help="Run ID, prefix of 6 or more, or models:/NAME@alias.", autocompletion=complete.runs)
+    ],
     format: Annotated[Literal["text", "mermaid", "dot", "json"] | None, typer.Option(help="[text]")] = None,
 ) -> None:
     """Show the tree of a run: what it came from, the dense run first, and what came from it.
@@ -19,7 +22,9 @@ def lineage(
     JSON is a list of the runs of the tree in its order, parents before children: what `list --json` gives of a run,
     with `relation` (ancestor, self or descendant) and `depth`, the steps from the dense run.
 
-    Example: rewindctl lineage 3f2a9c --format mermaid
+    Examples:
+        rewindctl lineage 3f2a9c
+        rewindctl lineage models:/resnet8-digits-dense@seed-0 --format mermaid
     """
     from rewindctl.report.lineage import family_of, forms
 

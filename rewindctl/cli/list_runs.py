@@ -4,28 +4,40 @@ from typing import Annotated, Literal
 
 import typer
 
+from rewindctl.cli import complete
 from rewindctl.cli.session import Session, command, run_json
 
 
-@command()
+@command(panels={"Runs": ("kind", "method", "where"), "Order": ("sort", "reverse", "limit", "page")})
 def list_runs(
     session: Session,
     kind: Annotated[
         Literal["dense", "prune", "retrain", "tune", "trial", "report"] | None,
         typer.Option(help="Only runs of this kind."),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Only retrainings by this method.")] = None,
-    where: Annotated[
-        str | None, typer.Option(help="Only runs whose metrics, params, tags fit: compression>5,test_accuracy>=0.9")
+    method: Annotated[
+        str | None, typer.Option(help="Only retrainings by this method.", autocompletion=complete.names("method"))
     ] = None,
-    sort: Annotated[str, typer.Option(help="spec, accuracy, compression, started or name.")] = "spec",
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="Only runs whose metrics, params, tags fit: compression>5,test_accuracy>=0.9",
+            autocompletion=complete.conditions("column"),
+        ),
+    ] = None,
+    sort: Annotated[
+        str, typer.Option(help="spec, accuracy, compression, started or name.", autocompletion=complete.names("order"))
+    ] = "spec",
     reverse: Annotated[bool, typer.Option("--reverse", help="Highest, newest, last first.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Runs a page.")] = 50,
     page: Annotated[int, typer.Option(min=1, help="Page, from 1.")] = 1,
 ) -> None:
     """List the runs of the experiment, those of one network, data set and method together; stderr says how many.
 
-    Example: rewindctl list --method lr_rewind --where 'compression>5' --sort accuracy --reverse
+    Examples:
+        rewindctl list --kind dense
+        rewindctl list --method lr_rewind --where 'compression>5' --sort accuracy --reverse
+        rewindctl list --where 'model=resnet20,seed<3' --sort started --limit 20 --page 2
     """
     from rewindctl.conditions import parse_conditions
     from rewindctl.report import runs as found

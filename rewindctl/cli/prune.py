@@ -23,7 +23,10 @@ def prune(
 ) -> None:
     """Make a mask over the weights of a dense or a retrained run.
 
-    Example: rewindctl prune --parent models:/resnet20-cifar10-dense@seed-0 --compression 9.35
+    Examples:
+        rewindctl prune --parent models:/resnet20-cifar10-dense@seed-0 --compression 9.35
+        rewindctl prune --parent 3f2a9c --sparsity 0.5 --structure structured --channel-norm remove
+        rewindctl prune --parent 3f2a9c --sparsity 0.893 --scope layerwise --iteration 2000
     """
     from rewindctl.pipeline.requests import PruneOptions, prune_spec
 

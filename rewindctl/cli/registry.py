@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rewindctl.cli import parse
+from rewindctl.cli import complete, parse
 from rewindctl.cli.session import Session, command
 from rewindctl.console import Console
 from rewindctl.errors import UsageError
@@ -27,7 +27,10 @@ class Kind(StrEnum):  # Typer takes no list of literals
 
 
 @app.command("export")
-@command()
+@command(
+    kept="no bundle was written",
+    panels={"Runs": ("kind", "tag", "study", "scale", "run", "descendants")},
+)
 def export_runs(
     session: Session,
     bundle: Annotated[Path, typer.Argument(help="File to write.")],
@@ -35,9 +38,15 @@ def export_runs(
     tag: Annotated[
         list[str] | None, typer.Option(help="Runs with this tag, as method=lr_rewind; with all of several.")
     ] = None,
-    study: Annotated[list[str] | None, typer.Option(help="Runs of this study: fig1, all, a YAML file.")] = None,
+    study: Annotated[
+        list[str] | None,
+        typer.Option(help="Runs of this study: fig1, all, a YAML file.", autocompletion=complete.names("study")),
+    ] = None,
     scale: Annotated[float, typer.Option(help="Of the study, as it was reproduced.")] = 1.0,
-    run: Annotated[list[str] | None, typer.Option(help="This run: ID, prefix, models:/NAME@alias; repeatable.")] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(help="This run: ID, prefix, models:/NAME@alias; repeatable.", autocompletion=complete.runs),
+    ] = None,
     descendants: Annotated[bool, typer.Option("--descendants", help="Also every run made from a chosen one.")] = False,
     checkpoints: Annotated[bool, typer.Option(help="With the networks, or only masks, metrics and specs.")] = True,
     max_size: Annotated[str | None, typer.Option(help="Split into BUNDLE.001, .002, ... of this size, as 16M.")] = None,
@@ -45,7 +54,10 @@ def export_runs(
 ) -> None:
     """Write finished runs, with their ancestors, to one file: all of the experiment, or those chosen.
 
-    Example: rewindctl registry export seed0.bundle --tag seed=0 --kind retrain --max-size 1G
+    Examples:
+        rewindctl registry export all.bundle
+        rewindctl registry export seed0.bundle --tag seed=0 --kind retrain --max-size 1G
+        rewindctl registry export fig1.bundle --study fig1 --no-checkpoints --overwrite
     """
     from rewindctl.registry.bundle import export_bundle, matching, select
     from rewindctl.registry.bundle.index import SMALLEST_PART
@@ -85,14 +97,16 @@ def _show(session: Session, done: "Exported") -> None:
 
 
 @app.command("import")
-@command()
+@command(kept="what was added of the bundle is taken back")
 def import_runs(
     session: Session,
     bundle: Annotated[list[Path], typer.Argument(help="The bundle, its first part, or all of its parts.")],
 ) -> None:
     """Merge a bundle into the registry: what is there stays and is reused, what is new is added, all or nothing.
 
-    Example: rewindctl registry import seed0.bundle
+    Examples:
+        rewindctl registry import all.bundle
+        rewindctl registry import seed0.bundle.001 --experiment theirs --json
     """
     from rewindctl.registry.bundle import import_bundle
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rewindctl.cli import parse
+from rewindctl.cli import complete, parse
 from rewindctl.cli.session import Session, command
 from rewindctl.errors import RewindError, UsageError
 
@@ -14,20 +14,36 @@ if TYPE_CHECKING:
     from rewindctl.paper.plan import Plan
 
 SHOWN_FAILURES = 20
+PANELS = {
+    "Instead of running": ("list_studies", "show", "plan"),
+    "Selection": ("trials", "seeds", "cells", "scale"),
+    "Engine": ("engine", "jobs", "address", "gpus", "cpus"),
+}
 
 
-@command(runs=True)
+@command(runs=True, panels=PANELS)
 def reproduce(
     session: Session,
     study: Annotated[
-        list[str] | None, typer.Argument(help="fig1 ... fig6, table1 ... table5, all, or a study's YAML file.")
+        list[str] | None,
+        typer.Argument(
+            help="fig1 ... fig6, table1 ... table5, all, or a study's YAML file.",
+            autocompletion=complete.names("study"),
+        ),
     ] = None,
     list_studies: Annotated[bool, typer.Option("--list", help="List the studies.")] = False,
-    show: Annotated[str | None, typer.Option(help="Print this study as YAML.")] = None,
+    show: Annotated[
+        str | None, typer.Option(help="Print this study as YAML.", autocompletion=complete.names("study"))
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what is done, what is to do and what it costs.")] = False,
     trials: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N - 1. [the study's]")] = None,
     seeds: Annotated[str | None, typer.Option(help="The seeds themselves: 0-4, or 0,2,5.")] = None,
-    cells: Annotated[str | None, typer.Option(help="Only these: method=lr_rewind,compression>5")] = None,
+    cells: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these: method=lr_rewind,compression>5", autocompletion=complete.conditions("cell column")
+        ),
+    ] = None,
     scale: Annotated[float, typer.Option(help="All iterations times this: a trial run, never the paper's.")] = 1.0,
     engine: Annotated[Literal["local", "ray"], typer.Option(help="Processes here, or a Ray cluster.")] = "local",
     jobs: Annotated[
@@ -40,7 +56,11 @@ def reproduce(
 ) -> None:
     """Plan, run and draw a table or figure of the report, or a study of your own. What exists is reused.
 
-    Example: rewindctl reproduce fig1 --trials 3 --plan
+    Examples:
+        rewindctl reproduce --list
+        rewindctl reproduce fig1 --trials 3 --plan
+        rewindctl reproduce fig1 --cells 'method=lr_rewind,compression>5' --seeds 0-2 --jobs 2
+        rewindctl reproduce all --engine ray --address auto --gpus 0.25
     """
     from rewindctl.paper.request import planned, studies_of
 

@@ -3,6 +3,7 @@
 import typer
 
 from rewindctl.cli.choices import (
+    PANELS,
     ChannelNorm,
     Compression,
     Criterion,
@@ -24,7 +25,7 @@ from rewindctl.cli.session import Session, command
 from rewindctl.sparsity import target_sparsity
 
 
-@command(runs=True)
+@command(runs=True, panels=PANELS)
 def retrain(
     session: Session,
     parent: Parent,
@@ -46,7 +47,11 @@ def retrain(
 ) -> None:
     """Retrain a prune run; a dense run with --sparsity or --compression is pruned first.
 
-    Example: rewindctl retrain --parent 3f2a9c --method weight_rewind --k 2000
+    Examples:
+        rewindctl retrain --parent 3f2a9c --method lr_rewind
+        rewindctl retrain --parent 3f2a9c --method weight_rewind --k 2000
+        rewindctl retrain --parent models:/resnet8-digits-dense@seed-0 --compression 20 --method finetune --lr 0.001
+        rewindctl retrain --parent 3f2a9c --method rewind --weights-k 2000 --lr-k 0
     """
     from rewindctl.pipeline import iterate
     from rewindctl.pipeline.requests import PruneOptions, RetrainOptions

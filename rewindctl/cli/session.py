@@ -1,14 +1,16 @@
 """What every command shares: its options, its console, its registry, its way to print a run."""
 
+import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from rewindctl.cli import complete
 from rewindctl.console import Console
 
 if TYPE_CHECKING:
@@ -99,9 +101,18 @@ def run_json(run: "RunRecord") -> dict[str, Any]:
     }
 
 
+KEPT_RUNS = "finished runs are kept, and a training under way up to its last resume point"
+
+
+class StoppedError(Exception):
+    """Ctrl-C or SIGTERM during a command: the text is what there is of its work."""
+
+
 _SHARED: dict[str, Any] = {
     "tracking_uri": Annotated[str | None, typer.Option(help="MLflow store or server.", rich_help_panel=STORE)],
-    "experiment": Annotated[str | None, typer.Option(help="MLflow experiment.", rich_help_panel=STORE)],
+    "experiment": Annotated[
+        str | None, typer.Option(help="MLflow experiment.", rich_help_panel=STORE, autocompletion=complete.experiments)
+    ],
     "json": Annotated[bool, typer.Option("--json", help="Print JSON to stdout.", rich_help_panel=STORE)],
     "quiet": Annotated[bool, typer.Option("--quiet", help="No progress and no remarks.", rich_help_panel=STORE)],
 }
@@ -109,7 +120,10 @@ _RUN: dict[str, Any] = {
     "force": Annotated[bool, typer.Option("--force", help="Run anew what the registry has.", rich_help_panel=RUN)],
     "device": Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)],
     "checkpoint_every": Annotated[
-        float, typer.Option(min=0, help="Seconds between the points that an interrupted run goes on from.")
+        float,
+        typer.Option(
+            min=0, help="Seconds between the points that an interrupted run goes on from.", rich_help_panel=RUN
+        ),
     ],
     "wait": Annotated[
         bool,
@@ -129,20 +143,28 @@ _DEFAULTS = {
 }
 
 
-def command(*, runs: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(
+    *, runs: bool = False, panels: Mapping[str, Iterable[str]] | None = None, kept: str = ""
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: the function's first parameter becomes a Session, made from options that Typer sees added to its own.
 
-    `runs` adds --force, --device, --checkpoint-every, --wait and --data-dir.
+    `runs` adds --force, --device, --checkpoint-every, --wait and --data-dir. `panels`: the help's, and what is under
+    each, by parameter; the other options come first. `kept`: what is left when it is interrupted.
     """
     shared = _SHARED | (_RUN if runs else {})
+    panel_of = {name: panel for panel, names in (panels or {}).items() for name in names}
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        given = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        own = [_under(parameter, panel_of.get(parameter.name)) for parameter in given]
 
         @functools.wraps(function)
         def wrapper(context: typer.Context, **values: Any) -> None:
-            given = {key: values.pop(key) for key in shared}
-            function(_session(context.obj or Globals(), given), **values)
+            common = {key: values.pop(key) for key in shared}
+            try:
+                function(_session(context.obj or Globals(), common), **values)
+            except KeyboardInterrupt:
+                raise StoppedError(kept or (KEPT_RUNS if runs else "nothing was changed")) from None
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         added = [
@@ -157,6 +179,16 @@ def command(*, runs: bool = False) -> Callable[[Callable[..., None]], Callable[.
         return wrapper
 
     return decorate
+
+
+def _under(parameter: inspect.Parameter, panel: str | None) -> inspect.Parameter:
+    """The parameter of a command with its panel of the help; what several commands take stays as it is."""
+    if panel is None:
+        return parameter
+    kind, option = get_args(parameter.annotation)
+    option = copy.copy(option)
+    option.rich_help_panel = panel
+    return parameter.replace(annotation=Annotated[kind, option])
 
 
 def _session(before: Globals, after: dict[str, Any]) -> Session:

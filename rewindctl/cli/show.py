@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from rewindctl.cli import complete
 from rewindctl.cli.session import Session, command, run_json
 from rewindctl.console import Look
 
@@ -11,11 +12,15 @@ from rewindctl.console import Look
 @command()
 def show(
     session: Session,
-    run: Annotated[str, typer.Argument(help="Run ID, prefix of 6 or more, or models:/NAME@alias.")],
+    run: Annotated[
+        str, typer.Argument(help="Run ID, prefix of 6 or more, or models:/NAME@alias.", autocompletion=complete.runs)
+    ],
 ) -> None:
     """Show one run on one screen: numbers, curve, spec, layers, files, relatives, and the command that makes it again.
 
-    Example: rewindctl show models:/resnet8-digits-dense@seed-0
+    Examples:
+        rewindctl show 3f2a9c
+        rewindctl show models:/resnet8-digits-dense@seed-0 --json
     """
     from rewindctl.report.facts import facts_of
     from rewindctl.report.screen import screen

@@ -4,18 +4,30 @@ from typing import Annotated
 
 import typer
 
-from rewindctl.cli import parse
+from rewindctl.cli import complete, parse
 from rewindctl.cli.session import Session, command
 
 
-@command(runs=True)
+@command(
+    runs=True, panels={"Training": ("recipe", "iterations", "batch_size", "lr", "rewind_points", "evaluate_every")}
+)
 def train_dense(
     session: Session,
-    model: Annotated[str, typer.Option(help="resnet20, resnet56, resnet110, wrn16_8, resnet8, ...")],
-    dataset: Annotated[str, typer.Option(help="digits, cifar10, cifar100, or an imported one.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="resnet20, resnet56, resnet110, wrn16_8, resnet8, ...", autocompletion=complete.names("model")
+        ),
+    ],
+    dataset: Annotated[
+        str, typer.Option(help="digits, cifar10, cifar100, or an imported one.", autocompletion=complete.datasets)
+    ],
     seed: Annotated[int | None, typer.Option(help="Seed of one baseline. [0]")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several baselines: 0-4, or 0,2,5.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="resnet, wrn or digits. [by model and data]")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="resnet, wrn or digits. [by model and data]", autocompletion=complete.names("recipe")),
+    ] = None,
     iterations: Annotated[int | None, typer.Option(help="Length; the schedule scales with it. [the recipe's]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per iteration. [the recipe's]")] = None,
     lr: Annotated[float | None, typer.Option(help="Initial learning rate. [the recipe's]")] = None,
@@ -24,7 +36,10 @@ def train_dense(
 ) -> None:
     """Train dense baselines and keep the checkpoints that networks can be rewound to.
 
-    Example: rewindctl train-dense --model resnet20 --dataset cifar10 --seeds 0-2 --rewind-points 0,500,2000
+    Examples:
+        rewindctl train-dense --model resnet8 --dataset digits
+        rewindctl train-dense --model resnet20 --dataset cifar10 --seeds 0-2 --rewind-points 0,500,2000
+        rewindctl train-dense --model wrn16_8 --dataset cifar10 --seed 1 --iterations 8000 --device cuda:0
     """
     from rewindctl.pipeline.requests import dense_spec
 

@@ -5,18 +5,24 @@ from typing import Annotated, Literal
 
 import typer
 
+from rewindctl.cli import choices, complete
 from rewindctl.cli.choices import K, LrClock, OptimizerState, Parent
 from rewindctl.cli.session import Session, command, run_json
 
-SEARCH = "Search"
-JUDGE = "Judgement"
+PANELS = {
+    choices.RETRAINING: ("k", "lr", "iterations", "lr_clock", "optimizer_state"),
+    "Search": ("trials", "study", "storage", "space", "pruner", "seed", "jobs"),
+    "Judgement": ("seeds", "holdout", "holdout_seed", "evaluate_every", "compare_seeds"),
+}
 
 
-@command(runs=True)
+@command(runs=True, panels=PANELS, kept="finished trials are kept, and those under way begin again when it goes on")
 def tune(
     session: Session,
     parent: Parent,
-    method: Annotated[str, typer.Option(help="finetune, weight_rewind or lr_rewind.")] = "finetune",
+    method: Annotated[
+        str, typer.Option(help="finetune, weight_rewind or lr_rewind.", autocompletion=complete.names("method"))
+    ] = "finetune",
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls included.")] = 20,
     study: Annotated[str | None, typer.Option(help="Name to go on by. [from parent and options]")] = None,
     storage: Annotated[
@@ -49,7 +55,10 @@ def tune(
 
     The same command goes on with a search, joins one that is under way, or finds it done.
 
-    Example: rewindctl tune --parent 3f2a9c --method finetune --trials 20
+    Examples:
+        rewindctl tune --parent 3f2a9c --method finetune --trials 20
+        rewindctl tune --parent 3f2a9c --method weight_rewind --lr-clock restarted --seeds 3 --jobs 2
+        rewindctl tune --parent 3f2a9c --study night --storage journal.log --space space.yaml --trials 50
     """
     from rewindctl.tuning.request import TuneRequest
     from rewindctl.tuning.study import tune as search

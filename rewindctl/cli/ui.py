@@ -7,14 +7,16 @@ import typer
 from rewindctl.cli.session import Session, command
 
 
-@command()
+@command(kept="the UI is closed, the store is as it was")
 def ui(
     session: Session,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine's loopback address.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the store; for a tracking server, say its address.
 
-    Example: rewindctl ui --port 5001
+    Examples:
+        rewindctl ui
+        rewindctl ui --port 5001 --tracking-uri sqlite:///runs/mlflow.db
     """
     import os
     import subprocess

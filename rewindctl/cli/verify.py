@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from rewindctl.cli import complete
 from rewindctl.cli.session import Session, command
 from rewindctl.errors import IntegrityError, UsageError
 
@@ -11,12 +12,17 @@ from rewindctl.errors import IntegrityError, UsageError
 @command()
 def verify(
     session: Session,
-    run: Annotated[str | None, typer.Argument(help="Run ID, prefix of 6 or more, or models:/NAME@alias.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(help="Run ID, prefix of 6 or more, or models:/NAME@alias.", autocompletion=complete.runs),
+    ] = None,
     all_runs: Annotated[bool, typer.Option("--all", help="Every finished run of the experiment.")] = False,
 ) -> None:
     """Check runs against their manifests, specs, parents and masks; exit code 1 when one is not intact.
 
-    Example: rewindctl verify --all
+    Examples:
+        rewindctl verify 3f2a9c
+        rewindctl verify --all --json
     """
     from rewindctl.pipeline.verify import verify as problems_of
 

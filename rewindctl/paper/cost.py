@@ -132,24 +132,31 @@ def _counts(rows: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _bytes(plan: Plan, key: str) -> int:
-    """About what a stage writes: parameters, momentum and buffers in 32 bits a checkpoint, a bit a kernel weight."""
+    """About what a stage writes: parameters and momentum in 32 bits a weight that is kept, a bit a weight of a mask."""
     stage = plan.stages[key]
-    state_bytes, mask_bytes = _network_bytes(plan.dense_of(stage))
+    weights, kernel_weights, buffers = _network_size(plan.dense_of(stage))
+    bits = kernel_weights // 8
     if isinstance(stage.spec, PruneSpec):
-        return mask_bytes + RECORD_BYTES
-    return (len(stage.spec.rewind_points) if isinstance(stage.spec, DenseSpec) else 1) * state_bytes + RECORD_BYTES
+        return bits + RECORD_BYTES
+    if isinstance(stage.spec, DenseSpec):
+        points = len(stage.spec.rewind_points)
+        return points * 4 * (2 * weights + buffers) - 4 * weights * (0 in stage.spec.rewind_points) + RECORD_BYTES
+    mask = plan.stages[stage.parent or ""].spec
+    removed = round(mask.sparsity * kernel_weights) if isinstance(mask, PruneSpec) else 0
+    return 4 * (2 * (weights - removed) + buffers) + bits + RECORD_BYTES
 
 
-_SIZES: dict[tuple[str, str], tuple[int, int]] = {}
+_SIZES: dict[tuple[str, str], tuple[int, int, int]] = {}
 
 
-def _network_bytes(dense: DenseSpec) -> tuple[int, int]:
+def _network_size(dense: DenseSpec) -> tuple[int, int, int]:
+    """Weights, those of kernels among them, and buffers."""
     key = (dense.model, dense.dataset)
     if key not in _SIZES:
         classes = 100 if dense.dataset == "cifar100" else 10
         with torch.device("meta"):
             network = models[dense.model](NetworkConfig(3, classes, dense.norm_momentum, dense.norm_epsilon))
-        weights = sum(parameter.numel() for parameter in network.parameters())
-        buffers = sum(buffer.numel() for buffer in network.buffers())
-        _SIZES[key] = (4 * (2 * weights + buffers), sum(kernel.numel() for kernel in kernels(network).values()) // 8)
+        tensors = network.parameters(), kernels(network).values(), network.buffers()
+        weights, kernel_weights, buffers = (sum(tensor.numel() for tensor in group) for group in tensors)
+        _SIZES[key] = (weights, kernel_weights, buffers)
     return _SIZES[key]

@@ -48,6 +48,10 @@ def retrain_name(spec: RetrainSpec, tags: dict[str, str], compression: float) ->
     return f"{method_label(spec)} {compression:.4g}x {_subject(tags)}"
 
 
+def tune_name(method: str, tags: dict[str, str], compression: float) -> str:
+    return f"tune {method} {compression:.4g}x {_subject(tags)}"
+
+
 def method_label(spec: RetrainSpec) -> str:
     """The method with the numbers that tell two of its kind apart."""
     own_length = spec.method in ("finetune", "lr_rewind") and spec.iterations != spec.weights_iteration

@@ -253,8 +253,13 @@ class Pipeline:
             observer = RunObserver(writer, progressed, self.checkpoint_seconds, Usage(self.device))
             resume = load_point(writer)
             if resume is not None:
+                observer.kept = resume.state.iteration
                 self.console.say(f"going on with run {writer.run_id} from iteration {resume.state.iteration:,}")
-            result = train(network, data, settings, start, observer, mask, resume)
+            try:
+                result = train(network, data, settings, start, observer, mask, resume)
+            except KeyboardInterrupt:
+                self.console.say(f"stopped  {title} ({writer.run_id[:8]}): kept up to iteration {observer.kept:,}")
+                raise
         with writer.artifact(FINAL) as path:
             result.state.save(path)
         writer.log_metrics(
@@ -318,6 +323,7 @@ class RunObserver:
     progressed: Callable[[int], None]
     checkpoint_seconds: float
     usage: Usage
+    kept: int = 0  # the iteration that a stopped run goes on from
     _saved: float = field(default_factory=time.monotonic)
 
     def evaluated(self, evaluation: Evaluation) -> None:
@@ -338,8 +344,9 @@ class RunObserver:
 
     def resumable(self, make: Callable[[], ResumePoint]) -> None:
         if time.monotonic() - self._saved >= self.checkpoint_seconds:
-            save_point(self.writer, make())
-            self._saved = time.monotonic()
+            point = make()
+            save_point(self.writer, point)
+            self.kept, self._saved = point.state.iteration, time.monotonic()
 
 
 def failed_run(error: BaseException) -> str | None:

@@ -49,19 +49,11 @@ class Opening:
         }
         if self.parent is not None:
             own |= {tag.PARENT: self.parent.run_id, tag.DENSE_RUN: self.parent.dense_run_id}
-        elif (project := self._project_run()) is not None:
+        elif (project := project_run(self.client)) is not None:
             own[tag.PARENT] = project
         run = self.client.create_run(self.experiment_id, tags={**own, **self.tags}, run_name=self.name)
         ownership.hold(run.info.run_id)
         return str(run.info.run_id)
-
-    def _project_run(self) -> str | None:
-        """The run of `mlflow run`, where we are inside one: baselines are nested in it in the MLflow UI."""
-        run_id = os.environ.get("MLFLOW_RUN_ID")
-        try:
-            return run_id if run_id and self.client.get_run(run_id) else None
-        except StoreError:
-            return None  # of another store
 
     def _claim(self, mine: str, look: claim.Look, watch: Watch, resume: bool) -> RunWriter:
         """Win the stage with the run `mine`, and open it or the one to go on with. Raises: BusyError."""
@@ -94,6 +86,15 @@ class Opening:
         except BaseException as error:
             writer.fail(error)
             raise
+
+
+def project_run(client: Client) -> str | None:
+    """The run of `mlflow run`, where we are inside one: what has no parent of ours is nested in it in the MLflow UI."""
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    try:
+        return run_id if run_id and client.get_run(run_id) else None
+    except StoreError:
+        return None  # of another store
 
 
 def common_tags(kind: str) -> dict[str, str]:

@@ -93,8 +93,8 @@ class RunRecord:
 
     @property
     def parent_id(self) -> str | None:
-        """The run that this one was made from; none for a dense run, which may be nested in its project run."""
-        return None if self.kind == "dense" else self.tags.get(PARENT)
+        """The run that this one was made from; dense runs and reports have none, though `mlflow run` nests them."""
+        return None if self.kind in ("dense", REPORT) else self.tags.get(PARENT)
 
     @property
     def dense_run_id(self) -> str:

@@ -14,7 +14,7 @@ from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import sha256
 from rewindctl.registry import ownership
 from rewindctl.registry import records as tag
-from rewindctl.registry.opening import Opening, common_tags
+from rewindctl.registry.opening import Opening, common_tags, project_run
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
@@ -62,6 +62,8 @@ class Registry:
     def _open_experiment(self, name: str | None) -> tuple[str, str]:
         name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
         project = os.environ.get("MLFLOW_EXPERIMENT_ID") if os.environ.get("MLFLOW_RUN_ID") else None
+        if project is not None:
+            self._require_project_run()
         if name is None and project is not None:  # inside `mlflow run`: stay in the experiment of its run
             found = self._client.get_experiment(project)
             return found.name, found.experiment_id
@@ -80,6 +82,20 @@ class Registry:
                 f"experiment {name!r} was deleted", f"restore it: mlflow experiments restore -x {found.experiment_id}"
             )
         return name, found.experiment_id
+
+    def _require_project_run(self) -> None:
+        """`mlflow run` of an address works in a folder of its own, where a relative path is another, passing store.
+
+        Raises: RegistryError.
+        """
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        path = sqlite_path(uri)
+        here = path is not None and not path.is_absolute() and absolute_uri(uri) == self.uri
+        if here and project_run(self._client) is None:
+            raise RegistryError(
+                f"the run of mlflow run is not in {self.display_uri}, which {uri} is here",
+                "give mlflow run an absolute MLFLOW_TRACKING_URI, such as sqlite:////home/me/mlflow.db",
+            )
 
     def _artifact_location(self, name: str) -> str | None:
         path = sqlite_path(self.uri)
@@ -237,6 +253,8 @@ class Registry:
     def start_report(self, name: str, note: str) -> RunWriter:
         """Open a run of kind `report`: files about other runs, no stage, so without spec and fingerprint."""
         tags = {**common_tags(tag.REPORT), tag.NOTE: note}
+        if (project := project_run(self._client)) is not None:
+            tags[tag.PARENT] = project
         run = self._client.create_run(self.experiment_id, tags=tags, run_name=name)
         ownership.hold(run.info.run_id)
         return RunWriter(self._client, run.info.run_id)

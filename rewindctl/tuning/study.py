@@ -102,8 +102,7 @@ def _open_run(
         tag.STORAGE: shown(storage),
         tag.TRIALS: str(trials),
     }
-    subject = f"{parent.tags[tag.MODEL]}-{parent.tags[tag.DATASET]}"
-    name = f"{subject} tune {spec.method} {parent.metrics['compression']:.4g}x s{parent.tags[tag.SEED]}"
+    name = labels.tune_name(spec.method, parent.tags, parent.metrics["compression"])
     search = pipeline.registry.search
     resume = not any(run.finished for run in search(fingerprint=spec.fingerprint()))  # a longer search: a new run
     try:

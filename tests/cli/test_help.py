@@ -9,8 +9,15 @@ from typing import Any
 
 import pytest
 import typer
+from conftest import Cli
 
-from rewindctl.cli import ClickException, app
+from rewindctl.cli import PANELS, ClickException, app
+from rewindctl.cli.help import OTHER, examples_of, text_of
+from rewindctl.datasets import datasets
+from rewindctl.models import models
+from rewindctl.pruning.scores import criteria
+from rewindctl.rewinding.methods import methods
+from rewindctl.training.recipes import recipes
 
 # The external contract: a change here is a change of the contract.
 COMMANDS = (
@@ -54,14 +61,21 @@ def test_the_commands_are_those_of_the_contract() -> None:
     assert tuple(sorted(ALL)) == COMMANDS
 
 
+# Options that name an entry of a catalog: what an example gives there must exist.
+CATALOGS = {"model": models, "dataset": datasets, "method": methods, "criterion": criteria, "recipe": recipes}
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_one_example_and_it_parses(name: str) -> None:
-    (example,) = (line.strip() for line in ALL[name].help.splitlines() if line.strip().startswith("Example: "))
-    program, *words = shlex.split(example.removeprefix("Example: "))
-    depth = len(name.split())
-    assert (program, " ".join(words[:depth])) == ("rewindctl", name)
-    context = ALL[name].make_context(name, words[depth:], resilient_parsing=False)
-    assert context.params
+def test_every_command_has_a_few_examples_and_they_parse(name: str) -> None:
+    examples = examples_of(ALL[name].help)
+    assert 2 <= len(examples) <= 4
+    for example in examples:
+        program, *words = shlex.split(example)
+        depth = len(name.split())
+        assert (program, " ".join(words[:depth])) == ("rewindctl", name)
+        context = ALL[name].make_context(name, words[depth:], resilient_parsing=False)
+        for option, catalog in CATALOGS.items():
+            assert context.params.get(option) is None or context.params[option] in catalog, example
 
 
 def test_a_wrong_example_would_not_parse() -> None:
@@ -88,6 +102,40 @@ def test_every_option_has_a_line_of_help(name: str) -> None:
         assert parameter.help or parameter.name == "help", parameter.name
 
 
+def test_every_command_has_its_panel_and_every_panel_its_commands() -> None:
+    named = [name for names in PANELS.values() for name in names]
+    assert len(named) == len(set(named))
+    assert set(named) == {name.split()[0] for name in COMMANDS}
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+@pytest.mark.parametrize("line", [(), *(tuple(name.split()) for name in COMMANDS)], ids=" ".join)
+def test_help_loses_nothing_at_any_width(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, line: tuple[str, ...], columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    answer = cli(*line, "--help")
+    assert (answer.code, answer.err) == (0, "")
+    if not line:
+        assert [panel for panel in PANELS if f"\n{panel}:\n" not in answer.out] == []
+        assert f"\n{OTHER}:\n" not in answer.out
+        return
+    command, said = ALL[" ".join(line)], squeezed(answer.out)  # long words are broken at 40 columns
+    options = [option for parameter in command.params for option in parameter.opts if option.startswith("-")]
+    texts = [text_of(command.help), *options, *(parameter.help or "" for parameter in command.params)]
+    assert [text for text in texts if squeezed(text) not in said] == []
+    assert [example for example in examples_of(command.help) if f"\n  {example}\n" not in answer.out] == []
+
+
+def squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def test_brackets_of_help_are_not_taken_for_markup(cli: Cli) -> None:
+    assert "[$MLFLOW_EXPERIMENT_NAME, rewindctl]" in " ".join(cli("--help").out.split())
+    assert "train/<class>/" in cli("data", "import", "--help").out
+
+
 # In processes of their own: what is loaded is the point.
 
 
@@ -104,7 +152,7 @@ def imported(*arguments: str) -> tuple[str, set[str]]:
 def test_the_help_of_a_command_loads_nothing_heavy(name: str) -> None:
     out, packages = imported(*name.split(), "--help")
     assert f"Usage: rewindctl {name} [OPTIONS]" in out
-    assert "Example: rewindctl" in out
+    assert f"Examples:\n  rewindctl {name}" in out
     assert "typer" in packages
     assert not packages & HEAVY
 

@@ -5,7 +5,7 @@ import shlex
 import pytest
 from conftest import Chain, Cli
 
-from rewindctl.pipeline.labels import LINE, dense_name, inherited, method_label, retrain_command
+from rewindctl.pipeline.labels import LINE, dense_name, inherited, method_label, retrain_command, tune_name
 from rewindctl.pipeline.requests import RetrainOptions, retrain_spec
 from rewindctl.registry import records as tag
 from rewindctl.specs import DenseSpec
@@ -22,6 +22,11 @@ NAMES = {
 @pytest.mark.parametrize("stage", NAMES)
 def test_a_run_can_be_told_by_its_name(chain: Chain, stage: str) -> None:
     assert chain.registry().get(getattr(chain, stage)).name == NAMES[stage]
+
+
+def test_a_search_is_named_as_the_runs_are(chain: Chain) -> None:
+    run = chain.registry().get(chain.lr_rewind)
+    assert tune_name("lr_rewind", run.tags, run.metrics["compression"]) == f"tune {NAMES['lr_rewind']}"
 
 
 @pytest.mark.parametrize("stage", NAMES)
