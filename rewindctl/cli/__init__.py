@@ -19,6 +19,7 @@ from rewindctl.cli import (
     list_runs,
     prune,
     registry,
+    remove,
     reproduce,
     retrain,
     train_dense,
@@ -61,6 +62,7 @@ for module in (
     doctor,
     ui,
     verify,
+    remove,
 ):
     module.register(app)
 app.add_typer(data.app, name="data")

@@ -24,6 +24,7 @@ from rewindctl.registry.writer import MANIFEST_FILE, RunWriter
 from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
 
 PAGE = 1_000
+ACTIVE, DELETED, BOTH = 1, 2, 3  # MLflow's ViewType, which takes seconds to import
 SHORTEST_PREFIX = 6
 DEFAULT_EXPERIMENT = "rewindctl"
 MODEL_DESCRIPTION = """\
@@ -99,12 +100,21 @@ class Registry:
         conditions = [f"tags.`rewindctl.{key}` = '{value}'" for key, value in tags.items()]
         return self._search(" and ".join(conditions) or f"tags.`{tag.SCHEMA}` = '{SCHEMA_VERSION}'")
 
-    def _search(self, condition: str, experiment_ids: list[str] | None = None) -> list[RunRecord]:
+    def search_everywhere(self, condition: str) -> list[RunRecord]:
+        """The runs of every experiment, other programs' too, that meet an MLflow search condition, oldest first."""
+        return self._search(condition, self._everywhere())
+
+    def search_deleted(self) -> list[RunRecord]:
+        """Our runs of the experiment that were deleted through MLflow, oldest first."""
+        return self._search(f"tags.`{tag.SCHEMA}` = '{SCHEMA_VERSION}'", view=DELETED)
+
+    def _search(self, condition: str, experiment_ids: list[str] | None = None, view: int = ACTIVE) -> list[RunRecord]:
         found, token = [], None
         while True:
             page = self._client.search_runs(
                 experiment_ids or [self.experiment_id],
                 condition,
+                view,
                 max_results=PAGE,
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
@@ -124,30 +134,33 @@ class Registry:
         finished = [run for run in same if run.finished and (parent is None or run.parent_id == parent.run_id)]
         return finished[-1] if finished else None
 
-    def get(self, run_id: str) -> RunRecord:
-        """A run by its full ID. Raises: UsageError when there is none, or it was deleted."""
+    def get(self, run_id: str, *, deleted: bool = False) -> RunRecord:
+        """A run by its full ID. Raises: UsageError when there is none, or it was deleted (unless `deleted`)."""
         try:
             run = self._client.get_run(run_id)
         except StoreError as error:
             if error.code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
                 raise UsageError(f"no run {run_id!r} in {self.display_uri}", "list the runs: rewindctl list") from None
             raise
-        if run.info.lifecycle_stage != "active":
+        if run.info.lifecycle_stage != "active" and not deleted:
             raise UsageError(f"run {run_id} was deleted", "restore it in the MLflow UI, or choose another run")
         return RunRecord.from_mlflow(run)
 
-    def resolve(self, reference: str) -> RunRecord:
-        """A run by full ID, unique prefix of 6 characters or more, or `models:/NAME@alias`. Raises: UsageError."""
+    def resolve(self, reference: str, *, deleted: bool = False) -> RunRecord:
+        """A run by full ID, unique prefix of 6 characters or more, or `models:/NAME@alias`; with `deleted` also one
+        that was deleted through MLflow. Raises: UsageError.
+        """
         if reference.startswith("models:/"):
-            return self._resolve_alias(reference)
+            return self.get(self._run_of_alias(reference), deleted=deleted)
         if re.fullmatch(r"[0-9a-f]{32}", reference):
-            return self.get(reference)
+            return self.get(reference, deleted=deleted)
         if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},32}}", reference):
             raise UsageError(
                 f"{reference!r} is not a run",
                 f"give a run ID, at least {SHORTEST_PREFIX} of its first digits, or models:/NAME@alias",
             )
-        found = self._search(f"attributes.run_id LIKE '{reference}%'", self._everywhere())
+        view = BOTH if deleted else ACTIVE
+        found = self._search(f"attributes.run_id LIKE '{reference}%'", self._everywhere(), view)
         if not found:
             raise UsageError(f"no run starts with {reference!r} in {self.display_uri}", "list the runs: rewindctl list")
         if len(found) > 1:
@@ -157,7 +170,7 @@ class Registry:
             )
         return found[0]
 
-    def _resolve_alias(self, reference: str) -> RunRecord:
+    def _run_of_alias(self, reference: str) -> str:
         match = re.fullmatch(r"models:/([^@/]+)@([^@/]+)", reference)
         if match is None:
             raise UsageError(f"{reference!r} is not a model alias", "write models:/resnet20-cifar10-dense@seed-0")
@@ -169,7 +182,7 @@ class Registry:
                     f"no model {reference} in {self.display_uri}", "list the runs: rewindctl list"
                 ) from None
             raise
-        return self.get(version.run_id)
+        return str(version.run_id)
 
     def parent(self, run: RunRecord) -> RunRecord:
         """Raises: RegistryError when the parent is missing, UsageError for a report."""

@@ -27,6 +27,7 @@ COMMANDS = (
     "prune",
     "registry export",
     "registry import",
+    "remove",
     "reproduce",
     "retrain",
     "show",
