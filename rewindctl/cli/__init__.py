@@ -14,6 +14,7 @@ from rewindctl.cli import (
     data,
     demo,
     doctor,
+    gc,
     init,
     iterate,
     list_runs,
@@ -63,6 +64,7 @@ for module in (
     ui,
     verify,
     remove,
+    gc,
 ):
     module.register(app)
 app.add_typer(data.app, name="data")

@@ -18,6 +18,7 @@ from rewindctl.registry.opening import Opening, common_tags
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
+from rewindctl.registry.scratch import scratch_prefix
 from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, redacted, sqlite_path
 from rewindctl.registry.views import experiment_tags
 from rewindctl.registry.writer import MANIFEST_FILE, RunWriter
@@ -48,7 +49,7 @@ class Registry:
         self._client = connect(self.uri)
         self.experiment, self.experiment_id = self._open_experiment(experiment)
         self._manifests: dict[str, dict[str, Any]] = {}
-        self._downloads = tempfile.TemporaryDirectory(prefix="rewindctl-")
+        self._downloads = tempfile.TemporaryDirectory(prefix=scratch_prefix())
 
     @property
     def client(self) -> Client:

@@ -20,6 +20,7 @@ COMMANDS = (
     "data list",
     "demo",
     "doctor",
+    "gc",
     "init",
     "iterate",
     "lineage",

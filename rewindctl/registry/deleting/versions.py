@@ -28,6 +28,8 @@ def drop_versions(registry: Registry, run: RunRecord) -> None:
     """
     client = registry.client
     for version, model in _versions(client, run):
+        if tag.MODEL not in model.tags:
+            continue
         for alias in [name for name, number in model.aliases.items() if str(number) == str(version.version)]:
             if (heir := _heir(registry, version)) is not None:
                 client.set_registered_model_alias(version.name, alias, heir)
