@@ -196,6 +196,13 @@ class Registry:
         except UsageError as error:
             raise RegistryError(f"the parent of run {run.run_id} is gone: {error.message}", error.hint) from None
 
+    def root(self, run: RunRecord) -> RunRecord:
+        """The dense run that a run's tag names. Raises: UsageError when it is gone."""
+        try:
+            return self.get(run.dense_run_id)
+        except UsageError as error:
+            raise UsageError(f"the dense run of run {run.run_id} is gone: {error.message}", error.hint) from None
+
     def lineage(self, run: RunRecord, known: Mapping[str, RunRecord] | None = None) -> list[RunRecord]:
         """The run and its ancestors, the dense run first; those in `known` are not read again.
 
