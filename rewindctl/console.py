@@ -105,6 +105,16 @@ class Console:
             yield update
 
     @contextmanager
+    def steps(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar on stderr for work in equal parts; yields a function that takes the count done. Needs a terminal."""
+        if self.quiet or total < 2 or not sys.stderr.isatty():
+            yield lambda done: None
+            return
+        with _stages_bar() as bar:
+            task = bar.add_task(title, total=total, state="")
+            yield lambda done: bar.update(task, completed=done)
+
+    @contextmanager
     def board(self, total: int) -> Iterator["Board"]:
         """One bar on stderr for many stages; where stderr is no terminal, a line for each that ends."""
         if self.quiet or not sys.stderr.isatty():

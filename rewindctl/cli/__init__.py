@@ -17,11 +17,13 @@ from rewindctl.cli import (
     data,
     demo,
     doctor,
+    gc,
     init,
     iterate,
     list_runs,
     prune,
     registry,
+    remove,
     reproduce,
     retrain,
     train_dense,
@@ -73,6 +75,8 @@ for module in (
     doctor,
     ui,
     verify,
+    remove,
+    gc,
 ):
     module.register(app)
 app.add_typer(data.app, name="data")

@@ -118,7 +118,7 @@ class Pipeline:
 
     def dense_run(self, run: RunRecord) -> RunRecord:
         """The finished dense run at the root of `run`. Raises: UsageError."""
-        root = run if run.kind == "dense" else self.registry.get(run.dense_run_id)
+        root = run if run.kind == "dense" else self.registry.root(run)
         require_kind(root, "dense")
         return root
 

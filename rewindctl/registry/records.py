@@ -46,6 +46,7 @@ IMPORT = "rewindctl.import"  # digest of the bundle that the run came with
 IMPORTED_FROM = "rewindctl.imported_from"  # its ID in the registry that it came from
 OMITTED = "rewindctl.omitted"  # the folder that was left out at export
 
+KINDS = ("dense", "prune", "retrain", "tune", "trial", REPORT)
 PARENT_KINDS = {"dense": (), "prune": ("dense", "retrain"), "retrain": ("prune",)}
 
 
@@ -62,6 +63,7 @@ class RunRecord:
     tags: dict[str, str] = field(repr=False)
     params: dict[str, str] = field(repr=False)
     metrics: dict[str, float] = field(repr=False)
+    deleted: bool = False  # through MLflow, which keeps what it knows of the run, and its files
 
     @classmethod
     def from_mlflow(cls, run: Any) -> "RunRecord":
@@ -76,6 +78,7 @@ class RunRecord:
             dict(data.tags),
             dict(data.params),
             dict(data.metrics),
+            info.lifecycle_stage != "active",
         )
 
     @property

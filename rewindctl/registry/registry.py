@@ -18,7 +18,8 @@ from rewindctl.registry.opening import Opening, common_tags, project_run
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.searching import search
+from rewindctl.registry.scratch import scratch_prefix
+from rewindctl.registry.searching import ACTIVE, BOTH, DELETED, search
 from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, redacted, sqlite_path
 from rewindctl.registry.views import experiment_tags
 from rewindctl.registry.writer import MANIFEST_FILE, RunWriter
@@ -47,7 +48,7 @@ class Registry:
         self._client = connect(self.uri)
         self.experiment, self.experiment_id = self._open_experiment(experiment)
         self._manifests: dict[str, dict[str, Any]] = {}
-        self._downloads = tempfile.TemporaryDirectory(prefix="rewindctl-")
+        self._downloads = tempfile.TemporaryDirectory(prefix=scratch_prefix())
 
     @property
     def client(self) -> Client:
@@ -115,10 +116,18 @@ class Registry:
         named = {f"rewindctl.{key}": value for key, value in tags.items()}
         return self._search(named or {tag.SCHEMA: str(SCHEMA_VERSION)}, [self.experiment_id])
 
+    def search_everywhere(self, **tags: str) -> list[RunRecord]:
+        """As `search`, in every experiment."""
+        return self._search({f"rewindctl.{key}": value for key, value in tags.items()})
+
+    def search_deleted(self) -> list[RunRecord]:
+        """Our runs of the experiment that were deleted through MLflow, oldest first."""
+        return self._search({tag.SCHEMA: str(SCHEMA_VERSION)}, [self.experiment_id], view=DELETED)
+
     def _search(
-        self, tags: dict[str, str], experiment_ids: list[str] | None = None, prefix: str = ""
+        self, tags: dict[str, str], experiment_ids: list[str] | None = None, prefix: str = "", view: int = ACTIVE
     ) -> list[RunRecord]:
-        return search(self._client, experiment_ids or self._everywhere(), tags, prefix)
+        return search(self._client, experiment_ids or self._everywhere(), tags, prefix, view)
 
     def find(self, fingerprint: str, parent: RunRecord | None = None) -> RunRecord | None:
         """The newest finished run of an experiment (forced reruns replace older ones), a child of `parent` if given.
@@ -130,30 +139,32 @@ class Registry:
         finished = [run for run in same if run.finished and (parent is None or run.parent_id == parent.run_id)]
         return finished[-1] if finished else None
 
-    def get(self, run_id: str) -> RunRecord:
-        """A run by its full ID. Raises: UsageError when there is none, or it was deleted."""
+    def get(self, run_id: str, *, deleted: bool = False) -> RunRecord:
+        """A run by its full ID. Raises: UsageError when there is none, or it was deleted (unless `deleted`)."""
         try:
             run = self._client.get_run(run_id)
         except StoreError as error:
             if error.code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
                 raise UsageError(f"no run {run_id!r} in {self.display_uri}", "list the runs: rewindctl list") from None
             raise
-        if run.info.lifecycle_stage != "active":
+        if run.info.lifecycle_stage != "active" and not deleted:
             raise UsageError(f"run {run_id} was deleted", "restore it in the MLflow UI, or choose another run")
         return RunRecord.from_mlflow(run)
 
-    def resolve(self, reference: str) -> RunRecord:
-        """A run by full ID, unique prefix of 6 characters or more, or `models:/NAME@alias`. Raises: UsageError."""
+    def resolve(self, reference: str, *, deleted: bool = False) -> RunRecord:
+        """A run by full ID, unique prefix of 6 characters or more, or `models:/NAME@alias`; with `deleted` also one
+        that was deleted through MLflow. Raises: UsageError.
+        """
         if reference.startswith("models:/"):
-            return self._resolve_alias(reference)
+            return self.get(self._run_of_alias(reference), deleted=deleted)
         if re.fullmatch(r"[0-9a-f]{32}", reference):
-            return self.get(reference)
+            return self.get(reference, deleted=deleted)
         if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},32}}", reference):
             raise UsageError(
                 f"{reference!r} is not a run",
                 f"give a run ID, at least {SHORTEST_PREFIX} of its first digits, or models:/NAME@alias",
             )
-        found = self._search({}, prefix=reference)
+        found = self._search({}, prefix=reference, view=BOTH if deleted else ACTIVE)
         if not found:
             raise UsageError(f"no run starts with {reference!r} in {self.display_uri}", "list the runs: rewindctl list")
         if len(found) > 1:
@@ -163,7 +174,7 @@ class Registry:
             )
         return found[0]
 
-    def _resolve_alias(self, reference: str) -> RunRecord:
+    def _run_of_alias(self, reference: str) -> str:
         match = re.fullmatch(r"models:/([^@/]+)@([^@/]+)", reference)
         if match is None:
             raise UsageError(f"{reference!r} is not a model alias", "write models:/resnet20-cifar10-dense@seed-0")
@@ -175,7 +186,7 @@ class Registry:
                     f"no model {reference} in {self.display_uri}", "list the runs: rewindctl list"
                 ) from None
             raise
-        return self.get(version.run_id)
+        return str(version.run_id)
 
     def parent(self, run: RunRecord) -> RunRecord:
         """Raises: RegistryError when the parent is missing, UsageError for a report."""
@@ -187,6 +198,13 @@ class Registry:
             return self.get(run.parent_id)
         except UsageError as error:
             raise RegistryError(f"the parent of run {run.run_id} is gone: {error.message}", error.hint) from None
+
+    def root(self, run: RunRecord) -> RunRecord:
+        """The dense run that a run's tag names. Raises: UsageError when it is gone."""
+        try:
+            return self.get(run.dense_run_id)
+        except UsageError as error:
+            raise UsageError(f"the dense run of run {run.run_id} is gone: {error.message}", error.hint) from None
 
     def lineage(self, run: RunRecord, known: Mapping[str, RunRecord] | None = None) -> list[RunRecord]:
         """The run and its ancestors, the dense run first; those in `known` are not read again.

@@ -90,6 +90,22 @@ class Client:
         store = self._client._tracking_client.store
         return store.engine if isinstance(store, SqlAlchemyStore) else None
 
+    def list_files(self, artifact_uri: str) -> dict[str, int]:
+        """Every file below an artifact URI and its bytes, whatever became of its run; empty where there is none."""
+        with self.plain_errors():
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            repository = get_artifact_repository(artifact_uri, tracking_uri=self._full_uri)
+            files: dict[str, int] = {}
+            folders: list[str | None] = [None]
+            while folders:
+                for entry in repository.list_artifacts(folders.pop()):
+                    if entry.is_dir:
+                        folders.append(entry.path)
+                    else:
+                        files[entry.path] = entry.file_size or 0
+            return files
+
     @contextmanager
     def plain_errors(self) -> Iterator[None]:
         """Failures of MLflow and of what it stands on become a StoreError of one line."""

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from rewindctl.files import sha256, state_folder
 from rewindctl.registry import ownership
 from rewindctl.registry.inputs import DataInput, log_inputs, log_network
 from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, TICKET, RunRecord
+from rewindctl.registry.scratch import scratch_folder
 from rewindctl.registry.store import Client
 
 METRICS_PER_BATCH = 1_000  # MLflow's limit
@@ -34,7 +34,7 @@ class RunWriter:
         self.digests: dict[str, dict[str, Any]] = {}
         self._client = client
         self._logged: set[tuple[str, int]] = set()
-        self._staging = Path(tempfile.mkdtemp(prefix="rewindctl-"))
+        self._staging = scratch_folder()
         self._open, self._sealed = True, False
         self._heartbeat = ownership.Heartbeat(client, run_id)
 

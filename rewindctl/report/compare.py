@@ -272,8 +272,9 @@ def _nothing(source: Registry | Path, rows: pd.DataFrame, wanted: Wanted) -> Rew
         hint = f"next: rewindctl prune --parent {rows['run_id'].iloc[0]} --compression 20"
     else:
         hint = f"next: rewindctl retrain --parent {prunes[0].run_id} --method lr_rewind"
-    return RewindError(
-        f"nothing to compare {of}{' ' if of else ''}in experiment {source.experiment!r}: {len(rows)} dense, "
-        f"{len(prunes)} prune and 0 retrain runs are finished",
-        hint,
-    )
+    orphans = [run for run in source.search(kind="retrain") if run.finished]  # with a lineage each would be a row
+    found = f"{len(rows)} dense, {len(prunes)} prune and 0 retrain runs are finished"
+    if orphans and not (model or dataset):
+        found += f", and {len(orphans)} retrain runs whose parent or dense run is gone"
+        hint = f"see what is gone: rewindctl lineage {orphans[0].run_id}; restore it in the MLflow UI, or {hint}"
+    return RewindError(f"nothing to compare {of}{' ' if of else ''}in experiment {source.experiment!r}: {found}", hint)

@@ -68,18 +68,16 @@ def tidy_frame(registry: Registry, networks: Collection[Network] = ((None, None)
 
     Only runs of `networks` are read. A network reached through several levels of pruning is `iterative`; so is, once
     more, each earlier level of such a chain, whose first level is also a one-shot result. Runs whose lineage is
-    broken are left out.
+    broken are left out, and stand in the way of no older one.
     """
     finished = [run for network in networks for run in registry.search(**_tags(network)) if run.finished]
     by_id = {run.run_id: run for run in finished}
-    newest = {run.fingerprint: run for run in finished}
+    results = [run for run in finished if run.kind in ("dense", "retrain")]
+    chains = {run.fingerprint: chain for run in results if (chain := _chain(run, by_id, registry)) is not None}
     rows: list[dict[str, Any]] = []
     chained: set[tuple[str, float]] = set()
-    for run in newest.values():
-        chain = _chain(run, by_id, registry)
-        if chain is None or run.kind not in ("dense", "retrain"):
-            continue
-        dense = chain[0]
+    for chain in chains.values():
+        dense, run = chain[0], chain[-1]
         if run.kind == "dense":
             rows.append(_row(run, None, dense, "dense", None, 0))
             continue

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import median
@@ -192,8 +193,10 @@ class Trials:
         """The newest finished run of `spec` under this prune run; searches that went on have runs of their own."""
         registry = self.pipeline.registry
         for run in reversed(registry.search(fingerprint=spec.fingerprint())):
-            if run.finished and registry.parent(run).parent_id == self.parent.run_id:
-                return run
+            if run.finished:
+                with suppress(RegistryError):  # its search was deleted
+                    if registry.parent(run).parent_id == self.parent.run_id:
+                        return run
         return None
 
     def _replay(self, run: RunRecord, spec: TrialSpec, watch: "Watch") -> Result:

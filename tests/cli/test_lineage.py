@@ -115,10 +115,10 @@ class Counting(Registry):
         self.asked: list[str] = []
 
     def _search(
-        self, tags: dict[str, str], experiment_ids: list[str] | None = None, prefix: str = ""
+        self, tags: dict[str, str], experiment_ids: list[str] | None = None, prefix: str = "", view: int = 1
     ) -> list[RunRecord]:
         self.asked.append(prefix or str(tags))
-        return super()._search(tags, experiment_ids, prefix)
+        return super()._search(tags, experiment_ids, prefix, view)
 
 
 def test_children_are_found_in_other_experiments_and_without_reading_every_run(copied_chain: Chain, cli: Cli) -> None:

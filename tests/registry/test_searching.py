@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from registry.test_registry import MANY, copies
 
 from rewindctl.registry import records as tag
-from rewindctl.registry.searching import _from_tables, _through_api
+from rewindctl.registry.searching import ACTIVE, BOTH, DELETED, _from_tables, _through_api
 from rewindctl.registry.store import connect
 
 
@@ -20,8 +20,8 @@ def test_tables_and_api_answer_the_same(copied_chain: Chain, key: str, prefix: s
     every = [experiment.experiment_id for experiment in client.search_experiments()]
     tags = {key: run.data.tags.get(key, "x")} if key else {}
     start = run.info.run_id[:6] if prefix else ""
-    from_tables = _from_tables(client.engine, every, tags, start)
-    assert from_tables == _through_api(client, every, tags, start)
+    from_tables = _from_tables(client.engine, every, tags, start, ACTIVE)
+    assert from_tables == _through_api(client, every, tags, start, ACTIVE)
     assert bool(from_tables) == (key != "none has this")
 
 
@@ -33,8 +33,8 @@ def test_odd_values_are_read_as_they_are(copied_chain: Chain) -> None:
         writer.log_metric(run.info.run_id, name, value, step=1)
     writer.log_param(run.info.run_id, "p", odd)
     client = connect(copied_chain.uri)
-    (found,) = _from_tables(client.engine, ["0"], {"odd": odd}, "")
-    (same,) = _through_api(client, ["0"], {}, run.info.run_id)
+    (found,) = _from_tables(client.engine, ["0"], {"odd": odd}, "", ACTIVE)
+    (same,) = _through_api(client, ["0"], {}, run.info.run_id, ACTIVE)
     assert repr(found.metrics) == repr(same.metrics)
     assert (found.tags, found.params) == (same.tags, same.params)
 
@@ -44,12 +44,17 @@ def test_deleted_runs_and_other_experiments_are_not_found(copied_chain: Chain) -
     every = len(registry.search())
     client.delete_run(copied_chain.lr_rewind)
     assert len(registry.search()) == every - 1
-    assert _from_tables(client.engine, ["0"], {tag.SCHEMA: "1"}, "") == []
-    assert _from_tables(client.engine, [], {tag.SCHEMA: "1"}, "") == []
+    for view in (ACTIVE, DELETED, BOTH):
+        arguments = ([registry.experiment_id], {tag.SCHEMA: "1"}, "", view)
+        found = _from_tables(client.engine, *arguments)
+        assert found == _through_api(client, *arguments)
+        assert len(found) == {ACTIVE: every - 1, DELETED: 1, BOTH: every}[view]
+    assert _from_tables(client.engine, ["0"], {tag.SCHEMA: "1"}, "", BOTH) == []
+    assert _from_tables(client.engine, [], {tag.SCHEMA: "1"}, "", BOTH) == []
 
 
 def test_the_api_is_read_to_its_last_page(copied_chain: Chain) -> None:
     copies(copied_chain.store, copied_chain.dense)
     client, experiment = connect(copied_chain.uri), copied_chain.registry().experiment_id
-    found = _through_api(client, [experiment], {tag.SCHEMA: "1"}, "")
+    found = _through_api(client, [experiment], {tag.SCHEMA: "1"}, "", ACTIVE)
     assert len({run.run_id for run in found}) == MANY + 5

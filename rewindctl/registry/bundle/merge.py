@@ -31,6 +31,7 @@ from rewindctl.registry.opening import common_tags, params_of
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
+from rewindctl.registry.scratch import scratch_prefix
 from rewindctl.registry.writer import MANIFEST_FILE, METRICS_PER_BATCH
 from rewindctl.specs import DenseSpec
 
@@ -64,7 +65,7 @@ def import_bundle(
     the store fails; the registry is then as it was.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="rewindctl-") as folder:
+        with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
             bundle = read_bundle(given, Path(folder))
             registry = open_registry()
             remove_leftovers(registry)

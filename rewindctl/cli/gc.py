@@ -1,0 +1,113 @@
+"""rewindctl gc"""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rewindctl.cli.session import Session, command
+from rewindctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from rewindctl.registry import Registry
+    from rewindctl.registry.deleting.garbage import Survey
+
+
+@command()
+def gc(
+    session: Session,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it, only list.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list, which is the default.")] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Also unfinished runs that the same command could go on with.")
+    ] = False,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="Also runs whose parent or dense run is gone, their results with them.")
+    ] = False,
+) -> None:
+    """List what is left behind of the experiment's runs, by class and with bytes; with --yes, remove it.
+
+    By default what no result and no work needs:
+
+    \b
+    superseded    unfinished runs of stages that another run finished
+    deleted       files of runs deleted through MLflow, which then cannot be
+                  restored; not those that living runs were made from
+    unreferenced  folders of runs that the store does not have (no server's)
+    resume        resume points of finished, failed and deleted runs
+    temporary     files and locks of processes that are gone
+
+    Only when asked for:
+
+    \b
+    --unfinished  other RUNNING, FAILED and KILLED runs whose process is gone,
+                  with the points that the same command would go on from
+    --orphans     runs whose parent or dense run is deleted or nowhere, their
+                  results with them; restoring it in MLflow mends them
+
+    Runs that a living process is at, other programs' runs, and files outside the artifact root are never touched.
+
+    Example: rewindctl gc --unfinished --yes
+    """
+    from rewindctl.registry.deleting.garbage import Survey
+
+    if yes and dry_run:
+        raise UsageError("both --yes and --dry-run are given", "give one of the two")
+    registry = session.registry()
+    asked = {name for name, given in (("unfinished", unfinished), ("orphans", orphans)) if given}
+    survey = Survey(registry, asked)
+    _show(session, survey, yes)
+    if yes:
+        _clear(session, registry, survey)
+
+
+def _clear(session: Session, registry: "Registry", survey: "Survey") -> None:
+    from rewindctl.registry.deleting.garbage import clear
+    from rewindctl.tuning.removal import forget_study
+
+    console = session.console
+    with console.steps("removed", len(survey.chosen)) as stepped:
+        clear(registry, survey.chosen, lambda run: forget_study(registry, run, console), stepped)
+    if session.json:
+        console.json(_facts(survey, removed=True))
+    console.say(f"removed {len(survey.chosen):,}, {_size(survey):,} bytes")
+
+
+def _show(session: Session, survey: "Survey", yes: bool) -> None:
+    """A line for each item, and for each class what becomes of it."""
+    from rewindctl.registry.deleting.garbage import OPTIONAL, SORTS
+
+    items, console = survey.items, session.console
+    if session.json and not yes:
+        console.json(_facts(survey, removed=False))
+    for item in items if not session.json else ():
+        console.data(f"{item.sort:12}  {item.size:>13,}  {item.what}  {item.name}")
+    for sort, text in SORTS.items():
+        sizes = [item.size for item in items if item.sort == sort]
+        kept = f" (kept: add --{sort})" if sort in OPTIONAL and sort not in survey.asked else ""
+        if sizes:
+            console.say(f"{sort}: {len(sizes):,} {text}, {sum(sizes):,} bytes{kept}")
+    for note in survey.notes:
+        console.say(f"note: {note}")
+    if not yes:
+        hint = "; --yes removes it" if survey.chosen else ""
+        console.say(f"{_size(survey):,} bytes can be had back{hint}")
+
+
+def _size(survey: "Survey") -> int:
+    return sum(item.size for item in survey.chosen)
+
+
+def _facts(survey: "Survey", *, removed: bool) -> dict[str, object]:
+    from rewindctl.registry.deleting.garbage import SORTS
+
+    chosen = {item.sort for item in survey.chosen}
+    classes = {}
+    for sort in SORTS:
+        items = [{"what": i.what, "name": i.name, "bytes": i.size} for i in survey.items if i.sort == sort]
+        size = sum(i.size for i in survey.items if i.sort == sort)
+        classes[sort] = {"items": items, "bytes": size, "removed": removed and sort in chosen}
+    return {"removed": removed, "bytes": _size(survey), "classes": classes, "notes": survey.notes}
+
+
+def register(app: typer.Typer) -> None:
+    app.command("gc")(gc)

@@ -1,0 +1,101 @@
+"""rewindctl remove"""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rewindctl.cli.session import Session, command
+from rewindctl.console import Console
+from rewindctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from rewindctl.registry import Registry, RunRecord
+    from rewindctl.registry.deleting import Doomed
+
+MOST_LISTED = 40
+
+
+@command()
+def remove(
+    session: Session,
+    run: Annotated[list[str], typer.Argument(help="Run IDs, prefixes of 6 or more, or models:/NAME@alias.")],
+    recursive: Annotated[bool, typer.Option("--recursive", help="With every run made from them; asks first.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, with bytes; touch nothing.")] = False,
+) -> None:
+    """Remove runs and all their files; the disk space is back at once, nothing can restore them.
+
+    A run that others were made from stays, unless those are named too or --recursive is given; so does one that a
+    living process is at. With a run go its artifacts, its resume point, its model version (the alias moves to the
+    next newest run of the seed), and a search's study. MLflow keeps params and metrics, as of any deleted run, until
+    `mlflow gc`. Interrupted, the same command finishes.
+
+    Example: rewindctl remove 3f2a9c --recursive --dry-run
+    """
+    from rewindctl.registry.deleting.removal import HasDescendantsError, plan
+
+    registry = session.registry()
+    named = [registry.resolve(reference, deleted=True) for reference in run]
+    try:
+        doomed = plan(registry, named, recursive=recursive)
+    except HasDescendantsError as error:
+        _list(session.console, [_line(one) for one in error.descendants])
+        raise
+    if not dry_run:
+        more = len(doomed) - len({one.run_id for one in named})
+        if more and not yes:
+            _ask(session.console, doomed)
+        _carry_out(session, registry, doomed)
+    _show(session, doomed, dry_run)
+
+
+def _line(run: "RunRecord") -> str:
+    return f"{run.run_id}  {run.kind:8}  {run.name}"
+
+
+def _list(console: Console, lines: list[str]) -> None:
+    for line in lines[:MOST_LISTED]:
+        console.say(line)
+    if len(lines) > MOST_LISTED:
+        console.say(f"... and {len(lines) - MOST_LISTED:,} more")
+
+
+def _ask(console: Console, doomed: "list[Doomed]") -> None:
+    """Raises: UsageError where nobody can answer, typer.Abort for no."""
+    total = f"{len(doomed):,} runs, {sum(one.size for one in doomed):,} bytes"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"{total} would be removed, and there is no terminal to ask", "add --yes, or --dry-run to see")
+    _list(console, [f"{one.size:>13,}  {_line(one.run)}" for one in doomed])
+    if not typer.confirm(f"Remove {total}, for good?", err=True):
+        raise UsageError("nothing is removed: the answer was no", "to see what would go: --dry-run")
+
+
+def _carry_out(session: Session, registry: "Registry", doomed: "list[Doomed]") -> None:
+    from rewindctl.registry.deleting import remove as remove_runs
+    from rewindctl.tuning.removal import forget_study
+
+    console = session.console
+    with console.steps("runs removed", len(doomed)) as stepped:
+        gone = remove_runs(registry, [one.run for one in doomed], lambda run: forget_study(registry, run, console))
+        for number, _ in enumerate(gone, start=1):
+            stepped(number)
+
+
+def _show(session: Session, doomed: "list[Doomed]", dry_run: bool) -> None:
+    """The runs in the order in which they go, or one JSON object."""
+    total = sum(one.size for one in doomed)
+    if session.json:
+        rows = [
+            {"run_id": one.run.run_id, "kind": one.run.kind, "name": one.run.name, "bytes": one.size} for one in doomed
+        ]
+        session.console.json({"dry_run": dry_run, "runs": rows, "bytes": total})
+        return
+    for one in doomed:
+        session.console.data(f"{_line(one.run)}  {one.size:,} bytes" if dry_run else one.run.run_id)
+    would = "would be removed" if dry_run else "removed"
+    session.console.say(f"{len(doomed):,} {'run' if len(doomed) == 1 else 'runs'} {would}, {total:,} bytes")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("remove")(remove)

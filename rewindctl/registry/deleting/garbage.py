@@ -1,0 +1,212 @@
+"""What is left behind and takes space: unfinished runs, orphans, files of deleted runs, files without a run.
+
+Found by looking, never by guessing: runs by our tags, files by the place where only we write.
+"""
+
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from rewindctl.errors import RegistryError
+from rewindctl.registry.deleting.disk import Disk, size_of
+from rewindctl.registry.deleting.removal import Before, descendants, leaf_first, remove
+from rewindctl.registry.deleting.strays import find_run, resume_points, temporary_files, unreferenced_folders
+from rewindctl.registry.deleting.versions import refuse_foreign_versions
+from rewindctl.registry.ownership import Watch
+from rewindctl.registry.records import KINDS, REPORT, TRIAL_STATE, RunRecord
+from rewindctl.registry.registry import Registry
+from rewindctl.registry.store import sqlite_path
+from rewindctl.registry.writer import resume_file
+
+SORTS = {
+    "superseded": "unfinished runs of stages that another run finished",
+    "deleted": "files of runs deleted through MLflow",
+    "unreferenced": "folders of runs that the store does not have",
+    "resume": "resume points of runs that are finished, failed or deleted",
+    "temporary": "temporary files and locks of processes that are gone",
+    "unfinished": "other unfinished runs whose process is gone, and what they would go on from",
+    "orphans": "runs whose parent or dense run is gone",
+}
+OPTIONAL = ("unfinished", "orphans")  # removed only where asked for: results, or work that can go on
+
+
+@dataclass(frozen=True)
+class Item:
+    """A run or a path of one sort, and its bytes."""
+
+    sort: str
+    what: str
+    name: str
+    size: int
+    run: RunRecord | None = None
+    path: Path | None = None
+
+
+class Survey:
+    """What there is of each sort in an experiment and on this machine; nothing is changed.
+
+    `asked`: the optional sorts that are to go. Runs that a living process is at are in none.
+    """
+
+    def __init__(self, registry: Registry, asked: Collection[str] = ()) -> None:
+        self.registry, self.asked, self.notes = registry, asked, list[str]()
+        self._disk, self._watch = Disk(registry), Watch()
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """Every item, in the order of the sorts."""
+        runs = [*self._runs(), *self._deleted()]
+        going = {resume_file(item.what) for item in runs if item.sort not in OPTIONAL or item.sort in self.asked}
+        found = [*runs, *self._paths(going)]
+        order = list(SORTS)
+        return sorted(found, key=lambda item: order.index(item.sort))
+
+    @property
+    def chosen(self) -> list[Item]:
+        """What goes: the sorts that are safe, and those asked for."""
+        return [item for item in self.items if item.sort not in OPTIONAL or item.sort in self.asked]
+
+    @cached_property
+    def _active(self) -> dict[str, RunRecord]:
+        return {run.run_id: run for run in self.registry.search() if run.kind in KINDS}
+
+    @cached_property
+    def _gone(self) -> set[str]:
+        """The runs that others name as parent or dense run, and that are deleted or nowhere."""
+        named = {name for run in self._active.values() for name in _ancestors(run)} - self._active.keys()
+        found = {name: find_run(self.registry, name) for name in named}
+        return {name for name, run in found.items() if run is None or run.deleted}
+
+    @cached_property
+    def _orphans(self) -> dict[str, RunRecord]:
+        """Runs without their parent or dense run, and all made from them."""
+        found: dict[str, RunRecord] = {}
+        while True:
+            lost = self._gone | found.keys()
+            new = {
+                key: run
+                for key, run in self._active.items()
+                if key not in found and (lost.intersection(_ancestors(run)) or _is_unlinked(run))
+            }
+            if not new:
+                return found
+            found |= new
+
+    def _at_work(self, run: RunRecord) -> bool:
+        return run.status == "RUNNING" and not self._watch.is_dead(run)
+
+    def _sort_of(self, run: RunRecord) -> str | None:
+        if self._at_work(run):
+            return None
+        if run.run_id in self._orphans:
+            return "orphans"
+        if run.finished or TRIAL_STATE in run.tags:
+            return None
+        stage = (run.fingerprint, run.parent_id)
+        return "superseded" if run.kind not in ("tune", REPORT) and stage in self._finished else "unfinished"
+
+    @cached_property
+    def _finished(self) -> set[tuple[str, str | None]]:
+        return {(run.fingerprint, run.parent_id) for run in self._active.values() if run.finished}
+
+    def _runs(self) -> Iterator[Item]:
+        sorts = {key: sort for key, run in self._active.items() if (sort := self._sort_of(run)) is not None}
+        for key, run in self._active.items():  # an unfinished search goes with its trials
+            if run.kind == "trial" and sorts.get(run.parent_id or "") == "unfinished" and not self._at_work(run):
+                sorts.setdefault(key, "unfinished")
+        kept: set[str] = set()
+        for run in leaf_first(self._active[key] for key in sorts):
+            sort = sorts[run.run_id]
+            going = {key for key, other in sorts.items() if self._goes_with(other, sort)} - kept
+            if self._may_go(run, sort, going):
+                yield self._item(sort, run)
+            else:
+                kept.add(run.run_id)
+
+    def _goes_with(self, other: str, sort: str) -> bool:
+        """Whether items of a sort go where those of `sort` do."""
+        return other == sort or other not in OPTIONAL or other in self.asked
+
+    def _deleted(self) -> Iterator[Item]:
+        going = self._orphans.keys() if "orphans" in self.asked else set()
+        for run in self.registry.search_deleted():
+            if run.kind in KINDS and self._disk.files(run) and self._may_go(run, "deleted", going):
+                yield self._item("deleted", run)
+
+    def _may_go(self, run: RunRecord, sort: str, going: Collection[str]) -> bool:
+        """Whether nothing that stays needs the run, and it is the store's alone; a note says what keeps it."""
+        try:
+            self._disk.require_inside(run)
+            refuse_foreign_versions(self.registry, run)
+        except RegistryError as error:
+            self.notes.append(f"kept ({sort}): {error.message}")
+            return False
+        needed = [one for one in descendants(self.registry, run) if one.run_id not in going]
+        if needed:
+            restore = f"; restore it: mlflow runs restore --run-id {run.run_id}" if run.deleted else ""
+            self.notes.append(
+                f"kept ({sort}): run {run.run_id}, from which {len(needed)} living runs were made{restore}"
+            )
+        return not needed
+
+    def _item(self, sort: str, run: RunRecord) -> Item:
+        status = "" if run.finished or run.deleted else f" ({run.status})"
+        return Item(sort, run.run_id, run.name + status, self._disk.size(run), run=run)
+
+    def _paths(self, counted: set[Path]) -> Iterator[Item]:
+        """Paths of each sort, but for the resume points `counted`, which go with their runs."""
+        idle, unknown = resume_points(self.registry)
+        found = {
+            "resume": [path for path in idle if path not in counted],
+            "temporary": temporary_files(self.registry),
+            "unreferenced": unreferenced_folders(self.registry),
+        }
+        if unknown:
+            self.notes.append(
+                f"{len(unknown)} resume points in {unknown[0].parent} are of runs that this store does not have: kept, "
+                "they may be another store's"
+            )
+        if sqlite_path(self.registry.uri) is None:
+            self.notes.append("folders of runs that the store does not have are not looked for: it is a server")
+        for sort, paths in found.items():
+            for path in paths:
+                yield Item(sort, str(path), path.name, size_of(path), path=path)
+
+
+def clear(
+    registry: Registry,
+    items: list[Item],
+    before: Before = lambda run: None,
+    stepped: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Remove the items: runs leaf first, then paths. `stepped` is told how many are done. Raises: RegistryError."""
+    runs = leaf_first(item.run for item in items if item.run is not None)
+    done = 0
+    for done, _ in enumerate(remove(registry, runs, before), start=1):
+        stepped(done)
+    for path in [item.path for item in items if item.path is not None]:
+        _delete(path)
+        done += 1
+        stepped(done)
+
+
+def _delete(path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RegistryError(f"{path} cannot be deleted: {reason}", "delete it by hand, or leave it") from None
+
+
+def _ancestors(run: RunRecord) -> set[str]:
+    """The runs that a run cannot do without."""
+    return set() if run.kind in ("dense", REPORT) else {run.parent_id or run.dense_run_id, run.dense_run_id}
+
+
+def _is_unlinked(run: RunRecord) -> bool:
+    return run.kind not in ("dense", REPORT) and run.parent_id is None

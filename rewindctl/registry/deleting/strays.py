@@ -1,0 +1,139 @@
+"""Files of ours that no run needs: resume points, what killed processes left, folders of runs that are nowhere."""
+
+import contextlib
+import json
+import os
+import re
+import sqlite3
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from rewindctl.errors import UsageError
+from rewindctl.files import state_folder
+from rewindctl.registry.deleting.disk import local_path
+from rewindctl.registry.ownership import Watch
+from rewindctl.registry.records import RunRecord
+from rewindctl.registry.registry import Registry
+from rewindctl.registry.scratch import PREFIX, is_abandoned
+from rewindctl.registry.store import sqlite_path
+from rewindctl.registry.writer import MANIFEST_FILE, resume_file
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+HALF_WRITTEN = re.compile(r"\.([0-9a-f]{32})-[0-9a-f]{32}\.safetensors")
+DAY_SECONDS = 86_400.0
+LOCK_SECONDS = 3_600.0  # Optuna holds its lock for milliseconds, and takes one of 30 seconds for a dead worker's
+
+
+def find_run(registry: Registry, run_id: str) -> RunRecord | None:
+    """A run of any experiment, deleted or not; None where the store has none."""
+    try:
+        return registry.get(run_id, deleted=True)
+    except UsageError:
+        return None
+
+
+def resume_points(registry: Registry) -> tuple[list[Path], list[Path]]:
+    """The resume points that no run needs, and those of runs that this store does not have.
+
+    The latter may be another store's: the folder is one for all. Only an unfinished run that was not deleted needs its
+    point.
+    """
+    idle, unknown = [], []
+    for path in _files(resume_file("").parent):
+        if not (RUN_ID.fullmatch(path.stem) and path.suffix == ".safetensors"):
+            continue
+        run = find_run(registry, path.stem)
+        if run is None:
+            unknown.append(path)
+        elif run.deleted or run.status not in ("RUNNING", "KILLED"):
+            idle.append(path)
+    return idle, unknown
+
+
+def temporary_files(registry: Registry) -> list[Path]:
+    """What processes that were killed left in the state folder and the system's temporary folder."""
+    watch, now = Watch(), time.time()
+    found = []
+    for path in _files(resume_file("").parent):
+        if (match := HALF_WRITTEN.fullmatch(path.name)) is not None:
+            run = find_run(registry, match[1])
+            at_work = run is not None and run.status == "RUNNING" and not run.deleted and not watch.is_dead(run)
+            if not at_work and (run is not None or now - _changed(path) > DAY_SECONDS):
+                found.append(path)
+    for path in _files(state_folder() / "optuna"):
+        if ".log.lock" in path.name and now - _changed(path) > LOCK_SECONDS:
+            found.append(path)
+    for path in _files(Path(tempfile.gettempdir())):
+        if path.name.startswith(PREFIX) and _is_own_folder(path) and is_abandoned(path, _changed(path)):
+            found.append(path)
+    return sorted(found)
+
+
+def unreferenced_folders(registry: Registry) -> list[Path]:
+    """Folders of runs in the artifact root of the experiment that no store beside it has a run for.
+
+    Only those that hold what rewindctl writes first or last; of a tracking server's root nothing is known.
+    """
+    store = sqlite_path(registry.uri)
+    root = local_path(registry.client.get_experiment(registry.experiment_id).artifact_location)
+    if store is None or root is None:
+        return []
+    # Listed before the store is asked: a run is made before its folder.
+    folders = [path for path in _files(root) if RUN_ID.fullmatch(path.name) and _is_ours(path)]
+    gone = [path for path in folders if find_run(registry, path.name) is None]
+    known = set().union(*(_runs_of(other) for other in _files(store.parent) if other != store)) if gone else set()
+    return [path for path in gone if path.name not in known]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a run's folder has our spec or our manifest, and nothing beside its artifacts."""
+    if folder.is_symlink() or [path.name for path in _files(folder)] != ["artifacts"]:
+        return False
+    artifacts = folder / "artifacts"
+    if artifacts.is_symlink():
+        return False
+    spec, manifest = _json(artifacts / "spec.json"), _json(artifacts / MANIFEST_FILE)
+    return {"kind", "schema_version"} <= spec.keys() or {"schema", "artifacts"} == manifest.keys()
+
+
+def _json(path: Path) -> dict[str, object]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _runs_of(path: Path) -> set[str]:
+    """The runs of another MLflow store: two in one folder share the artifact root of an experiment's name."""
+    with contextlib.suppress(OSError, sqlite3.Error):
+        if path.is_file() and path.open("rb").read(15) == b"SQLite format 3":
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+                return {row[0] for row in connection.execute("SELECT run_uuid FROM runs")}
+    return set()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    try:
+        yield from sorted(folder.iterdir())
+    except OSError:
+        return
+
+
+def _is_own_folder(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return time.time()

@@ -1,0 +1,61 @@
+"""The versions of registered models that a run is: they go with it, their aliases to the next newest."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from rewindctl.errors import RegistryError, RewindError
+from rewindctl.registry import records as tag
+from rewindctl.registry.records import RunRecord
+from rewindctl.registry.registry import Registry, dense_model
+from rewindctl.registry.store import Client, StoreError
+
+
+def refuse_foreign_versions(registry: Registry, run: RunRecord) -> None:
+    """Raises: RegistryError when a run is a version of a model that rewindctl did not register."""
+    for version, model in _versions(registry.client, run):
+        if tag.MODEL not in model.tags:
+            raise RegistryError(
+                f"run {run.run_id} is version {version.version} of {version.name!r}, which is no model of rewindctl",
+                "delete that version first, in the MLflow UI",
+            )
+
+
+def drop_versions(registry: Registry, run: RunRecord) -> None:
+    """Delete the versions that a run is; an alias of one moves to the newest other run of its seed.
+
+    A model without versions goes too. Raises: RegistryError.
+    """
+    client = registry.client
+    for version, model in _versions(client, run):
+        if tag.MODEL not in model.tags:
+            continue
+        for alias in [name for name, number in model.aliases.items() if str(number) == str(version.version)]:
+            if (heir := _heir(registry, version)) is not None:
+                client.set_registered_model_alias(version.name, alias, heir)
+        client.delete_model_version(version.name, version.version)
+    if run.kind == "dense":
+        name = dense_model(run.tags.get(tag.MODEL, ""), run.tags.get(tag.DATASET, ""))
+        with suppress(StoreError):  # there is none
+            if tag.MODEL in client.get_registered_model(name).tags and not _of_model(client, name):
+                client.delete_registered_model(name)
+
+
+def _versions(client: Client, run: RunRecord) -> Iterator[tuple[Any, Any]]:
+    for version in client.search_model_versions(f"run_id = '{run.run_id}'"):
+        yield version, client.get_registered_model(version.name)
+
+
+def _of_model(client: Client, name: str) -> list[Any]:
+    return list(client.search_model_versions(f"name = '{name}'"))
+
+
+def _heir(registry: Registry, version: Any) -> str | None:
+    """The newest other version of the same seed whose run is there and finished."""
+    others = [other for other in _of_model(registry.client, version.name) if other.version != version.version]
+    for other in sorted(others, key=lambda one: int(one.version), reverse=True):
+        if other.tags.get(tag.SEED) == version.tags.get(tag.SEED):
+            with suppress(RewindError):  # its run is gone
+                if registry.get(other.run_id).finished:
+                    return str(other.version)
+    return None
