@@ -343,25 +343,6 @@ def test_gc_finds_what_was_deleted_on_the_server(
     assert [path for path in kept_files(server, tree) if path.is_file()] == []
 
 
-@pytest.mark.slow
-def test_a_server_that_cannot_delete_files_is_said_to_be_one(
-    tree: dict[str, str], server: Server, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Its folder is a link, which it does not delete through; the run stays as it was."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    at = ("--tracking-uri", server.uri, "--experiment", "removed")
-    (folder,) = server.artifacts.rglob(f"{tree['retrain']}/artifacts")
-    folder.rename(tmp_path / "moved")
-    folder.symlink_to(tmp_path / "moved")
-    before = Registry(server.uri, "removed").get(tree["retrain"])
-    answer = cli("remove", tree["retrain"], *at)
-    assert (answer.code, answer.out) == (1, "")
-    assert f"the store did not delete the files of run {tree['retrain']}" in answer.err
-    assert "mlflow runs delete" in answer.err
-    assert Registry(server.uri, "removed").get(tree["retrain"]) == before
-    assert (tmp_path / "moved" / "manifest.json").is_file()
-
-
 def travelled(source: Registry, target: Registry, path: Path, checkpoints: bool = True) -> dict[str, str]:
     """Export all of `source` and import it into `target`: old run IDs to new ones."""
     export_bundle(source, select(source, matching()), path, checkpoints)
