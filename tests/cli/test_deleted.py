@@ -169,7 +169,10 @@ def test_every_command_does_its_work_or_says_in_a_line_what_is_gone(
     ids = {name: getattr(copied_chain, name) for name in STAGES}
     DAMAGES[damage](copied_chain)
     before = results(copied_chain)
-    for name, line in (READ | {name: line for name, line in MAKE.items() if name in EXPECTED[damage]}).items():
+    lines = READ | {name: line for name, line in MAKE.items() if name in EXPECTED[damage]}
+    if damage == "experiment purged":
+        del lines["plan"]  # of an empty store: it would measure the network's speed for seconds
+    for name, line in lines.items():
         code, words = EXPECTED[damage].get(name, (0, ""))
         answer = cli(*shlex.split(line.format(**ids)), "--tracking-uri", copied_chain.uri)
         check(name, answer, code, words.format(**ids))

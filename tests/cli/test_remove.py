@@ -1,5 +1,6 @@
 """rewindctl remove"""
 
+import gc
 import json
 import os
 import shlex
@@ -201,11 +202,14 @@ class Moments:
 
     @contextmanager
     def watched(self, last: int = 0) -> Iterator[None]:
+        gc.collect()
+        gc.disable()  # folders of earlier tests' registries go when they are collected: not in here
         self.seen, self.last, self.watching = 0, last, True
         try:
             yield
         finally:
             self.watching = False
+            gc.enable()
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -285,6 +286,61 @@ def test_of_many_processes_that_start_a_stage_one_runs_it(server: Server) -> Non
     assert run.finished
     assert [one.returncode for one in started] == [0] * len(started), answers
     assert [out for out, _ in answers] == [f"{run.run_id}\n"] * len(started)
+
+
+@pytest.fixture
+def tree(server: Server, cli: Cli) -> dict[str, str]:
+    """A baseline with a mask and a retraining, in an experiment of their own."""
+    at = ("--tracking-uri", server.uri, "--experiment", "removed")
+    dense = cli("train-dense", *TINY, "--seed", "5", *at).run_id
+    prune = cli("prune", "--parent", dense, "--sparsity", "0.5", *at).run_id
+    return {
+        "dense": dense,
+        "prune": prune,
+        "retrain": cli("retrain", "--parent", prune, "--method", "lr_rewind", *at).run_id,
+    }
+
+
+def kept_files(server: Server, runs: dict[str, str]) -> list[Path]:
+    return [path for run in runs.values() for path in server.artifacts.rglob(f"{run}/artifacts/**/*")]
+
+
+@pytest.mark.slow
+def test_removal_gives_the_servers_disk_back(tree: dict[str, str], server: Server, cli: Cli) -> None:
+    at = ("--tracking-uri", server.uri, "--experiment", "removed")
+    sizes = sum(path.stat().st_size for path in kept_files(server, tree) if path.is_file())
+    refused = cli("remove", tree["dense"], *at)
+    assert refused.code == 2
+    assert "has 2 live descendants" in refused.err
+    line = ("remove", "models:/resnet8-digits-dense@seed-5", "--recursive", *at)
+    planned = json.loads(cli(*line, "--dry-run", "--json").out)
+    assert [row["run_id"] for row in planned["runs"]] == [tree["retrain"], tree["prune"], tree["dense"]]
+    assert planned["bytes"] == sizes > 0
+    assert cli(*line, "--yes").out.split() == [tree["retrain"], tree["prune"], tree["dense"]]
+    assert [path for path in kept_files(server, tree) if path.is_file()] == []
+    assert Registry(server.uri, "removed").search() == []
+    assert cli("show", "models:/resnet8-digits-dense@seed-5", *at).code == 2
+
+
+@pytest.mark.slow
+def test_gc_finds_what_was_deleted_on_the_server(
+    tree: dict[str, str], server: Server, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # other tests' temporary files are not this one's
+    at = ("--tracking-uri", server.uri, "--experiment", "removed")
+    connect(server.uri).delete_run(tree["retrain"])
+    listed = json.loads(cli("gc", "--json", *at).out)
+    assert [item["what"] for item in listed["classes"]["deleted"]["items"]] == [tree["retrain"]]
+    assert any("it is a server" in note for note in listed["notes"])
+    done = cli("gc", "--yes", *at)
+    assert done.code == 0, done.err
+    assert [path for path in kept_files(server, {"retrain": tree["retrain"]}) if path.is_file()] == []
+    assert cli("verify", tree["prune"], *at).code == 0
+    connect(server.uri).delete_run(tree["dense"])
+    listed = json.loads(cli("gc", "--json", *at).out)
+    assert [item["what"] for item in listed["classes"]["orphans"]["items"]] == [tree["prune"]]
+    assert cli("gc", "--yes", "--orphans", *at).code == 0
+    assert [path for path in kept_files(server, tree) if path.is_file()] == []
 
 
 def travelled(source: Registry, target: Registry, path: Path, checkpoints: bool = True) -> dict[str, str]:
