@@ -285,3 +285,14 @@ def test_a_file_that_the_manifest_does_not_list_is_not_read(copied_chain: Chain)
     (folder_of(run) / "stranger.txt").write_text("hello")
     with pytest.raises(RegistryError, match=r"has no stranger\.txt"):
         registry.artifact(run, "stranger.txt")
+
+
+def test_a_relative_store_in_the_folder_of_a_project_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    with pytest.raises(RegistryError, match="the run of mlflow run is not in"):
+        Registry()
+    assert Registry(f"sqlite:///{store.parent / 'other.db'}", "ours").search() == [], "one that was asked for"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+    assert Registry(None, "ours").search() == []

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import mlflow
+import pytest
 from conftest import Chain, Cli
 
 from rewindctl.pipeline.verify import verify
@@ -52,6 +53,16 @@ def test_other_commands_do_not_stumble_over_it(copied_chain: Chain, cli: Cli) ->
     again = cli("retrain", "--parent", copied_chain.prune, "--method", "lr_rewind", *where)
     assert again.out.strip() == copied_chain.lr_rewind
     assert cli("prune", "--parent", run, "--compression", "5", *where).code != 0
+
+
+def test_a_report_made_by_mlflow_run_is_nested_in_its_run_and_has_no_parent_of_ours(
+    copied_chain: Chain, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = mlflow.MlflowClient(copied_chain.uri).create_run("1").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", project)
+    run = Registry(copied_chain.uri).get(logged(copied_chain, cli))
+    assert (run.tags[tag.PARENT], run.parent_id) == (project, None)
+    assert cli("show", run.run_id, "--tracking-uri", copied_chain.uri).code == 0
 
 
 def test_report_that_was_altered_is_noticed(copied_chain: Chain, cli: Cli) -> None:
