@@ -43,7 +43,7 @@ PANELS = {
     "Make runs": ("demo", "train-dense", "prune", "retrain", "iterate", "tune"),
     "The report": ("reproduce", "compare"),
     "Look at runs": ("list", "show", "lineage", "ui"),
-    "Keep them": ("verify", "registry"),
+    "Keep them": ("verify", "registry", "recover", "remove", "gc"),
     "Set up": ("init", "doctor", "data"),
 }
 

@@ -46,7 +46,9 @@ def gc(
 
     Runs that a living process is at, other programs' runs, and files outside the artifact root are never touched.
 
-    Example: rewindctl gc --unfinished --yes
+    Examples:
+        rewindctl gc
+        rewindctl gc --unfinished --yes
     """
     from rewindctl.registry.deleting.garbage import Survey
 

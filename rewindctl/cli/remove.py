@@ -31,7 +31,9 @@ def remove(
     next newest run of the seed), and a search's study. MLflow keeps params and metrics, as of any deleted run, until
     `mlflow gc`. Interrupted, the same command finishes.
 
-    Example: rewindctl remove 3f2a9c --recursive --dry-run
+    Examples:
+        rewindctl remove 3f2a9c --recursive --dry-run
+        rewindctl remove 3f2a9c 77b01d --yes
     """
     from rewindctl.registry.deleting.removal import HasDescendantsError, plan
 
