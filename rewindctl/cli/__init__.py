@@ -18,6 +18,7 @@ from rewindctl.cli import (
     iterate,
     list_runs,
     prune,
+    recover,
     registry,
     reproduce,
     retrain,
@@ -61,6 +62,7 @@ for module in (
     doctor,
     ui,
     verify,
+    recover,
 ):
     module.register(app)
 app.add_typer(data.app, name="data")

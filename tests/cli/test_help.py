@@ -25,6 +25,7 @@ COMMANDS = (
     "lineage",
     "list",
     "prune",
+    "recover",
     "registry export",
     "registry import",
     "reproduce",

@@ -89,7 +89,7 @@ def half_server() -> Iterator[int]:
 def test_a_server_that_hangs_up_gives_one_line_without_the_password(
     half_server: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("REWINDCTL_OUTAGE_SECONDS", "0")
     client = connect(f"http://user:{SECRET}@127.0.0.1:{half_server}")
     with pytest.raises(StoreError, match=r"API request to http://\*\*\*@127\.0\.0\.1") as caught:
         client.get_experiment_by_name("rewindctl")
