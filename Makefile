@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-ray test-browser lint types bench clean
+.PHONY: demo test test-slow test-ray test-postgres test-browser lint types bench clean
 
 demo: $(VENV)/.installed ## install, then the whole chain on the embedded digits, then the comparison
 	$(BIN)/rewindctl demo
@@ -11,10 +11,15 @@ test: $(VENV)/.dev ## the tests a newcomer runs
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/.dev ## real servers, killed processes, mlflow run
-	$(BIN)/python -m pytest -m "slow and not browser" --ignore tests/engines/test_ray.py
+	$(BIN)/python -m pytest -m "slow and not browser and not postgres" --ignore tests/engines/test_ray.py
 
 test-ray: $(VENV)/.dev ## a Ray cluster of two nodes: killed workers, killed nodes
 	$(BIN)/python -m pytest -m slow tests/engines/test_ray.py
+
+test-postgres: $(VENV)/.dev ## a server and direct runs over PostgreSQL, which is started for it
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+		{ echo "PostgreSQL is needed: apt-get install postgresql" >&2; exit 1; }
+	$(BIN)/python -m pytest -m postgres
 
 test-browser: $(VENV)/.dev ## the MLflow UI in a real browser
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || \

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -35,12 +36,19 @@ def absolute_uri(uri: str | None) -> str:
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE}"
     if uri.startswith("sqlite:///"):
         return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).expanduser().absolute()}"
+    if uri.startswith("postgresql://"):
+        return f"postgresql{_driver()}{uri.removeprefix('postgresql')}"
     if "://" not in uri:
         raise RegistryError(
             f"tracking URI {uri!r} has no scheme",
             f"give sqlite:///{uri}/mlflow.db, or the http:// address of an MLflow server",
         )
     return uri
+
+
+def _driver() -> str:
+    """SQLAlchemy 2.1 looks for psycopg alone where the address names no driver, 2.0 for psycopg2."""
+    return "+psycopg2" if find_spec("psycopg2") and not find_spec("psycopg") else ""
 
 
 def redacted(uri: str) -> str:
@@ -214,11 +222,12 @@ def _prepare_postgresql(uri: str) -> None:
 
         engine = create_engine(uri, poolclass=NullPool, connect_args={"connect_timeout": PING_SECONDS})
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            if connection.scalar(text("SELECT to_regclass('experiments') IS NOT NULL")) and connection.scalar(
+                text("SELECT COUNT(*) FROM experiments")  # MLflow writes its default one after the last migration
+            ):
+                return
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
-            try:
-                Client(uri).search_experiments(max_results=1)
-            finally:
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})
+            Client(uri).search_experiments(max_results=1)  # the lock goes with the connection
     except ImportError:
         raise RegistryError(
             f"the tracking store {redacted(uri)} needs a driver that is not installed", "pip install psycopg2-binary"

@@ -1,18 +1,16 @@
 """The same chain on a real MLflow server: the same bytes, tags, params and metrics as on SQLite."""
 
 import json
-import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import TINY, Chain, Cli
-from servers import Server
+from servers import BACKENDS, Server
 
 from rewindctl.cli import run as run_command
 from rewindctl.errors import BusyError, RegistryError
@@ -24,6 +22,8 @@ from rewindctl.registry.bundle import export_bundle, import_bundle, matching, se
 from rewindctl.registry.bundle.leftovers import discard
 from rewindctl.registry.store import connect
 from rewindctl.report.frame import tidy_frame
+
+pytestmark = pytest.mark.parametrize("server", BACKENDS, indirect=True)
 
 STAGES = ("dense", "prune", "finetune", "weight_rewind", "lr_rewind")
 # What differs between two runs of one stage: IDs, the process, and files that hold the two or times.
@@ -293,18 +293,10 @@ def test_a_run_discarded_on_a_server_leaves_no_file(chain: Chain, server: Server
 
 
 def test_a_server_that_fails_midway_is_left_as_it_was(chain: Chain, server: Server, tmp_path: Path) -> None:
-    target, store = Registry(server.uri, "failing"), server.artifacts.parent / "server.db"
-    condition = "NEW.key = 'k' AND NEW.value = '6'"
-    with closing(sqlite3.connect(store, timeout=60)) as connection, connection:
-        statement = f"BEFORE INSERT ON params WHEN {condition} BEGIN SELECT RAISE(ABORT, 'no room'); END"
-        connection.execute(f"CREATE TRIGGER full {statement}")
+    target = Registry(server.uri, "failing")
     before = {path for path in server.artifacts.rglob("*") if path.is_file()}
-    try:
-        with pytest.raises(RegistryError, match="tracking store"):
-            travelled(chain.registry(), target, tmp_path / "bundle")
-    finally:
-        with closing(sqlite3.connect(store, timeout=60)) as connection, connection:
-            connection.execute("DROP TRIGGER full")
+    with server.refusing("params", "NEW.key = 'k' AND NEW.value = '6'"), pytest.raises(RegistryError, match="store"):
+        travelled(chain.registry(), target, tmp_path / "bundle")
     assert target.search() == []
     assert {path for path in server.artifacts.rglob("*") if path.is_file()} == before
     assert len(travelled(chain.registry(), target, tmp_path / "again")) == len(target.search()) == 5
