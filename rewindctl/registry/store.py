@@ -278,8 +278,8 @@ def ui_command(uri: str, port: int, start: str = "") -> list[str]:
         "-m",
         "mlflow",
         "ui",
-        "--backend-store-uri",
-        uri,
+        # Every user of this machine can read a command line: a database's password goes by `$MLFLOW_BACKEND_STORE_URI`.
+        *(["--backend-store-uri", uri] if sqlite_path(uri) else []),
         "--host",
         "127.0.0.1",
         "--port",

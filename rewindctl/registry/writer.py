@@ -76,7 +76,7 @@ class RunWriter:
     def _catch_up(self, box: Outbox | None) -> None:
         """Deliver what the run's last process had kept, and see what the store has. Raises: StoreError."""
         if box is not None:
-            files = [entry for entry in box.entries if entry["do"] == FILE]
+            files = [entry for entry in box.entries if entry["do"] == FILE and entry["path"] != MANIFEST_FILE]
             self.digests = {entry["path"]: {"sha256": entry["sha256"], "size": entry["size"]} for entry in files}
             self._manifest = box.entries[-1]["manifest"] if box.complete else ""
             self._post.use(box)

@@ -17,7 +17,7 @@ from rewindctl.registry import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 
-PROCESSES, SECONDS = 8, 3.0
+PROCESSES, SECONDS = 4, 2.0
 
 
 @pytest.fixture

@@ -133,6 +133,10 @@ def test_the_ui_is_served_on_the_loopback_address_alone(store: Path) -> None:
     assert f"sqlite:///{store}" in line
 
 
+def test_the_password_of_a_database_is_on_no_command_line() -> None:
+    assert not [word for word in ui_command(f"postgresql://user:{SECRET}@host/runs", 5001) if SECRET in word]
+
+
 def test_a_tracking_server_has_its_own_ui() -> None:
     with pytest.raises(RegistryError, match="is a tracking server") as caught:
         ui_command(f"https://user:{SECRET}@host", 5000)
