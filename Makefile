@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # Two processes of one thread each: two threads each would stand in each other's way on two cores.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-slow test-ray test-projects test-browser lint types bench clean
+.PHONY: demo test test-slow test-ray test-projects test-postgres test-browser lint types bench clean
 
 demo: $(VENV)/.installed ## install, then the whole chain on the embedded digits, then the comparison
 	$(BIN)/rewindctl demo
@@ -13,13 +13,19 @@ test: $(VENV)/.dev ## the tests a newcomer runs
 	$(SIDE_BY_SIDE) -m "not slow"
 
 test-slow: $(VENV)/.dev ## real servers, killed processes, mlflow run
-	$(SIDE_BY_SIDE) -m "slow and not browser" --ignore tests/engines/test_ray.py --ignore tests/test_environments.py
+	$(SIDE_BY_SIDE) -m "slow and not browser and not postgres" --ignore tests/engines/test_ray.py \
+		--ignore tests/test_environments.py
 
 test-ray: $(VENV)/.dev ## a Ray cluster of two nodes: killed workers, killed nodes
 	$(BIN)/python -m pytest -m slow tests/engines/test_ray.py
 
 test-projects: $(VENV)/.dev ## mlflow run in an environment that uv makes: 6 GB, minutes
 	$(BIN)/python -m pytest -m slow tests/test_environments.py
+
+test-postgres: $(VENV)/.dev ## a server and direct runs over PostgreSQL, which is started for it
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+		{ echo "PostgreSQL is needed: apt-get install postgresql" >&2; exit 1; }
+	$(BIN)/python -m pytest -m postgres
 
 test-browser: $(VENV)/.dev ## the MLflow UI in a real browser
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || \

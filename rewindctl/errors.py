@@ -70,5 +70,16 @@ class BusyError(RegistryError):
         self.run_id, self.owner = run_id, owner
 
 
+class KeptError(RegistryError):
+    """A run is done, and its store is away: `folder` on this machine holds the results of `run_id`."""
+
+    def __init__(self, run_id: str, folder: str, why: str) -> None:
+        super().__init__(
+            f"{why}: the results of run {run_id} are kept in {folder}",
+            "when the tracking server is back: rewindctl recover (the same command uploads them too)",
+        )
+        self.run_id, self.folder = run_id, folder
+
+
 class IntegrityError(RegistryError):
     """An artifact differs from what the manifest of its run says."""

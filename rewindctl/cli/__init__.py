@@ -22,6 +22,7 @@ from rewindctl.cli import (
     iterate,
     list_runs,
     prune,
+    recover,
     registry,
     remove,
     reproduce,
@@ -77,6 +78,7 @@ for module in (
     verify,
     remove,
     gc,
+    recover,
 ):
     module.register(app)
 app.add_typer(data.app, name="data")

@@ -33,6 +33,7 @@ def ui(
     session.console.say(f"{address if front.installed() else f'{address}/{start}'}  (Ctrl-C ends it)")
     # MLflow's job runners, eight processes for what no run of ours has, stay away unless asked for.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ, front.START: start}
+    environment["MLFLOW_BACKEND_STORE_URI"] = registry.uri
     with subprocess.Popen(line, env=environment) as process:
         try:
             failed = process.wait() != 0

@@ -24,7 +24,7 @@ from rewindctl.pipeline.networks import load_mask
 from rewindctl.pipeline.requests import require_kind
 from rewindctl.pipeline.resume import load_point, save_point
 from rewindctl.pipeline.settings import dense_settings, retrain_settings
-from rewindctl.pipeline.waiting import find_or_start
+from rewindctl.pipeline.waiting import bring_kept, find_or_start
 from rewindctl.pruning import Mask, PruneResult, prune
 from rewindctl.pruning.density import plot_density
 from rewindctl.registry import Registry, RunRecord, RunWriter
@@ -140,6 +140,8 @@ class Pipeline:
         tags: dict[str, str],
         work: Callable[[RunWriter], None],
     ) -> Outcome:
+        if not self.force:
+            bring_kept(self.registry, spec.fingerprint(), self.console)
         start = partial(self.registry.start, spec, name, parent, tags, resume=not self.force)
         find = (lambda: None) if self.force else partial(self.registry.find, spec.fingerprint(), parent)
         found = find_or_start(find, start, self.console, self.wait)
@@ -153,8 +155,8 @@ class Pipeline:
             work(writer)
             writer.seal()
             if isinstance(spec, DenseSpec):
-                self.registry.register_dense(writer.run_id, spec)
-            run = writer.finish()
+                writer.register(spec)
+            run = writer.finish(self.console.say)
         except BaseException as error:
             if isinstance(error, DivergedError):
                 where = {tag.DIVERGED_ITERATION: str(error.iteration), tag.DIVERGED_RATE: f"{error.learning_rate:g}"}
@@ -228,11 +230,11 @@ class Pipeline:
         writer.log_inputs(inputs.used(self.dataset(dense.dataset), "training", "testing"), source)
         mask = self.mask_of(parent)
         assert mask is not None
-        start = self._start(spec, source, iteration)
+        start, baseline = self._start(spec, source, iteration), self._baseline(parent)
         settings = retrain_settings(spec, dense)
         title = f"{labels.method_label(spec)} {mask.compression:.4g}x s{dense.seed}"
         result = self._train(writer, network, dense, settings, start, mask, title)
-        delta = result.test_accuracy - self._baseline(parent)
+        delta = result.test_accuracy - baseline
         writer.log_metrics({**mask_metrics(mask), "delta_accuracy": delta}, spec.iterations)
         note = labels.retrain_note(spec, parent, source, mask.compression, result.test_accuracy, delta)
         writer.tag({tag.NOTE: note})

@@ -1,12 +1,16 @@
-"""A stage that another process is at is waited for: its result is found, or the stage is ours when it dies."""
+"""A stage that another process is at is waited for: its result is found, or the stage is ours when it dies.
+
+One that is done, and that only its store does not know of, is uploaded.
+"""
 
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from rewindctl.console import Console
-from rewindctl.errors import BusyError
-from rewindctl.registry import RunRecord, RunWriter, Watch
+from rewindctl.errors import BusyError, KeptError
+from rewindctl.registry import Registry, RunRecord, RunWriter, Watch
+from rewindctl.registry.recovery import recover
 
 POLL_SECONDS = 3.0
 
@@ -40,3 +44,12 @@ def find_or_start(
                 told = busy.run_id
             time.sleep(POLL_SECONDS)
     return found
+
+
+def bring_kept(registry: Registry, fingerprint: str, console: Console) -> None:
+    """Upload what is kept here of a stage, in any experiment. Raises: KeptError when it cannot be."""
+    for one in recover(registry.uri, fingerprint=fingerprint):
+        if one.state == "failed" and one.uri == registry.display_uri:
+            raise KeptError(one.run_id, one.folder, one.text)
+        if one.state in ("uploaded", "superseded"):
+            console.say(f"kept results of run {one.run_id}: {one.text}")

@@ -18,6 +18,8 @@ from rewindctl.registry.store import Client
 CHOOSING_SECONDS = 30.0  # a contender that takes longer to get a ticket is waited for from outside
 LOOK_SECONDS = 0.05
 
+CHOOSING = "choosing "  # what the ticket of a run is until it has one, with a word that is its maker's alone
+
 Look = Callable[[], list[RunRecord]]
 
 
@@ -32,7 +34,7 @@ def win(client: Client, mine: str, look: Look, watch: Watch) -> tuple[int, list[
 
     While the run with the ticket is RUNNING and its owner lives, no one else wins. Raises: BusyError.
     """
-    ticket = 1 + max((_ticket(run) for run in look() if run.status == "RUNNING"), default=0)
+    ticket = 1 + max((ticket_of(run) for run in look() if run.status == "RUNNING"), default=0)
     client.set_tag(mine, TICKET, str(ticket))
     deadline = time.monotonic() + CHOOSING_SECONDS
     while True:
@@ -41,9 +43,9 @@ def win(client: Client, mine: str, look: Look, watch: Watch) -> tuple[int, list[
             raise BusyError(mine, "taken for dead by another")
         rivals = [run for run in living if run.run_id != mine]
         for run in rivals:
-            if _ticket(run) > 0 and (_ticket(run), run.run_id) < (ticket, mine):
+            if ticket_of(run) > 0 and (ticket_of(run), run.run_id) < (ticket, mine):
                 raise busy(run)
-        choosing = [run for run in rivals if not _ticket(run)]
+        choosing = [run for run in rivals if not ticket_of(run)]
         if not choosing:
             return ticket, [run for run in runs if run not in living]
         if time.monotonic() > deadline:
@@ -65,7 +67,12 @@ def busy(run: RunRecord) -> BusyError:
     return BusyError(run.run_id, shown(run.tags.get(OWNER, "unknown")))
 
 
-def _ticket(run: RunRecord) -> int:
+def is_choosing(run: RunRecord) -> bool:
+    """Whether a run never had a ticket; runs of earlier versions have none to choose."""
+    return run.tags.get(TICKET, "").startswith(CHOOSING)
+
+
+def ticket_of(run: RunRecord) -> int:
     """The ticket of a run, 0 while it has none."""
     text = run.tags.get(TICKET, "")
     return int(text) if text.isdecimal() else 0

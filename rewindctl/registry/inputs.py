@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from rewindctl.registry.records import DATA_CONTEXT, DATASET, KIND, METHOD, MODEL, SEED, SPARSITY, RunRecord
+from rewindctl.registry.records import DATA_CONTEXT, DATASET, KIND, METHOD, MODEL, SEED, SPARSITY
 from rewindctl.registry.store import Client
 
 DIGEST_DIGITS = 12  # what the UI has room for; the whole digest is in the profile
@@ -41,11 +41,11 @@ class DataInput:
         return DatasetInput(dataset, [InputTag(DATA_CONTEXT, self.context)])
 
 
-def log_inputs(client: Client, run_id: str, data: list[DataInput], source: RunRecord | None) -> None:
+def log_inputs(client: Client, run_id: str, data: list[DataInput], source: str | None) -> None:
     """Data sets, and the network of the run `source` where it has one. The same again changes nothing."""
     from mlflow.entities import LoggedModelInput
 
-    model = source and made_model(client, source.run_id)
+    model = source and made_model(client, source)
     models = [LoggedModelInput(model)] if model else None
     client.log_inputs(run_id, [part.to_mlflow() for part in data], models)
 
@@ -63,7 +63,10 @@ def log_network(client: Client, run_id: str, iteration: int) -> str:
     run = client.get_run(run_id)
     tags = {key: value for key, value in run.data.tags.items() if key in TOLD_OF_A_NETWORK}
     name = run.info.run_name.translate(NOT_IN_A_NAME)
-    model = client.create_logged_model(run.info.experiment_id, name, run_id, tags, None, tags[KIND])
+    # One that was made and not linked is there when the process died just then, or the answer was lost.
+    left = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'", max_results=1)
+    made = (run.info.experiment_id, name, run_id, tags, None, tags[KIND])
+    model = left[0] if left else client.create_logged_model(*made)
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, iteration)])
     return str(model.model_id)

@@ -3,14 +3,18 @@
 import getpass
 import json
 import os
+import time
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from rewindctl.registry import claim, ownership
+from rewindctl.errors import KeptError
+from rewindctl.registry import claim, outage, ownership
 from rewindctl.registry import records as tag
+from rewindctl.registry.outbox import Entry, Outbox
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.store import Client, StoreError
+from rewindctl.registry.store import AwayError, Client, StoreError
 from rewindctl.registry.writer import RunWriter, resume_file
 from rewindctl.specs import SCHEMA_VERSION, Spec
 
@@ -27,7 +31,10 @@ class Opening:
     tags: dict[str, str]
 
     def open(self, look: claim.Look, watch: Watch, resume: bool) -> RunWriter:
-        """The run to write to; what `Registry.start` does. `look` reads all runs of the stage. Raises: BusyError."""
+        """The run to write to; what `Registry.start` does. `look` reads all runs of the stage.
+
+        Raises: BusyError; KeptError when this machine has the stage's results, and only has to upload them.
+        """
         claim.refuse_if_busy(look, watch)
         mine = self._create()
         try:
@@ -51,9 +58,7 @@ class Opening:
             own |= {tag.PARENT: self.parent.run_id, tag.DENSE_RUN: self.parent.dense_run_id}
         elif (project := project_run(self.client)) is not None:
             own[tag.PARENT] = project
-        run = self.client.create_run(self.experiment_id, tags={**own, **self.tags}, run_name=self.name)
-        ownership.hold(run.info.run_id)
-        return str(run.info.run_id)
+        return create_run(self.client, self.experiment_id, {**own, **self.tags}, self.name)
 
     def _claim(self, mine: str, look: claim.Look, watch: Watch, resume: bool) -> RunWriter:
         """Win the stage with the run `mine`, and open it or the one to go on with. Raises: BusyError."""
@@ -61,12 +66,30 @@ class Opening:
         for run in others if resume else ():
             if run.finished:  # since the caller looked for one
                 raise claim.busy(run)
+        boxes = {run.run_id: Outbox.find(run.run_id) for run in others}
+        done = {run_id: str(box.folder) for run_id, box in boxes.items() if box and box.complete}
+        for run_id, folder in done.items() if resume else ():
+            raise KeptError(run_id, folder, "this stage is done, and was not uploaded yet")
         left = [run for run in others if run.status in ("RUNNING", "KILLED") and resume_file(run.run_id).is_file()]
         chosen = left[-1] if left and resume else None
         for run in others:
-            if run.status == "RUNNING" and run is not chosen:  # its process is gone
-                self.client.set_terminated(run.run_id, "KILLED")
-        return RunWriter.reopen(self.client, chosen, ticket) if chosen else RunWriter(self.client, mine)
+            if run is not chosen and run.run_id not in done:
+                self._bury(run, boxes[run.run_id])
+        about = about_of(self.spec.fingerprint(), self.name, forced=not resume)
+        if chosen:
+            return RunWriter.reopen(self.client, chosen, ticket, about)
+        return RunWriter(self.client, mine, about)
+
+    def _bury(self, run: RunRecord, box: Outbox | None) -> None:
+        """Close a run that nobody goes on with, if its process is gone and did not."""
+        if run.status != "RUNNING":
+            return
+        if claim.is_choosing(run):  # it never was anybody's
+            self.client.delete_run(run.run_id)
+        else:
+            self.client.set_terminated(run.run_id, "KILLED")
+        if box is not None:
+            box.remove()
 
     def _withdraw(self, run_id: str) -> None:
         """Take back a run that nothing was written to."""
@@ -95,6 +118,32 @@ def project_run(client: Client) -> str | None:
         return run_id if run_id and client.get_run(run_id) else None
     except StoreError:
         return None  # of another store
+
+
+def create_run(client: Client, experiment_id: str, tags: dict[str, str], name: str) -> str:
+    """A new run that this process holds; its ID. A store that is away is asked again, and makes no two of them.
+
+    A run whose making was not answered is nobody's as soon as this returns or raises: the next look clears it away.
+    """
+    deadline = time.monotonic() + outage.limit_seconds()
+    while True:
+        choosing = f"{claim.CHOOSING}{uuid.uuid4().hex}"
+        ownership.hold(choosing)
+        try:
+            run = client.create_run(experiment_id, tags={tag.TICKET: choosing, **tags}, run_name=name)
+            ownership.hold(run.info.run_id)
+            return str(run.info.run_id)
+        except AwayError:
+            if time.monotonic() >= deadline:
+                raise
+        finally:
+            ownership.release(choosing)
+        time.sleep(outage.RETRY_SECONDS)
+
+
+def about_of(fingerprint: str, name: str, *, forced: bool) -> Entry:
+    """What an outbox says of a run, to be read where its store is away."""
+    return {"fingerprint": fingerprint, "name": name, "forced": forced}
 
 
 def common_tags(kind: str) -> dict[str, str]:

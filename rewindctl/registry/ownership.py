@@ -12,7 +12,8 @@ from rewindctl.registry.store import Client
 
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 120.0  # a heartbeat that did not change for so long, seen by our own clock, has stopped
-LONG_GONE_SECONDS = 600.0  # older than any two clocks are apart: nothing to watch for
+LOOK_SECONDS = 15.0  # of the time between two looks no more counts: the store may have been away, for the owner too
+LONG_GONE_SECONDS = 86_400.0  # no store is away for so long, no two clocks so far apart: nothing to watch for
 GIVE_UP_SECONDS = 5.0  # how long a failing run waits for a heartbeat that hangs in the store
 
 _held: set[str] = set()  # the runs that this process is at; a set's own operations are atomic
@@ -74,38 +75,41 @@ class Watch:
 
     An owner on this machine is asked for by pid. Another machine's is alive while its heartbeat changes: no two clocks
     need be equal. It is dead when the heartbeat stood still for STALE_SECONDS while we watched, or is older than
-    LONG_GONE_SECONDS. A run without heartbeat (made by an earlier version) counts by its start in the same way.
+    LONG_GONE_SECONDS. After an outage of the store every heartbeat is old until its owner reaches the store again:
+    time in which we did not look hardly counts. A run without heartbeat (made by an earlier version) counts by its
+    start in the same way.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[float, float]] = {}
+        self._seen: dict[str, tuple[float, float, float]] = {}  # sign, seconds that it stood still, the last look
 
     def is_dead(self, run: RunRecord) -> bool:
         owner, sign = run.tags.get(OWNER, ""), last_sign(run)
         if owner == this_process():
-            return TICKET in run.tags and run.run_id not in _held  # left open here: its end did not reach the store
+            # Left open here: its end did not reach the store, or the answer to its making did not reach us.
+            return TICKET in run.tags and not {run.run_id, run.tags[TICKET]} & _held
         gone = is_gone(owner, sign)
         if gone is not None:
             return gone
         if time.time() - sign > LONG_GONE_SECONDS:
             return True
         moment = time.monotonic()
-        seen, since = self._seen.get(run.run_id, (None, moment))
-        if seen != sign:
-            since = moment
-        self._seen[run.run_id] = sign, since
-        return moment - since >= STALE_SECONDS
+        seen, still, looked = self._seen.get(run.run_id, (None, 0.0, moment))
+        still = still + min(moment - looked, LOOK_SECONDS) if seen == sign else 0.0
+        self._seen[run.run_id] = sign, still, moment
+        return still >= STALE_SECONDS
 
 
 class Heartbeat:
     """Refreshes the heartbeat of a run from a daemon thread until it is stopped or the run is another process's.
 
     `taken_by` is then that process, empty when the run was ended or deleted from outside. A store that does not answer
-    is asked again at the next beat.
+    is asked again at the next beat; `answered` is when it last did, by the monotonic clock.
     """
 
     def __init__(self, client: Client, run_id: str) -> None:
         self.taken_by: str | None = None
+        self.answered = 0.0
         self._client, self._run_id, self._owner = client, run_id, this_process()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name=f"heartbeat-{run_id[:8]}", daemon=True)
@@ -114,6 +118,7 @@ class Heartbeat:
     def check(self) -> bool:
         """Ask the store whether the run is still ours, and under way. Raises: RegistryError."""
         run = self._client.get_run(self._run_id)
+        self.answered = time.monotonic()
         owner = run.data.tags.get(OWNER, "")
         if owner != self._owner:
             self.taken_by = owner

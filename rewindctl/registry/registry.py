@@ -12,9 +12,9 @@ from urllib.parse import unquote, urlsplit
 
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import sha256
-from rewindctl.registry import ownership
 from rewindctl.registry import records as tag
-from rewindctl.registry.opening import Opening, common_tags, project_run
+from rewindctl.registry.models import register_dense
+from rewindctl.registry.opening import Opening, about_of, common_tags, project_run
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
@@ -27,14 +27,6 @@ from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
 
 SHORTEST_PREFIX = 6
 DEFAULT_EXPERIMENT = "rewindctl"
-MODEL_DESCRIPTION = """\
-Dense baselines: `{spec.model}` trained on `{spec.dataset}`, a version for each finished run. The alias `seed-N` is
-the newest of seed N, and stands for its run wherever a command takes one:
-
-```
-rewindctl prune --parent models:/{name}@seed-{spec.seed} --compression 10
-```
-"""
 
 
 class Registry:
@@ -50,6 +42,18 @@ class Registry:
         self._manifests: dict[str, dict[str, Any]] = {}
         self._downloads = tempfile.TemporaryDirectory(prefix=scratch_prefix())
 
+    @classmethod
+    def of_run(cls, tracking_uri: str, run_id: str) -> "Registry":
+        """The registry of the experiment that a run is in. Raises: UsageError when there is no such run."""
+        client = connect(tracking_uri)
+        try:
+            experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
+        except StoreError as error:
+            if error.code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise UsageError(f"no run {run_id!r} in {redacted(tracking_uri)}", "was its store made anew?") from None
+        return cls(tracking_uri, experiment.name)
+
     @property
     def client(self) -> Client:
         """The store itself, for the other modules of this room."""
@@ -61,15 +65,16 @@ class Registry:
         return redacted(self.uri)
 
     def _open_experiment(self, name: str | None) -> tuple[str, str]:
+        client = self._client.impatient()  # a wrong address is said at once
         name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
         project = os.environ.get("MLFLOW_EXPERIMENT_ID") if os.environ.get("MLFLOW_RUN_ID") else None
         if project is not None:
             self._require_project_run()
         if name is None and project is not None:  # inside `mlflow run`: stay in the experiment of its run
-            found = self._client.get_experiment(project)
+            found = client.get_experiment(project)
             return found.name, found.experiment_id
         name = name or DEFAULT_EXPERIMENT
-        found = self._client.get_experiment_by_name(name)
+        found = client.get_experiment_by_name(name)
         if found is None:
             try:
                 tags = experiment_tags()
@@ -77,7 +82,7 @@ class Registry:
             except StoreError as error:
                 if error.code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                found = self._client.get_experiment_by_name(name)  # another process was first
+                found = client.get_experiment_by_name(name)  # another process was first
         if found.lifecycle_stage != "active":
             raise RegistryError(
                 f"experiment {name!r} was deleted", f"restore it: mlflow experiments restore -x {found.experiment_id}"
@@ -258,15 +263,15 @@ class Registry:
 
         Of all processes that start a stage at the same moment one gets it. Unfinished runs whose process is gone are
         marked KILLED; `watch` remembers what was seen of the others from one call to the next.
-        Raises: BusyError when another process is at it, or (`resume`) has just finished it.
+        Raises: BusyError when another process is at it, or (`resume`) has just finished it; KeptError.
         """
         opening = Opening(self._client, self.experiment_id, spec, name, parent, tags)
-        look = partial(self._same_stage, spec, parent)
+        look = partial(self.same_stage, spec.fingerprint(), parent.run_id if parent else None)
         return opening.open(look, watch or Watch(), resume)
 
-    def _same_stage(self, spec: Spec, parent: RunRecord | None) -> list[RunRecord]:
-        same = self.search(fingerprint=spec.fingerprint())
-        return [run for run in same if run.parent_id == (parent.run_id if parent else None)]
+    def same_stage(self, fingerprint: str, parent_id: str | None) -> list[RunRecord]:
+        """All runs of a stage, whatever became of them, oldest first."""
+        return [run for run in self.search(fingerprint=fingerprint) if run.parent_id == parent_id]
 
     def start_report(self, name: str, note: str) -> RunWriter:
         """Open a run of kind `report`: files about other runs, no stage, so without spec and fingerprint."""
@@ -274,29 +279,11 @@ class Registry:
         if (project := project_run(self._client)) is not None:
             tags[tag.PARENT] = project
         run = self._client.create_run(self.experiment_id, tags=tags, run_name=name)
-        ownership.hold(run.info.run_id)
-        return RunWriter(self._client, run.info.run_id)
+        return RunWriter(self._client, run.info.run_id, about_of("", name, forced=True))
 
     def register_dense(self, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
         """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it."""
-        name = dense_model(spec.model, spec.dataset)
-        tags = {tag.MODEL: spec.model, tag.DATASET: spec.dataset}
-        try:
-            self._client.create_registered_model(name, tags, MODEL_DESCRIPTION.format(spec=spec, name=name))
-        except StoreError as error:
-            if error.code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        run = self._client.get_run(run_id)
-        version = self._client.create_model_version(
-            name,
-            f"{run.info.artifact_uri}/checkpoints",
-            run_id,
-            {tag.SEED: str(spec.seed), tag.FINGERPRINT: spec.fingerprint()},
-            description=f"Run [{run.info.run_name}](#/runs/{run_id}). {run.data.tags.get(tag.NOTE, '')}",
-        )
-        alias = f"seed-{spec.seed}"
-        if move_alias or alias not in self._client.get_registered_model(name).aliases:
-            self._client.set_registered_model_alias(name, alias, version.version)
+        register_dense(self._client, run_id, spec, move_alias=move_alias)
 
     def artifact(self, run: RunRecord, path: str) -> Path:
         """A local copy of an artifact, its bytes those of the manifest. Raises: IntegrityError, RegistryError."""
@@ -386,8 +373,3 @@ class Registry:
                 f"{path} of run {run.run_id} is missing", "restore it, or run the stage again with --force"
             )
         return local
-
-
-def dense_model(model: str, dataset: str) -> str:
-    """The registered model whose versions are the dense runs of a network and a data set."""
-    return f"{model}-{dataset}-dense"

@@ -22,8 +22,7 @@ def search(
     engine = client.engine
     if engine is None:
         return _through_api(client, experiment_ids, tags, prefix, view)
-    with client.plain_errors():
-        return _from_tables(engine, experiment_ids, tags, prefix, view)
+    return client.patiently(lambda: _from_tables(engine, experiment_ids, tags, prefix, view))
 
 
 def _through_api(

@@ -1,23 +1,29 @@
-"""Writing one run: params, metrics in batches, artifacts with digests, the manifest last, then closed for good."""
+"""Writing one run: params, metrics in batches, artifacts with digests, the manifest last, then closed for good.
+
+A store that goes away meanwhile gets everything afterwards (`delivery`, `outbox`), or by `rewindctl recover`.
+"""
 
 import json
 import math
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rewindctl.errors import RegistryError, RewindError, UsageError
+from rewindctl.errors import KeptError, RegistryError, RewindError, UsageError
 from rewindctl.files import sha256, state_folder
-from rewindctl.registry import ownership
-from rewindctl.registry.inputs import DataInput, log_inputs, log_network
+from rewindctl.registry import outage, ownership
+from rewindctl.registry.delivery import Post, deliver
+from rewindctl.registry.inputs import DataInput
+from rewindctl.registry.outbox import END, FILE, Entry, Outbox
 from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, TICKET, RunRecord
 from rewindctl.registry.scratch import scratch_folder
-from rewindctl.registry.store import Client
+from rewindctl.registry.store import AwayError, Client
+from rewindctl.specs import DenseSpec
 
-METRICS_PER_BATCH = 1_000  # MLflow's limit
 MANIFEST_FILE = "manifest.json"
 
 
@@ -25,21 +31,24 @@ class RunWriter:
     """An open run. `finish` or `fail` closes it; after that nothing is written to it.
 
     Until then a heartbeat says that its process lives. Should another process have taken it for dead and taken the run
-    over (a machine that slept), every write is refused.
+    over (a machine that slept), every write is refused. A store that is away holds nothing up: what is written then is
+    kept on disk and follows; only `finish` waits for it.
     """
 
-    def __init__(self, client: Client, run_id: str) -> None:
+    def __init__(self, client: Client, run_id: str, about: Entry | None = None) -> None:
+        """`about` is what an outbox says of the run besides its ID and its store."""
         self.run_id = run_id
         ownership.hold(run_id)
         self.digests: dict[str, dict[str, Any]] = {}
-        self._client = client
+        self._client = client.impatient()
         self._logged: set[tuple[str, int]] = set()
         self._staging = scratch_folder()
-        self._open, self._sealed = True, False
-        self._heartbeat = ownership.Heartbeat(client, run_id)
+        self._open, self._manifest = True, ""
+        self._heartbeat = ownership.Heartbeat(self._client, run_id)
+        self._post = Post(self._client, run_id, self._heartbeat, about or {})
 
     @classmethod
-    def reopen(cls, client: Client, run: RunRecord, ticket: int) -> "RunWriter":
+    def reopen(cls, client: Client, run: RunRecord, ticket: int, about: Entry | None = None) -> "RunWriter":
         """Go on writing to an unfinished run whose process is gone; metrics that it has are not written again.
 
         The caller has won `ticket` (see `claim`): no other process is at it.
@@ -52,13 +61,28 @@ class RunWriter:
             client.update_run(run.run_id, status="RUNNING")
             if ERROR in run.tags:
                 client.delete_tag(run.run_id, ERROR)
-            history = [(key, client.get_metric_history(run.run_id, key)) for key in run.metrics]
-            writer = cls(client, run.run_id)
-            writer._logged = {(key, metric.step) for key, metrics in history for metric in metrics}
+            box = Outbox.find(run.run_id)
+            writer = cls(client, run.run_id, about)
+            try:
+                writer._catch_up(box)
+            except BaseException:
+                writer._close()
+                raise
             return writer
         except BaseException:
             ownership.release(run.run_id)
             raise
+
+    def _catch_up(self, box: Outbox | None) -> None:
+        """Deliver what the run's last process had kept, and see what the store has. Raises: StoreError."""
+        if box is not None:
+            files = [entry for entry in box.entries if entry["do"] == FILE and entry["path"] != MANIFEST_FILE]
+            self.digests = {entry["path"]: {"sha256": entry["sha256"], "size": entry["size"]} for entry in files}
+            self._manifest = box.entries[-1]["manifest"] if box.complete else ""
+            self._post.use(box)
+            self._post.flush()
+        for key in self._client.get_run(self.run_id).data.metrics:
+            self._logged |= {(key, metric.step) for metric in self._client.get_metric_history(self.run_id, key)}
 
     @property
     def resume_file(self) -> Path:
@@ -66,50 +90,45 @@ class RunWriter:
         return resume_file(self.run_id)
 
     def log_params(self, params: dict[str, str]) -> None:
-        from mlflow.entities import Param
-
-        self._batch(params=[Param(key, value) for key, value in params.items()])
+        self._send({"do": "params", "rows": list(params.items())})
 
     def log_metrics(self, metrics: dict[str, float | None], step: int = 0) -> None:
         """All metrics of one step in one call; None is left out. Raises: RegistryError for NaN."""
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
         new = {key: value for key, value in metrics.items() if (key, step) not in self._logged}
-        present = {key: value for key, value in new.items() if value is not None}
+        present = {key: float(value) for key, value in new.items() if value is not None}
         for key, value in present.items():
             if math.isnan(value):
                 raise RegistryError(f"metric {key} at step {step} is NaN: NaN is never a result")
-        self._batch(metrics=[Metric(key, float(value), now, step) for key, value in present.items()])
+        self._send({"do": "metrics", "rows": [[key, value, now, step] for key, value in present.items()]})
 
     def tag(self, tags: dict[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        self._batch(tags=[RunTag(key, value) for key, value in tags.items()])
+        self._send({"do": "tags", "rows": list(tags.items())})
 
     def log_inputs(self, data: list[DataInput], source: RunRecord | None = None) -> None:
         """What the run is made from: parts of data sets, and the network of the run `source`."""
-        self._check_open()
-        log_inputs(self._client, self.run_id, data, source)
+        parts = [asdict(part) for part in data]
+        self._send({"do": "inputs", "data": parts, "source": source.run_id if source else None})
 
     def log_network(self, iteration: int) -> None:
         """That the run made a network, after so many iterations; its files are the run's checkpoints."""
-        self._check_open()
-        log_network(self._client, self.run_id, iteration)
+        self._send({"do": "network", "iteration": iteration})
+
+    def register(self, spec: DenseSpec) -> None:
+        """Make the run a version of the registered model of its network and data set."""
+        self._send({"do": "register", "spec": spec.canonical()})
 
     @contextmanager
     def artifact(self, path: str) -> Iterator[Path]:
         """A local file to write; at the end of the block it is uploaded as `path` and its digest noted."""
         self._check_open()
-        if self._sealed:
+        if self._manifest:
             raise RegistryError(f"run {self.run_id} has its manifest: {path} comes too late")
         local = self._staging / path
         local.parent.mkdir(parents=True, exist_ok=True)
         yield local
-        folder = str(Path(path).parent)
-        self._client.log_artifact(self.run_id, str(local), None if folder == "." else folder)
         self.digests[path] = {"sha256": sha256(local), "size": local.stat().st_size}
-        local.unlink()
+        self._send({"do": FILE, "path": path, **self.digests[path]}, local)
 
     def write_json(self, path: str, value: Any) -> None:
         with self.artifact(path) as local:
@@ -117,25 +136,70 @@ class RunWriter:
 
     def seal(self) -> None:
         """Write the manifest of all artifacts, and its own digest as a tag."""
-        self._check_ours()
+        with suppress(AwayError):  # whose it is shows before what is kept is delivered
+            self._check_ours()
         manifest = json.dumps({"schema": 1, "artifacts": self.digests}, indent=2, sort_keys=True) + "\n"
         local = self._staging / MANIFEST_FILE
         local.write_text(manifest)
-        self._client.log_artifact(self.run_id, str(local), None)
-        self.tag({MANIFEST: sha256(local)})
-        self._sealed = True
+        digest, size = sha256(local), local.stat().st_size
+        self._send({"do": FILE, "path": MANIFEST_FILE, "sha256": digest, "size": size}, local)
+        self.tag({MANIFEST: digest})
+        self._manifest = digest
 
-    def finish(self) -> RunRecord:
-        """Close the run as FINISHED; it must have been sealed."""
+    def finish(self, say: Callable[[str], None] = lambda text: None) -> RunRecord:
+        """Close the run as FINISHED; it must have been sealed. `say` is told when a store that is away is waited for.
+
+        Raises: KeptError when it is not back after `$REWINDCTL_OUTAGE_SECONDS`; the results are then kept on disk.
+        """
         self._check_open()
-        if not self._sealed:
+        if not self._manifest:
             raise RegistryError(f"run {self.run_id} has no manifest yet and cannot be finished")
-        self._heartbeat.stop()
-        self._check_ours()
-        self._client.set_terminated(self.run_id, "FINISHED")
+        box = self._post.box
+        end = box.entries[-1] if box and box.complete else self._end_entry()
+        record, deadline = None, None
+        while record is None:
+            try:
+                record = self._ended() if deadline else None
+                record = record or self._end(end)
+            except AwayError:
+                if deadline is None:
+                    deadline = self._keep(end, say)
+                elif time.monotonic() >= deadline:
+                    raise self._kept() from None
+                time.sleep(outage.RETRY_SECONDS)
+        self._post.drop()
         self.resume_file.unlink(missing_ok=True)
         self._close()
+        return record
+
+    def _end_entry(self) -> Entry:
+        return {"do": END, "at": int(time.time() * 1000), "manifest": self._manifest}
+
+    def _end(self, end: Entry) -> RunRecord:
+        self._post.flush()
+        self._heartbeat.stop()
+        self._check_ours()
+        deliver(self._client, self.run_id, end, None)
         return RunRecord.from_mlflow(self._client.get_run(self.run_id))
+
+    def _ended(self) -> RunRecord | None:
+        """The run, where its end had reached the store though no answer came."""
+        run = RunRecord.from_mlflow(self._client.get_run(self.run_id))
+        return run if run.finished and run.tags.get(MANIFEST) == self._manifest else None
+
+    def _keep(self, end: Entry, say: Callable[[str], None]) -> float:
+        """From here on a killed process loses nothing. Returns until when the store is waited for."""
+        if self._post.box is None or not self._post.box.complete:
+            self._post.keep(end)
+        limit = outage.limit_seconds()
+        say(f"the tracking store {self._client.display_uri} is away: waits {limit:g} s for it, the results are on disk")
+        return time.monotonic() + limit
+
+    def _kept(self) -> KeptError:
+        assert self._post.box is not None
+        folder, limit = str(self._post.box.folder), outage.limit_seconds()
+        why = f"the tracking store {self._client.display_uri} did not come back within {limit:g} s"
+        return KeptError(self.run_id, folder, why)
 
     def fail(self, error: BaseException) -> None:
         """Close the run as KILLED for an interrupt, else FAILED, the reason in a tag. Never raises.
@@ -147,9 +211,13 @@ class RunWriter:
         killed = isinstance(error, KeyboardInterrupt | SystemExit)
         reason = "interrupted" if killed else (error.message if isinstance(error, RewindError) else repr(error))
         self._heartbeat.stop(ownership.GIVE_UP_SECONDS)
+        if self._open and self._post.box is not None and self._post.box.complete:
+            self._close()  # it did not fail: its store did
+            return
         try:
             if self._open and self._heartbeat.check():
-                self.tag({ERROR: " ".join(reason.split())[:500]})
+                self._post.flush()
+                self._client.set_tag(self.run_id, ERROR, " ".join(reason.split())[:500])
                 self._client.set_terminated(self.run_id, "KILLED" if killed else "FAILED")
                 if isinstance(error, UsageError):
                     self._client.delete_run(self.run_id)
@@ -157,15 +225,14 @@ class RunWriter:
             pass  # the store is what failed; the error under way says so, and the owner tag shows the run is dead
         if not killed and self._heartbeat.taken_by is None:
             self.resume_file.unlink(missing_ok=True)
+            self._post.drop()
         self._close()
 
-    def _batch(self, **entities: Iterable[Any]) -> None:
+    def _send(self, entry: Entry, local: Path | None = None) -> None:
         self._check_open()
-        for kind, values in entities.items():
-            rows = list(values)
-            step = METRICS_PER_BATCH if kind == "metrics" else 100
-            for start in range(0, len(rows), step):
-                self._client.log_batch(self.run_id, **{kind: rows[start : start + step]})
+        self._post.send(entry, local)
+        if local is not None:
+            local.unlink(missing_ok=True)
 
     def _check_open(self) -> None:
         if not self._open:
@@ -186,6 +253,8 @@ class RunWriter:
 
     def _close(self) -> None:
         self._open = False
+        self._heartbeat.stop(ownership.GIVE_UP_SECONDS)
+        self._post.close()
         ownership.release(self.run_id)
         shutil.rmtree(self._staging, ignore_errors=True)
 

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from rewindctl.engines.local import share
 from rewindctl.engines.work import Site
-from rewindctl.errors import RegistryError, RewindError
+from rewindctl.errors import KeptError, RegistryError, RewindError
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import records as tag
@@ -107,6 +107,8 @@ def _open_run(
     resume = not any(run.finished for run in search(fingerprint=spec.fingerprint()))  # a longer search: a new run
     try:
         writer = pipeline.registry.start(spec, name, parent, tags, resume=resume)
+    except KeptError:
+        raise
     except RegistryError:
         same = search(fingerprint=spec.fingerprint())
         running = [run for run in same if run.status == "RUNNING" and run.parent_id == parent.run_id]

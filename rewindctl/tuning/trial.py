@@ -16,6 +16,7 @@ from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.requests import RetrainOptions, retrain_child
 from rewindctl.pipeline.stages import finite
 from rewindctl.registry import RunRecord, RunWriter
+from rewindctl.registry import Watch as OwnerWatch
 from rewindctl.registry import records as tag
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec, RetrainSpec, TrialSpec, TuneSpec, make_spec
@@ -136,9 +137,10 @@ class Trials:
 
     def _start(self, spec: TrialSpec, name: str, tags: dict[str, str]) -> RunWriter | RunRecord:
         """A run of ours, or the finished one of a worker that was at the very same point."""
+        owners = OwnerWatch()
         while True:
             try:
-                return self.pipeline.registry.start(spec, name, self.home, tags, resume=False)
+                return self.pipeline.registry.start(spec, name, self.home, tags, resume=False, watch=owners)
             except RegistryError:
                 same = self.pipeline.registry.search(fingerprint=spec.fingerprint())
                 if not any(run.status == "RUNNING" for run in same):

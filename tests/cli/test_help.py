@@ -33,6 +33,7 @@ COMMANDS = (
     "lineage",
     "list",
     "prune",
+    "recover",
     "registry export",
     "registry import",
     "remove",

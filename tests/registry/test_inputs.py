@@ -70,9 +70,8 @@ def test_a_run_that_is_gone_on_with_has_each_once(store: Any) -> None:
     writer = registry.start(dense_spec("resnet8", load_dataset("digits"), 0, iterations=24), "9.35x: a/b", None, {})
     made = {log_network(client, writer.run_id, 24) for _ in range(2)}
     assert made == {made_model(client, writer.run_id)}
-    source = registry.get(writer.run_id)
     for _ in range(2):
-        log_inputs(client, writer.run_id, [DATA], source)
+        log_inputs(client, writer.run_id, [DATA], writer.run_id)
     inputs = client.get_run(writer.run_id).inputs
     assert [part.dataset.name for part in inputs.dataset_inputs] == ["d-training"]
     assert len(inputs.model_inputs) == 1

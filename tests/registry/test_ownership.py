@@ -150,6 +150,18 @@ def test_another_machine_is_alive_while_its_heartbeat_changes(
         time.sleep(ownership.STALE_SECONDS / 2)
 
 
+def test_time_in_which_nobody_could_look_says_nothing_of_an_owner(
+    quick: None, far: Callable[..., RunRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that was away for hours, for whoever looks and for the owner: the first look after it finds no beat."""
+    monkeypatch.setattr(ownership, "LOOK_SECONDS", 0.01)
+    watch, run = Watch(), far(ownership.LONG_GONE_SECONDS / 2)
+    for _ in range(3):
+        assert not watch.is_dead(run)
+        time.sleep(ownership.STALE_SECONDS + 0.1)
+    until(lambda: watch.is_dead(run))
+
+
 def test_a_heartbeat_of_long_ago_needs_no_watching(far: Callable[..., RunRecord]) -> None:
     assert Watch().is_dead(far(ownership.LONG_GONE_SECONDS + 60))
 

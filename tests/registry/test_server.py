@@ -1,25 +1,17 @@
 """The same chain on a real MLflow server: the same bytes, tags, params and metrics as on SQLite."""
 
 import json
-import os
-import signal
-import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import TINY, Chain, Cli
+from servers import BACKENDS, Server
 
 from rewindctl.cli import run as run_command
 from rewindctl.errors import BusyError, RegistryError
@@ -32,65 +24,12 @@ from rewindctl.registry.bundle.leftovers import discard
 from rewindctl.registry.store import connect
 from rewindctl.report.frame import tidy_frame
 
+pytestmark = pytest.mark.parametrize("server", BACKENDS, indirect=True)
+
 STAGES = ("dense", "prune", "finetune", "weight_rewind", "lr_rewind")
-START_SECONDS = 120
 # What differs between two runs of one stage: IDs, the process, and files that hold the two or times.
 OWN = {tag.PARENT, tag.DENSE_RUN, tag.WEIGHTS_FROM, tag.OWNER, tag.HEARTBEAT, tag.MANIFEST, tag.NOTE, "mlflow.user"}
 MEASURED_TIMES = {"duration_seconds", "iterations_per_second"}
-
-
-@dataclass(frozen=True)
-class Server:
-    """A tracking server that this session started, and the folder it keeps artifacts in."""
-
-    uri: str
-    artifacts: Path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for_health(uri: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the server ended"
-        try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=1):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise TimeoutError(f"no server at {uri}")
-
-
-@pytest.fixture(scope="session")
-def server(
-    empty_store: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Server]:
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    store = folder / "server.db"
-    store.write_bytes(empty_store.read_bytes())
-    line = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store}"]
-    line += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*line, "--workers", "1"],
-            cwd=folder,
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # eight processes not needed here
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        request.getfixturevalue("chain")  # what the server's runs are compared with, made while it starts
-        wait_for_health(uri, process)
-        yield Server(uri, folder / "artifacts")
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)  # the group that was started above, workers included
-        process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")
@@ -410,18 +349,10 @@ def test_a_run_discarded_on_a_server_leaves_no_file(chain: Chain, server: Server
 
 
 def test_a_server_that_fails_midway_is_left_as_it_was(chain: Chain, server: Server, tmp_path: Path) -> None:
-    target, store = Registry(server.uri, "failing"), server.artifacts.parent / "server.db"
-    condition = "NEW.key = 'k' AND NEW.value = '6'"
-    with closing(sqlite3.connect(store, timeout=60)) as connection, connection:
-        statement = f"BEFORE INSERT ON params WHEN {condition} BEGIN SELECT RAISE(ABORT, 'no room'); END"
-        connection.execute(f"CREATE TRIGGER full {statement}")
+    target = Registry(server.uri, "failing")
     before = {path for path in server.artifacts.rglob("*") if path.is_file()}
-    try:
-        with pytest.raises(RegistryError, match="tracking store"):
-            travelled(chain.registry(), target, tmp_path / "bundle")
-    finally:
-        with closing(sqlite3.connect(store, timeout=60)) as connection, connection:
-            connection.execute("DROP TRIGGER full")
+    with server.refusing("params", "NEW.key = 'k' AND NEW.value = '6'"), pytest.raises(RegistryError, match="store"):
+        travelled(chain.registry(), target, tmp_path / "bundle")
     assert target.search() == []
     assert {path for path in server.artifacts.rglob("*") if path.is_file()} == before
     assert len(travelled(chain.registry(), target, tmp_path / "again")) == len(target.search()) == 5

@@ -89,7 +89,7 @@ def half_server() -> Iterator[int]:
 def test_a_server_that_hangs_up_gives_one_line_without_the_password(
     half_server: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("REWINDCTL_OUTAGE_SECONDS", "0")
     client = connect(f"http://user:{SECRET}@127.0.0.1:{half_server}")
     with pytest.raises(StoreError, match=r"API request to http://\*\*\*@127\.0\.0\.1") as caught:
         client.get_experiment_by_name("rewindctl")
@@ -131,6 +131,10 @@ def test_the_ui_is_served_on_the_loopback_address_alone(store: Path) -> None:
     assert line[line.index("--host") + 1] == "127.0.0.1"
     assert line[line.index("--port") + 1] == "5001"
     assert f"sqlite:///{store}" in line
+
+
+def test_the_password_of_a_database_is_on_no_command_line() -> None:
+    assert not [word for word in ui_command(f"postgresql://user:{SECRET}@host/runs", 5001) if SECRET in word]
 
 
 def test_a_tracking_server_has_its_own_ui() -> None:

@@ -5,9 +5,10 @@ from contextlib import suppress
 
 from rewindctl.errors import RegistryError
 from rewindctl.registry import records as tag
+from rewindctl.registry.models import dense_model
 from rewindctl.registry.ownership import is_gone, last_sign, shown, this_process
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.registry import Registry, dense_model
+from rewindctl.registry.registry import Registry
 from rewindctl.registry.store import StoreError
 
 ABANDONED_SECONDS = 86_400.0  # of another machine's import, whose process cannot be looked at

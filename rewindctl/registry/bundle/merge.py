@@ -27,12 +27,13 @@ from rewindctl.registry.bundle.check import check_manifests, check_runs, spec_of
 from rewindctl.registry.bundle.export import Progress
 from rewindctl.registry.bundle.index import Index, Manifest, RunEntry, parse_index, parse_manifest
 from rewindctl.registry.bundle.leftovers import discard, remove_leftovers
+from rewindctl.registry.delivery import METRICS_PER_BATCH
 from rewindctl.registry.opening import common_tags, params_of
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.scratch import scratch_prefix
-from rewindctl.registry.writer import MANIFEST_FILE, METRICS_PER_BATCH
+from rewindctl.registry.writer import MANIFEST_FILE
 from rewindctl.specs import DenseSpec
 
 

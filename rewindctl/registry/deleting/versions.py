@@ -6,8 +6,9 @@ from typing import Any
 
 from rewindctl.errors import RegistryError, RewindError
 from rewindctl.registry import records as tag
+from rewindctl.registry.models import dense_model
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.registry import Registry, dense_model
+from rewindctl.registry.registry import Registry
 from rewindctl.registry.store import Client, StoreError
 
 

@@ -1,0 +1,117 @@
+"""Entries of a run brought to its store: at once, or in their order when a store that was away is back.
+
+The same again changes nothing: where no answer came, the store may have done what it was asked.
+"""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rewindctl.registry.inputs import DataInput, log_inputs, log_network
+from rewindctl.registry.models import register_dense
+from rewindctl.registry.outbox import END, FILE, Entry, Outbox
+from rewindctl.registry.ownership import Heartbeat
+from rewindctl.registry.store import AwayError, Client
+from rewindctl.specs import DenseSpec, parse_spec
+
+METRICS_PER_BATCH = 1_000  # MLflow's limits
+OTHERS_PER_BATCH = 100
+
+
+def deliver(client: Client, run_id: str, entry: Entry, local: Path | None) -> None:
+    """Carry out one entry. `local`: the file of a `file` entry. Raises: AwayError, StoreError."""
+    match entry["do"]:
+        case "params" | "tags" | "metrics":
+            _batch(client, run_id, entry["do"], entry["rows"])
+        case "inputs":
+            log_inputs(client, run_id, [DataInput(**part) for part in entry["data"]], entry["source"])
+        case "network":
+            log_network(client, run_id, entry["iteration"])
+        case "register":
+            spec = parse_spec(entry["spec"], f"the spec of run {run_id}")
+            assert isinstance(spec, DenseSpec)
+            register_dense(client, run_id, spec)
+        case kind if kind == FILE:
+            folder = str(Path(entry["path"]).parent)
+            client.log_artifact(run_id, str(local), None if folder == "." else folder)
+        case kind if kind == END:
+            client.set_terminated(run_id, "FINISHED", entry["at"])
+
+
+def _batch(client: Client, run_id: str, kind: str, rows: list[list[Any]]) -> None:
+    """Metrics carry their times: MLflow's SQL stores keep a point that they have, with its time, only once."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    make: dict[str, Any] = {"params": Param, "tags": RunTag, "metrics": Metric}
+    made = [make[kind](*row) for row in rows]
+    size = METRICS_PER_BATCH if kind == "metrics" else OTHERS_PER_BATCH
+    for start in range(0, len(made), size):
+        client.log_batch(run_id, **{kind: made[start : start + size]})
+
+
+class Post:
+    """The way of a run's entries to its store.
+
+    The first that finds the store away opens an outbox; from then on nothing is sent until the heartbeat has reached
+    the store again, so that a training stands still once at most.
+    """
+
+    def __init__(self, client: Client, run_id: str, heartbeat: Heartbeat, about: Entry) -> None:
+        self.box: Outbox | None = None
+        self._client, self._run_id, self._heartbeat, self._about = client, run_id, heartbeat, about
+        self._sent, self._away = 0, 0.0
+
+    def send(self, entry: Entry, local: Path | None = None) -> None:
+        """Deliver an entry, or keep it. Raises: StoreError for what the store refuses."""
+        if self.box is None:
+            try:
+                deliver(self._client, self._run_id, entry, local)
+                return
+            except AwayError:
+                self._away = time.monotonic()
+        self.keep(entry, local)
+        if self._heartbeat.answered > self._away:
+            with suppress(AwayError):
+                self.flush()
+
+    def keep(self, entry: Entry, local: Path | None = None) -> None:
+        """On this machine's disk, for later."""
+        if self.box is None:
+            self.use(Outbox.make(self._run_id, {"uri": self._client.display_uri, **self._about}))
+        assert self.box is not None
+        self.box.append(entry, local)
+
+    def use(self, box: Outbox) -> None:
+        """Go on with the outbox that an earlier process left."""
+        box.lock()
+        self.box, self._sent = box, 0
+
+    def flush(self) -> None:
+        """Deliver what is kept, but for the end of the run. Raises: AwayError; StoreError, IntegrityError."""
+        if self.box is None:
+            return
+        try:
+            if not self._heartbeat.check():
+                return  # another process has the run; the writer says so
+            for entry in self.box.entries[self._sent :]:
+                if entry["do"] != END:
+                    deliver(self._client, self._run_id, entry, self.box.local(entry))
+                    self._sent += 1
+        except AwayError:
+            self._away = time.monotonic()
+            raise
+        if not self.box.complete:
+            self.drop()
+
+    def drop(self) -> None:
+        """Everything is said, or has no worth any more."""
+        if self.box is not None:
+            self.box.remove()
+            self.close()
+
+    def close(self) -> None:
+        """Leave what is kept to another process."""
+        if self.box is not None:
+            self.box.unlock()
+        self.box = None

@@ -1,0 +1,54 @@
+"""Dense baselines as versions of a registered model."""
+
+from rewindctl.registry import records as tag
+from rewindctl.registry.store import Client, StoreError
+from rewindctl.specs import DenseSpec
+
+MODEL_DESCRIPTION = """\
+Dense baselines: `{spec.model}` trained on `{spec.dataset}`, a version for each finished run. The alias `seed-N` is
+the newest of seed N, and stands for its run wherever a command takes one:
+
+```
+rewindctl prune --parent models:/{name}@seed-{spec.seed} --compression 10
+```
+"""
+
+
+def dense_model(model: str, dataset: str) -> str:
+    """The registered model whose versions are the dense runs of a network and a data set."""
+    return f"{model}-{dataset}-dense"
+
+
+def register_dense(client: Client, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
+    """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it.
+
+    A run that is a version already, of a process that died just then, is not made another.
+    """
+    name = dense_model(spec.model, spec.dataset)
+    tags = {tag.MODEL: spec.model, tag.DATASET: spec.dataset}
+    try:
+        client.create_registered_model(name, tags, MODEL_DESCRIPTION.format(spec=spec, name=name))
+    except StoreError as error:
+        if error.code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = _version_of(client, name, run_id) or _make_version(client, name, run_id, spec)
+    alias = f"seed-{spec.seed}"
+    if move_alias or alias not in client.get_registered_model(name).aliases:
+        client.set_registered_model_alias(name, alias, version)
+
+
+def _version_of(client: Client, name: str, run_id: str) -> str | None:
+    found = [one for one in client.search_model_versions(f"run_id = '{run_id}'") if one.name == name]
+    return str(found[0].version) if found else None
+
+
+def _make_version(client: Client, name: str, run_id: str, spec: DenseSpec) -> str:
+    run = client.get_run(run_id)
+    made = client.create_model_version(
+        name,
+        f"{run.info.artifact_uri}/checkpoints",
+        run_id,
+        {tag.SEED: str(spec.seed), tag.FINGERPRINT: spec.fingerprint()},
+        description=f"Run [{run.info.run_name}](#/runs/{run_id}). {run.data.tags.get(tag.NOTE, '')}",
+    )
+    return str(made.version)

@@ -1,0 +1,152 @@
+"""Results that were kept on this machine when their store was away: listed, and brought to it, each once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rewindctl.errors import BusyError, IntegrityError, RegistryError, RewindError
+from rewindctl.registry import claim
+from rewindctl.registry import records as tag
+from rewindctl.registry.opening import about_of, create_run
+from rewindctl.registry.outbox import Outbox, is_kept, kept_folder
+from rewindctl.registry.ownership import Watch, now, release, this_process
+from rewindctl.registry.records import RunRecord
+from rewindctl.registry.registry import Registry
+from rewindctl.registry.store import StoreError, absolute_uri, redacted
+from rewindctl.registry.writer import RunWriter
+
+State = Literal["uploaded", "ready", "there", "superseded", "unfinished", "busy", "failed"]
+STAGE = (tag.KIND, tag.FINGERPRINT, tag.GROUP, tag.SPEC, tag.PARENT, tag.DENSE_RUN, tag.SCHEMA)
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What became of the results in `folder`.
+
+    `uploaded` now, or `there` since an earlier upload; `ready` for it (nothing was to be changed); `superseded` by a
+    run that another process finished meanwhile; `unfinished`: the run's own command goes on with it; `busy`: a process
+    is at them, or at their stage; `failed`: see `hint`. Only the first, second and fourth leave nothing here.
+    """
+
+    run_id: str
+    name: str
+    uri: str
+    folder: str
+    state: State
+    text: str
+    hint: str = ""
+
+
+def recover(tracking_uri: str | None, *, dry_run: bool = False, fingerprint: str | None = None) -> list[Recovered]:
+    """Upload all that is kept here, or what is kept of one stage, to the stores that it was made for.
+
+    `tracking_uri` (None: as for every command) has the credentials of the store that it names.
+    """
+    found = []
+    for folder in sorted(kept_folder().glob("*")) if kept_folder().is_dir() else ():
+        if not is_kept(folder):
+            continue
+        try:
+            box = Outbox(folder)
+        except IntegrityError as error:
+            found += [_failed(folder.name, "", "", folder, error)] if fingerprint is None else []
+            continue
+        if fingerprint in (None, box.header["fingerprint"]):
+            found.append(_recover(box, tracking_uri, dry_run))
+    return found
+
+
+def _recover(box: Outbox, tracking_uri: str | None, dry_run: bool) -> Recovered:
+    header = box.header
+    one: dict[str, Any] = {"run_id": header["run_id"], "name": header["name"], "uri": header["uri"]}
+    one["folder"] = str(box.folder)
+    if not box.lock():
+        return Recovered(**one, state="busy", text="a process is at it")
+    try:
+        box.check()
+        if not box.complete:
+            return Recovered(**one, state="unfinished", text="is not trained to its end: the same command goes on")
+        if dry_run:
+            size = sum(path.stat().st_size for path in box.folder.rglob("*") if path.is_file())
+            return Recovered(**one, state="ready", text=f"is whole: {len(box.entries)} entries, {size:,} bytes")
+        state, text = _upload(box, _address(header["uri"], tracking_uri))
+        return Recovered(**one, state=state, text=text)
+    except BusyError as error:
+        return Recovered(**one, state="busy", text=error.message)
+    except RewindError as error:
+        return _failed(header["run_id"], header["name"], header["uri"], box.folder, error)
+    finally:
+        box.unlock()
+
+
+def _failed(run_id: str, name: str, uri: str, folder: Path, error: RewindError) -> Recovered:
+    return Recovered(run_id, name, uri, str(folder), "failed", error.message, error.hint)
+
+
+def _address(kept: str, tracking_uri: str | None) -> str:
+    """Where to upload to; no password was ever kept. Raises: RegistryError where one is missing."""
+    given = absolute_uri(tracking_uri)
+    if redacted(given) == kept:
+        return given
+    if "***@" in kept:
+        raise RegistryError(
+            f"the tracking store {kept} wants a user and a password", "give its whole address with --tracking-uri"
+        )
+    return kept
+
+
+def _upload(box: Outbox, uri: str) -> tuple[State, str]:
+    run_id, manifest = box.header["run_id"], box.entries[-1]["manifest"]
+    registry = Registry.of_run(uri, run_id)
+    run = registry.get(run_id)
+    if run.finished:
+        if run.tags.get(tag.MANIFEST) != manifest:
+            raise IntegrityError(
+                f"run {run_id} is finished, with other results than those in {box.folder}",
+                "look at both; delete the folder when the run is right",
+            )
+        box.remove()
+        return "there", "was uploaded before"
+    if not box.header["forced"] and (other := _rival(registry, run)) is not None:
+        registry.mark_killed(run_id)
+        box.remove()
+        return "superseded", f"run {other.run_id} is the same stage, finished meanwhile: these results were dropped"
+    box.unlock()  # the writer's now
+    writer = regain(registry, run, about_of(run.fingerprint, run.name, forced=box.header["forced"]))
+    try:
+        writer.finish()
+    except BaseException as error:
+        writer.fail(error)  # which leaves what is kept
+        raise
+    return "uploaded", "is finished"
+
+
+def _rival(registry: Registry, run: RunRecord) -> RunRecord | None:
+    """A run of the same stage that was finished while ours could not be."""
+    same = registry.same_stage(run.fingerprint, run.parent_id)
+    return next((other for other in same if other.finished and other.run_id != run.run_id), None)
+
+
+def regain(registry: Registry, run: RunRecord, about: dict[str, Any]) -> RunWriter:
+    """Open an unfinished run again, its stage won against every other process. Raises: BusyError, StoreError."""
+    if about["forced"]:
+        return RunWriter.reopen(registry.client, run, claim.ticket_of(run), about)
+
+    def look() -> list[RunRecord]:
+        return registry.same_stage(run.fingerprint, run.parent_id)
+
+    own = {key: run.tags[key] for key in STAGE if key in run.tags} | {tag.OWNER: this_process(), tag.HEARTBEAT: now()}
+    mine = create_run(registry.client, registry.experiment_id, own, run.name)
+    try:
+        ticket, others = claim.win(registry.client, mine, look, Watch())
+        for other in others:
+            if other.finished:  # since we looked
+                raise claim.busy(other)
+        return RunWriter.reopen(registry.client, run, ticket, about)
+    finally:
+        try:
+            registry.client.delete_run(mine)
+        except StoreError:
+            pass  # nobody holds it: the next process at this stage clears it away
+        finally:
+            release(mine)
