@@ -94,12 +94,12 @@ def run(arguments: list[str] | None = None) -> int:
         return code
     except RewindError as error:
         if debug:
-            traceback.print_exc()
+            console.traceback(traceback.format_exc())
         console.error(error)
         return error.exit_code
     except ClickException as error:
         if debug:
-            traceback.print_exc()
+            console.traceback(traceback.format_exc())
         return _wrong_usage(error, console)
     except (KeyboardInterrupt, typer.Abort):
         console.error(
@@ -114,7 +114,7 @@ def run(arguments: list[str] | None = None) -> int:
         return 1
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            console.traceback(traceback.format_exc())
         console.error(RewindError(f"{type(error).__name__}: {error}", "this is a defect; --debug shows where"))
         return 1
 

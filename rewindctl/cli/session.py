@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rewindctl.console import Console
+from rewindctl.safe_text import finite
 
 if TYPE_CHECKING:
     from rewindctl.datasets.facts import DataFacts
@@ -94,7 +95,7 @@ def run_json(run: "RunRecord") -> dict[str, Any]:
         "fingerprint": run.fingerprint,
         "parent_run_id": run.parent_id,
         "dense_run_id": run.dense_run_id,
-        "metrics": run.metrics,
+        "metrics": {key: finite(value) for key, value in run.metrics.items()},
         "params": run.params,
     }
 

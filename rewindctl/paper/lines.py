@@ -11,6 +11,7 @@ MOST_VALUES = 100_000
 DEEPEST = 20
 LARGEST_NUMBER = 2**63
 LONGEST_REASON = 200
+LONGEST_NUMBER = 100  # characters; YAML has base 60, which takes a minute for a million digits
 CORE = "tag:yaml.org,2002:"
 TEXT = (f"{CORE}str", f"{CORE}timestamp", f"{CORE}value")  # a date is no type of ours: it stays as it is written
 PLAIN = (*TEXT, *(CORE + name for name in ("null", "bool", "int", "float")))
@@ -75,6 +76,8 @@ class _Reader:
 
     def _scalar(self, node: Any) -> Any:
         try:
+            if node.tag in (f"{CORE}int", f"{CORE}float") and len(node.value) > LONGEST_NUMBER:
+                raise ValueError
             value = node.value if node.tag in TEXT else self._scalars.construct_object(node)
             if isinstance(value, str):
                 value.encode()  # half a surrogate pair can be written, and printed nowhere

@@ -1,10 +1,12 @@
 """What is known of a run, read once; the names of our tags."""
 
+import math
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from rewindctl.errors import IntegrityError
+from rewindctl.errors import IntegrityError, RegistryError
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, parse_spec
 
 PARENT = "mlflow.parentRunId"
@@ -46,6 +48,9 @@ IMPORT = "rewindctl.import"  # digest of the bundle that the run came with
 IMPORTED_FROM = "rewindctl.imported_from"  # its ID in the registry that it came from
 OMITTED = "rewindctl.omitted"  # the folder that was left out at export
 
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")  # MLflow's own rule; IDs become file names here
+STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
+LAST_TIME = 10**14  # milliseconds; the year 5138
 PARENT_KINDS = {"dense": (), "prune": ("dense", "retrain"), "retrain": ("prune",)}
 
 
@@ -65,14 +70,17 @@ class RunRecord:
 
     @classmethod
     def from_mlflow(cls, run: Any) -> "RunRecord":
+        """What the store says of a run. Raises: RegistryError for an ID that no store of MLflow gives."""
         info, data = run.info, run.data
+        if not RUN_ID.fullmatch(str(info.run_id)):
+            raise RegistryError(f"the store has a run with the ID {info.run_id!r:.80}", "check --tracking-uri")
         return cls(
             info.run_id,
             info.run_name or "",
-            info.status,
+            info.status if info.status in STATUSES else "UNKNOWN",
             info.artifact_uri,
-            info.start_time or 0,
-            info.end_time or 0,
+            _millis(info.start_time),
+            _millis(info.end_time),
             dict(data.tags),
             dict(data.params),
             dict(data.metrics),
@@ -114,9 +122,27 @@ class RunRecord:
                 f"the spec of run {self.run_id} does not have the run's fingerprint: one of the two was edited",
                 "run the stage again with --force",
             )
+        if spec.kind != self.kind:
+            raise IntegrityError(f"run {self.run_id} is called {self.kind!r:.80}, its spec is of a {spec.kind} run")
         return spec
+
+    def metric(self, key: str) -> float:
+        """The last value of a metric. Raises: IntegrityError when there is none, or it is no number."""
+        value = self.metrics.get(key, math.nan)
+        if not math.isfinite(value):
+            problem = f"is {value}" if key in self.metrics else "is missing"
+            raise IntegrityError(
+                f"metric {key} of run {self.run_id} {problem}: it was edited",
+                f"run the stage again with --force, or delete the run: mlflow runs delete --run-id {self.run_id}",
+            )
+        return value
 
     @property
     def short(self) -> str:
         """A readable line: name and the first digits of the ID."""
         return f"{self.name} ({self.run_id[:8]})"
+
+
+def _millis(value: int | None) -> int:
+    """Milliseconds since 1970, 0 for what is no time."""
+    return value if value and 0 < value <= LAST_TIME else 0

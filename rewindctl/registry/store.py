@@ -1,8 +1,10 @@
 """Reaching a tracking store: a fresh SQLite file made by one process at a time, a server that answers, plain errors."""
 
 import fcntl
+import http.client
 import logging
 import os
+import re
 import sqlite3
 import sys
 import urllib.error
@@ -11,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote
 
-from rewindctl.errors import RegistryError
+from rewindctl.errors import RegistryError, RewindError
 from rewindctl.registry import front
+from rewindctl.safe_text import redacted, remember, scrubbed, user_info
 
 PING_SECONDS = 5
+ODD_SIGNS = re.compile(r"[/?#@\[\]\s]")  # in a user name or password: where the host begins is then anyone's guess
 DEFAULT_STORE = "mlflow.db"
 
 
@@ -30,15 +34,19 @@ def absolute_uri(uri: str | None) -> str:
             f"tracking URI {uri!r} has no scheme",
             f"give sqlite:///{uri}/mlflow.db, or the http:// address of an MLflow server",
         )
+    remember(uri)
+    if odd := ODD_SIGNS.search(user_info(uri)):
+        raise RegistryError(
+            f"the user name or password in the tracking URI {redacted(uri)} has a sign that must be written as a code",
+            f"write {quote(odd[0], safe='')} for {odd[0]!r}; "
+            "or leave both out and set $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD",
+        )
     return uri
 
 
-def redacted(uri: str) -> str:
-    """The URI without user name and password, fit for messages, tags and artifacts."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rsplit("@", 1)[1]))
+def is_server(uri: str) -> bool:
+    """Whether it is the address of a tracking server, and no database."""
+    return uri.partition("://")[0].lower() in ("http", "https")
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -59,8 +67,8 @@ class Client:
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        self._uri, self._secret = redacted(uri), urlsplit(uri).netloc.rpartition("@")[0]
-        self._full_uri = uri
+        remember(uri)
+        self._uri, self._full_uri = redacted(uri), uri
         with self._plain_errors():
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -82,18 +90,15 @@ class Client:
 
     @contextmanager
     def _plain_errors(self) -> Iterator[None]:
-        import requests
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         try:
             yield
-        except (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError) as error:
+        except RewindError:
+            raise
+        except Exception as error:  # MLflow's, SQLAlchemy's, drivers', and those of an answer that is none
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            if self._secret:
-                reason = reason.replace(f"{self._secret}@", "***@")  # MLflow's messages hold whole addresses
-            code = getattr(error, "error_code", "")
-            raise StoreError(f"the tracking store {self._uri} answered: {reason[:300]}", code=code) from error
+            code = str(getattr(error, "error_code", ""))
+            told = scrubbed(reason[:3_000])[:300]  # MLflow's messages hold whole addresses
+            raise StoreError(f"the tracking store {self._uri} answered: {told}", code=code) from error
 
 
 class StoreError(RegistryError):
@@ -109,7 +114,7 @@ def connect(uri: str) -> Client:
     path = sqlite_path(uri)
     if path is not None:
         _prepare_sqlite(path, uri)
-    elif urlsplit(uri).scheme in ("http", "https"):
+    elif is_server(uri):
         _ping(uri)
     return Client(uri)
 
@@ -151,13 +156,11 @@ def _initialised(path: Path) -> bool:
 def _ping(uri: str) -> None:
     """Raises: RegistryError at once when nothing answers, where MLflow would retry for minutes."""
     try:
-        with urllib.request.urlopen(
-            urlunsplit(urlsplit(uri)._replace(netloc=_host(uri))).rstrip("/") + "/health", timeout=PING_SECONDS
-        ):
+        with urllib.request.urlopen(_without_user(uri).rstrip("/") + "/health", timeout=PING_SECONDS):
             return
     except urllib.error.HTTPError:
         return  # something answers; whether it is MLflow, and wants a password, shows at the first call
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise RegistryError(
             f"the tracking server {redacted(uri)} does not answer: {reason}",
@@ -165,8 +168,9 @@ def _ping(uri: str) -> None:
         ) from None
 
 
-def _host(uri: str) -> str:
-    return urlsplit(uri).netloc.rsplit("@", 1)[-1]
+def _without_user(uri: str) -> str:
+    found = user_info(uri)
+    return uri.replace(f"{found}@", "", 1) if found else uri
 
 
 def ui_command(uri: str, port: int, start: str = "") -> list[str]:
@@ -174,7 +178,7 @@ def ui_command(uri: str, port: int, start: str = "") -> list[str]:
 
     Raises: RegistryError for a tracking server, which has its UI at its own address.
     """
-    if urlsplit(uri).scheme in ("http", "https"):
+    if is_server(uri):
         raise RegistryError(
             f"{redacted(uri)} is a tracking server",
             f"it has the UI: open {redacted(uri).rstrip('/')}/{start} in a browser",

@@ -1,6 +1,5 @@
 """The comparison as a whole: runs to cells to tables and figures, and to files."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from rewindctl.catalog import unknown
 from rewindctl.datasets.facts import facts_of
-from rewindctl.errors import RewindError, UnknownNameError, UsageError
+from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.study import load_study, shipped
 from rewindctl.registry import Registry
 from rewindctl.report.cells import SETTINGS, summarise
@@ -79,11 +79,7 @@ def _require(kind: str, name: str, allowed: Iterable[str], others: Iterable[str]
     """Raises: UnknownNameError with the nearest of all names that there are."""
     if name in allowed:
         return
-    known = sorted({*allowed, *others})
-    near = difflib.get_close_matches(name, known, n=1)
-    raise UnknownNameError(
-        f"unknown {kind} {name!r}" + (f": did you mean {near[0]!r}?" if near else ""), f"known: {', '.join(known)}"
-    )
+    raise unknown(f"unknown {kind}", name, sorted({*allowed, *others}))
 
 
 @dataclass(frozen=True)

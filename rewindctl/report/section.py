@@ -10,7 +10,7 @@ import pandas as pd
 
 from rewindctl.errors import UsageError
 from rewindctl.files import replacing
-from rewindctl.report.formats import SUFFIXES, Table, formats, records
+from rewindctl.report.formats import SUFFIXES, Table, formats, records, safe_cells
 
 DPI = 220
 
@@ -66,7 +66,7 @@ class Section:
                     with replacing(folder / f"{stem}.{suffix}") as temporary:
                         drawing.save(temporary)
                 with replacing(folder / f"{stem}.csv") as temporary:
-                    drawing.cells.to_csv(temporary, index=False)
+                    safe_cells(drawing.cells).to_csv(temporary, index=False)
                 paths += [folder / f"{stem}.{suffix}" for suffix in ("png", "svg", "csv")]
         return paths
 
@@ -100,7 +100,7 @@ def write_texts(folder: Path, texts: dict[str, str]) -> list[Path]:
 def write_rows(folder: Path, rows: pd.DataFrame) -> Path:
     """The tidy rows as `runs.csv`. Raises: UsageError when the folder cannot be written."""
     with _writable(folder), replacing(folder / "runs.csv") as temporary:
-        rows.to_csv(temporary, index=False)
+        safe_cells(rows).to_csv(temporary, index=False)
     return folder / "runs.csv"
 
 

@@ -15,7 +15,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from rewindctl.errors import RegistryError, UsageError
 from rewindctl.files import state_folder
-from rewindctl.registry.store import redacted, sqlite_path
+from rewindctl.registry.store import sqlite_path
+from rewindctl.safe_text import redacted
 from rewindctl.specs import TuneSpec
 
 JOURNAL = "optuna-journal.log"
