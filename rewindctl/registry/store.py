@@ -2,6 +2,7 @@
 
 import fcntl
 import http.client
+import ipaddress
 import logging
 import os
 import re
@@ -22,6 +23,8 @@ from rewindctl.safe_text import redacted, remember, scrubbed, user_info
 PING_SECONDS = 5
 ODD_SIGNS = re.compile(r"[/?#@\[\]\s]")  # in a user name or password: where the host begins is then anyone's guess
 DEFAULT_STORE = "mlflow.db"
+LOOPBACK, ANY_ADDRESS = "127.0.0.1", ("0.0.0.0", "::", "[::]")
+UI_STORE = "MLFLOW_BACKEND_STORE_URI"  # not on the command line, where everyone on the machine could read a password
 
 
 def absolute_uri(uri: str | None) -> str:
@@ -173,8 +176,13 @@ def _without_user(uri: str) -> str:
     return uri.replace(f"{found}@", "", 1) if found else uri
 
 
-def ui_command(uri: str, port: int, start: str = "") -> list[str]:
-    """The command that serves the MLflow UI of a store on the loopback address. `start`: the page to begin at.
+def ui_command(
+    uri: str, port: int, start: str = "", host: str = LOOPBACK, allowed_hosts: str | None = None
+) -> list[str]:
+    """The command that serves the MLflow UI of a store. `start`: the page to begin at; `uri` is for `UI_STORE`.
+
+    Only browsers that ask for this machine by a name of its own are answered: a page from elsewhere cannot reach the
+    loopback address under a name that its author points there. MLflow's own list has `10.*`, names too.
 
     Raises: RegistryError for a tracking server, which has its UI at its own address.
     """
@@ -183,18 +191,19 @@ def ui_command(uri: str, port: int, start: str = "") -> list[str]:
             f"{redacted(uri)} is a tracking server",
             f"it has the UI: open {redacted(uri).rstrip('/')}/{start} in a browser",
         )
+    names = ["localhost", LOOPBACK, *([host] if host not in ANY_ADDRESS else [])]
+    allowed = [f"{name}:{port}" for name in dict.fromkeys(names)] + (allowed_hosts.split(",") if allowed_hosts else [])
     return [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
+        *(sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)),
+        *(["--allowed-hosts", ",".join(allowed)] if allowed_hosts or host not in ANY_ADDRESS else []),
         *(["--app-name", front.APP] if front.installed() else []),
-        "--workers",
-        "1",  # for one person; each one more takes seconds to start and hundreds of MB
+        *("--workers", "1"),  # for one person; each one more takes seconds to start and hundreds of MB
     ]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

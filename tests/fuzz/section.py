@@ -60,7 +60,13 @@ def _one(name: str, seconds: float, seed: int, how: str) -> dict[str, Any]:
     line = [sys.executable, "-m", "fuzz.worker", name, str(seconds), str(seed), str(folder), how]
     try:
         done = subprocess.run(
-            line, env=_environment(), capture_output=True, text=True, errors="replace", timeout=seconds + START_SECONDS
+            line,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds + START_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return {"executions": 0, "crashes": [], "hangs": 1, "peak_mb": 0}
@@ -81,10 +87,10 @@ def _guided_result(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
     """From what libFuzzer writes to stderr."""
 
     def number(pattern: str) -> int:
-        return max((int(text) for text in re.findall(pattern, done.stderr)), default=0)
+        return max((int(text) for text in re.findall(pattern, _said(done))), default=0)
 
     executions = number(r"number_of_executed_units: *(\d+)") or number(r"^#(\d+)")
-    hangs = len(re.findall(r"^(?:\w+\.)*Hang\b", done.stderr, re.MULTILINE))
+    hangs = len(re.findall(r"^(?:\w+\.)*Hang\b", _said(done), re.MULTILINE))
     peak = number(r"peak_rss_mb: *(\d+)")
     crashes = [] if done.returncode == 0 or hangs else [_end_of(done)]
     return {
@@ -95,11 +101,16 @@ def _guided_result(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
     }
 
 
+def _said(done: "subprocess.CompletedProcess[str]") -> str:
+    """libFuzzer writes to stderr, atheris to stdout."""
+    return f"{done.stdout}\n{done.stderr}"
+
+
 def _end_of(done: "subprocess.CompletedProcess[str]") -> str:
     """The exception and the file that libFuzzer kept, or the last lines of a process that ended in another way."""
     wanted = r"^(?:(?:[\w.]*(?:Error|Exception|Forbidden|Interrupt)\b|.*Test unit written to|  File \").*)$"
-    named = re.findall(wanted, done.stderr, re.MULTILINE)
-    return f"exit code {done.returncode}: " + " | ".join(named[-3:] or done.stderr.splitlines()[-3:])
+    named = re.findall(wanted, _said(done), re.MULTILINE)
+    return f"exit code {done.returncode}: " + " | ".join(named[-3:] or _said(done).splitlines()[-3:])
 
 
 def main() -> None:

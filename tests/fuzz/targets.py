@@ -11,6 +11,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,8 @@ def _file(folder: Path, name: str, data: bytes) -> Path:
 
 def checkpoint(data: bytes, folder: Path) -> None:
     path = _file(folder, "checkpoint.safetensors", data)
-    try:
+    with suppress(RewindError):  # a state without notes is one
         TrainState.notes(path)
-    except RewindError:
-        pass  # a state without notes is one
     TrainState.load(path)
 
 
@@ -232,15 +231,17 @@ def condition(data: bytes, folder: Path) -> None:
             one.holds(value)
 
 
+ROW = """
+run_id=a1 model=resnet8 dataset=digits iterations=100 scale=0.1 structure=unstructured scope=global
+criterion=magnitude channel_norm=keep pruned_at= schedule=one_shot step= level=1 method=finetune label=finetune
+group=g seed=0 sparsity_asked=0.8 sparsity=0.8 compression=5 test_accuracy=0.9 test_accuracy_best=0.9
+dense_run_id=d1 dense_group=dg dense_accuracy=0.9 dense_accuracy_best=0.9 device=cpu data_digest=ab
+iterations_per_second=10 ended=2026-01-01T00:00:00Z
+"""
+
+
 def _row(**changes: str) -> bytes:
-    row = {
-        **dict(run_id="a1", model="resnet8", dataset="digits", iterations="100", scale="0.1"),
-        **dict(structure="unstructured", scope="global", criterion="magnitude", channel_norm="keep", pruned_at=""),
-        **dict(schedule="one_shot", step="", level="1", method="finetune", label="finetune", group="g", seed="0"),
-        **dict(sparsity_asked="0.8", sparsity="0.8", compression="5", test_accuracy="0.9", test_accuracy_best="0.9"),
-        **dict(dense_run_id="d1", dense_group="dg", dense_accuracy="0.9", dense_accuracy_best="0.9", device="cpu"),
-        **dict(data_digest="ab", iterations_per_second="10", ended="2026-01-01T00:00:00Z"),
-    } | changes
+    row = dict(word.split("=", 1) for word in ROW.split()) | changes
     return f"{','.join(row)}\n{','.join(row.values())}\n".encode()
 
 
@@ -335,7 +336,7 @@ def _dense_text() -> str:
 
 def _run(**changes: Any) -> bytes:
     tags = {"rewindctl.kind": "dense", "rewindctl.schema": "1", "rewindctl.spec": _dense_text()}
-    said = dict(run_id="ab" * 16, name="dense s0", status="FINISHED", started=10**12, ended=10**12 + 5)
+    said = {"run_id": "ab" * 16, "name": "dense s0", "status": "FINISHED", "started": 10**12, "ended": 10**12 + 5}
     return _json({**said, "tags": tags, "params": {"seed": "0"}, "metrics": {"test_accuracy": 0.5}} | changes)
 
 
@@ -346,7 +347,9 @@ CIFAR_PICKLE = (
     b"\x89U\x0c\x00\x01\x02\x03\x04\x05\x06\x07\x08\xfd\xfe\xfftbu."
 )
 
-NAME = '=HYPERLINK("http://x")<script>alert(1)</script>](javascript:x)\x1b]0;x\x07\x1b[2J\x9b31m\u202e$\\frac{$`|\r\n[red]'
+NAME = (
+    '=HYPERLINK("http://x")<script>alert(1)</script>](javascript:x)\x1b]0;x\x07\x1b[2J\x9b31m\u202e$\\frac{$`|\r\n[red]'
+)
 LONG = "9" * 5_000
 AT_1 = '{"iteration":1,"data_position":1}'
 TENSOR = {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}
@@ -421,7 +424,9 @@ READERS: dict[str, Reader] = {
             _picture("TIFF"),
         ),
     ),
-    "data-record": Reader(data_record, (b'{"digest": "ab", "source": "x"}',), (b"[" * 50_000, b"null", b'{"digest": [1]}')),
+    "data-record": Reader(
+        data_record, (b'{"digest": "ab", "source": "x"}',), (b"[" * 50_000, b"null", b'{"digest": [1]}')
+    ),
     "cifar": Reader(
         cifar,
         (CIFAR_PICKLE, pickle.dumps({"a": ["b"]}, 2)),
@@ -434,7 +439,10 @@ READERS: dict[str, Reader] = {
     ),
     "study": Reader(
         study,
-        (study_text("fig1").encode(), b"schema: 1\nname: x\ntitle: y\npanels:\n  - {model: resnet8, dataset: digits}\n"),
+        (
+            study_text("fig1").encode(),
+            b"schema: 1\nname: x\ntitle: y\npanels:\n  - {model: resnet8, dataset: digits}\n",
+        ),
         (
             b"a: &a [x,x,x,x,x,x,x,x,x]\n"
             + b"".join(b"%c: &%c [*%c,*%c,*%c,*%c,*%c,*%c,*%c]\n" % (i + 1, i + 1, *([i] * 7)) for i in range(97, 110)),
@@ -494,7 +502,9 @@ READERS: dict[str, Reader] = {
         bundle_index,
         (
             _json({"format": "rewindctl-bundle", "version": 1, "part_bytes": None, "files": [], "runs": []}),
-            _json({"files": [{"sha256": "ab" * 32, "size": 1}], "runs": [{"run_id": "ab" * 16, "spec": _dense_text()}]}),
+            _json(
+                {"files": [{"sha256": "ab" * 32, "size": 1}], "runs": [{"run_id": "ab" * 16, "spec": _dense_text()}]}
+            ),
         ),
         (b"[" * 50_000, b'{"version": ' + b"9" * 5_000 + b"}", b'{"files": [{"sha256": "..", "size": -1}]}'),
     ),

@@ -17,6 +17,7 @@ from typing import Any
 
 ROOM = 3 << 30  # bytes of address space beyond those of the libraries: the machine survives what is found
 MOST_KEPT = 2_000
+SLOWED = 30  # seconds of patience: code that atheris follows runs many times slower
 
 
 def main() -> None:
@@ -107,7 +108,7 @@ def _guided(name: str, seconds: float, seed: int, folder: Path) -> None:
     print(f"baseline_mb: {_warm(reader.target, list(reader.valid[:1]), work) >> 20}", file=sys.stderr, flush=True)
     options = [f"-max_total_time={max(1, int(seconds))}", f"-seed={seed + 1}", "-handle_alrm=0", "-rss_limit_mb=8192"]
     options += ["-print_final_stats=1", "-max_len=20000", f"-artifact_prefix={folder}/", str(corpus)]
-    atheris.Setup(["fuzz", *options], lambda data: watch.read(reader.target, data, work) and None)
+    atheris.Setup(["fuzz", *options], lambda data: watch.read(reader.target, data, work, SLOWED) and None)
     atheris.Fuzz()
 
 
