@@ -12,6 +12,7 @@ from rewindctl.errors import UnknownNameError, UsageError
 from rewindctl.plugins import load_plugins, loading
 
 T = TypeVar("T")
+LONGEST_LIST = 500  # characters of known names in a hint
 
 
 class Catalog(Generic[T]):
@@ -94,8 +95,19 @@ def unknown(
     near = difflib.get_close_matches(name, names, n=1)
     return UnknownNameError(
         f"{problem} {name!r:.200}" + (f": did you mean {near[0]!r}?" if near else ""),
-        f"known: {', '.join([*names, *labels])}" + (f"; {others}" if others else ""),
+        f"known: {_listed([*names, *labels])}" + (f"; {others}" if others else ""),
     )
+
+
+def _listed(names: list[str]) -> str:
+    """As many of the names as a line has room for."""
+    room, shown = LONGEST_LIST, []
+    for name in names:
+        room -= len(name) + 2
+        if room < 0:
+            return f"{', '.join(shown)} and {len(names) - len(shown)} more"
+        shown.append(name)
+    return ", ".join(shown)
 
 
 def is_plain(name: str) -> bool:

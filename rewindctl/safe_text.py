@@ -25,6 +25,11 @@ def markdown(text: str) -> str:
     return re.sub(r"&(?=#?\w+;)", "&amp;", escaped).replace("<", "&lt;")
 
 
+def drawn(text: str) -> str:
+    """Text for a figure, its lines kept: matplotlib takes what stands between two dollars for a formula."""
+    return "\n".join(map(one_line, text.split("\n"))).replace("$", r"\$")
+
+
 def plain(text: str) -> str:
     """Lines without control characters, but for tabs; nothing turns the direction of the writing."""
     return "\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n"))

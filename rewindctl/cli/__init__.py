@@ -1,6 +1,8 @@
 """The command line: one file per command; nothing here imports torch, mlflow or pandas before a command runs."""
 
+import difflib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -33,6 +35,7 @@ from rewindctl.console import Console
 from rewindctl.errors import RewindError
 
 INTERRUPTED = 130
+LONGEST_REASON = 1_000
 
 app = typer.Typer(
     name="rewindctl",
@@ -115,7 +118,11 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             console.traceback(traceback.format_exc())
-        console.error(RewindError(f"{type(error).__name__}: {error}", "this is a defect; --debug shows where"))
+        console.error(
+            RewindError(
+                f"{type(error).__name__}: {str(error)[:LONGEST_REASON]}", "this is a defect; --debug shows where"
+            )
+        )
         return 1
 
 
@@ -129,6 +136,9 @@ def _wrong_usage(error: Any, console: Console) -> int:
     if hasattr(error.__cause__, "errors"):  # pydantic's, which newer Typers leave the value out of
         value = error.__cause__.errors()[0]["input"]
         message = message.replace("Invalid value for", f"Invalid value {value!r} for", 1)
+    if match := re.search(r"'([^']*)' is not one of (.*)", message):
+        near = difflib.get_close_matches(match[1], re.findall(r"'(.*?)'", match[2]), n=1)
+        message = message.replace("Value error, ", "") + (f" Did you mean {near[0]!r}?" if near else "")
     console.error(RewindError(message, f"see: {context.command_path if context else 'rewindctl'} --help"))
     return 2
 

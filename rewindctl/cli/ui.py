@@ -32,8 +32,9 @@ def ui(
 
     from rewindctl.errors import RegistryError
     from rewindctl.registry import front, views
-    from rewindctl.registry.store import ANY_ADDRESS, UI_STORE, is_loopback, ui_command
+    from rewindctl.registry.store import ANY_ADDRESS, UI_STORE, check_hosts, is_loopback, ui_command
 
+    check_hosts(host, allowed_hosts)  # before a store is opened
     registry = session.registry()
     registry.describe()
     start = views.link(registry.experiment_id)
@@ -52,9 +53,7 @@ def ui(
             process.terminate()  # MLflow passes it on to its workers, which a killed MLflow would leave behind
             raise
     if failed:
-        raise RegistryError(
-            f"the MLflow UI did not start on {host}, port {port}", "is the port taken? give another --port"
-        )
+        raise RegistryError(f"the MLflow UI did not start on {host}:{port}", "is the port taken? give another --port")
 
 
 def register(app: typer.Typer) -> None:

@@ -118,6 +118,13 @@ class Study(_Part):
     figures: tuple[Name, ...] = ("curves",)
     panels: Annotated[tuple[Panel, ...], Field(max_length=1_000)]
 
+    @field_validator("title", "source")
+    @classmethod
+    def _one_line(cls, text: str) -> str:
+        if not text.isprintable():
+            raise ValueError("one line of printable text is needed")
+        return text
+
 
 @cache
 def shipped() -> dict[str, Study]:

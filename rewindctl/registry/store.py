@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from rewindctl.errors import RegistryError, RewindError
+from rewindctl.errors import RegistryError, RewindError, UsageError
 from rewindctl.registry import front
 from rewindctl.safe_text import redacted, remember, scrubbed, user_info
 
@@ -24,6 +24,8 @@ PING_SECONDS = 5
 ODD_SIGNS = re.compile(r"[/?#@\[\]\s]")  # in a user name or password: where the host begins is then anyone's guess
 DEFAULT_STORE = "mlflow.db"
 LOOPBACK, ANY_ADDRESS = "127.0.0.1", ("0.0.0.0", "::", "[::]")
+NAME = r"[A-Za-z0-9*\[:][A-Za-z0-9.:*\[\]-]*"
+HOST, HOSTS = re.compile(NAME), re.compile(f"{NAME}(,{NAME})*")
 UI_STORE = "MLFLOW_BACKEND_STORE_URI"  # not on the command line, where everyone on the machine could read a password
 
 
@@ -184,8 +186,9 @@ def ui_command(
     Only browsers that ask for this machine by a name of its own are answered: a page from elsewhere cannot reach the
     loopback address under a name that its author points there. MLflow's own list has `10.*`, names too.
 
-    Raises: RegistryError for a tracking server, which has its UI at its own address.
+    Raises: RegistryError for a tracking server, which has its UI at its own address; UsageError.
     """
+    check_hosts(host, allowed_hosts)
     if is_server(uri):
         raise RegistryError(
             f"{redacted(uri)} is a tracking server",
@@ -199,6 +202,14 @@ def ui_command(
         *(["--app-name", front.APP] if front.installed() else []),
         *("--workers", "1"),  # for one person; each one more takes seconds to start and hundreds of MB
     ]
+
+
+def check_hosts(host: str, allowed_hosts: str | None) -> None:
+    """Raises: UsageError for what is no address, or no list of names."""
+    if not HOST.fullmatch(host):
+        raise UsageError(f"--host {host!r:.100} is no address", "give a name or an IP address, as 127.0.0.1")
+    if allowed_hosts is not None and not HOSTS.fullmatch(allowed_hosts):
+        raise UsageError(f"--allowed-hosts {allowed_hosts!r:.100} is no list of names", "write lab.example.org:5000")
 
 
 def is_loopback(host: str) -> bool:

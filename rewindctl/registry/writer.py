@@ -16,6 +16,7 @@ from rewindctl.registry import ownership
 from rewindctl.registry.inputs import DataInput, log_inputs, log_network
 from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, TICKET, RunRecord
 from rewindctl.registry.store import Client
+from rewindctl.safe_text import scrubbed
 
 METRICS_PER_BATCH = 1_000  # MLflow's limit
 MANIFEST_FILE = "manifest.json"
@@ -149,7 +150,7 @@ class RunWriter:
         self._heartbeat.stop(ownership.GIVE_UP_SECONDS)
         try:
             if self._open and self._heartbeat.check():
-                self.tag({ERROR: " ".join(reason.split())[:500]})
+                self.tag({ERROR: " ".join(scrubbed(reason).split())[:500]})
                 self._client.set_terminated(self.run_id, "KILLED" if killed else "FAILED")
                 if isinstance(error, UsageError):
                     self._client.delete_run(self.run_id)

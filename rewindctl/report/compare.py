@@ -1,5 +1,6 @@
 """The comparison as a whole: runs to cells to tables and figures, and to files."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +11,7 @@ import pandas as pd
 from rewindctl.catalog import unknown
 from rewindctl.datasets.facts import facts_of
 from rewindctl.errors import RewindError, UsageError
+from rewindctl.paper.plan import check_scale
 from rewindctl.paper.study import load_study, shipped
 from rewindctl.registry import Registry
 from rewindctl.report.cells import SETTINGS, summarise
@@ -64,8 +66,11 @@ class Wanted:
     def check(self) -> None:
         """Refuse unknown names before a store is opened. Raises: UsageError."""
         formats[self.format]
+        if not math.isfinite(self.margin):
+            raise UsageError(f"--margin {self.margin} is no number of points", "give a number such as 0.1")
         if self.claims and self.table is not None:
             raise UsageError(f"both --claims and --table {self.table} are given", "give one of the two")
+        check_scale(self.scale)
         names = self.names()
         for name in names:
             load_study(name)

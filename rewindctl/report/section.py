@@ -11,6 +11,7 @@ import pandas as pd
 from rewindctl.errors import UsageError
 from rewindctl.files import replacing
 from rewindctl.report.formats import SUFFIXES, Table, formats, records, safe_cells
+from rewindctl.safe_text import one_line
 
 DPI = 220
 
@@ -37,7 +38,7 @@ class Drawing:
         with matplotlib.rc_context({"svg.hashsalt": "rewindctl", "svg.fonttype": "path"}):
             figure = self.draw(self.cells, self.delta)
             metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
-            figure.savefig(path, dpi=DPI, metadata=metadata | {"Title": self.title})
+            figure.savefig(path, dpi=DPI, metadata=metadata | {"Title": one_line(self.title)})
 
 
 @dataclass(frozen=True)
