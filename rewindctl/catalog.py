@@ -101,7 +101,8 @@ def unknown(
 
 def _listed(names: list[str]) -> str:
     """As many of the names as a line has room for."""
-    room, shown = LONGEST_LIST, []
+    room = LONGEST_LIST
+    shown: list[str] = []
     for name in names:
         room -= len(name) + 2
         if room < 0:

@@ -79,7 +79,7 @@ class _Loader(yaml.SafeLoader):
         """The scanner looks a thousand signs ahead of the composer, at each of them at every level."""
         if self.flow_level > DEEPEST + 2:
             raise _TooDeepError(self.line + 1)
-        super().fetch_flow_collection_start(token)  # type: ignore[no-untyped-call]
+        super().fetch_flow_collection_start(token)
 
 
 class _Reader:
