@@ -32,7 +32,7 @@ def ui(
 
     from rewindctl.errors import RegistryError
     from rewindctl.registry import front, views
-    from rewindctl.registry.store import ANY_ADDRESS, UI_STORE, check_hosts, is_loopback, ui_command
+    from rewindctl.registry.store import ANY_ADDRESS, UI_STORE, check_hosts, is_loopback, require_free, ui_command
 
     check_hosts(host, allowed_hosts)  # before a store is opened
     registry = session.registry()
@@ -42,6 +42,7 @@ def ui(
     address = f"http://{'127.0.0.1' if host in ANY_ADDRESS else host}:{port}"
     if not is_loopback(host):
         session.console.say(OPEN_TO_ALL.format(host=host, port=port))
+    require_free(host, port)
     session.console.say(f"{address if front.installed() else f'{address}/{start}'}  (Ctrl-C ends it)")
     # MLflow's job runners, eight processes for what no run of ours has, stay away unless asked for.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import os
 import re
+import socket
 import sqlite3
 import sys
 import urllib.error
@@ -210,6 +211,19 @@ def check_hosts(host: str, allowed_hosts: str | None) -> None:
         raise UsageError(f"--host {host!r:.100} is no address", "give a name or an IP address, as 127.0.0.1")
     if allowed_hosts is not None and not HOSTS.fullmatch(allowed_hosts):
         raise UsageError(f"--allowed-hosts {allowed_hosts!r:.100} is no list of names", "write lab.example.org:5000")
+
+
+def require_free(host: str, port: int) -> None:
+    """Raises: RegistryError when nothing can listen there: MLflow would end without an exit code that says so."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host.strip("[]"), port))
+    except OSError as error:
+        raise RegistryError(
+            f"the MLflow UI cannot listen at {host}:{port}: {error.strerror or error}",
+            "is the port taken? give another --port",
+        ) from None
 
 
 def is_loopback(host: str) -> bool:
