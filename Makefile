@@ -4,7 +4,10 @@ BIN := $(VENV)/bin
 # Two processes of one thread each: two threads each would stand in each other's way on two cores.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-slow test-ray test-projects test-postgres test-browser lint types bench clean
+SECONDS ?= 600
+SEED ?= 0
+
+.PHONY: demo test test-slow test-ray test-projects test-postgres test-browser fuzz lint types bench clean
 
 demo: $(VENV)/.installed ## install, then the whole chain on the embedded digits, then the comparison
 	$(BIN)/rewindctl demo
@@ -31,6 +34,9 @@ test-browser: $(VENV)/.dev ## the MLflow UI in a real browser
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || \
 		{ echo "chromium and chromedriver are needed: apt-get install chromium chromium-driver" >&2; exit 1; }
 	$(BIN)/python -m pytest -m browser
+
+fuzz: $(VENV)/.dev ## every reader of files of others, coverage-guided; SECONDS for all of them together, SEED
+	PYTHONPATH=tests $(BIN)/python -m fuzz.section $(SECONDS) $(SEED)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

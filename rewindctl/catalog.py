@@ -5,13 +5,14 @@ Other packages fill them too, once a name is not found here or all names are ask
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from rewindctl.errors import UnknownNameError, UsageError
 from rewindctl.plugins import load_plugins, loading, note
 
 T = TypeVar("T")
+LONGEST_LIST = 500  # characters of known names in a hint
 
 
 class Catalog(Generic[T]):
@@ -60,13 +61,9 @@ class Catalog(Generic[T]):
         for _, pattern, make in self._families:
             if match := pattern.fullmatch(name):
                 return make(match)
-        near = difflib.get_close_matches(name, self._entries, n=1)
-        raise UnknownNameError(
-            f"unknown {self.kind} {name!r}"
-            + (f": did you mean {near[0]!r}?" if near else "")
-            + "".join(f"; {failure.message}" for failure in failures),
-            "; ".join([*(failure.hint for failure in failures), f"known: {', '.join(self.names())}"]),
-        )
+        error = unknown(f"unknown {self.kind}", name, sorted(self._entries), self._labels())
+        message = "; ".join([error.message, *(failure.message for failure in failures)])
+        raise UnknownNameError(message, "; ".join([*(failure.hint for failure in failures), error.hint]))
 
     def __contains__(self, name: str) -> bool:
         if not self._known(name):
@@ -80,13 +77,48 @@ class Catalog(Generic[T]):
     def names(self) -> tuple[str, ...]:
         """Registered names, then the labels of the families, for messages and help."""
         load_plugins()
-        return (*sorted(self._entries), *(label for label, _, _ in self._families))
+        return (*sorted(self._entries), *self._labels())
+
+    def _labels(self) -> tuple[str, ...]:
+        return tuple(label for label, _, _ in self._families)
 
     def _known(self, name: str) -> bool:
         return name in self._entries or any(pattern.fullmatch(name) for _, pattern, _ in self._families)
 
 
+def unknown(
+    problem: str, name: str, known: Iterable[str], labels: Iterable[str] = (), others: str = ""
+) -> UnknownNameError:
+    """The error for a name that is none of the `known`: the nearest of them as a suggestion, and all of them.
+
+    `labels` stand for the names of families, `others` says what else may be given.
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return UnknownNameError(
+        f"{problem} {name!r:.200}" + (f": did you mean {near[0]!r}?" if near else ""),
+        f"known: {_listed([*names, *labels])}" + (f"; {others}" if others else ""),
+    )
+
+
+def _listed(names: list[str]) -> str:
+    """As many of the names as a line has room for."""
+    room = LONGEST_LIST
+    shown: list[str] = []
+    for name in names:
+        room -= len(name) + 2
+        if room < 0:
+            return f"{', '.join(shown)} and {len(names) - len(shown)} more"
+        shown.append(name)
+    return ", ".join(shown)
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name will do in files, tags, filters and the names of registered models."""
+    return bool(re.fullmatch(r"[-_]*[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name))
+
+
 def require_plain(kind: str, name: str) -> None:
     """Raises: UsageError when a name would not do in files, tags, filters and the names of registered models."""
-    if not re.fullmatch(r"[-_]*[A-Za-z0-9][A-Za-z0-9_-]*", name):
+    if not is_plain(name):
         raise UsageError(f"{name!r} cannot name a {kind}", "use letters, digits, - and _")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from rewindctl.catalog import unknown
 from rewindctl.errors import UsageError
 
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -59,7 +60,7 @@ def parse_conditions(text: str, option: str, known: Collection[str] | None = Non
 def require_known(condition: Condition, option: str, known: Collection[str]) -> None:
     """Raises: UsageError when the condition is on a column that is not known."""
     if condition.name not in known:
-        raise UsageError(f"{option}: unknown column {condition.name!r}", f"known: {', '.join(sorted(known))}")
+        raise unknown(f"{option}: unknown column", condition.name, sorted(known))
 
 
 def _number(text: str) -> float | None:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewindctl.errors import RewindError
+from rewindctl.safe_text import fitting, one_line, plain, plain_or_bold, scrubbed
 
 REFRESH_SECONDS = 0.1
 LOG_SECONDS = 60.0  # between two lines of progress where there is no terminal to draw a bar on
 BOARD_SECONDS = 300.0  # between two lines of many stages, when none of them ends
+LONGEST_LINE = 4_000  # of an error: a value in it may be of any length
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,18 @@ class Look:
 
 
 class Console:
-    """Where a command speaks. `quiet` keeps progress and remarks back, never errors."""
+    """Where a command speaks. `quiet` keeps progress and remarks back, never errors.
+
+    What steers a terminal is taken out at this door: names, tags and answers may have been written by anyone.
+    """
 
     def __init__(self, *, quiet: bool = False, debug: bool = False) -> None:
         self.quiet, self.debug = quiet, debug
 
     def data(self, text: str) -> None:
         """A line of result, to stdout."""
-        sys.stdout.write(text + "\n")
+        shown = plain_or_bold(text) if sys.stdout.isatty() else plain(text)
+        sys.stdout.write(fitting(shown, getattr(sys.stdout, "encoding", None)) + "\n")
         sys.stdout.flush()
 
     def json(self, value: Any) -> None:
@@ -55,15 +61,17 @@ class Console:
     def say(self, text: str) -> None:
         """A remark, to stderr."""
         if not self.quiet:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            _to_stderr(plain(text))
 
     def error(self, error: RewindError) -> None:
         """One line that names the value, one that says what to do."""
-        sys.stderr.write(f"error: {' '.join(error.message.split())}\n")
-        if error.hint:
-            sys.stderr.write(f"hint: {' '.join(error.hint.split())}\n")
-        sys.stderr.flush()
+        lines = {"error": scrubbed(error.message), "hint": error.hint}
+        shown = {key: " ".join(one_line(text).split())[:LONGEST_LINE] for key, text in lines.items()}
+        _to_stderr("\n".join(f"{key}: {text}" for key, text in shown.items() if text or key == "error"))
+
+    def traceback(self, text: str) -> None:
+        """A traceback, for --debug; what others wrote into it may hold the address of a store with its password."""
+        _to_stderr(plain(scrubbed(text)).rstrip())
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -92,7 +100,7 @@ class Console:
             self.say(f"{title}: {total:,} iterations in {seconds:.1f} s ({total / max(seconds, 1e-9):.1f} it/s)")
             return
         with _bar() as bar:
-            task = bar.add_task(title, total=total, speed="")
+            task = bar.add_task(one_line(title), total=total, speed="")
             shown = 0.0
 
             def update(done: int) -> None:
@@ -157,7 +165,12 @@ class _LiveBoard(Board):
         self.bar.update(self.task, completed=done, state=f"{running} running, {speed:.1f} it/s{time_left}")
 
     def line(self, text: str) -> None:
-        self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.bar.console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(fitting(text, getattr(sys.stderr, "encoding", None)) + "\n")
+    sys.stderr.flush()
 
 
 def _duration(seconds: float) -> str:

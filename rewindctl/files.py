@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and their digests."""
+"""Files that are whole or not there, their digests, and texts of bounded size."""
 
 import hashlib
 import os
@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from rewindctl.errors import UsageError
 
 
 @contextmanager
@@ -23,6 +25,22 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_text(path: Path, what: str, most: int, hint: str) -> str:
+    """A UTF-8 text of at most `most` bytes from anywhere, a device without end too. Raises: UsageError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise UsageError(f"{what} is too large", f"at most {most:,} bytes are read")
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{what} cannot be read: {error.strerror or error}", hint) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{what} is not UTF-8 text", hint) from None
+    except ValueError as error:  # a path with a zero byte
+        raise UsageError(f"{what} cannot be read: {error}", hint) from None
 
 
 def sha256(path: Path) -> str:

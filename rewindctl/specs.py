@@ -23,8 +23,9 @@ Scope = Literal["global", "layerwise"]
 ChannelNorm = Literal["keep", "remove"]
 Pruner = Literal["halving", "wilcoxon", "none"]
 
-Positive = Annotated[int, Field(gt=0)]
-Iteration = Annotated[int, Field(ge=0)]
+MOST_ITERATIONS: Final = 10**12  # more than anyone trains; numbers without end overflow what is computed of them
+Positive = Annotated[int, Field(gt=0, le=MOST_ITERATIONS)]
+Iteration = Annotated[int, Field(ge=0, le=MOST_ITERATIONS)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 T = TypeVar("T")

@@ -1,5 +1,6 @@
 """The command line: one file per command; nothing here imports torch, mlflow or pandas before a command runs."""
 
+import difflib
 import os
 import re
 import shlex
@@ -47,6 +48,7 @@ PANELS = {
     "Keep them": ("verify", "registry", "recover", "remove", "gc"),
     "Set up": ("init", "doctor", "data"),
 }
+LONGEST_REASON = 1_000
 
 app = typer.Typer(
     name="rewindctl",
@@ -116,12 +118,12 @@ def run(arguments: list[str] | None = None) -> int:
         return code
     except RewindError as error:
         if debug:
-            traceback.print_exc()
+            console.traceback(traceback.format_exc())
         console.error(error)
         return error.exit_code
     except ClickException as error:
         if debug:
-            traceback.print_exc()
+            console.traceback(traceback.format_exc())
         return _wrong_usage(error, console)
     except (StoppedError, KeyboardInterrupt, typer.Abort) as stop:
         kept = str(stop) or "nothing was begun"
@@ -132,8 +134,12 @@ def run(arguments: list[str] | None = None) -> int:
         return 1
     except Exception as error:
         if debug:
-            traceback.print_exc()
-        console.error(RewindError(f"{type(error).__name__}: {error}", "this is a defect; --debug shows where"))
+            console.traceback(traceback.format_exc())
+        console.error(
+            RewindError(
+                f"{type(error).__name__}: {str(error)[:LONGEST_REASON]}", "this is a defect; --debug shows where"
+            )
+        )
         return 1
 
 
@@ -152,6 +158,9 @@ def _wrong_usage(error: Any, console: Console) -> int:
     if hasattr(error.__cause__, "errors"):  # pydantic's, which newer Typers leave the value out of
         value = error.__cause__.errors()[0]["input"]
         message = message.replace("Invalid value for", f"Invalid value {value!r} for", 1)
+    if match := re.search(r"'([^']*)' is not one of (.*)", message):
+        near = difflib.get_close_matches(match[1], re.findall(r"'(.*?)'", match[2]), n=1)
+        message = message.replace("Value error, ", "") + (f" Did you mean {near[0]!r}?" if near else "")
     console.error(RewindError(message, f"see: {context.command_path if context else 'rewindctl'} --help"))
     return 2
 

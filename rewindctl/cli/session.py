@@ -12,6 +12,7 @@ import typer
 
 from rewindctl.cli import complete
 from rewindctl.console import Console
+from rewindctl.safe_text import finite
 
 if TYPE_CHECKING:
     from rewindctl.datasets.facts import DataFacts
@@ -96,7 +97,7 @@ def run_json(run: "RunRecord") -> dict[str, Any]:
         "fingerprint": run.fingerprint,
         "parent_run_id": run.parent_id,
         "dense_run_id": run.dense_run_id,
-        "metrics": run.metrics,
+        "metrics": {key: finite(value) for key, value in run.metrics.items()},
         "params": run.params,
     }
 

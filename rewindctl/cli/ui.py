@@ -6,13 +6,24 @@ import typer
 
 from rewindctl.cli.session import Session, command
 
+OPEN_TO_ALL = """\
+warning: whoever reaches {host}:{port} can read, change and delete every run: it asks for no password
+hint: for passwords run MLflow's own server, mlflow server --app-name basic-auth (pip install 'mlflow[auth]'), or \
+put a reverse proxy before this one"""
+
 
 @command(kept="the UI is closed, the store is as it was")
 def ui(
     session: Session,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine's loopback address.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen at; others than the loopback have no password.")] = (
+        "127.0.0.1"
+    ),
+    allowed_hosts: Annotated[
+        str | None, typer.Option(help="More names that browsers may ask for this machine by, as lab.example.org:5000.")
+    ] = None,
 ) -> None:
-    """Open the MLflow UI on the store; for a tracking server, say its address.
+    """Open the MLflow UI on the store, for this machine alone; for a tracking server, say its address.
 
     Examples:
         rewindctl ui
@@ -23,17 +34,21 @@ def ui(
 
     from rewindctl.errors import RegistryError
     from rewindctl.registry import front, views
-    from rewindctl.registry.store import ui_command
+    from rewindctl.registry.store import ANY_ADDRESS, UI_STORE, check_hosts, is_loopback, require_free, ui_command
 
+    check_hosts(host, allowed_hosts)  # before a store is opened
     registry = session.registry()
     registry.describe()
     start = views.link(registry.experiment_id)
-    line = ui_command(registry.uri, port, start)
-    address = f"http://127.0.0.1:{port}"
+    line = ui_command(registry.uri, port, start, host, allowed_hosts)
+    address = f"http://{'127.0.0.1' if host in ANY_ADDRESS else host}:{port}"
+    if not is_loopback(host):
+        session.console.say(OPEN_TO_ALL.format(host=host, port=port))
+    require_free(host, port)
     session.console.say(f"{address if front.installed() else f'{address}/{start}'}  (Ctrl-C ends it)")
     # MLflow's job runners, eight processes for what no run of ours has, stay away unless asked for.
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ, front.START: start}
-    environment["MLFLOW_BACKEND_STORE_URI"] = registry.uri
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    environment |= {front.START: start, UI_STORE: registry.uri}
     with subprocess.Popen(line, env=environment) as process:
         try:
             failed = process.wait() != 0
@@ -41,7 +56,7 @@ def ui(
             process.terminate()  # MLflow passes it on to its workers, which a killed MLflow would leave behind
             raise
     if failed:
-        raise RegistryError(f"the MLflow UI did not start on port {port}", "is the port taken? give another --port")
+        raise RegistryError(f"the MLflow UI did not start on {host}:{port}", "is the port taken? give another --port")
 
 
 def register(app: typer.Typer) -> None:

@@ -5,12 +5,13 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from rewindctl.datasets.cifar_files import read_files
 from rewindctl.datasets.dataset import Dataset, datasets
-from rewindctl.datasets.files import find_npz, missing, places, read_npz, write_npz
+from rewindctl.datasets.files import find_npz, missing, places, write_npz
+from rewindctl.datasets.npz import read_npz
 from rewindctl.errors import DataError, UsageError
 
 
@@ -86,24 +87,22 @@ def _load(name: str, data_dir: Path | None) -> Dataset:
 
 
 def _read_torchvision(name: str, root: Path, *, download: bool) -> Dataset:
-    """torchvision checks the MD5 of each of its pickled files before it reads them."""
+    """torchvision knows where the files are and their MD5; it would unpickle whatever they name."""
     import torchvision.datasets
+    from torchvision.datasets.utils import download_and_extract_archive
 
     source = getattr(torchvision.datasets, _SETS[name].torchvision_name)
-    # torchvision prints to stdout, where only our data belongs.
-    with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
-        try:
-            parts = {part: source(root, train=part == "train", download=download) for part in ("train", "test")}
-        except RuntimeError as error:
-            if download:
-                raise
-            raise DataError(
-                f"{root / _SETS[name].folder} is incomplete or altered: {str(error).splitlines()[0]}",
-                f"remove it and run: rewindctl data fetch {name}",
-            ) from None
-    arrays: dict[str, Any] = {"class_names": np.array(parts["train"].classes)}
-    for part, data in parts.items():
-        arrays |= {f"x_{part}": data.data, f"y_{part}": np.array(data.targets)}
+    if download:
+        # torchvision prints to stdout, where only our data belongs.
+        with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
+            download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
+    try:
+        arrays = read_files(root / _SETS[name].folder, source)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise DataError(
+            f"{root / _SETS[name].folder} is incomplete or altered: {str(error)[:200]}",
+            f"remove it and run: rewindctl data fetch {name}",
+        ) from None
     return verified(name, Dataset.from_arrays(name, arrays, str(root)), root)
 
 

@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from rewindctl.catalog import require_plain
+from rewindctl.catalog import is_plain, require_plain
 from rewindctl.datasets.dataset import Dataset, Images, datasets
+from rewindctl.datasets.npz import check_amount, read_npz
 from rewindctl.errors import DataError, UnknownNameError, UsageError
-from rewindctl.files import replacing
+from rewindctl.files import read_text, replacing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+# Whatever its ending, a file is of one of these: Pillow reads 40 others, one of them by running Ghostscript.
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+MOST_PIXELS = 1 << 24  # of an image
+LARGEST_RECORD = 100_000
 
 
 def places(data_dir: Path | None) -> list[Path]:
@@ -26,7 +31,7 @@ def places(data_dir: Path | None) -> list[Path]:
 def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     """A data set by name, built in or imported. Raises: UnknownNameError, DataError."""
     if name not in datasets:
-        for place in places(data_dir):
+        for place in places(data_dir) if is_plain(name) else ():
             if _record(place, name).is_file():
                 return _read_imported(place, name)
         if others := ", ".join(imported(data_dir)):
@@ -49,15 +54,6 @@ def missing(name: str, looked_at: Iterable[Path]) -> DataError:
         f"data set {name!r} was not found; looked for {listed}",
         f"run: rewindctl data fetch {name}  (or: rewindctl data import {name} FILE.npz)",
     )
-
-
-def read_npz(path: Path) -> dict[str, Any]:
-    """The arrays of an archive, nothing unpickled. Raises: DataError when it is truncated or altered."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except Exception as error:  # a flipped bit makes zipfile and NumPy raise nearly anything
-        raise DataError(f"{path} is not a readable .npz archive: {error}", "get the file again") from None
 
 
 def write_npz(path: Path, dataset: Dataset) -> None:
@@ -139,6 +135,8 @@ def _read_images(paths: list[Path]) -> Any:
     images: list[Images] = []
     for path in paths:
         images.append(_read_image(path))
+        if len(images) == 1:
+            check_amount(images[0].nbytes * len(paths), f"{path.parent.parent}: {len(paths):,} images like {path.name}")
         if images[-1].shape[:2] != images[0].shape[:2]:
             raise DataError(
                 f"{path} is {images[-1].shape[:2]}, {paths[0]} is {images[0].shape[:2]} (height, width)",
@@ -153,11 +151,15 @@ def _read_image(path: Path) -> Images:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        if not path.is_file():
+            raise ValueError("it is no file")
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             mode = image.mode
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
             pixels = np.asarray(image.convert("L" if mode in ("1", "L") else "RGB"))
     except Exception as error:  # each decoder has its own errors
-        raise DataError(f"{path} is not a readable image: {error}") from None
+        raise DataError(f"{path} is not a readable image: {str(error)[:300]}") from None
     if mode.startswith(("I", "F")):
         raise DataError(f"{path} has more than 8 bits per channel (mode {mode})", "save it with 8 bits per channel")
     return pixels.reshape(*pixels.shape[:2], -1)
@@ -171,8 +173,8 @@ def _read_imported(place: Path, name: str) -> Dataset:
     path, record = place / f"{name}.npz", _record(place, name)
     hint = f"import it again: rewindctl data import {name} PATH"
     try:
-        digest = str(json.loads(record.read_text())["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
+        digest = str(json.loads(read_text(record, str(record), LARGEST_RECORD, hint))["digest"])
+    except (UsageError, ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f"{record} is not readable", hint) from None
     dataset = Dataset.from_arrays(name, read_npz(path), str(path))
     if dataset.digest != digest:

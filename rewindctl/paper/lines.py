@@ -11,6 +11,7 @@ MOST_VALUES = 100_000
 DEEPEST = 20
 LARGEST_NUMBER = 2**63
 LONGEST_REASON = 200
+LONGEST_NUMBER = 100  # characters; YAML has base 60, which takes a minute for a million digits
 CORE = "tag:yaml.org,2002:"
 TEXT = (f"{CORE}str", f"{CORE}timestamp", f"{CORE}value")  # a date is no type of ours: it stays as it is written
 PLAIN = (*TEXT, *(CORE + name for name in ("null", "bool", "int", "float")))
@@ -35,7 +36,15 @@ class Document:
 def parse_yaml(text: str, where: str) -> Document:
     """The one document of `text`. Raises: UsageError naming `where` and the line."""
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+        finally:
+            loader.dispose()
+    except _TooDeepError as error:
+        raise UsageError(
+            f"{where}, line {error.line}: too many values or levels", f"at most {DEEPEST} levels"
+        ) from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -44,6 +53,33 @@ def parse_yaml(text: str, where: str) -> Document:
     reader = _Reader(where)
     value = None if node is None else reader.read(node, ())
     return Document(value, reader.lines)
+
+
+class _TooDeepError(Exception):
+    def __init__(self, line: int) -> None:
+        super().__init__(line)
+        self.line = line
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops at the level where a document becomes too deep: PyYAML itself goes on until Python's stack is full."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        if self.depth > DEEPEST + 2:
+            raise _TooDeepError(self.peek_event().start_mark.line + 1)  # type: ignore[no-untyped-call]
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        """The scanner looks a thousand signs ahead of the composer, at each of them at every level."""
+        if self.flow_level > DEEPEST + 2:
+            raise _TooDeepError(self.line + 1)
+        super().fetch_flow_collection_start(token)
 
 
 class _Reader:
@@ -75,6 +111,8 @@ class _Reader:
 
     def _scalar(self, node: Any) -> Any:
         try:
+            if node.tag in (f"{CORE}int", f"{CORE}float") and len(node.value) > LONGEST_NUMBER:
+                raise ValueError
             value = node.value if node.tag in TEXT else self._scalars.construct_object(node)
             if isinstance(value, str):
                 value.encode()  # half a surrogate pair can be written, and printed nowhere

@@ -93,6 +93,12 @@ class Plan:
         return Plan(self.scale, self.seeds, stages, kept, self.groups)
 
 
+def check_scale(scale: float) -> None:
+    """Raises: UsageError for what is no part of a full length."""
+    if not 0 < scale <= 1:
+        raise UsageError(f"--scale {scale:g} is outside (0, 1]", "give a fraction, such as 0.01")
+
+
 def make_plan(
     studies: Iterable[Study],
     facts: Callable[[str], DataFacts],
@@ -103,8 +109,7 @@ def make_plan(
 
     Trial by trial, so that whoever stops early has whole trials. Raises: UsageError, DataError.
     """
-    if not 0 < scale <= 1:
-        raise UsageError(f"--scale {scale:g} is outside (0, 1]", "give a fraction, such as 0.01")
+    check_scale(scale)
     studies = list(studies)
     most = max((study.trials for study in studies), default=1)
     plan = Plan(scale, tuple(range(most)) if seeds is None else seeds)

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from rewindctl.catalog import Catalog
-from rewindctl.errors import UsageError
+from rewindctl.catalog import Catalog, unknown
+from rewindctl.errors import UnknownNameError, UsageError
+from rewindctl.files import read_text
 from rewindctl.models import models
 from rewindctl.paper.lines import Document, parse_yaml
 from rewindctl.pruning import criteria
@@ -21,7 +22,7 @@ from rewindctl.rewinding.methods import methods
 from rewindctl.specs import ChannelNorm, Iteration, LrClock, OptimizerState, Positive, Scope, Structure
 from rewindctl.training.recipes import recipes
 
-LARGEST_FILE = 1_000_000
+LARGEST_FILE = 100_000  # bytes: PyYAML takes seconds for more; the report's studies have 700
 NEEDED = {"model_type": "a mapping is needed", "tuple_type": "a list is needed"}
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -117,6 +118,13 @@ class Study(_Part):
     figures: tuple[Name, ...] = ("curves",)
     panels: Annotated[tuple[Panel, ...], Field(max_length=1_000)]
 
+    @field_validator("title", "source")
+    @classmethod
+    def _one_line(cls, text: str) -> str:
+        if not text.isprintable():
+            raise ValueError("one line of printable text is needed")
+        return text
+
 
 @cache
 def shipped() -> dict[str, Study]:
@@ -140,17 +148,7 @@ def load_study(reference: str) -> Study:
     path = Path(reference)
     if path.suffix not in (".yaml", ".yml") and not os.path.isfile(path):
         raise unknown_study(reference)
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)  # a device has no size, and no end
-        if len(content) > LARGEST_FILE:
-            raise UsageError(f"study {path} is too large", f"a study has at most {LARGEST_FILE:,} bytes")
-        text = content.decode("utf-8")
-    except OSError as error:
-        raise UsageError(f"study {path} cannot be read: {error.strerror}", "give a name or a YAML file") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"study {path} is not UTF-8 text", "give a YAML file") from None
-    return parse_study(text, str(path))
+    return parse_study(read_text(path, f"study {path}", LARGEST_FILE, "give a name or a YAML file"), str(path))
 
 
 def parse_study(text: str, where: str) -> Study:
@@ -162,14 +160,10 @@ def parse_study(text: str, where: str) -> Study:
         raise _wrong(document, error, where) from None
 
 
-def unknown_study(name: str) -> UsageError:
-    import difflib
-
-    near = difflib.get_close_matches(name, shipped(), n=1)
-    return UsageError(
-        f"unknown study {name!r}" + (f": did you mean {near[0]!r}?" if near else ""),
-        f"known: all, {', '.join(shipped())}; or a YAML file (rewindctl reproduce --show fig1 prints one)",
-    )
+def unknown_study(name: str) -> UnknownNameError:
+    """The error for a name that is neither a study's nor a file's."""
+    others = "or a YAML file (rewindctl reproduce --show fig1 prints one)"
+    return unknown("unknown study", name, ("all", *shipped()), others=others)
 
 
 def _wrong(document: Document, error: ValidationError, where: str) -> UsageError:

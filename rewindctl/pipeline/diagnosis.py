@@ -11,8 +11,9 @@ import torch
 from rewindctl.datasets.files import places
 from rewindctl.datasets.inventory import inventory
 from rewindctl.errors import RewindError
-from rewindctl.registry.store import absolute_uri, connect, redacted, sqlite_path
+from rewindctl.registry.store import absolute_uri, connect, sqlite_path
 from rewindctl.registry.writer import resume_file
+from rewindctl.safe_text import redacted
 from rewindctl.training.device import environment, resolve_device
 
 LITTLE_DISK = 5e9

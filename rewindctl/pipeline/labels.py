@@ -7,6 +7,7 @@ from rewindctl.commands import dense_command, prune_command, retrain_command
 from rewindctl.pruning import PruneResult
 from rewindctl.registry import RunRecord
 from rewindctl.registry import records as tag
+from rewindctl.safe_text import markdown
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
 
 LINE = 90  # characters
@@ -122,7 +123,7 @@ def _subject(tags: dict[str, str]) -> str:
 
 def _link(run: RunRecord) -> str:
     """Markdown that the MLflow UI makes a link of, whichever experiment the run is in."""
-    return f"[{run.name}](#/runs/{run.run_id})"
+    return f"[{markdown(run.name)}](#/runs/{run.run_id})"
 
 
 def _command(line: str) -> str:

@@ -27,7 +27,10 @@ def load_network(registry: Registry, run: RunRecord) -> nn.Module:
     assert isinstance(dense, DenseSpec)
     network = network_of(dense, TrainState.load(registry.artifact(source, checkpoint_path(iteration))))
     if (mask := load_mask(registry, run)) is not None:
-        mask.apply_(dict(network.named_parameters()))
+        try:
+            mask.apply_(dict(network.named_parameters()))
+        except (KeyError, ValueError) as error:
+            raise IntegrityError(f"the mask of run {run.run_id} does not fit its network: {error}") from None
     return network
 
 
@@ -35,7 +38,11 @@ def load_mask(registry: Registry, run: RunRecord) -> Mask | None:
     """The mask in force in `run`: its own, that of the prune run it retrained, none for a dense run."""
     if run.kind == "dense":
         return None
-    return Mask.load(registry.artifact(run if run.kind == "prune" else registry.parent(run), MASK))
+    path = registry.artifact(run if run.kind == "prune" else registry.parent(run), MASK)
+    mask = Mask.load(path)
+    if not mask.kernels or not mask.kept or any(kernel.dim() < 2 for kernel in mask.kernels.values()):
+        raise IntegrityError(f"{path} keeps nothing of any kernel: it is no mask of ours")
+    return mask
 
 
 def network_of(dense: DenseSpec, state: TrainState) -> nn.Module:

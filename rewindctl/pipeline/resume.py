@@ -30,5 +30,5 @@ def load_point(writer: RunWriter) -> ResumePoint | None:
         evaluations = tuple(Evaluation(**evaluation) for evaluation in notes["evaluations"])
         writer.digests = {**notes["digests"], **writer.digests}
         return ResumePoint(state, evaluations, float(notes["training_seconds"]))
-    except (IntegrityError, KeyError, TypeError, ValueError):
+    except (IntegrityError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None

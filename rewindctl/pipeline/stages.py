@@ -99,7 +99,7 @@ class Pipeline:
         source, iteration = self._weights_source(spec, parent)
         origin = f"{source.run_id}@{source.params['iterations'] if iteration is None else iteration}"
         tags = {**labels.inherited(parent), tag.METHOD: spec.method, tag.WEIGHTS_FROM: origin}
-        name = labels.retrain_name(spec, tags, parent.metrics["compression"])
+        name = labels.retrain_name(spec, tags, parent.metric("compression"))
         return self._find_or_run(spec, parent, name, tags, partial(self._retrain, spec, parent, source, iteration))
 
     def prepared(self, spec: RetrainSpec, parent: RunRecord) -> "Prepared":
@@ -314,7 +314,7 @@ class Pipeline:
 
     def _baseline(self, run: RunRecord) -> float:
         """Final test accuracy of the dense run that `run` descends from."""
-        return self.dense_run(run).metrics["test_accuracy"]
+        return self.dense_run(run).metric("test_accuracy")
 
 
 @dataclass

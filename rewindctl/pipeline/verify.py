@@ -108,7 +108,7 @@ def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
         return
     mask = load_mask(registry, run)
     assert mask is not None
-    if mask.kept != run.metrics["nonzero_kernel_parameters"]:
+    if mask.kept != run.metric("nonzero_kernel_parameters"):
         yield f"the mask keeps {mask.kept} weights, the run says {run.metrics['nonzero_kernel_parameters']:.0f}"
     if isinstance(run.spec, PruneSpec) and run.spec.structure == "unstructured":
         wanted = round(run.spec.sparsity * mask.total)

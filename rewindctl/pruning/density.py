@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rewindctl.pruning.mask import Mask
+from rewindctl.safe_text import drawn
 
 
 def plot_density(mask: Mask, path: Path, title: str) -> None:
@@ -17,12 +18,12 @@ def plot_density(mask: Mask, path: Path, title: str) -> None:
     axes.axhline(1 - mask.sparsity, color="#D55E00", label=f"whole network: {1 - mask.sparsity:.2%}")
     if len(rows) <= 70:
         axes.set_xticks(
-            range(len(rows)), [row["layer"].removesuffix(".weight") for row in rows], rotation=90, fontsize=6
+            range(len(rows)), [drawn(row["layer"].removesuffix(".weight")) for row in rows], rotation=90, fontsize=6
         )
     else:
         axes.set_xlabel("kernel, in network order")
     axes.set_ylabel("density (kept / total)")
     axes.set_yscale("log")
-    axes.set_title(title, fontsize=9)
+    axes.set_title(drawn(title), fontsize=9)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120, metadata={"Software": "rewindctl"})

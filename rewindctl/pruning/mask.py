@@ -17,6 +17,12 @@ from rewindctl.errors import IntegrityError
 
 FORMAT = "rewindctl-mask-1"
 LARGEST_WEIGHTS = 2**33  # no network here comes near; a header that claims more is refused before allocation
+MOST_DIMENSIONS = 8
+# Half a header, offsets of another file, a shape that torch has no tensor for: each has an error of its own.
+UNREADABLE = (
+    *(SafetensorError, OSError, RecursionError, MemoryError, OverflowError),
+    *(KeyError, TypeError, ValueError, AttributeError, RuntimeError),
+)
 
 
 @dataclass(frozen=True)
@@ -113,13 +119,15 @@ class Mask:
     def load(cls, path: Path) -> "Mask":
         """Raises: IntegrityError when the file is not a whole, consistent mask."""
         try:
+            if not path.is_file():
+                raise ValueError("it is no file")
             with safe_open(path, framework="pt") as file:
                 shapes = json.loads(file.metadata()[FORMAT])
                 kernels = {name: _unpack(file, name, shape) for name, shape in shapes["kernels"].items()}
                 norms = {name: _unpack(file, name, shape) for name, shape in shapes["norms"].items()}
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise IntegrityError(f"{path} is not a readable mask: {error}") from None
-        return cls(kernels, norms)
+            return cls(kernels, norms)
+        except UNREADABLE as error:
+            raise IntegrityError(f"{path} is not a readable mask: {str(error)[:300]}") from None
 
 
 def unit_dimension(kernel: Tensor) -> int:
@@ -136,11 +144,12 @@ def units(kernel: Tensor) -> Tensor:
 
 
 def _unpack(file: Any, name: str, shape: list[int]) -> Tensor:
-    if not all(isinstance(size, int) and size > 0 for size in shape) or math.prod(shape) > LARGEST_WEIGHTS:
-        raise ValueError(f"{name} has shape {str(shape)[:80]}")
+    sizes = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS
+    if not sizes or not all(isinstance(size, int) and 0 < size <= LARGEST_WEIGHTS for size in shape):
+        raise ValueError(f"{name!r:.80} has shape {str(shape[:9])[:80]}")
     count = math.prod(shape)
-    packed = file.get_tensor(name)
-    if packed.dtype != torch.uint8 or packed.shape != ((count + 7) // 8,):
-        raise ValueError(f"{name} holds {tuple(packed.shape)} {packed.dtype}, not the bits of {shape}")
-    bits = np.unpackbits(packed.numpy(), count=count)
-    return torch.from_numpy(bits.astype(bool)).reshape(shape)
+    claimed = file.get_slice(name)
+    if count > LARGEST_WEIGHTS or claimed.get_dtype() != "U8" or claimed.get_shape() != [(count + 7) // 8]:
+        raise ValueError(f"{name!r:.80} holds {str(claimed.get_shape())[:80]} {claimed.get_dtype()}, not its bits")
+    bits = np.unpackbits(file.get_tensor(name).numpy(), count=count)
+    return torch.from_numpy(bits.view(bool)).reshape(shape)

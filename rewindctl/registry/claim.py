@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from rewindctl.errors import BusyError
-from rewindctl.registry.ownership import Watch, shown
+from rewindctl.registry.ownership import Watch, number, shown
 from rewindctl.registry.records import OWNER, TICKET, RunRecord
 from rewindctl.registry.store import Client
 
@@ -74,5 +74,4 @@ def is_choosing(run: RunRecord) -> bool:
 
 def ticket_of(run: RunRecord) -> int:
     """The ticket of a run, 0 while it has none."""
-    text = run.tags.get(TICKET, "")
-    return int(text) if text.isdecimal() else 0
+    return number(run.tags.get(TICKET, ""))

@@ -2,6 +2,7 @@
 
 from rewindctl.registry import records as tag
 from rewindctl.registry.store import Client, StoreError
+from rewindctl.safe_text import markdown
 from rewindctl.specs import DenseSpec
 
 MODEL_DESCRIPTION = """\
@@ -49,6 +50,6 @@ def _make_version(client: Client, name: str, run_id: str, spec: DenseSpec) -> st
         f"{run.info.artifact_uri}/checkpoints",
         run_id,
         {tag.SEED: str(spec.seed), tag.FINGERPRINT: spec.fingerprint()},
-        description=f"Run [{run.info.run_name}](#/runs/{run_id}). {run.data.tags.get(tag.NOTE, '')}",
+        description=f"Run [{markdown(run.info.run_name)}](#/runs/{run_id}). {run.data.tags.get(tag.NOTE, '')}",
     )
     return str(made.version)

@@ -1,10 +1,12 @@
 """What is known of a run, read once; the names of our tags."""
 
+import math
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from rewindctl.errors import IntegrityError
+from rewindctl.errors import IntegrityError, RegistryError
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, parse_spec
 
 PARENT = "mlflow.parentRunId"
@@ -47,6 +49,9 @@ IMPORTED_FROM = "rewindctl.imported_from"  # its ID in the registry that it came
 OMITTED = "rewindctl.omitted"  # the folder that was left out at export
 
 KINDS = ("dense", "prune", "retrain", "tune", "trial", REPORT)
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")  # MLflow's own rule; IDs become file names here
+STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
+LAST_TIME = 10**14  # milliseconds; the year 5138
 PARENT_KINDS = {"dense": (), "prune": ("dense", "retrain"), "retrain": ("prune",)}
 
 
@@ -67,19 +72,31 @@ class RunRecord:
 
     @classmethod
     def from_mlflow(cls, run: Any) -> "RunRecord":
+        """What the store says of a run. Raises: RegistryError for an ID that no store of MLflow gives."""
         info, data = run.info, run.data
-        return cls(
-            info.run_id,
-            info.run_name or "",
-            info.status,
-            info.artifact_uri,
-            info.start_time or 0,
-            info.end_time or 0,
-            dict(data.tags),
-            dict(data.params),
-            dict(data.metrics),
-            info.lifecycle_stage != "active",
-        )
+        about = (info.run_id, info.run_name, info.status, info.artifact_uri, info.start_time, info.end_time)
+        return cls.checked(*about, info.lifecycle_stage, dict(data.tags), dict(data.params), dict(data.metrics))
+
+    @classmethod
+    def checked(
+        cls,
+        run_id: str,
+        name: str | None,
+        status: str,
+        artifact_uri: str,
+        started: int | None,
+        ended: int | None,
+        lifecycle_stage: str,
+        tags: dict[str, str],
+        params: dict[str, str],
+        metrics: dict[str, float],
+    ) -> "RunRecord":
+        """A record of what a store, which others may have written, says. Raises: RegistryError for an odd ID."""
+        if not RUN_ID.fullmatch(str(run_id)):
+            raise RegistryError(f"the store has a run with the ID {run_id!r:.80}", "check --tracking-uri")
+        known = status if status in STATUSES else "UNKNOWN"
+        times = _millis(started), _millis(ended)
+        return cls(run_id, name or "", known, artifact_uri, *times, tags, params, metrics, lifecycle_stage != "active")
 
     @property
     def kind(self) -> str:
@@ -117,9 +134,27 @@ class RunRecord:
                 f"the spec of run {self.run_id} does not have the run's fingerprint: one of the two was edited",
                 "run the stage again with --force",
             )
+        if spec.kind != self.kind:
+            raise IntegrityError(f"run {self.run_id} is called {self.kind!r:.80}, its spec is of a {spec.kind} run")
         return spec
+
+    def metric(self, key: str) -> float:
+        """The last value of a metric. Raises: IntegrityError when there is none, or it is no number."""
+        value = self.metrics.get(key, math.nan)
+        if not math.isfinite(value):
+            problem = f"is {value}" if key in self.metrics else "is missing"
+            raise IntegrityError(
+                f"metric {key} of run {self.run_id} {problem}: it was edited",
+                f"run the stage again with --force, or delete the run: mlflow runs delete --run-id {self.run_id}",
+            )
+        return value
 
     @property
     def short(self) -> str:
         """A readable line: name and the first digits of the ID."""
         return f"{self.name} ({self.run_id[:8]})"
+
+
+def _millis(value: int | None) -> int:
+    """Milliseconds since 1970, 0 for what is no time."""
+    return value if value and 0 < value <= LAST_TIME else 0

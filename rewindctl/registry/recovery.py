@@ -12,8 +12,9 @@ from rewindctl.registry.outbox import Outbox, is_kept, kept_folder
 from rewindctl.registry.ownership import Watch, now, release, this_process
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.store import StoreError, absolute_uri, redacted
+from rewindctl.registry.store import StoreError, absolute_uri
 from rewindctl.registry.writer import RunWriter
+from rewindctl.safe_text import redacted
 
 State = Literal["uploaded", "ready", "there", "superseded", "unfinished", "busy", "failed"]
 STAGE = (tag.KIND, tag.FINGERPRINT, tag.GROUP, tag.SPEC, tag.PARENT, tag.DENSE_RUN, tag.SCHEMA)

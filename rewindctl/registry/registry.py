@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import sha256
 from rewindctl.registry import records as tag
+from rewindctl.registry.manifest import ALTERED, MOST_JSON_BYTES, parse_manifest
 from rewindctl.registry.models import register_dense
 from rewindctl.registry.opening import Opening, about_of, common_tags, project_run
 from rewindctl.registry.ownership import Watch
@@ -20,12 +21,14 @@ from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.scratch import scratch_prefix
 from rewindctl.registry.searching import ACTIVE, BOTH, DELETED, search
-from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, redacted, sqlite_path
+from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, sqlite_path
 from rewindctl.registry.views import experiment_tags
 from rewindctl.registry.writer import MANIFEST_FILE, RunWriter
+from rewindctl.safe_text import redacted
 from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
 
 SHORTEST_PREFIX = 6
+DEEPEST_FOLDER = 16
 DEFAULT_EXPERIMENT = "rewindctl"
 
 
@@ -232,7 +235,8 @@ class Registry:
 
     def descendants(self, run: RunRecord) -> dict[str, list[RunRecord]]:
         """The children of the run and of each run that descends from it, by parent: two queries, however many runs."""
-        family = self._search({tag.DENSE_RUN: run.dense_run_id})
+        root = run.dense_run_id  # a tag: it may hold anything, quotes too
+        family = self._search({tag.DENSE_RUN: root}) if tag.RUN_ID.fullmatch(root) else []
         by_parent: dict[str, list[RunRecord]] = {}
         for other in {one.run_id: one for one in [*family, *self.children(run)]}.values():
             by_parent.setdefault(other.parent_id or "", []).append(other)
@@ -298,21 +302,24 @@ class Registry:
         local = self._fetch(run, path)
         if local.stat().st_size != entry["size"] or sha256(local) != entry["sha256"]:
             raise IntegrityError(
-                f"{path} of run {run.run_id} is damaged: its bytes are not those of the manifest",
-                "restore it from a backup, or run the stage again with --force",
+                f"{path} of run {run.run_id} is damaged: its bytes are not those of the manifest", ALTERED
             )
         return local
 
     def read_json(self, run: RunRecord, path: str) -> Any:
         """A JSON artifact, verified. Raises: IntegrityError."""
+        local = self.artifact(run, path)
+        _check_json_size(local, run)
         try:
-            return json.loads(self.artifact(run, path).read_text())
-        except ValueError as error:
-            raise IntegrityError(f"{path} of run {run.run_id} is not JSON: {error}") from None
+            return json.loads(local.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise IntegrityError(f"{path} of run {run.run_id} is not JSON: {error}", ALTERED) from None
 
     def artifact_paths(self, run: RunRecord, folder: str | None = None) -> list[str]:
-        """Every artifact file that the store has for a run."""
+        """Every artifact file that the store has for a run. Raises: RegistryError for folders without end."""
         paths: list[str] = []
+        if (folder or "").count("/") >= DEEPEST_FOLDER:
+            raise RegistryError(f"the artifacts of run {run.run_id} go deeper than {folder!r:.300}", ALTERED)
         for entry in self._client.list_artifacts(run.run_id, folder):
             paths += self.artifact_paths(run, entry.path) if entry.is_dir else [entry.path]
         return paths
@@ -345,12 +352,15 @@ class Registry:
     def manifest(self, run: RunRecord) -> dict[str, Any]:
         """Digest and size of each artifact. Raises: IntegrityError when it is missing or altered."""
         if run.run_id not in self._manifests:
-            self._manifests[run.run_id] = json.loads(self.manifest_file(run).read_text())["artifacts"]
+            data = self.manifest_file(run).read_bytes()
+            files = parse_manifest(data, f"run {run.run_id}").artifacts
+            self._manifests[run.run_id] = {path: file.model_dump() for path, file in files.items()}
         return self._manifests[run.run_id]
 
     def manifest_file(self, run: RunRecord) -> Path:
         """A local copy of the manifest. Raises: IntegrityError when it is missing or altered."""
         local = self._fetch(run, MANIFEST_FILE)
+        _check_json_size(local, run)
         if sha256(local) != run.tags.get(tag.MANIFEST):
             raise IntegrityError(f"the manifest of run {run.run_id} was altered", "run the stage again with --force")
         return local
@@ -373,3 +383,8 @@ class Registry:
                 f"{path} of run {run.run_id} is missing", "restore it, or run the stage again with --force"
             )
         return local
+
+
+def _check_json_size(path: Path, run: RunRecord) -> None:
+    if (size := path.stat().st_size) > MOST_JSON_BYTES:
+        raise IntegrityError(f"{path.name} of run {run.run_id} has {size:,} bytes: none of ours is so large", ALTERED)

@@ -63,9 +63,8 @@ def _from_tables(
     found: dict[str, RunRecord] = {}
     with engine.connect() as connection:
         ordered = select(*about, SqlRun.lifecycle_stage).where(*wanted).order_by(SqlRun.start_time, SqlRun.run_uuid)
-        for run_id, name, status, artifact_uri, start, end, stage in connection.execute(ordered):
-            known = (run_id, name or "", status, artifact_uri, start or 0, end or 0)
-            found[run_id] = RunRecord(*known, {}, {}, {}, deleted=stage == "deleted")
+        for run in connection.execute(ordered):
+            found[run[0]] = RunRecord.checked(*run, {}, {}, {})
         # Each query sees the store at its own moment: a run that came after the first one is in none.
         for table, place in ((SqlTag, "tags"), (SqlParam, "params")):
             texts = select(table.run_uuid, table.key, table.value).where(table.run_uuid.in_(ids))

@@ -1,8 +1,12 @@
 """Reaching a tracking store: a fresh SQLite file made by one process at a time, a server that answers, plain errors."""
 
 import fcntl
+import http.client
+import ipaddress
 import logging
 import os
+import re
+import socket
 import sqlite3
 import sys
 import time
@@ -13,14 +17,14 @@ from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
-from rewindctl.errors import RegistryError
+from rewindctl.errors import RegistryError, RewindError, UsageError
 from rewindctl.registry import front, outage
+from rewindctl.safe_text import redacted, remember, scrubbed, user_info
 
 PING_SECONDS = 5
 MIGRATION_LOCK = 0x7265_7769  # any number that no other program of the database takes
-SHORTEST_SECRET = 4  # characters; what is shorter would be struck out of every other word
 T = TypeVar("T")
 DEFAULT_STORE = "mlflow.db"
 # MLflow's own patience, minutes in which a training stands still, is not wanted: see `Client` and `RunWriter`.
@@ -30,6 +34,11 @@ REPEATABLE = (
     *("get_", "search_", "list_", "download_", "set_", "log_", "update_", "delete_"),
     *("create_experiment", "create_registered_model"),
 )
+ODD_SIGNS = re.compile(r"[/?#@\[\]\s]")  # in a user name or password: where the host begins is then anyone's guess
+LOOPBACK, ANY_ADDRESS = "127.0.0.1", ("0.0.0.0", "::", "[::]")
+NAME = r"[A-Za-z0-9*\[:][A-Za-z0-9.:*\[\]-]*"
+HOST, HOSTS = re.compile(NAME), re.compile(f"{NAME}(,{NAME})*")
+UI_STORE = "MLFLOW_BACKEND_STORE_URI"  # not on the command line, where everyone on the machine could read a password
 
 
 def absolute_uri(uri: str | None) -> str:
@@ -37,13 +46,20 @@ def absolute_uri(uri: str | None) -> str:
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE}"
     if uri.startswith("sqlite:///"):
         return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).expanduser().absolute()}"
-    if uri.startswith("postgresql://"):
-        return f"postgresql{_driver()}{uri.removeprefix('postgresql')}"
     if "://" not in uri:
         raise RegistryError(
             f"tracking URI {uri!r} has no scheme",
             f"give sqlite:///{uri}/mlflow.db, or the http:// address of an MLflow server",
         )
+    remember(uri)
+    if odd := ODD_SIGNS.search(user_info(uri)):
+        raise RegistryError(
+            f"the user name or password in the tracking URI {redacted(uri)} has a sign that must be written as a code",
+            f"write {quote(odd[0], safe='')} for {odd[0]!r}; "
+            "or leave both out and set $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD",
+        )
+    if uri.startswith("postgresql://"):
+        return f"postgresql{_driver()}{uri.removeprefix('postgresql')}"
     return uri
 
 
@@ -52,20 +68,9 @@ def _driver() -> str:
     return "+psycopg2" if find_spec("psycopg2") and not find_spec("psycopg") else ""
 
 
-def redacted(uri: str) -> str:
-    """The URI without user name and password, fit for messages, tags and artifacts."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rsplit("@", 1)[1]))
-
-
-def _secrets(uri: str) -> list[str]:
-    """What of a URI no message may hold, longest first: its credentials, and the password as it is sent."""
-    login = urlsplit(uri).netloc.rpartition("@")[0]
-    password = login.partition(":")[2]
-    found = {login, *(word for word in (password, unquote(password)) if len(word) >= SHORTEST_SECRET)}
-    return sorted(filter(None, found), key=len, reverse=True)
+def is_server(uri: str) -> bool:
+    """Whether it is the address of a tracking server, and no database."""
+    return uri.partition("://")[0].lower() in ("http", "https")
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -94,8 +99,9 @@ class Client:
         # Interrupted within a query, or cut off from its database, it would print a traceback.
         for name in ("mlflow.store.db.utils", "sqlalchemy.pool"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self.display_uri, self._secrets = redacted(uri), _secrets(uri)
-        self._full_uri, self._patience, self._remote = uri, patience, sqlite_path(uri) is None
+        remember(uri)
+        self.display_uri, self._full_uri = redacted(uri), uri
+        self._patience, self._remote = patience, sqlite_path(uri) is None
         with self.plain_errors():
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -159,26 +165,17 @@ class Client:
     @contextmanager
     def plain_errors(self) -> Iterator[None]:
         """Failures of MLflow and of what it stands on become a StoreError of one line."""
-        import requests
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         try:
             yield
-        except (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError) as error:
-            said = str(error)
-            reason = next((line for line in said.splitlines() if line.strip()), type(error).__name__)
-            message = f"the tracking store {self.display_uri} answered: {self._scrubbed(reason)[:300]}"
-            away = self._remote and outage.is_outage(error)
-            plain = AwayError(message) if away else StoreError(message, code=getattr(error, "error_code", ""))
-            # A traceback shows what an error came from: not where MLflow's own words hold the password.
-            raise plain from (None if self._secrets else error)
-
-    def _scrubbed(self, text: str) -> str:
-        """MLflow's messages hold whole addresses."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+        except RewindError:
+            raise
+        except Exception as error:  # MLflow's, SQLAlchemy's, drivers', and those of an answer that is none
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            told = scrubbed(reason[:3_000])[:300]  # MLflow's messages hold whole addresses
+            message = f"the tracking store {self.display_uri} answered: {told}"
+            if self._remote and outage.is_outage(error):
+                raise AwayError(message) from error
+            raise StoreError(message, code=str(getattr(error, "error_code", ""))) from error
 
 
 class StoreError(RegistryError):
@@ -201,7 +198,7 @@ def connect(uri: str) -> Client:
     path = sqlite_path(uri)
     if path is not None:
         _prepare_sqlite(path, uri)
-    elif urlsplit(uri).scheme in ("http", "https"):
+    elif is_server(uri):
         _ping(uri)
     elif urlsplit(uri).scheme.startswith("postgresql"):
         _prepare_postgresql(uri)
@@ -266,8 +263,7 @@ def _prepare_postgresql(uri: str) -> None:
         ) from None
     except (SQLAlchemyError, ValueError) as error:
         reason = str(getattr(error, "orig", error)).strip().splitlines() or [type(error).__name__]
-        for secret in _secrets(uri):
-            reason[0] = reason[0].replace(secret, "***")
+        reason[0] = scrubbed(reason[0])
         raise RegistryError(
             f"the tracking store {redacted(uri)} does not answer: {reason[0][:300]}",
             "start it, or give another --tracking-uri",
@@ -277,13 +273,11 @@ def _prepare_postgresql(uri: str) -> None:
 def _ping(uri: str) -> None:
     """Raises: RegistryError at once when nothing answers, where MLflow would retry for minutes."""
     try:
-        with urllib.request.urlopen(
-            urlunsplit(urlsplit(uri)._replace(netloc=_host(uri))).rstrip("/") + "/health", timeout=PING_SECONDS
-        ):
+        with urllib.request.urlopen(_without_user(uri).rstrip("/") + "/health", timeout=PING_SECONDS):
             return
     except urllib.error.HTTPError:
         return  # something answers; whether it is MLflow, and wants a password, shows at the first call
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise RegistryError(
             f"the tracking server {redacted(uri)} does not answer: {reason}",
@@ -291,32 +285,61 @@ def _ping(uri: str) -> None:
         ) from None
 
 
-def _host(uri: str) -> str:
-    return urlsplit(uri).netloc.rsplit("@", 1)[-1]
+def _without_user(uri: str) -> str:
+    found = user_info(uri)
+    return uri.replace(f"{found}@", "", 1) if found else uri
 
 
-def ui_command(uri: str, port: int, start: str = "") -> list[str]:
-    """The command that serves the MLflow UI of a store on the loopback address. `start`: the page to begin at.
+def ui_command(
+    uri: str, port: int, start: str = "", host: str = LOOPBACK, allowed_hosts: str | None = None
+) -> list[str]:
+    """The command that serves the MLflow UI of a store. `start`: the page to begin at; `uri` is for `UI_STORE`.
 
-    Raises: RegistryError for a tracking server, which has its UI at its own address.
+    Only browsers that ask for this machine by a name of its own are answered: a page from elsewhere cannot reach the
+    loopback address under a name that its author points there. MLflow's own list has `10.*`, names too.
+
+    Raises: RegistryError for a tracking server, which has its UI at its own address; UsageError.
     """
-    if urlsplit(uri).scheme in ("http", "https"):
+    check_hosts(host, allowed_hosts)
+    if is_server(uri):
         raise RegistryError(
             f"{redacted(uri)} is a tracking server",
             f"it has the UI: open {redacted(uri).rstrip('/')}/{start} in a browser",
         )
+    names = ["localhost", LOOPBACK, *([host] if host not in ANY_ADDRESS else [])]
+    allowed = [f"{name}:{port}" for name in dict.fromkeys(names)] + (allowed_hosts.split(",") if allowed_hosts else [])
     return [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        # Every user of this machine can read a command line: a database's password goes by `$MLFLOW_BACKEND_STORE_URI`.
-        *(["--backend-store-uri", uri] if sqlite_path(uri) else []),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
+        *(sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)),
+        *(["--allowed-hosts", ",".join(allowed)] if allowed_hosts or host not in ANY_ADDRESS else []),
         *(["--app-name", front.APP] if front.installed() else []),
-        "--workers",
-        "1",  # for one person; each one more takes seconds to start and hundreds of MB
+        *("--workers", "1"),  # for one person; each one more takes seconds to start and hundreds of MB
     ]
+
+
+def check_hosts(host: str, allowed_hosts: str | None) -> None:
+    """Raises: UsageError for what is no address, or no list of names."""
+    if not HOST.fullmatch(host):
+        raise UsageError(f"--host {host!r:.100} is no address", "give a name or an IP address, as 127.0.0.1")
+    if allowed_hosts is not None and not HOSTS.fullmatch(allowed_hosts):
+        raise UsageError(f"--allowed-hosts {allowed_hosts!r:.100} is no list of names", "write lab.example.org:5000")
+
+
+def require_free(host: str, port: int) -> None:
+    """Raises: RegistryError when nothing can listen there: MLflow would end without an exit code that says so."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host.strip("[]"), port))
+    except OSError as error:
+        raise RegistryError(
+            f"the MLflow UI cannot listen at {host}:{port}: {error.strerror or error}",
+            "is the port taken? give another --port",
+        ) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

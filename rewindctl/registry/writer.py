@@ -22,6 +22,7 @@ from rewindctl.registry.outbox import END, FILE, Entry, Outbox
 from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, TICKET, RunRecord
 from rewindctl.registry.scratch import scratch_folder
 from rewindctl.registry.store import AwayError, Client
+from rewindctl.safe_text import scrubbed
 from rewindctl.specs import DenseSpec
 
 MANIFEST_FILE = "manifest.json"
@@ -217,7 +218,7 @@ class RunWriter:
         try:
             if self._open and self._heartbeat.check():
                 self._post.flush()
-                self._client.set_tag(self.run_id, ERROR, " ".join(reason.split())[:500])
+                self._client.set_tag(self.run_id, ERROR, " ".join(scrubbed(reason).split())[:500])
                 self._client.set_terminated(self.run_id, "KILLED" if killed else "FAILED")
                 if isinstance(error, UsageError):
                     self._client.delete_run(self.run_id)

@@ -1,6 +1,6 @@
 """The comparison as a whole: runs to cells to tables and figures, and to files."""
 
-import difflib
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from rewindctl.catalog import unknown
 from rewindctl.datasets.facts import facts_of
-from rewindctl.errors import RewindError, UnknownNameError, UsageError
+from rewindctl.errors import RewindError, UsageError
+from rewindctl.paper.plan import check_scale
 from rewindctl.paper.study import load_study, shipped
 from rewindctl.registry import Registry
 from rewindctl.report.cells import SETTINGS, summarise
@@ -70,8 +72,11 @@ class Wanted:
     def check(self) -> None:
         """Refuse unknown names before a store is opened. Raises: UsageError."""
         formats[self.format]
+        if not math.isfinite(self.margin):
+            raise UsageError(f"--margin {self.margin} is no number of points", "give a number such as 0.1")
         if self.claims and self.table is not None:
             raise UsageError(f"both --claims and --table {self.table} are given", "give one of the two")
+        check_scale(self.scale)
         names = self.names()
         for name in names:
             load_study(name)
@@ -85,11 +90,7 @@ def _require(kind: str, name: str, allowed: Iterable[str], others: Iterable[str]
     """Raises: UnknownNameError with the nearest of all names that there are."""
     if name in allowed:
         return
-    known = sorted({*allowed, *others})
-    near = difflib.get_close_matches(name, known, n=1)
-    raise UnknownNameError(
-        f"unknown {kind} {name!r}" + (f": did you mean {near[0]!r}?" if near else ""), f"known: {', '.join(known)}"
-    )
+    raise unknown(f"unknown {kind}", name, sorted({*allowed, *others}))
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,23 @@
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rewindctl.commands import command_of
-from rewindctl.errors import RewindError
+from rewindctl.errors import IntegrityError, RewindError, UsageError
+from rewindctl.files import read_text
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.paths import LAYERS
 from rewindctl.report.runs import spec_order
+from rewindctl.safe_text import finite
 
 T = TypeVar("T")
+LARGEST_LAYERS = 10_000_000  # bytes of layers.csv
+MOST_LAYERS = 100_000
+LONGEST_NAME = 1_000
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,11 @@ class Layer:
     weights: int
     kept: int
     sparsity: float
+
+    def sane(self) -> bool:
+        """Whether it says what a mask can be: the text of a cell is short, the share is one."""
+        texts = all(isinstance(text, str) and len(text) <= LONGEST_NAME for text in (self.name, self.shape))
+        return texts and 0 <= self.sparsity <= 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class RunFacts:
         return {
             "spec": self.spec,
             "children": [child.run_id for child in self.children],
-            "accuracies": [{"iteration": iteration, "test_accuracy": value} for iteration, value in self.accuracies],
+            "accuracies": [{"iteration": at, "test_accuracy": finite(value)} for at, value in self.accuracies],
             "layers": [vars(layer) for layer in self.layers],
             "files": self.files,
             "omitted": sorted(self.omitted),
@@ -111,8 +123,22 @@ def _files(registry: Registry, run: RunRecord) -> dict[str, int]:
 
 
 def _layers(registry: Registry, run: RunRecord) -> list[Layer]:
-    with registry.artifact(run, LAYERS).open(newline="") as file:
-        return [
+    return parse_layers(registry.artifact(run, LAYERS), f"{LAYERS} of run {run.run_id}")
+
+
+def parse_layers(path: Path, where: str) -> list[Layer]:
+    """The rows of a `layers.csv`. Raises: IntegrityError naming `where` and what is wrong."""
+    try:
+        text = read_text(path, where, LARGEST_LAYERS, "restore it, or run the stage again with --force")
+        rows = list(islice(csv.DictReader(text.splitlines()), MOST_LAYERS + 1))
+        layers = [
             Layer(row["layer"], row["shape"], int(row["weights"]), int(row["kept"]), float(row["sparsity"]))
-            for row in csv.DictReader(file)
+            for row in rows
         ]
+        wrong = [one for one in layers if not (0 <= one.kept <= one.weights < 2**53 and one.weights and one.sane())]
+    except (ValueError, KeyError, TypeError, csv.Error, UsageError) as error:
+        raise IntegrityError(f"{where} is not readable: {type(error).__name__}: {error}"[:300]) from None
+    if wrong or len(layers) > MOST_LAYERS:
+        what = f"layer {str(wrong[0].name)[:80]!r} is none" if wrong else f"it has more than {MOST_LAYERS:,} layers"
+        raise IntegrityError(f"{where} is not readable: {what}")
+    return layers

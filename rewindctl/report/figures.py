@@ -10,6 +10,7 @@ from rewindctl.catalog import Catalog
 from rewindctl.report.cells import SETTINGS
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import method_name, pruning_name, scale_name
+from rewindctl.safe_text import drawn
 
 figures: Catalog[Callable[[pd.DataFrame, str], Any]] = Catalog("figure")
 
@@ -124,7 +125,7 @@ def _draw_ours(
         markersize=4,
         capsize=2,
         zorder=3,
-        label=f"{name} ({trials})",
+        label=drawn(f"{name} ({trials})"),
     )
     if of_study:
         few = line[(line["n"] > 0) & (line["n"] < line["planned"])]
@@ -170,7 +171,7 @@ def _title(panel: pd.DataFrame) -> str:
     lines[1] += f", dense {100 * dense:.2f} %" if pd.notna(dense) else ", no runs yet"
     if "published_baseline" in panel and panel["published_baseline"].notna().any():
         lines.append(f"published: dense {100 * panel['published_baseline'].median():.2f} %")
-    return "\n".join(lines)
+    return drawn("\n".join(lines))
 
 
 def _legend(axes: Any, panel: pd.DataFrame, of_study: bool) -> None:
@@ -198,7 +199,7 @@ def _legend(axes: Any, panel: pd.DataFrame, of_study: bool) -> None:
 def _sources(panel: pd.DataFrame) -> str:
     """Whose numbers are drawn, in a word or two."""
     sources = {str(source).split(",")[0] for source in panel["published_source"] if source}
-    return ", ".join(sorted(sources))
+    return drawn(", ".join(sorted(sources)))
 
 
 def save_figure(name: str, cells: pd.DataFrame, delta: str, folder: Path) -> list[Path]:

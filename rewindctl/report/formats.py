@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.catalog import Catalog
+from rewindctl.safe_text import markdown as escaped_markdown
+from rewindctl.safe_text import one_line
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
 
@@ -35,7 +37,8 @@ class Table:
         """Headings and rows as people see them; no cell has a line break."""
         shown = [[column.show(row) for column in self.columns] for _, row in self.rows.iterrows()]
         return [
-            [" ".join(str(value).split()) for value in line] for line in ([c.heading for c in self.columns], *shown)
+            [" ".join(one_line(str(value)).split()) for value in line]
+            for line in ([c.heading for c in self.columns], *shown)
         ]
 
 
@@ -101,8 +104,8 @@ def latex(table: Table | pd.DataFrame) -> str:
 
 @formats.register("csv")
 def as_csv(table: Table | pd.DataFrame) -> str:
-    """Every number of the rows, unrounded."""
-    return as_table(table).rows.to_csv(index=False, lineterminator="\n").rstrip("\n")
+    """Every number of the rows, unrounded; no text that a spreadsheet would take for a formula."""
+    return safe_cells(as_table(table).rows).to_csv(index=False, lineterminator="\n").rstrip("\n")
 
 
 @formats.register("json")
@@ -111,11 +114,28 @@ def as_json(table: Table | pd.DataFrame) -> str:
     return json.dumps(records(table), allow_nan=False)
 
 
+def safe_cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows as a CSV file has them: text that a spreadsheet would run starts with an apostrophe, as it then shows
+    none. Source: OWASP, CSV Injection.
+    """
+    return rows.map(lambda value: f"'{value}" if isinstance(value, str) and starts_formula(value) else value)
+
+
+def starts_formula(text: str) -> bool:
+    """Whether a spreadsheet would take the text for a formula; a number is none."""
+    if text[:1] not in ("=", "+", "-", "@", "\t", "\r"):
+        return False
+    try:
+        return math.isnan(float(text))
+    except ValueError:
+        return True
+
+
 def records(table: Table | pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as JSON values."""
     rows = as_table(table).rows
     return [
-        {str(key): None if pd.isna(value) else value for key, value in row.items()}
+        {str(key): None if pd.isna(value) or value in (math.inf, -math.inf) else value for key, value in row.items()}
         for row in rows.astype(object).to_dict(orient="records")
     ]
 
@@ -150,11 +170,6 @@ def percent(fraction: float) -> str:
 def spread(low: float, high: float) -> str:
     """Two fractions in percent; empty where they are missing."""
     return "" if math.isnan(low) or math.isnan(high) else f"{100 * low:.2f}-{100 * high:.2f}"
-
-
-def escaped_markdown(value: str) -> str:
-    """Text that stays text in a cell of a Markdown table."""
-    return value.replace("<", "&lt;").replace("|", "\\|")
 
 
 def _right(lines: list[list[str]]) -> list[bool]:

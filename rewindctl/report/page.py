@@ -11,9 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from rewindctl import __version__
-from rewindctl.report.formats import escaped_markdown, formats, html
+from rewindctl.report.formats import formats, html
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import scale_name
+from rewindctl.safe_text import markdown
 
 PACKAGES = ("pandas", "matplotlib")
 TITLE = "Rewinding and fine-tuning: results"
@@ -107,4 +108,4 @@ def _html_figure(stem: str, drawing: Drawing) -> str:
 
 def _markdown(text: str) -> str:
     """A line of Markdown that is only text."""
-    return escaped_markdown(" ".join(text.split())).replace("[", "\\[").replace("]", "\\]").replace("`", "\\`")
+    return markdown(" ".join(text.split()))

@@ -3,17 +3,21 @@
 import csv
 import re
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rewindctl.errors import RewindError, UsageError
+from rewindctl.files import read_text
+from rewindctl.report.formats import starts_formula
 from rewindctl.report.frame import COLUMNS, in_order
 from rewindctl.training.recipes import default_recipe, recipes
 
 LARGEST_FILE = 100_000_000
 MOST_ROWS = 200_000
+MOST_COLUMNS = 1_000
 LONGEST = 200
 NEWER = ("scale", "pruned_at", "data_digest", "iterations_per_second", "ended")  # columns that older files lack
 SAME_IN_GROUP = ("model", "dataset", "iterations", "scale", "structure", "scope", "method", "label", "sparsity_asked")
@@ -28,15 +32,8 @@ def read_rows(path: Path) -> pd.DataFrame:
 
     Raises: UsageError naming the file, line and column.
     """
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(f"{path} has {path.stat().st_size:,} bytes", f"at most {LARGEST_FILE:,} are read")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = _read(csv.DictReader(file, strict=True, restkey="", restval=None), path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", "give a runs.csv that compare wrote") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text", "give a runs.csv that compare wrote") from None
+    text = read_text(path, str(path), LARGEST_FILE, "give a runs.csv that compare wrote")
+    rows = _read(csv.DictReader(StringIO(text, newline=""), strict=True, restkey="", restval=None), path)
     return in_order(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
@@ -70,6 +67,8 @@ def _read(reader: "csv.DictReader[str]", path: Path) -> list[dict[str, Any]]:
 
 def _check_header(reader: "csv.DictReader[str]", path: Path) -> None:
     names = list(reader.fieldnames or [])
+    if len(names) > MOST_COLUMNS:
+        raise _wrong(f"{path}, line 1", f"{len(names):,} columns", "give a runs.csv that compare wrote")
     if missing := [column for column in COLUMNS if column not in names and column not in NEWER]:
         raise _wrong(f"{path}, line 1", f"no column {missing[0]!r}", "give a runs.csv that compare wrote")
     if twice := [name for name in names if names.count(name) > 1]:
@@ -85,7 +84,7 @@ def _row(line: dict[str, Any], where: str) -> dict[str, Any]:
         if text is None:
             raise _wrong(where, f"no value for column {column!r}", "the line is too short")
         try:
-            row[column] = _TYPES[column](text.strip())
+            row[column] = _TYPES[column](_unmarked(text.strip()))
         except _WrongValueError as error:
             raise _wrong(where, f"{column} = {text!r:.80}: {error}", "correct the file") from None
     if (row["schedule"] == "iterative") != (row["step"] is not None):
@@ -100,6 +99,11 @@ def _row(line: dict[str, Any], where: str) -> dict[str, Any]:
 def _scale(row: dict[str, Any]) -> float:
     """Of a file from before the column: the length over that of the usual recipe."""
     return float(row["iterations"] / recipes[default_recipe(row["model"], row["dataset"])].iterations)
+
+
+def _unmarked(text: str) -> str:
+    """Without the apostrophe that keeps a spreadsheet from running the text."""
+    return text[1:] if text[:1] == "'" and starts_formula(text[1:]) else text
 
 
 def _wrong(where: str, problem: str, hint: str) -> RewindError:

@@ -1,22 +1,23 @@
 """Runs as a list: which of them, in which order, which page; and what a line says of one."""
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rewindctl.catalog import Catalog
+from rewindctl.catalog import Catalog, unknown
 from rewindctl.conditions import Condition
 from rewindctl.errors import UsageError
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
+from rewindctl.safe_text import one_line
 
 KINDS = ("dense", "prune", "retrain")
 OWN_TAG = "rewindctl."
 ATTRIBUTES = ("kind", "name", "status")
 TAGGED = ("kind", "model", "dataset", "structure", "scope", "method")  # words that the store itself can look for
 # Achieved values differ from those asked for by less than this share: `compression=5` is a mask of 5.0001.
+LONGEST_KEY = 300  # characters that decide the order of names
 SAME = {"compression": 5e-3, "sparsity": 1e-4}
 Order = Callable[[RunRecord], Any]
 orders: Catalog[Order] = Catalog("order")
@@ -121,7 +122,7 @@ def _by_name(run: RunRecord) -> Any:
 
 def line(run: RunRecord) -> str:
     """ID, status, accuracy, name."""
-    return f"{run.run_id}  {run.status:8}  {accuracy_text(run):>7}  {printable(run.name)}{trial_state(run)}"
+    return f"{run.run_id}  {run.status:8}  {accuracy_text(run):>7}  {one_line(run.name)}{trial_state(run)}"
 
 
 def trial_state(run: RunRecord) -> str:
@@ -129,6 +130,7 @@ def trial_state(run: RunRecord) -> str:
     state, accuracy = run.tags.get(tag.TRIAL_STATE), run.metrics.get("validation_accuracy")
     if state is None:
         return ""
+    state = one_line(state)
     return f"  {state}" if accuracy is None else f"  {state}, {accuracy:.2%} of the held-out part"
 
 
@@ -140,20 +142,15 @@ def accuracy_text(run: RunRecord) -> str:
 
 def label(run: RunRecord) -> str:
     """A run's name without what its dense run's name says: seed, network, data."""
-    name = printable(run.name)
+    name = one_line(run.name)
     if run.kind == "dense":
         return name
     return name.removesuffix(f" s{run.tags.get(tag.SEED)} {run.tags.get(tag.MODEL)}-{run.tags.get(tag.DATASET)}")
 
 
-def printable(text: str) -> str:
-    """One line without control characters: names and tags may have been written by anyone."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
 def natural(text: str) -> tuple[tuple[str, int], ...]:
     """A sort key that puts resnet8 before resnet20."""
-    return tuple((word, int(digits or 0)) for word, digits in re.findall(r"(\D*)([0-9]*)", text))
+    return tuple((word, int(digits or 0)) for word, digits in re.findall(r"(\D*)([0-9]{0,18})", text[:LONGEST_KEY]))
 
 
 def _holds(run: RunRecord, condition: Condition) -> bool:
@@ -168,11 +165,7 @@ def _unknown(column: str, runs: list[RunRecord]) -> UsageError:
             *run.params,
             *(key.removeprefix(OWN_TAG) for key in run.tags if key.startswith(OWN_TAG)),
         }
-    near = difflib.get_close_matches(column, known, n=1)
-    return UsageError(
-        f"--where: no run has {column!r}" + (f": did you mean {near[0]!r}?" if near else ""),
-        f"known: {', '.join(sorted(known))}",
-    )
+    return unknown("--where: no run has", column, sorted(known))
 
 
 def _number(text: str) -> float | str:

@@ -1,5 +1,6 @@
 """One run on one screen: at most 40 lines of 80 columns, whatever the run and whatever is wrong with it."""
 
+import math
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -9,7 +10,8 @@ from rewindctl.console import Look
 from rewindctl.registry import RunRecord
 from rewindctl.report.facts import RunFacts
 from rewindctl.report.lineage import numbers_text
-from rewindctl.report.runs import label, printable
+from rewindctl.report.runs import label
+from rewindctl.safe_text import one_line
 
 WIDTH = 80
 KEY = 10  # columns of the words at the left
@@ -27,10 +29,10 @@ DIGESTS = ("data_digest", "parent_fingerprint")
 def screen(facts: RunFacts, look: Look) -> str:
     """The run as text. What could not be read says so in its place."""
     run = facts.run
-    head = f"{printable(run.name)[: WIDTH - len(run.status) - 2]:{WIDTH - len(run.status) - 2}}  {run.status}"
+    head = f"{one_line(run.name)[: WIDTH - len(run.status) - 2]:{WIDTH - len(run.status) - 2}}  {run.status}"
     sections = (
         ("run", [_when(run)]),
-        ("error", [printable(facts.error)[:200]] if facts.error else []),
+        ("error", [one_line(facts.error)[:200]] if facts.error else []),
         ("parent", [_relative(facts.parent)] if facts.parent else [facts.problems.get("parent", "none")]),
         ("dense", [_relative(facts.dense)] if facts.dense else []),
         ("weights", [f"of iteration {at} of {source}" for source, at in facts.weights]),
@@ -45,7 +47,7 @@ def screen(facts: RunFacts, look: Look) -> str:
     lines = [look.strong(head)]
     for key, body in sections:
         for index, row in enumerate(_fitted(body) if key != "again" else body):
-            lines.append(f"{key if index == 0 else '':{KEY}}{row}".rstrip())
+            lines.append(one_line(f"{key if index == 0 else '':{KEY}}{row}").rstrip())
     return "\n".join(lines)
 
 
@@ -90,7 +92,7 @@ def _numbers(run: RunRecord) -> list[str]:
     """The metrics in two columns, those of the result first."""
     first = ("test_accuracy", "delta_accuracy", "test_accuracy_best", "compression", "sparsity")
     keys = [key for key in first if key in run.metrics] + sorted(set(run.metrics) - set(first))
-    cells = [f"{printable(key)[:25]:25} {_number(run.metrics[key])}" for key in keys]
+    cells = [f"{one_line(key)[:25]:25} {_number(run.metrics[key])}" for key in keys]
     rows = [f"{left:36}{right}" for left, right in zip(cells[::2], [*cells[1::2], ""], strict=False)]
     return _shortened(rows, MOST_NUMBERS, "rows") or ["none"]
 
@@ -101,7 +103,7 @@ def _number(value: float) -> str:
 
 
 def _accuracy(facts: RunFacts, look: Look) -> list[str]:
-    points = facts.accuracies
+    points = [(iteration, value) for iteration, value in facts.accuracies if math.isfinite(value)]
     if len(points) < 2:
         return []
     values, last = [value for _, value in points], points[-1][0]
@@ -116,7 +118,7 @@ def _spec(facts: RunFacts) -> list[str]:
         if key not in UNSHOWN:
             shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             words.append(f"{key}={shown[:12] if key in DIGESTS else shown}".replace(" ", "_"))
-    rows = textwrap.wrap(printable(" ".join(words)), WIDTH - KEY, break_on_hyphens=False)
+    rows = textwrap.wrap(one_line(" ".join(words)), WIDTH - KEY, break_on_hyphens=False)
     problem = [facts.problems["spec"]] if "spec" in facts.problems else []
     return [*problem, *_shortened(rows, MOST_SPEC - len(problem), "lines")] or ["none"]
 
@@ -134,7 +136,7 @@ def _layers(facts: RunFacts, look: Look) -> list[str]:
         ends = {layer.name for layer in [*ranked[:2], *ranked[-(room - 2) :]]}
         chosen = [layer for layer in facts.layers if layer.name in ends]
     return rows + [
-        f"{printable(layer.name)[-34:]:34} {layer.kept:>11,} of {layer.weights:>11,} {layer.kept / layer.weights:>7.2%}"
+        f"{one_line(layer.name)[-34:]:34} {layer.kept:>11,} of {layer.weights:>11,} {layer.kept / layer.weights:>7.2%}"
         for layer in chosen
     ]
 
@@ -145,7 +147,7 @@ def _files(facts: RunFacts) -> list[str]:
         return [facts.problems["files"]]
     points = {path: size for path, size in facts.files.items() if path.startswith("checkpoints/0")}
     others = {path: size for path, size in facts.files.items() if path not in points}
-    rows = [f"{size:>12,}  {printable(path)}" for path, size in others.items()]
+    rows = [f"{size:>12,}  {one_line(path)}" for path, size in others.items()]
     if points:
         at = ", ".join(str(int(path[12:20])) for path in points if path[12:20].isdecimal())
         rows.insert(0, f"{sum(points.values()):>12,}  {len(points)} checkpoints, iterations {at}")

@@ -10,7 +10,8 @@ import pandas as pd
 
 from rewindctl.errors import UsageError
 from rewindctl.files import replacing
-from rewindctl.report.formats import SUFFIXES, Table, formats, records
+from rewindctl.report.formats import SUFFIXES, Table, formats, records, safe_cells
+from rewindctl.safe_text import one_line
 
 DPI = 220
 
@@ -37,7 +38,7 @@ class Drawing:
         with matplotlib.rc_context({"svg.hashsalt": "rewindctl", "svg.fonttype": "path"}):
             figure = self.draw(self.cells, self.delta)
             metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
-            figure.savefig(path, dpi=DPI, metadata=metadata | {"Title": self.title})
+            figure.savefig(path, dpi=DPI, metadata=metadata | {"Title": one_line(self.title)})
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Section:
                     with replacing(folder / f"{stem}.{suffix}") as temporary:
                         drawing.save(temporary)
                 with replacing(folder / f"{stem}.csv") as temporary:
-                    drawing.cells.to_csv(temporary, index=False)
+                    safe_cells(drawing.cells).to_csv(temporary, index=False)
                 paths += [folder / f"{stem}.{suffix}" for suffix in ("png", "svg", "csv")]
         return paths
 
@@ -100,7 +101,7 @@ def write_texts(folder: Path, texts: dict[str, str]) -> list[Path]:
 def write_rows(folder: Path, rows: pd.DataFrame) -> Path:
     """The tidy rows as `runs.csv`. Raises: UsageError when the folder cannot be written."""
     with _writable(folder), replacing(folder / "runs.csv") as temporary:
-        rows.to_csv(temporary, index=False)
+        safe_cells(rows).to_csv(temporary, index=False)
     return folder / "runs.csv"
 
 

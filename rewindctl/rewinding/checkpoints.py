@@ -16,7 +16,23 @@ from rewindctl.rewinding.packing import pack, unpack
 FORMAT = "rewindctl-checkpoint-2"
 UNPACKED_FORMAT = "rewindctl-checkpoint-1"  # as written before zeros were left out
 PARTS = ("parameters", "buffers", "momentum")
-UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
+# Half a header, offsets of another file, a shape that torch has no tensor for: each has an error of its own.
+UNREADABLE = (
+    *(SafetensorError, OSError, RecursionError, MemoryError, OverflowError),
+    *(KeyError, TypeError, ValueError, AttributeError, RuntimeError),
+)
+LARGEST_FILE = 1 << 33  # no network here comes near
+LAST_ITERATION = 1 << 53
+DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
 
 
 @dataclass(frozen=True)
@@ -49,27 +65,27 @@ class TrainState:
         """Raises: IntegrityError when the file is not a whole checkpoint."""
         parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
         try:
+            require_size(path)
             with safe_open(path, framework="pt") as file:
                 metadata = _metadata(file)
+                iteration, data_position = _count(metadata["iteration"]), _count(metadata["data_position"])
                 for key in file.keys():  # noqa: SIM118 (not a dict)
                     part, name = key.split("/", 1)
-                    parts.setdefault(part, {})[name] = file.get_tensor(key)
+                    parts.setdefault(part, {})[name] = _tensor(file, key)
             unpack(parts, metadata)
-            iteration, data_position = metadata["iteration"], metadata["data_position"]
-            if not all(isinstance(count, int) and count >= 0 for count in (iteration, data_position)):
-                raise ValueError(f"it stands at iteration {iteration}, batch {data_position}")
             return cls(**parts, iteration=iteration, data_position=data_position)
         except UNREADABLE as error:
-            raise IntegrityError(f"{path} is not a readable checkpoint: {error}") from None
+            raise IntegrityError(f"{path} is not a readable checkpoint: {str(error)[:300]}") from None
 
     @staticmethod
     def notes(path: Path) -> dict[str, Any]:
         """The notes saved with a state. Raises: IntegrityError."""
         try:
+            require_size(path)
             with safe_open(path, framework="pt") as file:
                 return dict(_metadata(file)["notes"])
         except UNREADABLE as error:
-            raise IntegrityError(f"{path} holds no readable notes: {error}") from None
+            raise IntegrityError(f"{path} holds no readable notes: {str(error)[:300]}") from None
 
     @classmethod
     def initial(cls, network: nn.Module) -> "TrainState":
@@ -89,6 +105,25 @@ def _metadata(file: Any) -> dict[str, Any]:
     known = file.metadata()
     metadata: dict[str, Any] = json.loads(known.get(FORMAT) or known[UNPACKED_FORMAT])
     return {"shapes": {}, "zero": [], **metadata}
+
+
+def require_size(path: Path) -> None:
+    """Raises: ValueError for a file that is none of ours, before it is opened: one may have no end."""
+    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"it is no file of at most {LARGEST_FILE:,} bytes")
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value <= LAST_ITERATION:
+        raise ValueError(f"it stands at iteration or batch {str(value)[:40]}")
+    return value
+
+
+def _tensor(file: Any, key: str) -> Tensor:
+    tensor: Tensor = file.get_tensor(key)
+    if tensor.dtype not in DTYPES:
+        raise ValueError(f"{key!r:.80} is {tensor.dtype}")
+    return tensor
 
 
 def check_shapes(found: dict[str, Tensor], wanted: dict[str, Tensor], what: str) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from rewindctl.safe_text import drawn
+
 BLUE, ORANGE, GREY, BLACK = "#0072B2", "#E69F00", "#999999", "#000000"
 METADATA = {"Software": "rewindctl"}
 
@@ -38,7 +40,7 @@ def plot_slices(ended: list[FrozenTrial], path: Path, title: str) -> None:
             axes.set_xscale("log")
         axes.set_xlabel(name)
         axes.set_ylabel("held-out accuracy")
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(drawn(title), fontsize=9)
     figure.savefig(path, dpi=120, metadata=METADATA)
 
 
@@ -59,7 +61,7 @@ def _figure(title: str) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(6.0, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title, fontsize=9)
+    axes.set_title(drawn(title), fontsize=9)
     axes.set_ylabel("held-out accuracy")
     return figure, axes
 

@@ -14,11 +14,14 @@ from optuna.distributions import (
 )
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from rewindctl.catalog import unknown
 from rewindctl.errors import UsageError
+from rewindctl.files import read_text
 from rewindctl.paper.lines import Document, parse_yaml
-from rewindctl.specs import DenseSpec, canonical_json, first_problem
+from rewindctl.specs import MOST_ITERATIONS, DenseSpec, canonical_json, first_problem
 
 LARGEST_FILE = 100_000
+MOST_STEPS = 10**9  # Optuna counts them in decimal numbers of 28 digits
 LOWEST_RATE, HIGHEST_RATE = 1e-5, 1e-1  # two decades on either side of the report's 0.001
 SEARCHED = {
     "finetune": ("lr", "iterations", "momentum"),
@@ -55,8 +58,8 @@ class Dimension(BaseModel):
             raise ValueError(f"{self.type} needs low and high, low the smaller")
         if self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("log needs a low above 0 and no step")
-        if self.step is not None and not 0 < self.step <= self.high - self.low:
-            raise ValueError("step must be above 0 and fit between low and high")
+        if self.step is not None and not 0 < self.step <= self.high - self.low <= MOST_STEPS * self.step:
+            raise ValueError(f"step must be above 0 and fit between low and high, {MOST_STEPS:,} times at most")
         if self.type == "int" and not all(value is None or value == int(value) for value in interval):
             raise ValueError("int needs whole numbers")
         return self
@@ -73,24 +76,16 @@ class Dimension(BaseModel):
 
 Space = dict[str, Dimension]
 FITS: dict[str, tuple[Callable[[float], bool], str, bool]] = {
-    "lr": (lambda value: value > 0, "rates are above 0", False),
-    "iterations": (lambda value: value >= 1, "there is at least 1 iteration", True),
+    "lr": (lambda value: 0 < value <= 1e6, "rates are above 0, and no larger than 1e6", False),
+    "iterations": (lambda value: 1 <= value <= MOST_ITERATIONS, "at least 1 iteration, at most a trillion", True),
     "momentum": (lambda value: 0 <= value < 1, "momentum is at least 0 and below 1", False),
-    "k": (lambda value: value >= 0, "iterations count from 0", True),
+    "k": (lambda value: 0 <= value <= MOST_ITERATIONS, "iterations count from 0, to at most a trillion", True),
 }
 
 
 def read_space(path: Path, method: str) -> Space:
     """The space in a YAML file. Raises: UsageError naming the file, the line and the value."""
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(f"{path} has {path.stat().st_size:,} bytes", f"a space has at most {LARGEST_FILE:,}")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"space {path} cannot be read: {error.strerror}", "give a YAML file") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"space {path} is not UTF-8 text", "give a YAML file") from None
-    return parse_space(text, str(path), method)
+    return parse_space(read_text(path, f"space {path}", LARGEST_FILE, "give a YAML file"), str(path), method)
 
 
 def parse_space(text: str, where: str, method: str) -> Space:
@@ -105,7 +100,7 @@ def _dimension(document: Document, name: str, where: str, method: str) -> Dimens
     known = SEARCHED[method]
     if name not in known:
         line = document.line((name,))
-        raise UsageError(f"{where}, line {line}: {method} has no {name!r:.80} to search", f"known: {', '.join(known)}")
+        raise unknown(f"{where}, line {line}: {method} has no setting", name, known)
     try:
         found = Dimension.model_validate(document.value[name])
     except ValidationError as error:

@@ -15,7 +15,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from rewindctl.errors import RegistryError, UsageError
 from rewindctl.files import state_folder
-from rewindctl.registry.store import redacted, sqlite_path
+from rewindctl.registry.store import sqlite_path
+from rewindctl.safe_text import redacted, remember, scrubbed
 from rewindctl.specs import TuneSpec
 
 JOURNAL = "optuna-journal.log"
@@ -33,11 +34,13 @@ def default_place(tracking_uri: str) -> str:
 
 def checked_place(place: str, jobs: int) -> str:
     """A path made absolute, a URL as it is. Raises: UsageError for several workers on SQLite."""
+    remember(place)
     if "://" not in place:
         return str(Path(place).expanduser().absolute())
     if place.startswith("sqlite:") and jobs > 1:
         raise UsageError(
-            f"--jobs {jobs} on {place}: SQLite is not for several workers", "give --storage a path: a journal file"
+            f"--jobs {jobs} on {shown(place)}: SQLite is not for several workers",
+            "give --storage a path: a journal file",
         )
     return place
 
@@ -58,7 +61,7 @@ def open_storage(place: str) -> BaseStorage:
         mend(Path(place))
         return JournalStorage(JournalFileBackend(place))
     except Exception as error:  # SQLAlchemy, drivers, JSON, the file system: each has errors of its own
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = next((scrubbed(line) for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise RegistryError(
             f"the study storage {shown(place)} cannot be used: {reason[:300]}",
             "give --storage another path, or the URL of a database",
@@ -105,7 +108,11 @@ def open_study(
         study.set_user_attr(PARENT, parent_run_id)
         study.set_user_attr(SPEC, spec.canonical())
         return study
-    if difference := _difference(known, spec, parent_run_id):
+    try:
+        difference = _difference(known, spec, parent_run_id)
+    except (ValueError, TypeError, AttributeError, RecursionError):  # whoever can write the storage can write anything
+        difference = "what it says of itself is no search of ours"
+    if difference:
         raise UsageError(
             f"study {spec.study!r} is another search: {difference}", "give the same options, or another --study"
         )

@@ -249,7 +249,7 @@ REFUSED_EARLY = [
     ("--pruner wilcoxon", "--pruner wilcoxon with --seeds 1 could never stop", "--seeds 4"),
     ("--pruner halving --seeds 3", "--pruner halving stops one training early", "wilcoxon"),
     ("--space missing.yaml", "space missing.yaml cannot be read", "give a YAML file"),
-    ("--space unknown.yaml", "unknown.yaml, line 1: finetune has no 'rate' to search", "lr, iterations, momentum"),
+    ("--space unknown.yaml", "unknown.yaml, line 1: finetune has no setting 'rate'", "lr, iterations, momentum"),
     ("--space lr.yaml --lr 0.1", "--lr 0.1 is fixed, and searched in lr.yaml", "leave one out"),
     ("--storage sqlite:///a.db --jobs 2", "SQLite is not for several workers", "a journal file"),
 ]

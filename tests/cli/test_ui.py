@@ -11,9 +11,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from conftest import Chain
+from conftest import Chain, Cli
 
 from rewindctl.registry import front
 
@@ -68,6 +69,16 @@ def assert_front_door(page: str) -> None:
     assert all(key in before for key in front.CHOICES)
 
 
+def assert_only_own_names(port: int) -> None:
+    """A page from elsewhere whose author points a name of his at 127.0.0.1 gets nothing."""
+    for host in ("evil.example", f"10.evil.example:{port}", f"192.168.evil.example:{port}"):
+        for path in ("", "ajax-api/2.0/mlflow/experiments/search?max_results=1"):
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", headers={"Host": host})
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(request, timeout=5)
+            assert caught.value.code == 403
+
+
 def test_the_ui_shows_the_store_and_ends_with_the_command(
     ui: tuple["subprocess.Popen[str]", int], copied_chain: Chain
 ) -> None:
@@ -76,6 +87,19 @@ def test_the_ui_shows_the_store_and_ends_with_the_command(
     run = json.loads(get(port, f"ajax-api/2.0/mlflow/runs/get?run_id={copied_chain.prune}"))["run"]
     assert run["info"]["run_name"] == "prune 5x s0 resnet8-digits"
     assert_front_door(get(port, "").decode())
+    assert_only_own_names(port)
     process.terminate()
     assert process.wait(timeout=60) == 130
     assert not listening(port)
+
+
+def test_an_address_for_others_comes_with_a_warning_and_what_to_do(cli: Cli, store: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        open_to_all = cli("ui", "--host", "0.0.0.0", "--port", str(port))
+    assert open_to_all.code == 1
+    assert f"cannot listen at 0.0.0.0:{port}" in open_to_all.err
+    assert f"whoever reaches 0.0.0.0:{port} can read, change and delete every run" in open_to_all.err
+    assert "mlflow server --app-name basic-auth" in open_to_all.err

@@ -13,7 +13,8 @@ from conftest import Cli
 from PIL import Image
 
 from rewindctl.datasets import Dataset, load_dataset
-from rewindctl.datasets.files import import_dataset, imported, places, read_npz
+from rewindctl.datasets.files import import_dataset, imported, places
+from rewindctl.datasets.npz import read_npz
 from rewindctl.errors import DataError, UnknownNameError, UsageError
 
 Pixels = npt.NDArray[np.uint8]

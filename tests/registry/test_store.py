@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rewindctl.errors import RegistryError
+from rewindctl.errors import RegistryError, UsageError
 from rewindctl.registry.store import StoreError, absolute_uri, connect, redacted, sqlite_path, ui_command
 
 SECRET = "s3cret"
@@ -130,7 +130,19 @@ def test_the_ui_is_served_on_the_loopback_address_alone(store: Path) -> None:
     line = ui_command(f"sqlite:///{store}", 5001)
     assert line[line.index("--host") + 1] == "127.0.0.1"
     assert line[line.index("--port") + 1] == "5001"
-    assert f"sqlite:///{store}" in line
+    assert f"sqlite:///{store}" not in line, "others on the machine can read a command line, and a password in it"
+    assert line[line.index("--allowed-hosts") + 1] == "localhost:5001,127.0.0.1:5001"
+
+
+def test_a_ui_for_others_answers_to_the_names_given() -> None:
+    line = ui_command("postgresql://user:pw@host/runs", 5001, "", "lab", "lab.example.org:5001")
+    assert line[line.index("--host") + 1] == "lab"
+    assert line[line.index("--allowed-hosts") + 1].split(",")[2:] == ["lab:5001", "lab.example.org:5001"]
+    assert "--allowed-hosts" not in ui_command("sqlite:///x", 5001, "", "0.0.0.0"), "MLflow's own list"
+    assert not any("pw@" in word for word in line)
+    for host, names in (("--help", None), ("", None), ("lab", "a b"), ("lab", ",")):
+        with pytest.raises(UsageError):
+            ui_command("sqlite:///x", 5001, "", host, names)
 
 
 def test_the_password_of_a_database_is_on_no_command_line() -> None:

@@ -68,8 +68,13 @@ def test_a_file_becomes_distributions(tmp_path: Path) -> None:
 
 
 WRONG = [
-    ("rate: {type: float, low: 1, high: 2}", 1, "no 'rate' to search", "lr, iterations, momentum"),
-    ("lr: {type: float, low: 0.001, high: 0.1}\nk: {type: int, low: 0, high: 9}", 2, "no 'k' to search", "known: lr"),
+    ("rate: {type: float, low: 1, high: 2}", 1, "finetune has no setting 'rate'", "lr, iterations, momentum"),
+    (
+        "lr: {type: float, low: 0.001, high: 0.1}\nk: {type: int, low: 0, high: 9}",
+        2,
+        "finetune has no setting 'k'",
+        "known: lr",
+    ),
     ("lr: 0.1", 1, "lr", "type: float"),
     ("lr: {type: real, low: 0.001, high: 0.1}", 1, "type = 'real'", "type: float"),
     ("lr:\n  type: float\n  low: many\n  high: 0.1", 3, "low = 'many'", "type: float"),

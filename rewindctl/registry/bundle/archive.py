@@ -16,7 +16,8 @@ from pathlib import Path
 
 from rewindctl.errors import IntegrityError, UsageError
 from rewindctl.files import replacing
-from rewindctl.registry.bundle.index import HINT, File
+from rewindctl.registry.bundle.index import HINT
+from rewindctl.registry.manifest import File
 
 BLOCK = 512
 END = bytes(2 * BLOCK)

@@ -5,12 +5,12 @@ from itertools import islice
 
 from rewindctl.errors import IntegrityError
 from rewindctl.registry import records as tag
-from rewindctl.registry.bundle.index import CARRIED, HINT, Index, Manifest, RunEntry, parse_manifest
+from rewindctl.registry.bundle.index import CARRIED, HINT, Index, RunEntry
+from rewindctl.registry.manifest import MOST_JSON_BYTES, Manifest, parse_manifest
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.writer import MANIFEST_FILE
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, parse_spec
 
-MOST_JSON_BYTES = 16 << 20  # of a manifest or a spec
 MOST_ANCESTORS = 1_000
 MOST_COPIES = 100  # how much larger than the bundle its runs may be, which share files
 
@@ -52,7 +52,7 @@ def check_manifests(index: Index, read: Callable[[str], bytes], where: str) -> d
         for path in (MANIFEST_FILE, "spec.json"):
             if sizes[entry.artifacts[path]] > MOST_JSON_BYTES:
                 raise IntegrityError(f"{run}: {path} is larger than {MOST_JSON_BYTES:,} bytes", HINT)
-        manifest = parse_manifest(read(entry.artifacts[MANIFEST_FILE]), run)
+        manifest = parse_manifest(read(entry.artifacts[MANIFEST_FILE]), run, HINT)
         here = {path: digest for path, digest in entry.artifacts.items() if path != MANIFEST_FILE}
         if sorted([*here, *entry.omitted]) != sorted(manifest.artifacts):
             raise IntegrityError(f"{run}: its files are not those of its manifest", HINT)

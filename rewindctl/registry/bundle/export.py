@@ -10,7 +10,8 @@ from rewindctl.files import sha256
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.archive import PART, archive_size, parts_of, write_archive
 from rewindctl.registry.bundle.check import check_manifests, check_runs
-from rewindctl.registry.bundle.index import CARRIED, FORMAT, VERSION, File, Index, Point, RunEntry
+from rewindctl.registry.bundle.index import CARRIED, FORMAT, VERSION, Index, Point, RunEntry
+from rewindctl.registry.manifest import File
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry

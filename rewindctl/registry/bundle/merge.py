@@ -25,9 +25,10 @@ from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.archive import Source, check_sizes, extract, find_parts, read_index
 from rewindctl.registry.bundle.check import check_manifests, check_runs, spec_of
 from rewindctl.registry.bundle.export import Progress
-from rewindctl.registry.bundle.index import Index, Manifest, RunEntry, parse_index, parse_manifest
+from rewindctl.registry.bundle.index import Index, RunEntry, parse_index
 from rewindctl.registry.bundle.leftovers import discard, remove_leftovers
 from rewindctl.registry.delivery import METRICS_PER_BATCH
+from rewindctl.registry.manifest import Manifest, parse_manifest
 from rewindctl.registry.opening import common_tags, params_of
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
