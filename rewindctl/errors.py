@@ -70,5 +70,9 @@ class BusyError(RegistryError):
         self.run_id, self.owner = run_id, owner
 
 
+class DiskError(RegistryError):
+    """A file cannot be written: its disk is full or read-only. The request was right, and can be repeated."""
+
+
 class IntegrityError(RegistryError):
     """An artifact differs from what the manifest of its run says."""

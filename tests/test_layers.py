@@ -13,7 +13,8 @@ ROOT = Path(rewindctl.__file__).parent
 ROWS = (
     ("errors",),
     ("plugins",),
-    ("catalog", "conditions", "console", "files", "seeds", "sparsity"),
+    ("catalog", "conditions", "console", "temporary", "seeds", "sparsity"),
+    ("files",),
     ("specs",),
     ("commands",),
     ("datasets", "models", "pruning", "rewinding"),

@@ -31,6 +31,7 @@ from rewindctl.cli import show as show_command
 from rewindctl.cli.session import Globals
 from rewindctl.console import Console
 from rewindctl.errors import RewindError
+from rewindctl.files import disk_error, of_the_disk
 
 INTERRUPTED = 130
 
@@ -115,7 +116,8 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        console.error(RewindError(f"{type(error).__name__}: {error}", "this is a defect; --debug shows where"))
+        told = RewindError(f"{type(error).__name__}: {error}", "this is a defect; --debug shows where")
+        console.error(disk_error(error) if isinstance(error, OSError) and of_the_disk(error) else told)
         return 1
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from rewindctl.catalog import require_plain
 from rewindctl.datasets.dataset import Dataset, Images, datasets
 from rewindctl.errors import DataError, UnknownNameError, UsageError
-from rewindctl.files import replacing
+from rewindctl.files import disk_hint, replacing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -97,7 +97,8 @@ def import_dataset(name: str, source: Path, data_dir: Path | None) -> tuple[Data
             with replacing(_record(place, name)) as temporary:
                 temporary.write_text(json.dumps({"digest": dataset.digest, "source": source.name}) + "\n")
     except OSError as error:
-        raise DataError(f"{place} cannot be written: {error.strerror}", "give another --data-dir") from None
+        hint = disk_hint(error, "give another --data-dir")
+        raise DataError(f"{place} cannot be written: {error.strerror or error}", hint) from None
     return dataset, place / f"{name}.npz"
 
 

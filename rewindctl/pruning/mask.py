@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rewindctl.errors import IntegrityError
+from rewindctl.files import as_os_error
 
 FORMAT = "rewindctl-mask-1"
 LARGEST_WEIGHTS = 2**33  # no network here comes near; a header that claims more is refused before allocation
@@ -107,7 +108,10 @@ class Mask:
             "norms": {name: list(mask.shape) for name, mask in self.norms.items()},
         }
         # One metadata key: safetensors writes several in no fixed order, and equal masks must be equal bytes.
-        save_file(packed, path, metadata={FORMAT: json.dumps(shapes)})
+        try:
+            save_file(packed, path, metadata={FORMAT: json.dumps(shapes)})
+        except SafetensorError as error:
+            raise as_os_error(error) from None
 
     @classmethod
     def load(cls, path: Path) -> "Mask":

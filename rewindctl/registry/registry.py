@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, 
 from rewindctl.registry.views import experiment_tags
 from rewindctl.registry.writer import MANIFEST_FILE, RunWriter
 from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
+from rewindctl.temporary import temporary_folder
 
 PAGE = 1_000
 SHORTEST_PREFIX = 6
@@ -47,7 +47,7 @@ class Registry:
         self._client = connect(self.uri)
         self.experiment, self.experiment_id = self._open_experiment(experiment)
         self._manifests: dict[str, dict[str, Any]] = {}
-        self._downloads = tempfile.TemporaryDirectory(prefix="rewindctl-")
+        self._downloads = temporary_folder()
 
     @property
     def client(self) -> Client:
@@ -245,14 +245,24 @@ class Registry:
         return [run for run in same if run.parent_id == (parent.run_id if parent else None)]
 
     def start_report(self, name: str, note: str) -> RunWriter:
-        """Open a run of kind `report`: files about other runs, no stage, so without spec and fingerprint."""
+        """Open a run of kind `report`: files about other runs, no stage, so without spec and fingerprint.
+
+        Reports whose process is gone are marked KILLED: nobody goes on with them.
+        """
+        watch = Watch()
+        for run in self.search(kind=tag.REPORT):
+            if run.status == "RUNNING" and watch.is_dead(run):
+                self.mark_killed(run.run_id)
         tags = {**common_tags(tag.REPORT), tag.NOTE: note}
         run = self._client.create_run(self.experiment_id, tags=tags, run_name=name)
         ownership.hold(run.info.run_id)
         return RunWriter(self._client, run.info.run_id)
 
     def register_dense(self, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
-        """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it."""
+        """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it.
+
+        A run that was killed after this has its version already; that of one that never finished goes.
+        """
         name = dense_model(spec.model, spec.dataset)
         tags = {tag.MODEL: spec.model, tag.DATASET: spec.dataset}
         try:
@@ -261,7 +271,7 @@ class Registry:
             if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise
         run = self._client.get_run(run_id)
-        version = self._client.create_model_version(
+        version = self._own_version(name, run_id, spec) or self._client.create_model_version(
             name,
             f"{run.info.artifact_uri}/checkpoints",
             run_id,
@@ -271,6 +281,17 @@ class Registry:
         alias = f"seed-{spec.seed}"
         if move_alias or alias not in self._client.get_registered_model(name).aliases:
             self._client.set_registered_model_alias(name, alias, version.version)
+
+    def _own_version(self, name: str, run_id: str, spec: DenseSpec) -> Any:
+        """The version that the run has, None where there is none; those of killed runs of the stage are removed."""
+        dead = {run.run_id for run in self.search(fingerprint=spec.fingerprint()) if run.status in ("KILLED", "FAILED")}
+        own = None
+        for version in self._client.search_model_versions(f"name = '{name}'"):
+            if version.run_id == run_id:
+                own = version
+            elif version.run_id in dead:
+                self._client.delete_model_version(name, version.version)
+        return own
 
     def artifact(self, run: RunRecord, path: str) -> Path:
         """A local copy of an artifact, its bytes those of the manifest. Raises: IntegrityError, RegistryError."""

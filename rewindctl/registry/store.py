@@ -1,5 +1,6 @@
 """Reaching a tracking store: a fresh SQLite file made by one process at a time, a server that answers, plain errors."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -14,10 +15,14 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from rewindctl.errors import RegistryError
+from rewindctl.files import disk_hint, replacing
 from rewindctl.registry import front
 
 PING_SECONDS = 5
 DEFAULT_STORE = "mlflow.db"
+CHECK = "check --tracking-uri and the store"
+# What SQLite says of its disk, and what the system would have said.
+SQLITE_WORDS = {"database or disk is full": errno.ENOSPC, "readonly database": errno.EROFS, "disk I/O error": errno.EIO}
 
 
 def absolute_uri(uri: str | None) -> str:
@@ -93,15 +98,24 @@ class Client:
             if self._secret:
                 reason = reason.replace(f"{self._secret}@", "***@")  # MLflow's messages hold whole addresses
             code = getattr(error, "error_code", "")
-            raise StoreError(f"the tracking store {self._uri} answered: {reason[:300]}", code=code) from error
+            hint = _disk_hint(error, reason)
+            raise StoreError(f"the tracking store {self._uri} answered: {reason[:300]}", hint, code) from error
 
 
 class StoreError(RegistryError):
     """What the store answered; `code` is MLflow's error code, empty for other failures."""
 
-    def __init__(self, message: str, hint: str = "check --tracking-uri and the store", code: str = "") -> None:
+    def __init__(self, message: str, hint: str = CHECK, code: str = "") -> None:
         super().__init__(message, hint)
         self.code = code
+
+
+def _disk_hint(error: Exception, reason: str) -> str:
+    """What to do when the disk of a store or of its artifacts is the reason; else to check the store."""
+    for words, number in SQLITE_WORDS.items():
+        if words in reason:
+            return disk_hint(OSError(number, reason))
+    return disk_hint(error, CHECK) if isinstance(error, OSError) else CHECK
 
 
 def connect(uri: str) -> Client:
@@ -115,7 +129,10 @@ def connect(uri: str) -> Client:
 
 
 def _prepare_sqlite(path: Path, uri: str) -> None:
-    """Make the store under a lock: MLflow crashes when several processes first touch one at once."""
+    """Make the store under a lock: MLflow crashes when several processes first touch one at once.
+
+    It is made beside its place: MLflow cannot go on with one whose making was cut off.
+    """
     hint = "choose another place with --tracking-uri sqlite:///PATH"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,12 +140,17 @@ def _prepare_sqlite(path: Path, uri: str) -> None:
             return
         with path.with_name(f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _initialised(path):
+            if not path.exists():
+                with replacing(path) as temporary:
+                    Client(f"sqlite:///{temporary}").search_experiments(max_results=1)
+            elif not _initialised(path):
                 Client(uri).search_experiments(max_results=1)
     except sqlite3.DatabaseError as error:
+        hint = hint if (told := _disk_hint(error, str(error))) == CHECK else told
         raise RegistryError(f"{path} cannot be used as an MLflow store: {error}", hint) from None
     except OSError as error:
-        raise RegistryError(f"the store {path} cannot be written: {error.strerror or error}", hint) from None
+        why = error.strerror or error
+        raise RegistryError(f"the store {path} cannot be written: {why}", disk_hint(error, hint)) from None
 
 
 def _initialised(path: Path) -> bool:

@@ -2,20 +2,21 @@
 
 import json
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from rewindctl.errors import RegistryError, RewindError, UsageError
-from rewindctl.files import sha256, state_folder
+from rewindctl.errors import DiskError, RegistryError, RewindError, UsageError
+from rewindctl.files import sha256, state_folder, writing
 from rewindctl.registry import ownership
 from rewindctl.registry.inputs import DataInput, log_inputs, log_network
 from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, TICKET, RunRecord
-from rewindctl.registry.store import Client
+from rewindctl.registry.store import Client, StoreError
+from rewindctl.temporary import temporary_folder
 
 METRICS_PER_BATCH = 1_000  # MLflow's limit
 MANIFEST_FILE = "manifest.json"
@@ -34,7 +35,9 @@ class RunWriter:
         self.digests: dict[str, dict[str, Any]] = {}
         self._client = client
         self._logged: set[tuple[str, int]] = set()
-        self._staging = Path(tempfile.mkdtemp(prefix="rewindctl-"))
+        with writing(Path(tempfile.gettempdir())):
+            self._folder = temporary_folder()
+        self._staging = Path(self._folder.name)
         self._open, self._sealed = True, False
         self._heartbeat = ownership.Heartbeat(client, run_id)
 
@@ -46,6 +49,7 @@ class RunWriter:
         """
         ownership.hold(run.run_id)
         try:
+            remove_half_uploads(run.artifact_uri)
             own = {OWNER: ownership.this_process(), HEARTBEAT: ownership.now(), TICKET: str(ticket)}
             for key, value in own.items():  # before it is RUNNING: then it is ours at once
                 client.set_tag(run.run_id, key, value)
@@ -104,8 +108,9 @@ class RunWriter:
         if self._sealed:
             raise RegistryError(f"run {self.run_id} has its manifest: {path} comes too late")
         local = self._staging / path
-        local.parent.mkdir(parents=True, exist_ok=True)
-        yield local
+        with writing(local):
+            local.parent.mkdir(parents=True, exist_ok=True)
+            yield local
         folder = str(Path(path).parent)
         self._client.log_artifact(self.run_id, str(local), None if folder == "." else folder)
         self.digests[path] = {"sha256": sha256(local), "size": local.stat().st_size}
@@ -120,7 +125,8 @@ class RunWriter:
         self._check_ours()
         manifest = json.dumps({"schema": 1, "artifacts": self.digests}, indent=2, sort_keys=True) + "\n"
         local = self._staging / MANIFEST_FILE
-        local.write_text(manifest)
+        with writing(local):
+            local.write_text(manifest)
         self._client.log_artifact(self.run_id, str(local), None)
         self.tag({MANIFEST: sha256(local)})
         self._sealed = True
@@ -138,14 +144,15 @@ class RunWriter:
         return RunRecord.from_mlflow(self._client.get_run(self.run_id))
 
     def fail(self, error: BaseException) -> None:
-        """Close the run as KILLED for an interrupt, else FAILED, the reason in a tag. Never raises.
+        """Close the run as KILLED for an interrupt or what disk or store refused, else FAILED, the reason in a tag.
 
-        A request that turns out to be wrong leaves no run.
+        Never raises. A request that turns out to be wrong leaves no run.
         A killed run keeps its resume point: the same command goes on with it. One that another process took over is
         left to it.
         """
-        killed = isinstance(error, KeyboardInterrupt | SystemExit)
-        reason = "interrupted" if killed else (error.message if isinstance(error, RewindError) else repr(error))
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        killed = interrupted or isinstance(error, DiskError | StoreError)  # neither is the stage's fault: it goes on
+        reason = "interrupted" if interrupted else (error.message if isinstance(error, RewindError) else repr(error))
         self._heartbeat.stop(ownership.GIVE_UP_SECONDS)
         try:
             if self._open and self._heartbeat.check():
@@ -187,7 +194,16 @@ class RunWriter:
     def _close(self) -> None:
         self._open = False
         ownership.release(self.run_id)
-        shutil.rmtree(self._staging, ignore_errors=True)
+        with suppress(OSError):
+            self._folder.cleanup()
+
+
+def remove_half_uploads(artifact_uri: str) -> None:
+    """Remove what a killed process left beside the artifacts of a run: MLflow hides it, and keeps it for ever."""
+    parts = urlsplit(artifact_uri)
+    if parts.scheme in ("", "file"):
+        for path in Path(unquote(parts.path)).rglob(".artifact.uploading.*"):
+            path.unlink(missing_ok=True)
 
 
 def resume_file(run_id: str) -> Path:

@@ -3,7 +3,6 @@
 import base64
 import html as html_text
 import platform
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ from rewindctl import __version__
 from rewindctl.report.formats import escaped_markdown, formats, html
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import scale_name
+from rewindctl.temporary import temporary_folder
 
 PACKAGES = ("pandas", "matplotlib")
 TITLE = "Rewinding and fine-tuning: results"
@@ -94,7 +94,7 @@ def html_page(sections: Sequence[Section], made: pd.DataFrame, claims: pd.DataFr
 
 
 def _html_figure(stem: str, drawing: Drawing) -> str:
-    with tempfile.TemporaryDirectory(prefix="rewindctl-") as folder:
+    with temporary_folder() as folder:
         path = Path(folder) / "figure.svg"
         drawing.save(path)
         data = base64.b64encode(path.read_bytes()).decode()

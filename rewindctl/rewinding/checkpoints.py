@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rewindctl.errors import IntegrityError
+from rewindctl.files import as_os_error
 
 FORMAT = "rewindctl-checkpoint-1"
 PARTS = ("parameters", "buffers", "momentum")
@@ -33,7 +34,10 @@ class TrainState:
     data_position: int = 0
 
     def save(self, path: Path, notes: dict[str, Any] | None = None) -> None:
-        """Write the file, with `notes` (JSON) in its metadata; equal states and notes give equal bytes."""
+        """Write the file, with `notes` (JSON) in its metadata; equal states and notes give equal bytes.
+
+        Raises: OSError.
+        """
         tensors = {
             f"{part}/{name}": tensor.contiguous() for part in PARTS for name, tensor in getattr(self, part).items()
         }
@@ -41,7 +45,10 @@ class TrainState:
         if notes is not None:
             metadata["notes"] = notes
         # One metadata key: safetensors writes several in no fixed order.
-        save_file(tensors, path, metadata={FORMAT: json.dumps(metadata)})
+        try:
+            save_file(tensors, path, metadata={FORMAT: json.dumps(metadata)})
+        except SafetensorError as error:
+            raise as_os_error(error) from None
 
     @classmethod
     def load(cls, path: Path) -> "TrainState":

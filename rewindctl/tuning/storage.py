@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from rewindctl.errors import RegistryError, UsageError
-from rewindctl.files import state_folder
+from rewindctl.files import disk_hint, state_folder
 from rewindctl.registry.store import redacted, sqlite_path
 from rewindctl.specs import TuneSpec
 
@@ -59,9 +59,10 @@ def open_storage(place: str) -> BaseStorage:
         return JournalStorage(JournalFileBackend(place))
     except Exception as error:  # SQLAlchemy, drivers, JSON, the file system: each has errors of its own
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        otherwise = "give --storage another path, or the URL of a database"
         raise RegistryError(
             f"the study storage {shown(place)} cannot be used: {reason[:300]}",
-            "give --storage another path, or the URL of a database",
+            disk_hint(error, otherwise) if isinstance(error, OSError) else otherwise,
         ) from None
 
 

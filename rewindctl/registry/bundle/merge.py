@@ -33,6 +33,7 @@ from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.writer import MANIFEST_FILE, METRICS_PER_BATCH
 from rewindctl.specs import DenseSpec
+from rewindctl.temporary import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def import_bundle(
     the store fails; the registry is then as it was.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="rewindctl-") as folder:
+        with temporary_folder() as folder:
             bundle = read_bundle(given, Path(folder))
             registry = open_registry()
             remove_leftovers(registry)
