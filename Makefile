@@ -2,7 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-ray test-browser lint types bench clean
+.PHONY: demo test test-slow test-ray test-browser soak soak-short lint types bench clean
+
+SECONDS ?= 900
+SEED ?=
 
 demo: $(VENV)/.installed ## install, then the whole chain on the embedded digits, then the comparison
 	$(BIN)/rewindctl demo
@@ -20,6 +23,12 @@ test-browser: $(VENV)/.dev ## the MLflow UI in a real browser
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || \
 		{ echo "chromium and chromedriver are needed: apt-get install chromium chromium-driver" >&2; exit 1; }
 	$(BIN)/python -m pytest -m browser
+
+soak: $(VENV)/.dev ## 200 kills and disk faults in under 20 minutes; figures into docs/reliability.md
+	PYTHONPATH=tests $(BIN)/python -m soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) --page
+
+soak-short: $(VENV)/.dev ## two minutes of it
+	PYTHONPATH=tests $(BIN)/python -m soak --seconds 90 $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

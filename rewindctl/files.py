@@ -57,7 +57,7 @@ def disk_error(error: OSError, path: Path | None = None) -> DiskError:
 
 def as_os_error(error: Exception) -> OSError:
     """What safetensors says in words of a failed write, as the system said it."""
-    match = re.search(r"code: ([0-9]+)", str(error))
+    match = re.search(r"(?:code:|os error) ([0-9]+)", str(error))
     return OSError(int(match[1]), os.strerror(int(match[1]))) if match else OSError(str(error))
 
 

@@ -15,14 +15,20 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from rewindctl.errors import RegistryError
-from rewindctl.files import disk_hint, replacing
+from rewindctl.files import FORBIDDEN, FULL, disk_hint, replacing
 from rewindctl.registry import front
 
 PING_SECONDS = 5
 DEFAULT_STORE = "mlflow.db"
 CHECK = "check --tracking-uri and the store"
 # What SQLite says of its disk, and what the system would have said.
-SQLITE_WORDS = {"database or disk is full": errno.ENOSPC, "readonly database": errno.EROFS, "disk I/O error": errno.EIO}
+SQLITE_WORDS = {
+    "database or disk is full": errno.ENOSPC,
+    "readonly database": errno.EROFS,
+    "unable to open database file": errno.EACCES,
+    "disk I/O error": errno.EIO,
+}
+DISK_WORDS = SQLITE_WORDS | {os.strerror(number): number for number in (*FULL, *FORBIDDEN, errno.EIO)}
 
 
 def absolute_uri(uri: str | None) -> str:
@@ -63,7 +69,7 @@ class Client:
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is told once, by us
         self._uri, self._secret = redacted(uri), urlsplit(uri).netloc.rpartition("@")[0]
         self._full_uri = uri
         with self._plain_errors():
@@ -94,11 +100,11 @@ class Client:
         try:
             yield
         except (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError) as error:
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            reason = _reason(error)
             if self._secret:
                 reason = reason.replace(f"{self._secret}@", "***@")  # MLflow's messages hold whole addresses
             code = getattr(error, "error_code", "")
-            hint = _disk_hint(error, reason)
+            hint = _disk_hint(reason)
             raise StoreError(f"the tracking store {self._uri} answered: {reason[:300]}", hint, code) from error
 
 
@@ -110,12 +116,18 @@ class StoreError(RegistryError):
         self.code = code
 
 
-def _disk_hint(error: Exception, reason: str) -> str:
+def _reason(error: Exception) -> str:
+    """The line that says why: of SQLAlchemy's many the driver's, else the first."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "Error) " in line), lines[0] if lines else type(error).__name__)
+
+
+def _disk_hint(reason: str) -> str:
     """What to do when the disk of a store or of its artifacts is the reason; else to check the store."""
-    for words, number in SQLITE_WORDS.items():
+    for words, number in DISK_WORDS.items():
         if words in reason:
             return disk_hint(OSError(number, reason))
-    return disk_hint(error, CHECK) if isinstance(error, OSError) else CHECK
+    return CHECK
 
 
 def connect(uri: str) -> Client:
@@ -146,7 +158,7 @@ def _prepare_sqlite(path: Path, uri: str) -> None:
             elif not _initialised(path):
                 Client(uri).search_experiments(max_results=1)
     except sqlite3.DatabaseError as error:
-        hint = hint if (told := _disk_hint(error, str(error))) == CHECK else told
+        hint = hint if (told := _disk_hint(str(error))) == CHECK else told
         raise RegistryError(f"{path} cannot be used as an MLflow store: {error}", hint) from None
     except OSError as error:
         why = error.strerror or error
@@ -154,7 +166,10 @@ def _prepare_sqlite(path: Path, uri: str) -> None:
 
 
 def _initialised(path: Path) -> bool:
-    """Whether MLflow's last migration is through. Raises: sqlite3.DatabaseError when unreadable or read-only."""
+    """Whether MLflow's last migration is through. Raises: sqlite3.DatabaseError when unreadable or locked for long.
+
+    A store that cannot be written can be read; the first write says what is wrong.
+    """
     if not path.exists():
         return False
     with closing(sqlite3.connect(path, timeout=20)) as connection:
@@ -163,9 +178,10 @@ def _initialised(path: Path) -> bool:
             return False
         if not connection.execute("SELECT version_num FROM alembic_version").fetchall():
             return False
-        # A lock that is given back at once: says now, in plain words, what the first write would say in a hundred.
-        connection.execute("BEGIN IMMEDIATE")
-        connection.rollback()
+        if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+            # A lock that is given back at once: says now what the first write would say.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
         # MLflow writes its default experiment after the last migration.
         return bool(connection.execute("SELECT COUNT(*) FROM experiments").fetchone()[0])
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from soak import disks
 from soak.forks import Child, Ended, Place, Work, command, fork, fresh, import_all, modules_of
 
 PARTS = ("home", "state", "cache", "tmp", "out")  # the store with its artifacts; the folders that XDG names; TMPDIR
@@ -135,6 +136,8 @@ class Stage:
     """A world with stores to start from, and the stories that start from them."""
 
     world: World
+    no_disks: str = ""  # why there can be no small disks
+    alone: bool = False  # root only in a namespace of its own
     stories: dict[str, Story] = field(default_factory=dict)
 
     def build(self) -> None:
@@ -200,9 +203,12 @@ _stage: list[Stage] = []
 def shared() -> Stage:
     """The stage of this process, built when it is first needed, in memory where that is possible."""
     if not _stage:
+        user = os.getuid()
+        reason = disks.enter()
         memory = Path("/dev/shm")
         root = tempfile.mkdtemp(prefix="rewindctl-soak-", dir=memory if os.access(memory, os.W_OK) else None)
-        _stage.append(Stage(World(Path(root))))
+        Path(root).chmod(0o755)
+        _stage.append(Stage(World(Path(root)), reason, user != 0 and not reason))
         atexit.register(_remove, Path(root), os.getpid())
         _stage[0].build()
     return _stage[0]

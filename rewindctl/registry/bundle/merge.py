@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rewindctl.errors import IntegrityError, RegistryError
+from rewindctl.files import disk_hint
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.archive import Source, check_sizes, extract, find_parts, read_index
 from rewindctl.registry.bundle.check import check_manifests, check_runs, spec_of
@@ -72,8 +73,8 @@ def import_bundle(
             return _Merge(registry, bundle, progressed).run()
     except OSError as error:
         raise RegistryError(
-            f"{given[0]} cannot be unpacked: {error.filename or ''} {error.strerror or error}",
-            "check the file, and that TMPDIR has room for it",
+            f"{given[0]} cannot be unpacked to {tempfile.gettempdir()}: {error.strerror or error}",
+            disk_hint(error, f"check the file, and that {tempfile.gettempdir()} has room for it"),
         ) from None
 
 
