@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,12 +52,6 @@ def disk_error(error: OSError, path: Path | None = None) -> DiskError:
     """The error for what could not be written: `path`, or what the system names."""
     where = path or error.filename or "a file"
     return DiskError(f"{where} cannot be written: {error.strerror or error}", disk_hint(error))
-
-
-def as_os_error(error: Exception) -> OSError:
-    """What safetensors says in words of a failed write, as the system said it."""
-    match = re.search(r"(?:code:|os error) ([0-9]+)", str(error))
-    return OSError(int(match[1]), os.strerror(int(match[1]))) if match else OSError(str(error))
 
 
 def disk_hint(error: OSError, otherwise: str = f"check its disk, {SAME_COMMAND}") -> str:

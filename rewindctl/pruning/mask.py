@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from rewindctl.errors import IntegrityError
-from rewindctl.files import as_os_error
 
 FORMAT = "rewindctl-mask-1"
 LARGEST_WEIGHTS = 2**33  # no network here comes near; a header that claims more is refused before allocation
@@ -108,10 +107,7 @@ class Mask:
             "norms": {name: list(mask.shape) for name, mask in self.norms.items()},
         }
         # One metadata key: safetensors writes several in no fixed order, and equal masks must be equal bytes.
-        try:
-            save_file(packed, path, metadata={FORMAT: json.dumps(shapes)})
-        except SafetensorError as error:
-            raise as_os_error(error) from None
+        path.write_bytes(save(packed, metadata={FORMAT: json.dumps(shapes)}))
 
     @classmethod
     def load(cls, path: Path) -> "Mask":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from rewindctl import __version__
+from rewindctl.files import writing
 from rewindctl.report.formats import escaped_markdown, formats, html
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import scale_name
@@ -96,7 +97,8 @@ def html_page(sections: Sequence[Section], made: pd.DataFrame, claims: pd.DataFr
 def _html_figure(stem: str, drawing: Drawing) -> str:
     with temporary_folder() as folder:
         path = Path(folder) / "figure.svg"
-        drawing.save(path)
+        with writing(path):
+            drawing.save(path)
         data = base64.b64encode(path.read_bytes()).decode()
     alt = html_text.escape(drawing.alt)
     return (

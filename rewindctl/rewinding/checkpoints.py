@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from rewindctl.errors import IntegrityError
-from rewindctl.files import as_os_error
 
 FORMAT = "rewindctl-checkpoint-1"
 PARTS = ("parameters", "buffers", "momentum")
@@ -45,10 +44,8 @@ class TrainState:
         if notes is not None:
             metadata["notes"] = notes
         # One metadata key: safetensors writes several in no fixed order.
-        try:
-            save_file(tensors, path, metadata={FORMAT: json.dumps(metadata)})
-        except SafetensorError as error:
-            raise as_os_error(error) from None
+        # Not its `save_file`, which leaves half files of its own when it is killed, and readable to one user alone.
+        path.write_bytes(save(tensors, metadata={FORMAT: json.dumps(metadata)}))
 
     @classmethod
     def load(cls, path: Path) -> "TrainState":

@@ -15,6 +15,7 @@ from typing import Any
 from soak import disks
 from soak.forks import Ended, command
 from soak.kills import Unbroken, compare, unbroken
+from soak.sections import Failures
 from soak.world import Stage, Story, shared
 
 ROOM = 1 << 30
@@ -26,7 +27,7 @@ WORDS = ("No space left", "disk is full", "disk I/O error", "Read-only file syst
 WORDS += ("Permission denied", "File too large", "unable to open database file", "cannot be written")
 ADVICE = ("space", "writable", "the same command", "another place")
 
-failures: list[str] = []
+failures: list[str] = Failures()
 
 
 @dataclass

@@ -13,16 +13,17 @@ from typing import Any
 
 from soak.forks import Ended
 from soak.laws import differences, state_of
+from soak.sections import Failures
 from soak.world import Stage, Story, shared
 
-TARGET = 240  # more where there is time: no
+TARGET = 240
 CHAIN = 6  # kills in a row before the command may end
 FRESH = 12  # every so many kills the process is one that imports everything itself, as a user's does
 FRESH_SECONDS = 6.0
 GENTLE = {5: signal.SIGTERM, 11: signal.SIGINT}  # these of every 12 kills; the others are SIGKILL
 CLEAN_CODES = {0, 130}
 
-failures: list[str] = []
+failures: list[str] = Failures()
 
 
 @dataclass(frozen=True)

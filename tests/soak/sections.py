@@ -4,12 +4,25 @@ It has `run(budget_seconds, seed) -> dict`: the figures for the page, numbers by
 counts by name, if there are some. It has `failures`, a list: a line for each broken law.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, cast
 
 SHARES = {"kills": 0.7, "faults": 0.3}
+
+
+class Failures(list[str]):
+    """Broken laws, each told when it is found."""
+
+    def append(self, line: str) -> None:
+        sys.stderr.write(f"broken: {line}\n")
+        super().append(line)
+
+    def extend(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.append(line)
 
 
 class Section(Protocol):

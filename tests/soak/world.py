@@ -125,10 +125,16 @@ class World:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def files(self) -> set[str]:
-        """Every file by its path, but artifacts, and Python's trial of whether TMPDIR can be written to."""
+        """Every file by its path, but for artifacts, and what others have for a moment and a kill may leave.
+
+        That is Python's trial of whether TMPDIR can be written to, and Optuna's lock on its way out: the latter goes
+        with a later search.
+        """
         found = (path for part in PARTS for path in self.part(part).rglob("*") if not path.is_dir())
         names = {str(path.relative_to(self.root / "world")) for path in found}
-        return {name for name in names if not re.match(r"home/mlruns/|tmp/[a-z0-9_]{8}$", name)}
+        return {
+            name for name in names if not re.match(r"home/mlruns/|tmp/[a-z0-9_]{8}$|.*\.lock[0-9a-f-]+\.rename$", name)
+        }
 
 
 @dataclass
