@@ -21,13 +21,14 @@ def main() -> int:
 
     chosen = options.sections.split(",") if options.sections else list(SHARES)
     began, done = time.monotonic(), []
-    for name in chosen:
+    for index, name in enumerate(chosen):
         _say(f"{name}: seed {options.seed}")
-        share = SHARES[name] / sum(SHARES[one] for one in chosen)
+        share = SHARES[name] / sum(SHARES[one] for one in chosen[index:])
+        left = began + options.seconds - time.monotonic()
         ended = Done(title(name), 0.0, failures=section(name).failures)
         since = time.monotonic()
         try:
-            ended.figures = section(name).run(share * options.seconds, options.seed)
+            ended.figures = section(name).run(share * left, options.seed)
         except Exception:
             ended.failures.append(f"{name} broke off: {traceback.format_exc()}")
         ended.seconds = time.monotonic() - since

@@ -17,6 +17,7 @@ import yaml
 from soak import disks
 from soak.forks import Child, Ended, Place, Work, command, fork, fresh, import_all, modules_of
 
+PASSING = r"home/mlruns/|tmp/[a-z0-9_]{8}$|.*\.lock[0-9a-f-]+\.rename$"
 PARTS = ("home", "state", "cache", "tmp", "out")  # the store with its artifacts; the folders that XDG names; TMPDIR
 DENSE = ("train-dense", "--model", "resnet8", "--dataset", "digits", "--seed", "0", "--iterations", "24")
 DENSE += ("--batch-size", "32", "--evaluate-every", "4", "--rewind-points", "6,12", "--checkpoint-every", "0")
@@ -197,6 +198,7 @@ METHODS = {
 
 def _write_images(path: Path) -> None:
     """A data set of spots: 64 images of 12x12 in 4 classes."""
+    "".encode("cp437")  # loads what zipfile decodes names with, which another user may not be able to read
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (64, 12, 12, 1), dtype=np.uint8)
     labels = np.arange(64) % 4
