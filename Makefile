@@ -7,7 +7,7 @@ SIDE_BY_SIDE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 SECONDS ?= 600
 SEED ?= 0
 
-.PHONY: demo test test-slow test-ray test-projects test-postgres test-browser fuzz lint types bench clean
+.PHONY: demo test test-slow test-ray test-projects test-postgres test-browser soak soak-short fuzz lint types bench clean
 
 demo: $(VENV)/.installed ## install, then the whole chain on the embedded digits, then the comparison
 	$(BIN)/rewindctl demo
@@ -37,6 +37,12 @@ test-browser: $(VENV)/.dev ## the MLflow UI in a real browser
 
 fuzz: $(VENV)/.dev ## every reader of files of others, coverage-guided; SECONDS for all of them together, SEED
 	PYTHONPATH=tests $(BIN)/python -m fuzz.section $(SECONDS) $(SEED)
+
+soak: $(VENV)/.dev ## 200 kills, disk faults, many processes, fuzzed readers in under 20 minutes; figures into docs/reliability.md
+	PYTHONPATH=tests $(BIN)/python -m soak --seconds 900 --seed $(SEED) --page
+
+soak-short: $(VENV)/.dev ## two minutes of it
+	PYTHONPATH=tests $(BIN)/python -m soak --seconds 90 --seed $(SEED)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

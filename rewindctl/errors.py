@@ -81,5 +81,9 @@ class KeptError(RegistryError):
         self.run_id, self.folder = run_id, folder
 
 
+class DiskError(RegistryError):
+    """A file cannot be written: its disk is full or read-only. The request was right, and can be repeated."""
+
+
 class IntegrityError(RegistryError):
     """An artifact differs from what the manifest of its run says."""

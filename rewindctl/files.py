@@ -1,23 +1,30 @@
-"""Files that are whole or not there, their digests, and texts of bounded size."""
+"""Files that are whole or not there, what a disk refuses, digests, texts of bounded size."""
 
+import errno
 import hashlib
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rewindctl.errors import UsageError
+from rewindctl.errors import DiskError, UsageError
+from rewindctl.temporary import sweep, temporary_name
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+SAME_COMMAND = "then the same command goes on"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that takes the place of `path` when the block ends well.
 
-    Synced before it is renamed: after a power loss there is the old file or the new one, never half of either.
+    Synced before it is renamed: after a power loss there is the old file or the new one, never half of either. What
+    a killed process left of an earlier attempt is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
+    sweep(path.parent)
+    temporary = path.with_name(f".{path.stem}-{temporary_name()}{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -41,6 +48,33 @@ def read_text(path: Path, what: str, most: int, hint: str) -> str:
         raise UsageError(f"{what} is not UTF-8 text", hint) from None
     except ValueError as error:  # a path with a zero byte
         raise UsageError(f"{what} cannot be read: {error}", hint) from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises: DiskError naming `path` when the block cannot write."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def of_the_disk(error: OSError) -> bool:
+    """Whether the disk is the reason, not what was asked of it."""
+    return error.errno in FULL | FORBIDDEN | {errno.EIO}
+
+
+def disk_error(error: OSError, path: Path | None = None) -> DiskError:
+    """The error for what could not be written: `path`, or what the system names."""
+    where = path or error.filename or "a file"
+    return DiskError(f"{where} cannot be written: {error.strerror or error}", disk_hint(error))
+
+
+def disk_hint(error: OSError, otherwise: str = f"check its disk, {SAME_COMMAND}") -> str:
+    """What to do; `otherwise` where the disk is neither full nor forbidden."""
+    if error.errno in FULL:
+        return f"free some space there, {SAME_COMMAND}"
+    return f"make it writable, or choose another place, {SAME_COMMAND}" if error.errno in FORBIDDEN else otherwise
 
 
 def sha256(path: Path) -> str:

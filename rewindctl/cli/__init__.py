@@ -39,6 +39,7 @@ from rewindctl.cli.help import Group, arrange
 from rewindctl.cli.session import Globals, StoppedError
 from rewindctl.console import Console
 from rewindctl.errors import RewindError
+from rewindctl.files import disk_error, of_the_disk
 
 INTERRUPTED = 130
 PANELS = {
@@ -135,11 +136,10 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             console.traceback(traceback.format_exc())
-        console.error(
-            RewindError(
-                f"{type(error).__name__}: {str(error)[:LONGEST_REASON]}", "this is a defect; --debug shows where"
-            )
+        told = RewindError(
+            f"{type(error).__name__}: {str(error)[:LONGEST_REASON]}", "this is a defect; --debug shows where"
         )
+        console.error(disk_error(error) if isinstance(error, OSError) and of_the_disk(error) else told)
         return 1
 
 

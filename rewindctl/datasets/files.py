@@ -12,7 +12,7 @@ from rewindctl.catalog import is_plain, require_plain
 from rewindctl.datasets.dataset import Dataset, Images, datasets
 from rewindctl.datasets.npz import check_amount, read_npz
 from rewindctl.errors import DataError, UnknownNameError, UsageError
-from rewindctl.files import read_text, replacing
+from rewindctl.files import disk_hint, read_text, replacing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 # Whatever its ending, a file is of one of these: Pillow reads 40 others, one of them by running Ghostscript.
@@ -93,7 +93,8 @@ def import_dataset(name: str, source: Path, data_dir: Path | None) -> tuple[Data
             with replacing(_record(place, name)) as temporary:
                 temporary.write_text(json.dumps({"digest": dataset.digest, "source": source.name}) + "\n")
     except OSError as error:
-        raise DataError(f"{place} cannot be written: {error.strerror}", "give another --data-dir") from None
+        hint = disk_hint(error, "give another --data-dir")
+        raise DataError(f"{place} cannot be written: {error.strerror or error}", hint) from None
     return dataset, place / f"{name}.npz"
 
 

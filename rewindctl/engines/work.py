@@ -10,6 +10,7 @@ import torch
 
 from rewindctl.console import Console
 from rewindctl.errors import RewindError
+from rewindctl.files import disk_error
 from rewindctl.pipeline import Pipeline
 from rewindctl.pipeline.stages import failed_run
 from rewindctl.registry import Registry, RunRecord
@@ -100,6 +101,9 @@ class Worker:
             return Answer(task.key, self._run(task).run_id)
         except RewindError as error:
             return Answer(task.key, failed_run(error), error.message, error.hint)
+        except OSError as error:
+            told = disk_error(error)
+            return Answer(task.key, failed_run(error), told.message, told.hint)
         except Exception as error:
             return Answer(task.key, failed_run(error), f"{type(error).__name__}: {error}", "this is a defect")
 

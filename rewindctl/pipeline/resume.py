@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from rewindctl.errors import IntegrityError
-from rewindctl.files import replacing
+from rewindctl.files import replacing, writing
 from rewindctl.registry import RunWriter
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.loop import Evaluation, ResumePoint
@@ -16,7 +16,7 @@ def save_point(writer: RunWriter, point: ResumePoint) -> None:
         "training_seconds": point.training_seconds,
         "digests": writer.digests,
     }
-    with replacing(writer.resume_file) as temporary:
+    with writing(writer.resume_file), replacing(writer.resume_file) as temporary:
         point.state.save(temporary, notes)
 
 

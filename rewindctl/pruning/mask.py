@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from rewindctl.errors import IntegrityError
@@ -113,7 +113,7 @@ class Mask:
             "norms": {name: list(mask.shape) for name, mask in self.norms.items()},
         }
         # One metadata key: safetensors writes several in no fixed order, and equal masks must be equal bytes.
-        save_file(packed, path, metadata={FORMAT: json.dumps(shapes)})
+        path.write_bytes(save(packed, metadata={FORMAT: json.dumps(shapes)}))
 
     @classmethod
     def load(cls, path: Path) -> "Mask":

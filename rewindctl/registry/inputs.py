@@ -63,13 +63,18 @@ def log_network(client: Client, run_id: str, iteration: int) -> str:
     run = client.get_run(run_id)
     tags = {key: value for key, value in run.data.tags.items() if key in TOLD_OF_A_NETWORK}
     name = run.info.run_name.translate(NOT_IN_A_NAME)
-    # One that was made and not linked is there when the process died just then, or the answer was lost.
-    left = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'", max_results=1)
-    made = (run.info.experiment_id, name, run_id, tags, None, tags[KIND])
-    model = left[0] if left else client.create_logged_model(*made)
+    model = _unlinked(client, run) or client.create_logged_model(
+        run.info.experiment_id, name, run_id, tags, None, tags[KIND]
+    )
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, iteration)])
     return str(model.model_id)
+
+
+def _unlinked(client: Client, run: Any) -> Any:
+    """The model of a run that was killed between making and linking it."""
+    found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'", None, 1)
+    return next(iter(found), None)
 
 
 def made_model(client: Client, run_id: str) -> str | None:

@@ -1,5 +1,7 @@
 """Dense baselines as versions of a registered model."""
 
+from collections.abc import Collection
+
 from rewindctl.registry import records as tag
 from rewindctl.registry.store import Client, StoreError
 from rewindctl.safe_text import markdown
@@ -20,10 +22,12 @@ def dense_model(model: str, dataset: str) -> str:
     return f"{model}-{dataset}-dense"
 
 
-def register_dense(client: Client, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
+def register_dense(
+    client: Client, run_id: str, spec: DenseSpec, dead: Collection[str] = (), *, move_alias: bool = True
+) -> None:
     """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it.
 
-    A run that is a version already, of a process that died just then, is not made another.
+    A run that is a version already, of a process that died just then, is not made another; `dead` runs' versions go.
     """
     name = dense_model(spec.model, spec.dataset)
     tags = {tag.MODEL: spec.model, tag.DATASET: spec.dataset}
@@ -32,15 +36,18 @@ def register_dense(client: Client, run_id: str, spec: DenseSpec, *, move_alias: 
     except StoreError as error:
         if error.code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = _version_of(client, name, run_id) or _make_version(client, name, run_id, spec)
+    for run in {*dead} - {run_id}:
+        for version in _versions_of(client, name, run):
+            client.delete_model_version(name, version)
+    version = next(iter(_versions_of(client, name, run_id)), None) or _make_version(client, name, run_id, spec)
     alias = f"seed-{spec.seed}"
     if move_alias or alias not in client.get_registered_model(name).aliases:
         client.set_registered_model_alias(name, alias, version)
 
 
-def _version_of(client: Client, name: str, run_id: str) -> str | None:
-    found = [one for one in client.search_model_versions(f"run_id = '{run_id}'") if one.name == name]
-    return str(found[0].version) if found else None
+def _versions_of(client: Client, name: str, run_id: str) -> list[str]:
+    found = client.search_model_versions(f"run_id = '{run_id}'")
+    return [str(one.version) for one in found if one.name == name]
 
 
 def _make_version(client: Client, name: str, run_id: str, spec: DenseSpec) -> str:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,13 +18,13 @@ from rewindctl.registry.opening import Opening, about_of, common_tags, project_r
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.scratch import scratch_prefix
 from rewindctl.registry.searching import ACTIVE, BOTH, DELETED, search
 from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, sqlite_path
 from rewindctl.registry.views import experiment_tags
 from rewindctl.registry.writer import MANIFEST_FILE, RunWriter
 from rewindctl.safe_text import redacted
 from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
+from rewindctl.temporary import temporary_folder
 
 SHORTEST_PREFIX = 6
 DEEPEST_FOLDER = 16
@@ -43,7 +42,7 @@ class Registry:
         self._client = connect(self.uri)
         self.experiment, self.experiment_id = self._open_experiment(experiment)
         self._manifests: dict[str, dict[str, Any]] = {}
-        self._downloads = tempfile.TemporaryDirectory(prefix=scratch_prefix())
+        self._downloads = temporary_folder()
 
     @classmethod
     def of_run(cls, tracking_uri: str, run_id: str) -> "Registry":
@@ -278,7 +277,14 @@ class Registry:
         return [run for run in self.search(fingerprint=fingerprint) if run.parent_id == parent_id]
 
     def start_report(self, name: str, note: str) -> RunWriter:
-        """Open a run of kind `report`: files about other runs, no stage, so without spec and fingerprint."""
+        """Open a run of kind `report`: files about other runs, no stage, so without spec and fingerprint.
+
+        Reports whose process is gone are marked KILLED: nobody goes on with them.
+        """
+        watch = Watch()
+        for run in self.search(kind=tag.REPORT):
+            if run.status == "RUNNING" and watch.is_dead(run):
+                self.mark_killed(run.run_id)
         tags = {**common_tags(tag.REPORT), tag.NOTE: note}
         if (project := project_run(self._client)) is not None:
             tags[tag.PARENT] = project
@@ -286,8 +292,13 @@ class Registry:
         return RunWriter(self._client, run.info.run_id, about_of("", name, forced=True))
 
     def register_dense(self, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
-        """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it."""
-        register_dense(self._client, run_id, spec, move_alias=move_alias)
+        """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it.
+
+        The versions of killed runs of the stage, which never finished, go.
+        """
+        same = self.search(fingerprint=spec.fingerprint())
+        dead = {run.run_id for run in same if run.status in ("KILLED", "FAILED")}
+        register_dense(self._client, run_id, spec, dead, move_alias=move_alias)
 
     def artifact(self, run: RunRecord, path: str) -> Path:
         """A local copy of an artifact, its bytes those of the manifest. Raises: IntegrityError, RegistryError."""

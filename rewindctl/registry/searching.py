@@ -59,12 +59,12 @@ def _from_tables(
         tagged = select(SqlTag.run_uuid).where(SqlTag.key == key, SqlTag.value == value)
         wanted.append(SqlRun.run_uuid.in_(tagged))
     ids = select(SqlRun.run_uuid).where(*wanted)
-    about = (SqlRun.run_uuid, SqlRun.name, SqlRun.status, SqlRun.artifact_uri, SqlRun.start_time, SqlRun.end_time)
+    columns = (SqlRun.run_uuid, SqlRun.name, SqlRun.status, SqlRun.artifact_uri, SqlRun.start_time, SqlRun.end_time)
     found: dict[str, RunRecord] = {}
     with engine.connect() as connection:
-        ordered = select(*about, SqlRun.lifecycle_stage).where(*wanted).order_by(SqlRun.start_time, SqlRun.run_uuid)
-        for run in connection.execute(ordered):
-            found[run[0]] = RunRecord.checked(*run, {}, {}, {})
+        ordered = select(*columns, SqlRun.lifecycle_stage).where(*wanted).order_by(SqlRun.start_time, SqlRun.run_uuid)
+        for run_id, name, status, uri, start, end, stage in connection.execute(ordered):
+            found[run_id] = RunRecord.checked(run_id, name, status, uri, start, end, stage, {}, {}, {})
         # Each query sees the store at its own moment: a run that came after the first one is in none.
         for table, place in ((SqlTag, "tags"), (SqlParam, "params")):
             texts = select(table.run_uuid, table.key, table.value).where(table.run_uuid.in_(ids))

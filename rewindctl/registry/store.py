@@ -1,5 +1,6 @@
 """Reaching a tracking store: a fresh SQLite file made by one process at a time, a server that answers, plain errors."""
 
+import errno
 import fcntl
 import http.client
 import ipaddress
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from rewindctl.errors import RegistryError, RewindError, UsageError
+from rewindctl.files import FORBIDDEN, FULL, disk_hint, replacing
 from rewindctl.registry import front, outage
 from rewindctl.safe_text import redacted, remember, scrubbed, user_info
 
@@ -39,6 +41,15 @@ LOOPBACK, ANY_ADDRESS = "127.0.0.1", ("0.0.0.0", "::", "[::]")
 NAME = r"[A-Za-z0-9*\[:][A-Za-z0-9.:*\[\]-]*"
 HOST, HOSTS = re.compile(NAME), re.compile(f"{NAME}(,{NAME})*")
 UI_STORE = "MLFLOW_BACKEND_STORE_URI"  # not on the command line, where everyone on the machine could read a password
+CHECK = "check --tracking-uri and the store"
+# What SQLite says of its disk, and what the system would have said.
+SQLITE_WORDS = {
+    "database or disk is full": errno.ENOSPC,
+    "readonly database": errno.EROFS,
+    "unable to open database file": errno.EACCES,
+    "disk I/O error": errno.EIO,
+}
+DISK_WORDS = SQLITE_WORDS | {os.strerror(number): number for number in (*FULL, *FORBIDDEN, errno.EIO)}
 
 
 def absolute_uri(uri: str | None) -> str:
@@ -95,10 +106,9 @@ class Client:
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is told once, by us
         # Interrupted within a query, or cut off from its database, it would print a traceback.
-        for name in ("mlflow.store.db.utils", "sqlalchemy.pool"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         remember(uri)
         self.display_uri, self._full_uri = redacted(uri), uri
         self._patience, self._remote = patience, sqlite_path(uri) is None
@@ -170,18 +180,17 @@ class Client:
         except RewindError:
             raise
         except Exception as error:  # MLflow's, SQLAlchemy's, drivers', and those of an answer that is none
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            told = scrubbed(reason[:3_000])[:300]  # MLflow's messages hold whole addresses
-            message = f"the tracking store {self.display_uri} answered: {told}"
+            reason = scrubbed(_reason(error)[:3_000])  # MLflow's messages hold whole addresses
+            message = f"the tracking store {self.display_uri} answered: {reason[:300]}"
             if self._remote and outage.is_outage(error):
                 raise AwayError(message) from error
-            raise StoreError(message, code=str(getattr(error, "error_code", ""))) from error
+            raise StoreError(message, _disk_hint(reason), str(getattr(error, "error_code", ""))) from error
 
 
 class StoreError(RegistryError):
     """What the store answered; `code` is MLflow's error code, empty for other failures."""
 
-    def __init__(self, message: str, hint: str = "check --tracking-uri and the store", code: str = "") -> None:
+    def __init__(self, message: str, hint: str = CHECK, code: str = "") -> None:
         super().__init__(message, hint)
         self.code = code
 
@@ -191,6 +200,20 @@ class AwayError(StoreError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "start the tracking server again, or give another --tracking-uri")
+
+
+def _reason(error: Exception) -> str:
+    """The line that says why: of SQLAlchemy's many the driver's, else the first."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "Error) " in line), lines[0] if lines else type(error).__name__)
+
+
+def _disk_hint(reason: str) -> str:
+    """What to do when the disk of a store or of its artifacts is the reason; else to check the store."""
+    for words, number in DISK_WORDS.items():
+        if words in reason:
+            return disk_hint(OSError(number, reason))
+    return CHECK
 
 
 def connect(uri: str) -> Client:
@@ -206,7 +229,10 @@ def connect(uri: str) -> Client:
 
 
 def _prepare_sqlite(path: Path, uri: str) -> None:
-    """Make the store under a lock: MLflow crashes when several processes first touch one at once."""
+    """Make the store under a lock: MLflow crashes when several processes first touch one at once.
+
+    It is made beside its place: MLflow cannot go on with one whose making was cut off.
+    """
     hint = "choose another place with --tracking-uri sqlite:///PATH"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,16 +240,24 @@ def _prepare_sqlite(path: Path, uri: str) -> None:
             return
         with path.with_name(f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _initialised(path):
+            if not path.exists():
+                with replacing(path) as temporary:
+                    Client(f"sqlite:///{temporary}").search_experiments(max_results=1)
+            elif not _initialised(path):
                 Client(uri).search_experiments(max_results=1)
     except sqlite3.DatabaseError as error:
+        hint = hint if (told := _disk_hint(str(error))) == CHECK else told
         raise RegistryError(f"{path} cannot be used as an MLflow store: {error}", hint) from None
     except OSError as error:
-        raise RegistryError(f"the store {path} cannot be written: {error.strerror or error}", hint) from None
+        why = error.strerror or error
+        raise RegistryError(f"the store {path} cannot be written: {why}", disk_hint(error, hint)) from None
 
 
 def _initialised(path: Path) -> bool:
-    """Whether MLflow's last migration is through. Raises: sqlite3.DatabaseError when unreadable or read-only."""
+    """Whether MLflow's last migration is through. Raises: sqlite3.DatabaseError when unreadable or locked for long.
+
+    A store that cannot be written can be read; the first write says what is wrong.
+    """
     if not path.exists():
         return False
     with closing(sqlite3.connect(path, timeout=20)) as connection:
@@ -232,9 +266,10 @@ def _initialised(path: Path) -> bool:
             return False
         if not connection.execute("SELECT version_num FROM alembic_version").fetchall():
             return False
-        # A lock that is given back at once: says now, in plain words, what the first write would say in a hundred.
-        connection.execute("BEGIN IMMEDIATE")
-        connection.rollback()
+        if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+            # A lock that is given back at once: says now what the first write would say.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
         # MLflow writes its default experiment after the last migration.
         return bool(connection.execute("SELECT COUNT(*) FROM experiments").fetchone()[0])
 

@@ -5,25 +5,26 @@ A store that goes away meanwhile gets everything afterwards (`delivery`, `outbox
 
 import json
 import math
-import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from rewindctl.errors import KeptError, RegistryError, RewindError, UsageError
-from rewindctl.files import sha256, state_folder
+from rewindctl.errors import DiskError, KeptError, RegistryError, RewindError, UsageError
+from rewindctl.files import sha256, state_folder, writing
 from rewindctl.registry import outage, ownership
 from rewindctl.registry.delivery import Post, deliver
 from rewindctl.registry.inputs import DataInput
 from rewindctl.registry.outbox import END, FILE, Entry, Outbox
 from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, TICKET, RunRecord
-from rewindctl.registry.scratch import scratch_folder
-from rewindctl.registry.store import AwayError, Client
+from rewindctl.registry.store import AwayError, Client, StoreError
 from rewindctl.safe_text import scrubbed
 from rewindctl.specs import DenseSpec
+from rewindctl.temporary import temporary_folder
 
 MANIFEST_FILE = "manifest.json"
 
@@ -43,7 +44,9 @@ class RunWriter:
         self.digests: dict[str, dict[str, Any]] = {}
         self._client = client.impatient()
         self._logged: set[tuple[str, int]] = set()
-        self._staging = scratch_folder()
+        with writing(Path(tempfile.gettempdir())):
+            self._folder = temporary_folder()
+        self._staging = Path(self._folder.name)
         self._open, self._manifest = True, ""
         self._heartbeat = ownership.Heartbeat(self._client, run_id)
         self._post = Post(self._client, run_id, self._heartbeat, about or {})
@@ -56,6 +59,7 @@ class RunWriter:
         """
         ownership.hold(run.run_id)
         try:
+            remove_half_uploads(run.artifact_uri)
             own = {OWNER: ownership.this_process(), HEARTBEAT: ownership.now(), TICKET: str(ticket)}
             for key, value in own.items():  # before it is RUNNING: then it is ours at once
                 client.set_tag(run.run_id, key, value)
@@ -126,8 +130,9 @@ class RunWriter:
         if self._manifest:
             raise RegistryError(f"run {self.run_id} has its manifest: {path} comes too late")
         local = self._staging / path
-        local.parent.mkdir(parents=True, exist_ok=True)
-        yield local
+        with writing(local):
+            local.parent.mkdir(parents=True, exist_ok=True)
+            yield local
         self.digests[path] = {"sha256": sha256(local), "size": local.stat().st_size}
         self._send({"do": FILE, "path": path, **self.digests[path]}, local)
 
@@ -141,7 +146,8 @@ class RunWriter:
             self._check_ours()
         manifest = json.dumps({"schema": 1, "artifacts": self.digests}, indent=2, sort_keys=True) + "\n"
         local = self._staging / MANIFEST_FILE
-        local.write_text(manifest)
+        with writing(local):
+            local.write_text(manifest)
         digest, size = sha256(local), local.stat().st_size
         self._send({"do": FILE, "path": MANIFEST_FILE, "sha256": digest, "size": size}, local)
         self.tag({MANIFEST: digest})
@@ -203,14 +209,15 @@ class RunWriter:
         return KeptError(self.run_id, folder, why)
 
     def fail(self, error: BaseException) -> None:
-        """Close the run as KILLED for an interrupt, else FAILED, the reason in a tag. Never raises.
+        """Close the run as KILLED for an interrupt or what disk or store refused, else FAILED, the reason in a tag.
 
-        A request that turns out to be wrong leaves no run.
+        Never raises. A request that turns out to be wrong leaves no run.
         A killed run keeps its resume point: the same command goes on with it. One that another process took over is
         left to it.
         """
-        killed = isinstance(error, KeyboardInterrupt | SystemExit)
-        reason = "interrupted" if killed else (error.message if isinstance(error, RewindError) else repr(error))
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        killed = interrupted or isinstance(error, DiskError | StoreError)  # neither is the stage's fault: it goes on
+        reason = "interrupted" if interrupted else (error.message if isinstance(error, RewindError) else repr(error))
         self._heartbeat.stop(ownership.GIVE_UP_SECONDS)
         if self._open and self._post.box is not None and self._post.box.complete:
             self._close()  # it did not fail: its store did
@@ -257,7 +264,16 @@ class RunWriter:
         self._heartbeat.stop(ownership.GIVE_UP_SECONDS)
         self._post.close()
         ownership.release(self.run_id)
-        shutil.rmtree(self._staging, ignore_errors=True)
+        with suppress(OSError):
+            self._folder.cleanup()
+
+
+def remove_half_uploads(artifact_uri: str) -> None:
+    """Remove what a killed process left beside the artifacts of a run: MLflow hides it, and keeps it for ever."""
+    parts = urlsplit(artifact_uri)
+    if parts.scheme in ("", "file"):
+        for path in Path(unquote(parts.path)).rglob(".artifact.uploading.*"):
+            path.unlink(missing_ok=True)
 
 
 def resume_file(run_id: str) -> Path:

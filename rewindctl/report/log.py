@@ -1,11 +1,11 @@
 """The report as a run in MLflow, beside the runs that it is made of."""
 
-import tempfile
 from pathlib import Path
 
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.report.compare import Comparison
 from rewindctl.report.formats import formats
+from rewindctl.temporary import temporary_folder
 
 LONGEST_NOTE = 4_500  # MLflow's stores take 5,000 characters
 
@@ -26,7 +26,7 @@ def log_report(registry: Registry, comparison: Comparison) -> RunRecord:
         }
         writer.log_params(params)
         writer.log_metrics({"runs": float(comparison.rows["run_id"].nunique())})
-        with tempfile.TemporaryDirectory(prefix="rewindctl-") as folder:
+        with temporary_folder() as folder:
             for path in comparison.write_files(Path(folder), pages=True):
                 with writer.artifact(path.name) as local:
                     local.write_bytes(path.read_bytes())

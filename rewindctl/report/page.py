@@ -3,7 +3,6 @@
 import base64
 import html as html_text
 import platform
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,10 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from rewindctl import __version__
+from rewindctl.files import writing
 from rewindctl.report.formats import formats, html
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import scale_name
 from rewindctl.safe_text import markdown
+from rewindctl.temporary import temporary_folder
 
 PACKAGES = ("pandas", "matplotlib")
 TITLE = "Rewinding and fine-tuning: results"
@@ -95,9 +96,10 @@ def html_page(sections: Sequence[Section], made: pd.DataFrame, claims: pd.DataFr
 
 
 def _html_figure(stem: str, drawing: Drawing) -> str:
-    with tempfile.TemporaryDirectory(prefix="rewindctl-") as folder:
+    with temporary_folder() as folder:
         path = Path(folder) / "figure.svg"
-        drawing.save(path)
+        with writing(path):
+            drawing.save(path)
         data = base64.b64encode(path.read_bytes()).decode()
     alt = html_text.escape(drawing.alt)
     return (

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.errors import UsageError
-from rewindctl.files import replacing
+from rewindctl.files import disk_error, of_the_disk, replacing
 from rewindctl.report.formats import SUFFIXES, Table, formats, records, safe_cells
 from rewindctl.safe_text import one_line
 
@@ -107,8 +107,10 @@ def write_rows(folder: Path, rows: pd.DataFrame) -> Path:
 
 @contextmanager
 def _writable(folder: Path) -> Iterator[None]:
-    """What cannot be written is wrong usage that names the folder."""
+    """A folder that cannot be one is wrong usage; a disk that is full or read-only is not. Both name the folder."""
     try:
         yield
     except OSError as error:
+        if of_the_disk(error):
+            raise disk_error(error, folder) from None
         raise UsageError(f"{folder} cannot be written: {error.strerror}", "give another --output") from None

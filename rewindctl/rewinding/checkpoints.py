@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from rewindctl.errors import IntegrityError
@@ -51,14 +51,18 @@ class TrainState:
     data_position: int = 0
 
     def save(self, path: Path, notes: dict[str, Any] | None = None) -> None:
-        """Write the file, with `notes` (JSON) in its metadata; equal states and notes give equal bytes."""
+        """Write the file, with `notes` (JSON) in its metadata; equal states and notes give equal bytes.
+
+        Raises: OSError.
+        """
         tensors, packed = pack(self.parameters, self.momentum)
         tensors |= {f"buffers/{name}": tensor.contiguous() for name, tensor in self.buffers.items()}
         metadata: dict[str, Any] = {"iteration": self.iteration, "data_position": self.data_position, **packed}
         if notes is not None:
             metadata["notes"] = notes
         # One metadata key: safetensors writes several in no fixed order.
-        save_file(tensors, path, metadata={FORMAT: json.dumps(metadata)})
+        # Not its `save_file`, which leaves half files of its own when it is killed, and readable to one user alone.
+        path.write_bytes(save(tensors, metadata={FORMAT: json.dumps(metadata)}))
 
     @classmethod
     def load(cls, path: Path) -> "TrainState":

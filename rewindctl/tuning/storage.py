@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from rewindctl.errors import RegistryError, UsageError
-from rewindctl.files import state_folder
+from rewindctl.files import disk_hint, state_folder
 from rewindctl.registry.store import sqlite_path
 from rewindctl.safe_text import redacted, remember, scrubbed
 from rewindctl.specs import TuneSpec
 
 JOURNAL = "optuna-journal.log"
+DEAD_LOCK_SECONDS = 60.0
 SPEC, PARENT = "rewindctl.spec", "rewindctl.parent_run_id"
 
 
@@ -58,14 +61,24 @@ def open_storage(place: str) -> BaseStorage:
         if "://" in place:
             return RDBStorage(place)
         Path(place).parent.mkdir(parents=True, exist_ok=True)
+        _remove_dead_locks(Path(place))
         mend(Path(place))
         return JournalStorage(JournalFileBackend(place))
     except Exception as error:  # SQLAlchemy, drivers, JSON, the file system: each has errors of its own
         reason = next((scrubbed(line) for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        otherwise = "give --storage another path, or the URL of a database"
         raise RegistryError(
             f"the study storage {shown(place)} cannot be used: {reason[:300]}",
-            "give --storage another path, or the URL of a database",
+            disk_hint(error, otherwise) if isinstance(error, OSError) else otherwise,
         ) from None
+
+
+def _remove_dead_locks(journal: Path) -> None:
+    """A lock that is given back is renamed, then removed: a process killed between the two leaves it for ever."""
+    for path in journal.parent.glob(f"{journal.name}.lock*.rename"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.lstat().st_mtime > DEAD_LOCK_SECONDS:  # a living process is about to remove it
+                path.unlink()
 
 
 def mend(journal: Path) -> None:

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from optuna.trial import TrialState
 from rewindctl.engines.local import share
 from rewindctl.engines.work import Site
 from rewindctl.errors import KeptError, RegistryError, RewindError
+from rewindctl.files import disk_error, writing
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import records as tag
@@ -43,6 +45,9 @@ def tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     except StorageInternalError as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
         raise RegistryError(f"the study storage failed: {reason[:300]}", "the same command goes on") from None
+    except OSError as error:  # the journal's; all else that is written says itself what failed
+        place = Path(error.filename or request.storage or default_place(pipeline.registry.uri))
+        raise disk_error(error, place) from None
 
 
 def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
@@ -116,9 +121,18 @@ def _open_run(
             raise
         return running[-1]
     writer.tag(tags)  # a run gone on with may have been asked for fewer trials
-    writer.resume_file.parent.mkdir(parents=True, exist_ok=True)
-    writer.resume_file.touch()  # interrupted, the same command goes on with this run: its trials are its children
+    _mark(writer)  # interrupted, the same command goes on with this run: its trials are its children
     return writer
+
+
+def _mark(writer: RunWriter) -> None:
+    try:
+        with writing(writer.resume_file):
+            writer.resume_file.parent.mkdir(parents=True, exist_ok=True)
+            writer.resume_file.touch()
+    except BaseException as error:
+        writer.fail(error)
+        raise
 
 
 def _join(work: Work, trials: Trials) -> None:

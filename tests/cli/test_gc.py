@@ -20,9 +20,9 @@ from rewindctl.files import state_folder
 from rewindctl.registry import RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.ownership import this_process
-from rewindctl.registry.scratch import scratch_folder, scratch_prefix
 from rewindctl.registry.store import connect
 from rewindctl.registry.writer import resume_file
+from rewindctl.temporary import temporary_name
 
 RETRAINED = ("finetune", "weight_rewind", "lr_rewind")
 DAY = 86_400
@@ -78,7 +78,7 @@ def world(chain: Chain) -> tuple[list[Any], list[str]]:
         runs = connection.execute("SELECT run_uuid, status, lifecycle_stage FROM runs ORDER BY run_uuid").fetchall()
     places = (chain.store.parent, state_folder(), Path(tempfile.gettempdir()))
     names = sorted(str(path) for place in places for path in place.rglob("*"))
-    return runs, [name for name in names if "mlflow.db" not in name and scratch_prefix() not in name]
+    return runs, [name for name in names if "mlflow.db" not in name and f"-{os.getpid()}-" not in name]
 
 
 def started(chain: Chain, stage: str = "finetune", iterations: int | None = None) -> RunWriter:
@@ -294,26 +294,21 @@ def aged(path: Path, seconds: float) -> Path:
     return path
 
 
-def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(copied_chain: Chain, cli: Cli, gone: str) -> None:
-    root, optuna = Path(tempfile.gettempdir()), state_folder() / "optuna"
-    prefix = scratch_prefix().replace(this_process().replace(":", "_"), gone.replace(":", "_"))
-    dead = root / f"{prefix}abcdefgh"
-    write(dead / "checkpoints" / "final.safetensors", "half of it")
-    elsewhere = root / f"rewindctl-elsewhere_{prefix.split('_', 1)[1]}abcdefgh"
-    for path in (elsewhere, root / "rewindctl-notes", root / "other"):
-        path.mkdir()
-    living = scratch_folder()
-    half, unknown, young = (resume_file(f".{run}-{'0' * 32}") for run in (copied_chain.finetune, "b" * 32, "c" * 32))
-    for path in (half, unknown, young, optuna / "a.log"):
+def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(copied_chain: Chain, cli: Cli) -> None:
+    resume, optuna = resume_file("").parent, state_folder() / "optuna"
+    machine, _, start, random = temporary_name().split("-")
+    run = copied_chain.finetune
+    dead = resume / f".{run}-{machine}-{2**22 - 1}-{start}-{random}.safetensors"
+    living = resume / f".{run}-{temporary_name()}.safetensors"
+    elsewhere = resume / f".{run}-{'0' * 8}-1-1-{random}.safetensors"
+    for path in (dead, living, elsewhere, optuna / "a.log"):
         write(path, "half")
-    aged(unknown, 2 * DAY)
     for name in ("a.log.lock", "b.log.lock"):
         (optuna / name).symlink_to(optuna / "a.log")
     aged(optuna / "a.log.lock", DAY)
-    removed = {str(path) for path in (dead, half, unknown, optuna / "a.log.lock")}
+    removed = {str(path) for path in (dead, optuna / "a.log.lock")}
     assert found(copied_chain, cli, "--yes") == {"temporary": removed}
-    kept = (elsewhere, root / "rewindctl-notes", root / "other", living, young, optuna / "a.log", optuna / "b.log.lock")
-    assert all(os.path.lexists(path) for path in kept)
+    assert all(os.path.lexists(path) for path in (living, elsewhere, optuna / "a.log", optuna / "b.log.lock"))
     assert not any(os.path.lexists(path) for path in removed)
 
 

@@ -1,6 +1,7 @@
 """What a run was made from and what it made, as MLflow links them."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,3 +98,13 @@ def test_many_classes_are_counted_but_not_all_told() -> None:
     (part,) = used(Dataset.from_arrays("many", arrays, "here"), "testing")
     assert (part.profile["classes"], part.profile["num_rows"]) == (100, 100)
     assert len(part.profile["images_per_class"]) == 20
+
+
+def test_a_network_made_by_a_process_that_was_killed_before_the_link_is_linked(store: Path) -> None:
+    registry = Registry(f"sqlite:///{store}")
+    writer = registry.start(dense_spec("resnet8", load_dataset("digits"), 0, iterations=24), "a run", None, {})
+    client = connect(registry.uri)
+    model = client.create_logged_model(registry.experiment_id, "a network", writer.run_id, {}, None, "dense")
+    assert log_network(client, writer.run_id, 24) == model.model_id
+    assert made_model(client, writer.run_id) == model.model_id
+    writer.fail(ValueError())

@@ -1,5 +1,6 @@
 """Where a study is kept: places, damage, and names that belong to another search."""
 
+import os
 from pathlib import Path
 
 import optuna
@@ -122,3 +123,13 @@ def test_a_damaged_journal_is_named(tmp_path: Path, damage: str) -> None:
 def test_a_place_that_cannot_be_opened_is_named(place: str) -> None:
     with pytest.raises(RegistryError, match="cannot be used"):
         open_storage(place)
+
+
+def test_a_lock_that_a_killed_process_was_giving_back_goes(tmp_path: Path) -> None:
+    dead, fresh = (tmp_path / f"journal.log.lock{name}.rename" for name in ("1a", "2b"))
+    for path in (dead, fresh):
+        path.symlink_to("nowhere")
+    os.utime(dead, (0, 0), follow_symlinks=False)
+    study(str(tmp_path / "journal.log"), spec())
+    assert not dead.is_symlink()
+    assert fresh.is_symlink(), "its process may be about to remove it"

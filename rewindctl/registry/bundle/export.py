@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
-from rewindctl.files import sha256
+from rewindctl.files import disk_hint, sha256
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.archive import PART, archive_size, parts_of, write_archive
 from rewindctl.registry.bundle.check import check_manifests, check_runs
@@ -80,7 +80,8 @@ def _plain_errors(bundle: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RegistryError(f"{bundle} cannot be written: {error.strerror or error}", "give another path") from None
+        hint = disk_hint(error, "give another path")
+        raise RegistryError(f"{bundle} cannot be written: {error.strerror or error}", hint) from None
 
 
 def _in_the_way(bundle: Path, overwrite: bool) -> list[Path]:

@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rewindctl.errors import IntegrityError, RegistryError
+from rewindctl.files import disk_hint
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.archive import Source, check_sizes, extract, find_parts, read_index
 from rewindctl.registry.bundle.check import check_manifests, check_runs, spec_of
@@ -33,9 +34,9 @@ from rewindctl.registry.opening import common_tags, params_of
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.scratch import scratch_prefix
 from rewindctl.registry.writer import MANIFEST_FILE
 from rewindctl.specs import DenseSpec
+from rewindctl.temporary import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,15 @@ def import_bundle(
     the store fails; the registry is then as it was.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
+        with temporary_folder() as folder:
             bundle = read_bundle(given, Path(folder))
             registry = open_registry()
             remove_leftovers(registry)
             return _Merge(registry, bundle, progressed).run()
     except OSError as error:
         raise RegistryError(
-            f"{given[0]} cannot be unpacked: {error.filename or ''} {error.strerror or error}",
-            "check the file, and that TMPDIR has room for it",
+            f"{given[0]} cannot be unpacked to {tempfile.gettempdir()}: {error.strerror or error}",
+            disk_hint(error, f"check the file, and that {tempfile.gettempdir()} has room for it"),
         ) from None
 
 

@@ -160,7 +160,7 @@ class Survey:
         idle, unknown = resume_points(self.registry)
         found = {
             "resume": [path for path in idle if path not in counted],
-            "temporary": temporary_files(self.registry),
+            "temporary": temporary_files(),
             "unreferenced": unreferenced_folders(self.registry),
         }
         if unknown:

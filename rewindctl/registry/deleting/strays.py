@@ -2,10 +2,8 @@
 
 import contextlib
 import json
-import os
 import re
 import sqlite3
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,16 +13,13 @@ from pathlib import Path
 from rewindctl.errors import UsageError
 from rewindctl.files import state_folder
 from rewindctl.registry.deleting.disk import local_path
-from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.scratch import PREFIX, is_abandoned
 from rewindctl.registry.store import sqlite_path
 from rewindctl.registry.writer import MANIFEST_FILE, resume_file
+from rewindctl.temporary import abandoned
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
-HALF_WRITTEN = re.compile(r"\.([0-9a-f]{32})-[0-9a-f]{32}\.safetensors")
-DAY_SECONDS = 86_400.0
 LOCK_SECONDS = 3_600.0  # Optuna holds its lock for milliseconds, and takes one of 30 seconds for a dead worker's
 
 
@@ -54,21 +49,11 @@ def resume_points(registry: Registry) -> tuple[list[Path], list[Path]]:
     return idle, unknown
 
 
-def temporary_files(registry: Registry) -> list[Path]:
+def temporary_files() -> list[Path]:
     """What processes that were killed left in the state folder and the system's temporary folder."""
-    watch, now = Watch(), time.time()
-    found = []
-    for path in _files(resume_file("").parent):
-        if (match := HALF_WRITTEN.fullmatch(path.name)) is not None:
-            run = find_run(registry, match[1])
-            at_work = run is not None and run.status == "RUNNING" and not run.deleted and not watch.is_dead(run)
-            if not at_work and (run is not None or now - _changed(path) > DAY_SECONDS):
-                found.append(path)
+    found = abandoned(resume_file("").parent) + abandoned(Path(tempfile.gettempdir()))
     for path in _files(state_folder() / "optuna"):
-        if ".log.lock" in path.name and now - _changed(path) > LOCK_SECONDS:
-            found.append(path)
-    for path in _files(Path(tempfile.gettempdir())):
-        if path.name.startswith(PREFIX) and _is_own_folder(path) and is_abandoned(path, _changed(path)):
+        if ".log.lock" in path.name and time.time() - _changed(path) > LOCK_SECONDS:
             found.append(path)
     return sorted(found)
 
@@ -122,14 +107,6 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from sorted(folder.iterdir())
     except OSError:
         return
-
-
-def _is_own_folder(path: Path) -> bool:
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
 
 
 def _changed(path: Path) -> float:
