@@ -39,7 +39,7 @@ fuzz: $(VENV)/.dev ## every reader of files of others, coverage-guided; SECONDS 
 	PYTHONPATH=tests $(BIN)/python -m fuzz.section $(SECONDS) $(SEED)
 
 soak: $(VENV)/.dev ## 200 kills, disk faults, many processes, fuzzed readers in under 20 minutes; figures into docs/reliability.md
-	PYTHONPATH=tests $(BIN)/python -m soak --seconds 900 --seed $(SEED) --page
+	PYTHONPATH=tests $(BIN)/python -m soak --seconds 1000 --seed $(SEED) --page
 
 soak-short: $(VENV)/.dev ## two minutes of it
 	PYTHONPATH=tests $(BIN)/python -m soak --seconds 90 --seed $(SEED)

@@ -9,7 +9,7 @@ from pathlib import Path
 from soak.world import quiet_threads
 
 FEWEST_KILLS = 200
-WHOLE_SECONDS = 900.0  # a soak as long as this has to come to FEWEST_KILLS
+WHOLE_SECONDS = 1_000.0  # a soak as long as this has to come to FEWEST_KILLS
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
 
@@ -49,7 +49,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="soak", description="Break commands until the time is over.")
-    parser.add_argument("--seconds", type=float, default=WHOLE_SECONDS, help="time in all [900]")
+    parser.add_argument("--seconds", type=float, default=WHOLE_SECONDS, help="time in all [1000]")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000, help="of all that is random [the time]")
     parser.add_argument("--sections", default="", help="only these, joined by commas")
     parser.add_argument("--page", action="store_true", help="write the figures to docs/reliability.md")
