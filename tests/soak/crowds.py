@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from soak.sections import Failures
 from workload import at_once, duplicates, missing, touch, write
+
+from soak.sections import Failures
 
 FULL_SECONDS = 100.0  # from this budget on there are as many as a whole soak has
 PROCESSES, WRITERS, WRITE_SECONDS = 32, 16, 60.0

@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 from fuzz import section
+
 from soak.sections import Failures
 
 LEAST_SECONDS = 15.0  # of a reader: less is the time to start it
