@@ -284,7 +284,7 @@ def test_tables_of_measured_runs_are_those_beside_their_figures(page: str, plot:
 
 
 def words() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference_words", ROOT / "docs" / "reference_words.py")
+    spec = importlib.util.spec_from_file_location("words", ROOT / "docs" / "making" / "words.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

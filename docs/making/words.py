@@ -1,6 +1,6 @@
 """What the code cannot say of itself in the reference: a few words for each tag, field, metric, file and variable.
 
-`make_reference.py` refuses to run while one of the code's is missing here.
+`docs/make_reference.py` refuses to run while one of the code's is missing here.
 """
 
 STAGES = ("dense", "prune", "retrain")
