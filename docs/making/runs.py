@@ -67,7 +67,7 @@ def schema_type(schema: Any) -> str:
     name = {"string": "text", "null": "none", "boolean": "yes or no"}.get(schema["type"], schema["type"])
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     text = name + "".join(f" {sign} {schema[key]}" for key, sign in bounds.items() if key in schema)
-    return text.replace(str(2**32), "2^32")
+    return text.replace(str(2**32), "2^32").replace(str(10**12), "10^12")
 
 
 def environment() -> Iterator[str]:
