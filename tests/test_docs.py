@@ -24,8 +24,6 @@ from rewindctl.registry import Registry, RunRecord
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(ROOT.glob("examples/*.ipynb"))
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "benchmarks" / "README.md", *NOTEBOOKS]
-# Written on at this moment: a page and commands that may be named before they are there.
-ARRIVING = {"docs/reliability.md", "remove", "gc", "recover"}
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:^    .*\n|^\n)+", re.MULTILINE)
@@ -67,7 +65,7 @@ def broken(page: Path, target: str) -> str | None:
     if not file.is_relative_to(ROOT):
         return "not of this repository"
     if not file.exists():
-        return None if name_of(file) in ARRIVING else "no such file"
+        return "no such file"
     if parts.fragment and (file.suffix != ".md" or parts.fragment not in anchors(file)):
         return "no such heading"
     return None
@@ -132,8 +130,6 @@ def calls(line: str) -> Iterator[list[str]]:
 
 def parse(words: list[str]) -> None:
     """As the command line would, up to running. Raises: whatever Typer says of wrong usage."""
-    if words[0] in ARRIVING and (words[0],) not in COMMANDS:
-        return
     if words[0].startswith("--"):
         assert words[0] in {"--help", "--version", "--install-completion", "--show-completion"}, words
         return
@@ -184,7 +180,7 @@ def test_options_named_in_the_text_are_those_of_their_command(page: Path) -> Non
         words = call.split()
         path = next((path for path in COMMANDS if tuple(words[: len(path)]) == path), None)
         groups = {path[0] for path in COMMANDS if len(path) > 1}
-        assert path or words[0] in ARRIVING | groups or words[0].startswith("--"), call
+        assert path or words[0] in groups or words[0].startswith("--"), call
         known = (
             {text for option in COMMANDS[path].params for text in (*option.opts, *option.secondary_opts)}
             if path
