@@ -26,23 +26,14 @@ def gc(
 ) -> None:
     """List what is left behind of the experiment's runs, by class and with bytes; with --yes, remove it.
 
-    By default what no result and no work needs:
+    By default what no result and no work needs: unfinished runs of stages that another run finished (superseded);
+    files of runs deleted through MLflow, which then cannot be restored, but not of those that living runs were made
+    from (deleted); folders of runs that the store does not have, no server's (unreferenced); resume points of
+    finished, failed and deleted runs (resume); files and locks of processes that are gone (temporary).
 
-    \b
-    superseded    unfinished runs of stages that another run finished
-    deleted       files of runs deleted through MLflow, which then cannot be
-                  restored; not those that living runs were made from
-    unreferenced  folders of runs that the store does not have (no server's)
-    resume        resume points of finished, failed and deleted runs
-    temporary     files and locks of processes that are gone
-
-    Only when asked for:
-
-    \b
-    --unfinished  other RUNNING, FAILED and KILLED runs whose process is gone,
-                  with the points that the same command would go on from
-    --orphans     runs whose parent or dense run is deleted or nowhere, their
-                  results with them; restoring it in MLflow mends them
+    --unfinished takes other RUNNING, FAILED and KILLED runs whose process is gone too, with the points that the same
+    command would go on from; --orphans runs whose parent or dense run is deleted or nowhere, their results with them:
+    restoring it in MLflow mends them.
 
     Runs that a living process is at, other programs' runs, and files outside the artifact root are never touched.
 

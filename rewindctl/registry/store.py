@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import sys
 import time
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -179,6 +180,9 @@ class Client:
             yield
         except RewindError:
             raise
+        except (KeyboardInterrupt, SystemExit) as error:
+            _let_go(error)
+            raise
         except Exception as error:  # MLflow's, SQLAlchemy's, drivers', and those of an answer that is none
             reason = scrubbed(_reason(error)[:3_000])  # MLflow's messages hold whole addresses
             message = f"the tracking store {self.display_uri} answered: {reason[:300]}"
@@ -200,6 +204,13 @@ class AwayError(StoreError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "start the tracking server again, or give another --tracking-uri")
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what an interrupted call held: a cursor within a query keeps SQLite's lock from whoever cleans up now."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _reason(error: Exception) -> str:

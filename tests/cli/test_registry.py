@@ -77,10 +77,10 @@ def test_a_selection_brings_ancestors(cli: Cli, chain: Chain) -> None:
 
 
 def test_any_part_or_all_of_them_in_any_order_stand_for_the_bundle(cli: Cli, chain: Chain, store: Path) -> None:
-    paths = export(cli, chain, "p", "--max-size", "1M").out.split()
+    paths = export(cli, chain, "p", "--max-size", "512K").out.split()
     assert paths == [f"p.{number:03d}" for number in range(1, len(paths) + 1)]
     assert len(paths) > 3
-    assert {Path(path).stat().st_size for path in paths[:-1]} == {1 << 20}
+    assert {Path(path).stat().st_size for path in paths[:-1]} == {1 << 19}
     runs = imported(cli, "p")["runs"]
     Path("joined").write_bytes(b"".join(Path(path).read_bytes() for path in paths))
     for given in (["p.001"], ["p.003"], paths, reversed(paths), ["joined"]):
@@ -94,7 +94,7 @@ def test_what_fits_into_one_part_is_one_file(cli: Cli, chain: Chain, store: Path
 
 
 def test_overwriting_leaves_no_part_of_the_old_bundle(cli: Cli, chain: Chain, store: Path) -> None:
-    many = export(cli, chain, "p", "--max-size", "500K").out.split()
+    many = export(cli, chain, "p", "--max-size", "300K").out.split()
     few = export(cli, chain, "p", "--max-size", "1M", "--overwrite").out.split()
     assert len(few) < len(many)
     assert sorted(path.name for path in Path().glob("p*")) == few

@@ -6,14 +6,16 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from registry.test_server import free_port, wait_for_health
+from servers import free_port
 
 from rewindctl.console import Console
 from rewindctl.datasets.facts import facts_of
@@ -91,6 +93,16 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     finally:
         os.killpg(process.pid, signal.SIGTERM)  # the group that was started above
         process.wait(timeout=60)
+
+
+def wait_for_health(address: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None
+        with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=1):
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"no server at {address}")
 
 
 @pytest.fixture(scope="module")

@@ -479,7 +479,8 @@ def parts(chain: Chain, tmp_path: Path) -> list[Path]:
     """The lineage of one retraining in four parts."""
     registry = chain.registry()
     runs = select(registry, matching(run_ids=[chain.lr_rewind]))
-    return list(export_bundle(registry, runs, tmp_path / "p", part_bytes=1 << 20).paths)
+    (whole,) = export_bundle(registry, runs, tmp_path / "whole").paths
+    return list(export_bundle(registry, runs, tmp_path / "p", part_bytes=2 * whole.stat().st_size // 7).paths)
 
 
 def missing(number: int) -> Callable[[list[Path]], object]:
