@@ -84,7 +84,6 @@ LATE: list[Case] = [
     ("iterate --parent {dense} --method finetune --lr nan", 2, "--lr nan is not a positive number", "0.001"),
     ("iterate --parent {dense} --method finetune --iterations 0", 2, "--iterations 0 is not positive", "1000"),
     ("remove nothing", 2, "'nothing' is not a run", "models:/NAME@alias"),
-    ("remove {dense}", 2, "{dense}", "--recursive"),
     ("retrain --parent {prune} --method finetune --momentum 2", 2, "momentum = 2.0", "option's help"),
     ("registry export x --run {dense:.5}", 2, "'{dense:.5}' is not a run", "at least 6"),
     ("registry export x --tag model=alexnet", 2, "no finished run is of that choice", "rewindctl list"),
