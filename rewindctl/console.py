@@ -65,7 +65,7 @@ class Console:
 
     def error(self, error: RewindError) -> None:
         """One line that names the value, one that says what to do."""
-        lines = {"error": scrubbed(error.message), "hint": error.hint}
+        lines = {"error": scrubbed(error.message), "hint": scrubbed(error.hint)}
         shown = {key: " ".join(one_line(text).split())[:LONGEST_LINE] for key, text in lines.items()}
         _to_stderr("\n".join(f"{key}: {text}" for key, text in shown.items() if text or key == "error"))
 

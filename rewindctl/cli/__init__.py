@@ -40,6 +40,7 @@ from rewindctl.cli.session import Globals, StoppedError
 from rewindctl.console import Console
 from rewindctl.errors import RewindError
 from rewindctl.files import disk_error, of_the_disk
+from rewindctl.safe_text import redacted
 
 INTERRUPTED = 130
 PANELS = {
@@ -145,7 +146,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _typed(arguments: list[str]) -> str:
     """The command line, to be typed again; passwords of addresses are left out."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "***@", shlex.join(["rewindctl", *arguments]))
+    return shlex.join(["rewindctl", *map(redacted, arguments)])
 
 
 def _wrong_usage(error: Any, console: Console) -> int:

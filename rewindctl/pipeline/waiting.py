@@ -49,7 +49,9 @@ def find_or_start(
 def bring_kept(registry: Registry, fingerprint: str, console: Console) -> None:
     """Upload what is kept here of a stage, in any experiment. Raises: KeptError when it cannot be."""
     for one in recover(registry.uri, fingerprint=fingerprint):
-        if one.state == "failed" and one.uri == registry.display_uri:
+        if one.lost:
+            console.say(f"note: results of run {one.run_id} are kept for nothing: {one.text}; {one.hint}")
+        elif one.state == "failed" and one.uri == registry.display_uri:
             raise KeptError(one.run_id, one.folder, one.text)
         if one.state in ("uploaded", "superseded"):
             console.say(f"kept results of run {one.run_id}: {one.text}")

@@ -1,8 +1,7 @@
 """Dense baselines as versions of a registered model."""
 
-from collections.abc import Collection
-
 from rewindctl.registry import records as tag
+from rewindctl.registry.searching import search
 from rewindctl.registry.store import Client, StoreError
 from rewindctl.safe_text import markdown
 from rewindctl.specs import DenseSpec
@@ -22,12 +21,11 @@ def dense_model(model: str, dataset: str) -> str:
     return f"{model}-{dataset}-dense"
 
 
-def register_dense(
-    client: Client, run_id: str, spec: DenseSpec, dead: Collection[str] = (), *, move_alias: bool = True
-) -> None:
+def register_dense(client: Client, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
     """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it.
 
-    A run that is a version already, of a process that died just then, is not made another; `dead` runs' versions go.
+    A run that is a version already, of a process that died just then, is not made another. The
+    versions of killed runs of the stage, which never finished, go.
     """
     name = dense_model(spec.model, spec.dataset)
     tags = {tag.MODEL: spec.model, tag.DATASET: spec.dataset}
@@ -36,8 +34,9 @@ def register_dense(
     except StoreError as error:
         if error.code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for run in {*dead} - {run_id}:
-        for version in _versions_of(client, name, run):
+    experiment = client.get_run(run_id).info.experiment_id
+    for run in search(client, [experiment], {tag.FINGERPRINT: spec.fingerprint()}):
+        for version in _versions_of(client, name, run.run_id) if run.status in ("KILLED", "FAILED") else ():
             client.delete_model_version(name, version)
     version = next(iter(_versions_of(client, name, run_id)), None) or _make_version(client, name, run_id, spec)
     alias = f"seed-{spec.seed}"

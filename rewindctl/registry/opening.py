@@ -82,14 +82,14 @@ class Opening:
 
     def _bury(self, run: RunRecord, box: Outbox | None) -> None:
         """Close a run that nobody goes on with, if its process is gone and did not."""
+        if box is not None:
+            box.remove()
         if run.status != "RUNNING":
             return
         if claim.is_choosing(run):  # it never was anybody's
             self.client.delete_run(run.run_id)
         else:
             self.client.set_terminated(run.run_id, "KILLED")
-        if box is not None:
-            box.remove()
 
     def _withdraw(self, run_id: str) -> None:
         """Take back a run that nothing was written to."""

@@ -5,14 +5,16 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from rewindctl.errors import IntegrityError
-from rewindctl.files import sha256, state_folder
+from rewindctl.files import sha256, state_folder, writing
 
 Entry = dict[str, Any]
-JOURNAL, FILES, LOCK = "journal.jsonl", "files", "lock"
+JOURNAL, FILES, LOCK, GONE = "journal.jsonl", "files", "lock", ".gone-"
 RUN, FILE, END = "run", "file", "end"  # kinds of entries: the first says whose they are, the last that all is said
 
 
@@ -24,7 +26,8 @@ def kept_folder() -> Path:
 class Outbox:
     """The entries of one run. Each is on the disk before `append` returns, and bound to those before it by a digest.
 
-    A line that a killed process left half written was never promised to anybody: it is dropped.
+    A line that a killed process left half written was never promised to anybody: who locks the outbox drops it. Others,
+    who may look at one that is being written, change nothing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,10 +41,11 @@ class Outbox:
     @classmethod
     def make(cls, run_id: str, header: Entry) -> "Outbox":
         folder = kept_folder() / run_id
-        shutil.rmtree(folder, ignore_errors=True)  # of an earlier life of the run, all said or given up
-        (folder / FILES).mkdir(parents=True)
-        folder.chmod(0o700)
-        (folder / JOURNAL).touch()
+        forget(folder)  # of an earlier life of the run, all said or given up
+        with writing(folder):
+            (folder / FILES).mkdir(parents=True)
+            folder.chmod(0o700)
+            (folder / JOURNAL).touch()
         box = cls(folder)
         box.append({"do": RUN, "run_id": run_id, **header})
         return box
@@ -62,15 +66,16 @@ class Outbox:
         return bool(self.entries[-1]["do"] == END)
 
     def append(self, entry: Entry, local: Path | None = None) -> None:
-        """Keep an entry, and the file `local`, which is moved here, with it."""
-        if local is not None:
-            entry = {**entry, "number": len(self.entries)}
-            self._take(entry, local)
-        line, chain = _line(entry, self._chain)
-        with (self.folder / JOURNAL).open("ab") as journal:
-            journal.write(line)
-            journal.flush()
-            os.fsync(journal.fileno())
+        """Keep an entry, and the file `local`, which is moved here, with it. Raises: DiskError."""
+        with writing(self.folder):
+            if local is not None:
+                entry = {**entry, "number": len(self.entries)}
+                self._take(entry, local)
+            line, chain = _line(entry, self._chain)
+            with (self.folder / JOURNAL).open("ab") as journal:
+                journal.write(line)
+                journal.flush()
+                os.fsync(journal.fileno())
         self._chain = chain
         self.entries.append(entry)
 
@@ -92,16 +97,19 @@ class Outbox:
             self.local(entry)
 
     def remove(self) -> None:
-        """The journal last, whose loss would make the rest nobody's."""
-        shutil.rmtree(self.folder / FILES, ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        forget(self.folder)
 
     def lock(self) -> bool:
         """Be the only process at this outbox until `unlock`, or the process's end; False where another one is."""
-        lock = (self.folder / LOCK).open("w")
+        try:
+            lock = (self.folder / LOCK).open("w")
+        except FileNotFoundError:  # its owner has just said everything
+            return False
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            good = self._read()  # what was written since we looked
+            os.truncate(self.folder / JOURNAL, good)
+        except (BlockingIOError, FileNotFoundError):
             lock.close()
             return False
         self._lock = lock
@@ -114,13 +122,15 @@ class Outbox:
 
     def _take(self, entry: Entry, local: Path) -> None:
         target = self.folder / FILES / str(entry["number"]) / local.name
-        target.parent.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(local, target)
         with target.open("rb") as file:
             os.fsync(file.fileno())
         local.unlink()
 
-    def _read(self) -> None:
+    def _read(self) -> int:
+        """The bytes of whole lines. Raises: IntegrityError, FileNotFoundError."""
+        self.entries, self._chain = [], ""
         journal, good = self.folder / JOURNAL, 0
         for number, line in enumerate(journal.read_bytes().splitlines(keepends=True), 1):
             if not line.endswith(b"\n"):
@@ -137,14 +147,25 @@ class Outbox:
                 )
             self.entries.append(entry)
             self._chain, good = chain, good + len(line)
-        if good < journal.stat().st_size:
-            os.truncate(journal, good)
+        return good
 
 
 def is_kept(folder: Path) -> bool:
     """Whether there is something in an outbox; one whose maker was killed before the first line holds nothing."""
-    journal = folder / JOURNAL
-    return journal.is_file() and b"\n" in journal.read_bytes()[:100_000]
+    try:
+        with (folder / JOURNAL).open("rb") as journal:
+            return not folder.name.startswith(GONE) and b"\n" in journal.read(100_000)
+    except OSError:
+        return False
+
+
+def forget(folder: Path) -> None:
+    """Remove an outbox at once: cut off in between, what is left is nobody's, and goes with the next one."""
+    gone = folder.with_name(f"{GONE}{folder.name}-{uuid.uuid4().hex}")
+    with suppress(FileNotFoundError):
+        folder.rename(gone)
+    for path in folder.parent.glob(f"{GONE}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _line(entry: Entry, before: str) -> tuple[bytes, str]:

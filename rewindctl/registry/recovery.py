@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rewindctl.errors import BusyError, IntegrityError, RegistryError, RewindError
+from rewindctl.errors import BusyError, IntegrityError, RegistryError, RewindError, UsageError
 from rewindctl.registry import claim
 from rewindctl.registry import records as tag
 from rewindctl.registry.opening import about_of, create_run
@@ -36,6 +36,7 @@ class Recovered:
     state: State
     text: str
     hint: str = ""
+    lost: bool = False  # there is no such run any more
 
 
 def recover(tracking_uri: str | None, *, dry_run: bool = False, fingerprint: str | None = None) -> list[Recovered]:
@@ -49,6 +50,8 @@ def recover(tracking_uri: str | None, *, dry_run: bool = False, fingerprint: str
             continue
         try:
             box = Outbox(folder)
+        except FileNotFoundError:  # its owner has just said everything
+            continue
         except IntegrityError as error:
             found += [_failed(folder.name, "", "", folder, error)] if fingerprint is None else []
             continue
@@ -61,13 +64,13 @@ def _recover(box: Outbox, tracking_uri: str | None, dry_run: bool) -> Recovered:
     header = box.header
     one: dict[str, Any] = {"run_id": header["run_id"], "name": header["name"], "uri": header["uri"]}
     one["folder"] = str(box.folder)
-    if not box.lock():
-        return Recovered(**one, state="busy", text="a process is at it")
     try:
-        box.check()
+        if not box.lock():
+            return Recovered(**one, state="busy", text="a process is at it")
         if not box.complete:
             return Recovered(**one, state="unfinished", text="is not trained to its end: the same command goes on")
         if dry_run:
+            box.check()
             size = sum(path.stat().st_size for path in box.folder.rglob("*") if path.is_file())
             return Recovered(**one, state="ready", text=f"is whole: {len(box.entries)} entries, {size:,} bytes")
         state, text = _upload(box, _address(header["uri"], tracking_uri))
@@ -75,7 +78,9 @@ def _recover(box: Outbox, tracking_uri: str | None, dry_run: bool) -> Recovered:
     except BusyError as error:
         return Recovered(**one, state="busy", text=error.message)
     except RewindError as error:
-        return _failed(header["run_id"], header["name"], header["uri"], box.folder, error)
+        lost = isinstance(error, UsageError)  # there is no such run, or it was deleted
+        restore = f"restore it (mlflow runs restore --run-id {header['run_id']}), or delete {box.folder}"
+        return Recovered(**one, state="failed", text=error.message, hint=restore if lost else error.hint, lost=lost)
     finally:
         box.unlock()
 
@@ -89,7 +94,7 @@ def _address(kept: str, tracking_uri: str | None) -> str:
     given = absolute_uri(tracking_uri)
     if redacted(given) == kept:
         return given
-    if "***@" in kept:
+    if "***" in kept:
         raise RegistryError(
             f"the tracking store {kept} wants a user and a password", "give its whole address with --tracking-uri"
         )
@@ -108,6 +113,7 @@ def _upload(box: Outbox, uri: str) -> tuple[State, str]:
             )
         box.remove()
         return "there", "was uploaded before"
+    box.check()
     if not box.header["forced"] and (other := _rival(registry, run)) is not None:
         registry.mark_killed(run_id)
         box.remove()

@@ -292,13 +292,8 @@ class Registry:
         return RunWriter(self._client, run.info.run_id, about_of("", name, forced=True))
 
     def register_dense(self, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
-        """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it.
-
-        The versions of killed runs of the stage, which never finished, go.
-        """
-        same = self.search(fingerprint=spec.fingerprint())
-        dead = {run.run_id for run in same if run.status in ("KILLED", "FAILED")}
-        register_dense(self._client, run_id, spec, dead, move_alias=move_alias)
+        """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it."""
+        register_dense(self._client, run_id, spec, move_alias=move_alias)
 
     def artifact(self, run: RunRecord, path: str) -> Path:
         """A local copy of an artifact, its bytes those of the manifest. Raises: IntegrityError, RegistryError."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LARGEST_TENSOR = 2**33  # weights; no network here comes near
+MOST_BYTES = 1 << 30  # of the packed tensors of a file: a few bits must not claim a machine's memory
 MOST_DIMENSIONS = 8
 WORTH = 0.9  # of the bytes: below this share a pair is packed
 Tensors = dict[str, Tensor]
@@ -22,12 +22,15 @@ def pack(parameters: Tensors, momentum: Tensors) -> tuple[Tensors, dict[str, Any
     tensors: Tensors = {}
     shapes: dict[str, list[int]] = {}
     zero: list[str] = []
+    room = MOST_BYTES
     for name, parameter in sorted(parameters.items()):
         pair = [parameter] + ([momentum[name]] if name in momentum else [])
         if len({tensor.shape for tensor in pair}) == 1:
             kept = torch.stack([_set(tensor) for tensor in pair]).any(dim=0)
             size = sum(tensor.element_size() for tensor in pair)
-            if int(kept.sum()) * size + (kept.numel() + 7) // 8 < WORTH * kept.numel() * size:
+            whole = kept.numel() * size
+            if int(kept.sum()) * size + (kept.numel() + 7) // 8 < WORTH * whole and whole <= room:
+                room -= whole
                 shapes[name] = list(parameter.shape)
                 tensors[f"kept/{name}"] = torch.from_numpy(np.packbits(kept.numpy()))
                 pair = [tensor.reshape(-1)[kept] for tensor in pair]
@@ -45,6 +48,10 @@ def unpack(parts: dict[str, Tensors], packed: dict[str, Any]) -> None:
     bits = parts.pop("kept", {})
     if set(bits) != set(packed["shapes"]):
         raise ValueError("not every packed tensor has its bits")
+    pairs = {name: [parts[part][name] for part in ("parameters", "momentum") if name in parts[part]] for name in bits}
+    claimed = sum(_count(packed["shapes"][name]) * sum(t.element_size() for t in pairs[name]) for name in bits)
+    if claimed > MOST_BYTES:
+        raise ValueError(f"its packed tensors would take {claimed:,} bytes")
     for name, shape in packed["shapes"].items():
         kept = _bits(bits[name], name, shape)
         for part in ("parameters", "momentum"):
@@ -62,12 +69,16 @@ def _set(tensor: Tensor) -> Tensor:
     return as_bytes.reshape(tensor.numel(), tensor.element_size()).ne(0).any(dim=1)
 
 
-def _bits(packed: Tensor, name: str, shape: Any) -> Tensor:
+def _count(shape: Any) -> int:
     sizes = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS
-    if not sizes or not all(isinstance(size, int) and 0 < size <= LARGEST_TENSOR for size in shape):
-        raise ValueError(f"{name!r:.80} has shape {str(shape)[:80]}")
-    count = math.prod(shape)
-    if count > LARGEST_TENSOR or packed.dtype != torch.uint8 or packed.shape != ((count + 7) // 8,):
+    if not sizes or not all(isinstance(size, int) and 0 < size <= MOST_BYTES for size in shape):
+        raise ValueError(f"a packed tensor has shape {str(shape)[:80]}")
+    return math.prod(shape)
+
+
+def _bits(packed: Tensor, name: str, shape: list[int]) -> Tensor:
+    count = _count(shape)
+    if packed.dtype != torch.uint8 or packed.shape != ((count + 7) // 8,):
         raise ValueError(f"{name!r:.80} holds {tuple(packed.shape)} {packed.dtype}, not the bits of {shape}")
     return torch.from_numpy(np.unpackbits(packed.numpy(), count=count).view(bool))
 

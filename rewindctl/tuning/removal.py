@@ -18,7 +18,7 @@ def forget_study(registry: Registry, run: RunRecord, console: Console) -> None:
     study, place = run.tags.get(tag.STUDY), run.tags.get(tag.STORAGE)
     if run.kind != "tune" or study is None or place is None or _has_others(registry, run):
         return
-    if "***@" in place:
+    if "***" in place:
         console.say(f"note: study {study} stays in {place}, whose password is not kept")
         return
     if "://" not in place and not Path(place).is_file():

@@ -286,6 +286,17 @@ def test_a_file_from_before_packing_is_read(tmp_path: Path) -> None:
     assert (loaded.iteration, loaded.data_position) == (3, 9)
 
 
+def test_a_few_bits_claim_no_gigabytes(tmp_path: Path) -> None:
+    """A file of 20 MB that says that it is 1.3 GB of zeros."""
+    count = 160 << 20
+    empty = torch.zeros(0, dtype=torch.float64)
+    tensors = {"kept/w": torch.zeros(count // 8, dtype=torch.uint8), "parameters/w": empty}
+    text = json.dumps({"iteration": 0, "data_position": 0, "shapes": {"w": [count]}, "zero": []})
+    save_file(tensors, tmp_path / "state", metadata={FORMAT: text})
+    with pytest.raises(IntegrityError, match="would take 1,342,177,280 bytes"):
+        TrainState.load(tmp_path / "state")
+
+
 @pytest.mark.parametrize(
     ("shapes", "zero"),
     [

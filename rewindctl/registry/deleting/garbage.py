@@ -14,6 +14,7 @@ from rewindctl.registry.deleting.disk import Disk, size_of
 from rewindctl.registry.deleting.removal import Before, descendants, leaf_first, remove
 from rewindctl.registry.deleting.strays import find_run, resume_points, temporary_files, unreferenced_folders
 from rewindctl.registry.deleting.versions import refuse_foreign_versions
+from rewindctl.registry.outbox import is_kept, kept_folder
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import KINDS, REPORT, TRIAL_STATE, RunRecord
 from rewindctl.registry.registry import Registry
@@ -99,6 +100,9 @@ class Survey:
 
     def _sort_of(self, run: RunRecord) -> str | None:
         if self._at_work(run):
+            return None
+        if is_kept(kept_folder() / run.run_id):
+            self.notes.append(f"kept: run {run.run_id}, whose results wait here for their store: rewindctl recover")
             return None
         if run.run_id in self._orphans:
             return "orphans"

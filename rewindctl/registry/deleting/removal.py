@@ -11,6 +11,7 @@ from rewindctl.errors import RegistryError, RewindError, UsageError
 from rewindctl.registry.deleting.disk import Disk
 from rewindctl.registry.deleting.versions import drop_versions, refuse_foreign_versions
 from rewindctl.registry.inputs import made_model
+from rewindctl.registry.outbox import forget, kept_folder
 from rewindctl.registry.ownership import Watch, shown
 from rewindctl.registry.records import ERROR, KINDS, OWNER, WEIGHTS_FROM, RunRecord
 from rewindctl.registry.registry import Registry
@@ -74,9 +75,10 @@ def remove(registry: Registry, runs: Iterable[RunRecord], before: Before = lambd
         refuse_if_owned(run, watch)
         if children := registry.children(run):
             raise RegistryError(f"run {run.run_id} has a new child, {children[0].run_id}", "the same command again")
+        _delete_files(registry, disk, run)
         before(run)
         resume_file(run.run_id).unlink(missing_ok=True)
-        _delete_files(registry, disk, run)
+        forget(kept_folder() / run.run_id)
         if not run.deleted:
             if (network := made_model(registry.client, run.run_id)) is not None:
                 _forget_network(registry, network)
@@ -115,7 +117,7 @@ def refuse_if_owned(run: RunRecord, watch: Watch) -> None:
         owner = shown(run.tags.get(OWNER, "")) or "an unknown process"
         raise RegistryError(
             f"run {run.run_id} is under way: {owner} is at it",
-            "end that process first; one that gives no sign of life for ten minutes counts as gone",
+            "end that process first; one of another machine counts as gone after a day without a sign of life",
         )
 
 
