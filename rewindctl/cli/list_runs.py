@@ -36,6 +36,7 @@ def list_runs(
 
     Examples:
         rewindctl list --kind dense
+        rewindctl list --where status=KILLED
         rewindctl list --method lr_rewind --where 'compression>5' --sort accuracy --reverse
         rewindctl list --where 'model=resnet20,seed<3' --sort started --limit 20 --page 2
     """

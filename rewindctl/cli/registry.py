@@ -52,7 +52,7 @@ def export_runs(
     max_size: Annotated[str | None, typer.Option(help="Split into BUNDLE.001, .002, ... of this size, as 16M.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
 ) -> None:
-    """Write finished runs, with their ancestors, to one file: all of the experiment, or those chosen.
+    """Write finished runs, with their ancestors, to one file: all of the experiment but searches, or those chosen.
 
     Examples:
         rewindctl registry export all.bundle

@@ -164,7 +164,9 @@ def _print_results(
     wanted = Wanted(studies, format=form, scale=plan.scale, trials=len(plan.seeds), report=True)
     results = compare(session.registry(), wanted)
     names = [report.study.name for report in results.reports]
-    files = results.write(output or Path("plots") / (names[0] if len(names) == 1 else "report"))
+    name = names[0] if len(names) == 1 else "report"
+    scaled = "" if plan.scale == 1 else f"-scaled-x{plan.scale:g}"  # beside the full-length ones, not over them
+    files = results.write(output or Path("plots") / f"{name}{scaled}")
     if session.json:
         session.console.json(_results_json(plan, finished) | {"files": [str(path) for path in files]})
     else:

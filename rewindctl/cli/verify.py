@@ -45,7 +45,10 @@ def verify(
     if partial:
         session.console.say(f"{len(partial)} of them are without checkpoints, which were left out at export")
     if damaged:
-        raise IntegrityError(f"{damaged} of {len(chosen)} runs are damaged", "run their stages again with --force")
+        raise IntegrityError(
+            f"{damaged} of {len(chosen)} runs are damaged",
+            "restore what is gone, or run their stages again with --force",
+        )
 
 
 def register(app: typer.Typer) -> None:

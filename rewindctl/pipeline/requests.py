@@ -233,12 +233,20 @@ def require_kind(run: RunRecord, *kinds: str) -> None:
     if run.kind not in kinds:
         raise UsageError(
             f"run {run.run_id} is a {run.kind or 'foreign'} run, a {' or '.join(kinds)} run is needed",
-            "list the runs: rewindctl list",
+            _other_run(run, kinds),
         )
     if not run.finished:
         raise UsageError(
             f"run {run.run_id} is {run.status}, not FINISHED", "run its stage again, or choose another run"
         )
+
+
+def _other_run(run: RunRecord, kinds: tuple[str, ...]) -> str:
+    if run.kind == "dense" and kinds == ("prune",):
+        return "prune it first (rewindctl prune), or add --compression 20"
+    if run.kind == "prune" and "dense" in kinds and run.parent_id:
+        return f"give its parent, {run.parent_id}"
+    return "list the runs: rewindctl list"
 
 
 def _points(given: Sequence[int] | None, iterations: int, first: int) -> tuple[int, ...]:

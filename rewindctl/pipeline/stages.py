@@ -260,7 +260,8 @@ class Pipeline:
             try:
                 result = train(network, data, settings, start, observer, mask, resume)
             except KeyboardInterrupt:
-                self.console.say(f"stopped  {title} ({writer.run_id[:8]}): kept up to iteration {observer.kept:,}")
+                kept = f"kept up to iteration {observer.kept:,}" if observer.kept else "nothing to go on from yet"
+                self.console.say(f"stopped  {title} ({writer.run_id[:8]}): {kept}")
                 raise
         with writer.artifact(FINAL) as path:
             result.state.save(path)

@@ -59,7 +59,7 @@ def test_errors_have_the_value_as_it_was_typed(
 
 def test_the_command_to_go_on_with_can_be_typed_and_has_no_password() -> None:
     words = ["list", "--where", "compression>5", "--tracking-uri", "http://me:s3cret@host/x"]
-    assert _typed(words) == "rewindctl list --where 'compression>5' --tracking-uri http://***@host/x"
+    assert _typed(words) == "rewindctl list --where 'compression>5' --tracking-uri 'http://***@host/x'"
     assert shlex.split(_typed(["data", "import", "a b", "it's"])) == ["rewindctl", "data", "import", "a b", "it's"]
 
 

@@ -196,8 +196,7 @@ class Moments:
 
     def moment(self) -> None:
         self.seen += self.watching
-        if self.watching and self.seen == self.last:
-            self.watching = False
+        if self.watching and 0 < self.last <= self.seen:  # nothing more is done, whoever catches the first
             raise KilledError
 
     @contextmanager
