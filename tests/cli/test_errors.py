@@ -147,16 +147,26 @@ ON_CHAIN: list[Case] = [
     ("show models:/nothing@seed-0", 2, "no model models:/nothing@seed-0", "rewindctl list"),
     ("show models:/resnet8-digits-dense/1", 2, "is not a model alias", "models:/resnet20-cifar10-dense@seed-0"),
     # kinds
-    ("prune --parent {prune} --sparsity 0.9", 2, "{prune} is a prune run, a dense or retrain run is needed", "list"),
-    ("retrain --parent {dense} --method lr_rewind", 2, "{dense} is a dense run, a prune run is needed", "list"),
+    (
+        "prune --parent {prune} --sparsity 0.9",
+        2,
+        "{prune} is a prune run, a dense or retrain run is needed",
+        "its parent",
+    ),
+    (
+        "retrain --parent {dense} --method lr_rewind",
+        2,
+        "{dense} is a dense run, a prune run is needed",
+        "rewindctl prune",
+    ),
     ("retrain --parent {finetune} --method lr_rewind", 2, "{finetune} is a retrain run, a prune run is needed", "list"),
     (
         "retrain --parent {prune} --method lr_rewind --sparsity 0.9",
         2,
         "{prune} is a prune run, a dense or retrain run is needed",
-        "list",
+        "its parent",
     ),
-    ("iterate --parent {prune} --method lr_rewind", 2, "{prune} is a prune run, a dense run is needed", "list"),
+    ("iterate --parent {prune} --method lr_rewind", 2, "{prune} is a prune run, a dense run is needed", "its parent"),
     (
         "iterate --parent {lr_rewind} --method lr_rewind",
         2,
