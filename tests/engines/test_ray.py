@@ -254,7 +254,7 @@ def test_a_plan_is_interrupted_on_a_ray_of_its_own_and_gone_on_with(store: Path)
 
 
 def test_the_iterations_of_a_stage_under_way_are_seen(cluster: Cluster) -> None:
-    (stage,) = make("", 2 * LONG).stages.values()
+    (stage,) = make("", 8 * LONG).stages.values()  # a worker needs seconds to reach the actor
     engine, seen, answers = cluster.engine(Site(cluster.uri, "seen", "cpu", threads=1)), [0], list[Answer]()
     try:
         engine.submit(Task(stage.fingerprint, stage.spec.canonical(), None))
@@ -265,7 +265,7 @@ def test_the_iterations_of_a_stage_under_way_are_seen(cluster: Cluster) -> None:
         engine.close()
     assert answers[0].run_id
     assert seen == sorted(seen)
-    assert set(seen) - {0, 2 * LONG}
+    assert set(seen) - {0, 8 * LONG}
 
 
 def test_several_machines_need_a_server_that_is_not_each_of_them(cluster: Cluster, tmp_path: Path) -> None:
