@@ -4,7 +4,7 @@ import html
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rewindctl.safe_text import drawn, fitting, markdown, one_line, plain, plain_or_bold, redacted, remember, scrubbed
@@ -53,6 +53,7 @@ def test_no_password_of_an_address_is_shown(address: str, password: str) -> None
 
 @given(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=4, max_size=30))
 def test_no_password_is_shown_whatever_its_signs(password: str) -> None:
+    assume(not re.match("[0-9]+[/?#]", password))  # `user:5000/...` is a host and its port, as in the next test
     uri = f"postgresql://user:{password}@db.example/runs"
     assert password not in redacted(uri).replace("db.example/runs", "").replace("postgresql://", "")
 

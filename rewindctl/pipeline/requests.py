@@ -243,7 +243,7 @@ def require_kind(run: RunRecord, *kinds: str) -> None:
 
 def _other_run(run: RunRecord, kinds: tuple[str, ...]) -> str:
     if run.kind == "dense" and kinds == ("prune",):
-        return "prune it first (rewindctl prune), or add --compression 20"
+        return f"prune it first: rewindctl prune --parent {run.run_id} --compression 20"
     if run.kind == "prune" and "dense" in kinds and run.parent_id:
         return f"give its parent, {run.parent_id}"
     return "list the runs: rewindctl list"
