@@ -254,18 +254,18 @@ def test_a_plan_is_interrupted_on_a_ray_of_its_own_and_gone_on_with(store: Path)
 
 
 def test_the_iterations_of_a_stage_under_way_are_seen(cluster: Cluster) -> None:
-    (stage,) = make("", 8 * LONG).stages.values()  # a worker needs seconds to reach the actor
+    (stage,) = make("", 500 * LONG).stages.values()  # ends by an interrupt, not by itself
     engine, seen, answers = cluster.engine(Site(cluster.uri, "seen", "cpu", threads=1)), [0], list[Answer]()
     try:
         engine.submit(Task(stage.fingerprint, stage.spec.canonical(), None))
-        while not answers:
+        while len(set(seen)) < 3 and not answers:
             answers = engine.wait(0.1)
             seen.append(engine.progress().get(stage.fingerprint, seen[-1]))
     finally:
         engine.close()
-    assert answers[0].run_id
+    assert answers == []
     assert seen == sorted(seen)
-    assert set(seen) - {0, 8 * LONG}
+    assert seen[-1] < 500 * LONG
 
 
 def test_several_machines_need_a_server_that_is_not_each_of_them(cluster: Cluster, tmp_path: Path) -> None:
