@@ -50,13 +50,14 @@ class DeviceData:
 
 @dataclass(frozen=True)
 class Draws:
-    """One epoch: sample indices (batches, batch), and the source row and column of every pixel row and column of
-    each augmented image, (batches, batch, height, 1) and (batches, batch, 1, width).
+    """One epoch: index, row offset and column offset of every sample, each (batches, batch) int64.
+
+    Offsets are rows of `BatchStream`'s tables: a crop's first row, and its first column with or without the flip.
     """
 
     indices: Tensor
-    rows: Tensor
-    columns: Tensor
+    down: Tensor
+    across: Tensor
 
 
 class BatchStream:
@@ -65,6 +66,9 @@ class BatchStream:
     Every epoch is a fresh permutation; what is left of it after the last whole batch is dropped. Crop and flip are
     drawn independently for every sample. The draws are made on the host, so every device sees the same ones.
     Source: report section 3 (flip, reflection padding, crop).
+
+    `seek` is the host's part: an epoch's draws go to the device once. `take` is the device's: it reads and writes
+    tensors at fixed addresses only, so that it can be captured in a CUDA graph and replayed.
     """
 
     def __init__(self, data: DeviceData, batch_size: int, padding: int, mirror: bool, seed: int) -> None:
@@ -75,34 +79,62 @@ class BatchStream:
             raise UsageError(f"crop padding {padding} does not fit into images of {height}x{width}")
         self.data, self.batch_size, self.padding, self.mirror, self.seed = data, batch_size, padding, mirror, seed
         self.batches_per_epoch = samples // batch_size
-        self._epoch, self._draws = 0, self.draw(0)
+        starts = np.arange(-padding, padding + 1)[:, None]
+        columns = reflect(np.arange(width) + starts, width)
+        self._rows = torch.from_numpy(reflect(np.arange(height) + starts, height)).to(data.device)
+        self._columns = torch.from_numpy(np.concatenate([columns, width - 1 - columns])).to(data.device)
+        self._epoch, self._next, self._draws = 0, 0, self.draw(0)
+        self.index = torch.zeros(1, dtype=torch.int64, device=data.device)
 
     def draw(self, epoch: int) -> Draws:
         """The draws of `epoch`, on the device."""
-        samples, height, width = self.data.train_images.shape[:3]
-        shape = (self.batches_per_epoch, self.batch_size, 1)
-        order = stream(self.seed, "order", epoch).permutation(samples)[: shape[0] * shape[1]]
+        shape, starts = (self.batches_per_epoch, self.batch_size), 2 * self.padding + 1
+        order = stream(self.seed, "order", epoch).permutation(len(self.data.train_images))[: shape[0] * shape[1]]
         augment = stream(self.seed, "augment", epoch)
-        down, right = augment.integers(0, 2 * self.padding + 1, size=(2, *shape))
-        mirrored = augment.integers(0, 2, size=shape) if self.mirror else 0
-        rows = reflect(np.arange(height) - self.padding + down, height)
-        columns = reflect(np.arange(width) - self.padding + right, width)
-        columns = np.where(mirrored, width - 1 - columns, columns)
-        device = self.data.device
-        return Draws(
-            torch.from_numpy(order.reshape(shape[:2])).to(device),
-            torch.from_numpy(rows[:, :, :, None]).to(device),
-            torch.from_numpy(columns[:, :, None, :]).to(device),
-        )
+        down, right = augment.integers(0, starts, size=(2, *shape))
+        mirrored = augment.integers(0, 2, size=shape) if self.mirror else np.zeros(shape, np.int64)
+        return Draws(self._sent(order.reshape(shape)), self._sent(down), self._sent(right + starts * mirrored))
 
-    def batch(self, position: int) -> tuple[Tensor, Tensor]:
-        """Standardised images (batch, channels, height, width) float32, channels-last, and labels (batch,)."""
+    def _sent(self, drawn: npt.NDArray[np.int64]) -> Tensor:
+        """To the device, without waiting for what it is at."""
+        tensor = torch.from_numpy(drawn)
+        if self.data.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.data.device, non_blocking=True)
+
+    def seek(self, position: int) -> None:
+        """Make `position` the batch that the next `take` gives: one `take` for each `seek`."""
+        if position == self._next and position % self.batches_per_epoch:
+            self._next += 1  # the last `take` has moved the index there
+            return
         epoch, index = divmod(position, self.batches_per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._draws = epoch, self.draw(epoch)
-        chosen = self._draws.indices[index]
-        images = self.data.train_images[chosen[:, None, None], self._draws.rows[index], self._draws.columns[index]]
+            self._epoch, drawn = epoch, self.draw(epoch)
+            self._draws.indices.copy_(drawn.indices)
+            self._draws.down.copy_(drawn.down)
+            self._draws.across.copy_(drawn.across)
+        self.index.fill_(index)
+        self._next = position + 1
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """Standardised images (batch, channels, height, width) float32, channels-last, and labels (batch,)."""
+        chosen, down, across = (
+            drawn.index_select(0, self.index)[0]
+            for drawn in (self._draws.indices, self._draws.down, self._draws.across)
+        )
+        self.index.add_(1).remainder_(self.batches_per_epoch)
+        _, height, width, channels = self.data.train_images.shape
+        rows, columns = self._rows[down][:, :, None], self._columns[across][:, None, :]
+        pixels = (chosen[:, None, None] * height + rows) * width + columns
+        # One index a pixel: three (sample, row, column) take four times as long.
+        images = self.data.train_images.view(-1, channels).index_select(0, pixels.view(-1))
+        images = images.view(self.batch_size, height, width, channels)
         return self.data.standardised(images), self.data.train_labels[chosen]
+
+    def batch(self, position: int) -> tuple[Tensor, Tensor]:
+        """The images and labels of batch `position`, as `take` gives them."""
+        self.seek(position)
+        return self.take()
 
 
 def reflect(positions: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:

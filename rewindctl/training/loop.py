@@ -18,6 +18,8 @@ from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.rewinding.schedule import Schedule
+from rewindctl.training.graph import captured
+from rewindctl.training.precision import Precision
 
 EVALUATION_BATCH = 500
 
@@ -26,7 +28,8 @@ EVALUATION_BATCH = 500
 class TrainSettings:
     """Everything that decides the updates of a run but the network, the data, the start and the mask.
 
-    Update t (from 0) uses the schedule's rate at `clock_start` + t, or `constant_lr` where given.
+    Update t (from 0) uses the schedule's rate at `clock_start` + t, or `constant_lr` where given. `deterministic` is
+    for CUDA, where the fastest kernels need not give the same bytes twice.
     """
 
     schedule: Schedule
@@ -42,6 +45,8 @@ class TrainSettings:
     evaluate_every: int
     checkpoint_at: tuple[int, ...]
     seed: int
+    precision: Precision = "fp32"
+    deterministic: bool = True
 
     def rate(self, iteration: int) -> float:
         """Learning rate of update `iteration` of this run."""
@@ -61,12 +66,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The last state, every evaluation, and the speed of the updates (evaluations apart)."""
+    """The last state, every evaluation, and the speed of the updates (evaluations apart).
+
+    `captured`: the updates were replays of a CUDA graph.
+    """
 
     state: TrainState
     evaluations: tuple[Evaluation, ...]
     iterations_per_second: float
     duration_seconds: float
+    captured: bool
 
     @property
     def test_accuracy(self) -> float:
@@ -118,7 +127,7 @@ def train(
     it is raised at the next evaluation, with the iteration that it happened at.
     """
     began = time.perf_counter()
-    with _reproducible(data.device):
+    with _reproducible(data.device, settings.deterministic):
         stepper = Stepper(network, data, settings, resume.state if resume else start, mask)
         stepper.first_batch = start.data_position
         done = resume.state.iteration if resume else -1
@@ -146,16 +155,27 @@ def train(
                 stepper.update(t)
         state = stepper.state(settings.iterations)
     speed = settings.iterations / max(training_seconds, 1e-9)
-    return TrainResult(state, tuple(evaluations), speed, time.perf_counter() - began)
+    return TrainResult(state, tuple(evaluations), speed, time.perf_counter() - began, stepper.captured)
 
 
 class Stepper:
-    """One update at a time: batch, forward, backward, masked gradient, Nesterov SGD."""
+    """One update at a time. `_step` is the update: batch, forward, backward, masked gradient, Nesterov SGD.
+
+    `_step` reads and writes tensors at fixed addresses and asks the device nothing. On CUDA it is captured once in a
+    graph, which `update` replays; what changes from update to update (position, rate) is data on the device.
+    """
 
     def __init__(
-        self, network: Network, data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None
+        self,
+        network: Network,
+        data: DeviceData,
+        settings: TrainSettings,
+        start: TrainState,
+        mask: Mask | None,
+        capture: bool = True,
     ) -> None:
-        self.network, self.settings = network, settings
+        """`capture=False` is the reference path: every operation started by itself, on CUDA too."""
+        self.network, self.settings, self.device = network, settings, data.device
         self.first_batch = start.data_position
         start.load_into(network)
         network.to(data.device).to(memory_format=torch.channels_last).train()
@@ -178,10 +198,11 @@ class Stepper:
         for name, parameter in self.parameters.items():
             self.optimizer.state[parameter]["momentum_buffer"] = self.momentum[name]
         self._use(mask)
-        self.loss_sum: Tensor | float = torch.zeros((), dtype=torch.float64, device=data.device)
-        self.losses = 0
-        self.diverged_at = torch.full((), -1, device=data.device)
-        self.diverged_loss = torch.zeros((), device=data.device)
+        self._t, self.losses = -1, 0
+        self._watch()
+        self.captured = False
+        self._capture = capture and data.device.type == "cuda"
+        self._run = self._step
 
     def _use(self, mask: Mask | None) -> None:
         """Zero weight and momentum once; with the gradient masked too, w' = w - lr * 0 keeps them at exactly 0."""
@@ -196,36 +217,77 @@ class Stepper:
 
     def update(self, t: int) -> None:
         """Update `t` of this run. On a CPU raises DivergedError instead, nothing changed but batch-norm statistics."""
-        images, labels = self.stream.batch(self.first_batch + t)
-        loss = cross_entropy(self.network(images), labels)
-        self._watch(loss.detach(), t)
-        loss.backward()
-        if self.masked:
-            torch._foreach_mul_([p.grad for p in self.masked if p.grad is not None], self.kept)
+        self.stream.seek(self.first_batch + t)
         if (rate := self.settings.rate(t)) != self.current_rate:
             self.current_rate = rate
             self.rate.fill_(rate)
+        if t != self._t + 1:
+            self.iteration.fill_(t)
+        self._t = t
+        if self._capture:
+            self._capture = False
+            self._to_graph()
+        self._run()
+        self.losses += 1
+
+    def _step(self) -> None:
+        images, labels = self.stream.take()
+        with torch.autocast(self.device.type, torch.bfloat16, self.settings.precision == "bf16", cache_enabled=False):
+            logits = self.network(images)
+        loss = cross_entropy(logits.float(), labels)
+        self._look_at(loss.detach())
+        loss.backward()
+        if self.masked:
+            torch._foreach_mul_([p.grad for p in self.masked if p.grad is not None], self.kept)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _watch(self, loss: Tensor, t: int) -> None:
+    def changed(self) -> list[Tensor]:
+        """Every tensor that `_step` writes to and that outlives it."""
+        watched = [self.iteration, self.loss_sum, self.diverged_at, self.diverged_loss, self.stopped]
+        return [
+            *self.parameters.values(),
+            *self.network.buffers(),
+            *self.momentum.values(),
+            *watched,
+            self.stream.index,
+        ]
+
+    def _to_graph(self) -> None:
+        """Replay from now on; a network of one's own that no graph can hold is trained without one."""
+        try:
+            self._run = captured(self._step, self.changed(), self.device)
+            self.captured = True
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def _watch(self) -> None:
+        """What is kept on the device of the losses, and of the first that is not finite."""
+        self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.diverged_at = torch.full_like(self.iteration, -1)
+        self.diverged_loss = torch.zeros((), device=self.device)
+        self.stopped = torch.zeros((), device=self.device)
+        if self.device.type == "cuda":
+            self.optimizer.found_inf = self.stopped  # type: ignore[attr-defined]
+
+    def _look_at(self, loss: Tensor) -> None:
         """Sum the losses and stop at the first that is not finite, before its update.
 
         On a GPU the host must not wait for each loss: `found_inf` makes the fused optimiser skip this and all later
         steps, and the host learns of it at the next evaluation.
         """
-        self.losses += 1
-        if loss.device.type == "cpu":
-            value = float(loss)
-            if not math.isfinite(value):
-                raise DivergedError(t, self.settings.rate(t), value)
-            self.loss_sum += value
-            return
+        if self.device.type == "cpu" and not math.isfinite(value := float(loss)):
+            raise DivergedError(self._t, self.settings.rate(self._t), value)
         self.loss_sum += loss
-        first = ~torch.isfinite(loss) & (self.diverged_at < 0)
-        self.diverged_at = torch.where(first, t, self.diverged_at)
-        self.diverged_loss = torch.where(first, loss, self.diverged_loss)
-        self.optimizer.found_inf = (self.diverged_at >= 0).to(torch.float32)  # type: ignore[attr-defined]
+        if self.device.type != "cpu":
+            first = ~torch.isfinite(loss) & (self.diverged_at < 0)
+            self.diverged_at.copy_(torch.where(first, self.iteration, self.diverged_at))
+            self.diverged_loss.copy_(torch.where(first, loss, self.diverged_loss))
+            self.stopped.copy_(self.diverged_at >= 0)
+            self.iteration += 1
 
     def _raise_if_diverged(self) -> None:
         iteration = int(self.diverged_at)
@@ -238,7 +300,7 @@ class Stepper:
         if self.losses == 0:
             return None
         mean = float(self.loss_sum) / self.losses
-        self.loss_sum = self.loss_sum * 0
+        self.loss_sum.zero_()
         self.losses = 0
         return mean
 
@@ -280,16 +342,26 @@ def _on_host(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _reproducible(device: torch.device) -> Iterator[None]:
-    """Only deterministic kernels on CUDA: the same seed gives the same bytes on one device."""
+def _reproducible(device: torch.device, deterministic: bool) -> Iterator[None]:
+    """On CUDA: float32 is float32 (not TF32), and with `deterministic` the same seed gives the same bytes.
+
+    Without it cuDNN takes the kernels that it measures to be fastest.
+    """
     if device.type != "cuda":
         yield
         return
-    before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    deterministic_before, benchmark_before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+    precision_before = convolutions.fp32_precision
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic
+    convolutions.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
+        torch.use_deterministic_algorithms(deterministic_before)
+        torch.backends.cudnn.benchmark = benchmark_before
+        convolutions.fp32_precision = precision_before

@@ -1,0 +1,66 @@
+"""In what arithmetic the forward and backward passes are computed, and what `auto` chooses.
+
+`bf16` is PyTorch's autocast: convolutions and matrix products in bfloat16, losses and sums of statistics in float32.
+Weights, momentum, the update itself and every evaluation are float32 in either.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from rewindctl.errors import UsageError
+
+Precision = Literal["fp32", "bf16"]
+ASKED = ("auto", "fp32", "bf16")
+WORTH_CONVERTING = 200e6  # multiply-adds of a forward pass over a batch; below, conversions cost what bf16 saves
+OLDEST_CAPABILITY = (8, 0)  # of a CUDA device with bf16 matrix units
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A precision, and why it is that one."""
+
+    precision: Precision
+    why: str
+
+
+def check_asked(asked: str) -> None:
+    """Raises: UsageError."""
+    if asked not in ASKED:
+        raise UsageError(f"unknown precision {asked!r}", f"known: {', '.join(ASKED)}")
+
+
+def choose(asked: str, device: torch.device, multiply_adds: float) -> Choice:
+    """The precision to train in; `multiply_adds` are those of a forward pass over one batch. Raises: UsageError."""
+    check_asked(asked)
+    if asked != "auto":
+        return Choice("bf16" if asked == "bf16" else "fp32", "asked for")
+    missing = missing_unit(device)
+    if missing:
+        return Choice("fp32", missing)
+    if device.type == "cpu" and multiply_adds < WORTH_CONVERTING:
+        return Choice("fp32", f"{multiply_adds / 1e6:.0f} million multiply-adds a batch are too few for bf16 to pay")
+    return Choice("bf16", "the GPU has bf16" if device.type == "cuda" else "the processor has bf16")
+
+
+def missing_unit(device: torch.device) -> str:
+    """Why bf16 is not fast on a device; empty where it is."""
+    if device.type == "cuda":
+        old = torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY
+        return "the GPU is too old for bf16" if old else ""
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "" if fast else "the processor has neither AVX512-BF16 nor AMX"
+
+
+def multiply_adds(network: nn.Module, image: tuple[int, int, int]) -> float:
+    """Multiply-adds of a forward pass over one image of (channels, height, width), counted on the network's device."""
+    training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, *image, device=device))
+    network.train(training)
+    return float(counter.get_total_flops()) / 2
