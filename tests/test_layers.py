@@ -15,7 +15,7 @@ ROWS = (
     ("files", "safe_text"),
     ("plugins",),
     ("catalog", "console", "names", "seeds", "sparsity"),
-    ("conditions", "specs"),
+    ("arithmetic", "conditions", "specs"),
     ("commands",),
     ("datasets", "models", "pruning", "rewinding"),
     ("training", "registry"),

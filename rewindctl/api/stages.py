@@ -6,6 +6,7 @@ from typing import Unpack
 
 from rewindctl.api.reading import Method, StoreOptions, registry_of
 from rewindctl.api.run import Run
+from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.console import Console
 from rewindctl.pipeline import Outcome, Pipeline
 from rewindctl.pipeline import iterate as walk
@@ -16,12 +17,14 @@ from rewindctl.specs import ChannelNorm, LrClock, OptimizerState, Scope, Structu
 
 
 class RunOptions(StoreOptions, total=False):
-    """How a run is made: as `--device`, `--data-dir`, `--force` and `--checkpoint-every`; `progress` shows it."""
+    """How a run is made: as the options of the same names say; `progress` shows it."""
 
     device: str
     data_dir: Path | str | None
     force: bool
     checkpoint_every: float
+    precision: str
+    deterministic: bool
     progress: bool
 
 
@@ -148,6 +151,7 @@ def _pipeline(parent: Run | str | None, options: RunOptions) -> Pipeline:
         None if data_dir is None else Path(data_dir),
         options.get("force", False),
         options.get("checkpoint_every", 60.0),
+        arithmetic=Arithmetic(options.get("precision", AUTO), options.get("deterministic", True)),
     )
 
 

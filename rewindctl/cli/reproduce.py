@@ -103,11 +103,13 @@ def _print_plan(session: Session, plan: "Plan") -> None:
 
     device = resolve_device(session.device)
     name = device_name(device)
-    state = cost.state_of(plan, session.registry(), name)
+    state = cost.state_of(plan, session.registry(), name, session.precision)
     speeds = cost.all_speeds(
         plan,
         state,
-        lambda spec: measured_speed(spec, session.facts(spec.dataset), device, cost.MEASURED_SECONDS),
+        lambda spec: measured_speed(
+            spec, session.facts(spec.dataset), device, cost.MEASURED_SECONDS, session.arithmetic
+        ),
         session.console.say,
     )
     made = cost.plan_json(plan, state, speeds, name, cost.missing_data(plan, state, session.has_data))
@@ -142,11 +144,18 @@ def _run(
     from rewindctl.paper.cost import state_of
 
     registry = session.registry()
-    state = state_of(plan, registry, "")
+    state = state_of(plan, registry, "", session.precision)
     done = {key: run.run_id for key, run in state.runs.items()}
     left = [stage for key, stage in plan.stages.items() if key not in done]
     session.console.say(f"{len(plan.stages)} stages, {len(done)} of them done")
-    site = Site(registry.uri, registry.experiment, session.device, session.data_dir, session.checkpoint_every)
+    site = Site(
+        registry.uri,
+        registry.experiment,
+        session.device,
+        session.data_dir,
+        session.checkpoint_every,
+        arithmetic=session.arithmetic,
+    )
     if not left:
         return Finished(done, [], "")
     data = {dense.dataset: dense.data_digest for dense in map(plan.dense_of, left)}

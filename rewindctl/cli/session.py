@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.cli import complete
 from rewindctl.console import Console
 from rewindctl.safe_text import finite
@@ -46,6 +47,8 @@ class Session:
     data_dir: Path | None = None
     checkpoint_every: float = 60.0
     wait: bool = True
+    precision: str = AUTO
+    deterministic: bool = True
     _facts: "dict[str, DataFacts]" = field(default_factory=dict)
 
     def registry(self) -> "Registry":
@@ -59,8 +62,20 @@ class Session:
         from rewindctl.pipeline import Pipeline
 
         return Pipeline(
-            self.registry, self.console, self.device, self.data_dir, self.force, self.checkpoint_every, self.wait
+            self.registry,
+            self.console,
+            self.device,
+            self.data_dir,
+            self.force,
+            self.checkpoint_every,
+            self.wait,
+            self.arithmetic,
         )
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """Raises: UsageError."""
+        return Arithmetic(self.precision, self.deterministic)
 
     def facts(self, dataset: str) -> "DataFacts":
         """What is known of a data set, read at most once. Raises: UnknownNameError, DataError."""
@@ -120,6 +135,18 @@ _SHARED: dict[str, Any] = {
 _RUN: dict[str, Any] = {
     "force": Annotated[bool, typer.Option("--force", help="Run anew what the registry has.", rich_help_panel=RUN)],
     "device": Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)],
+    "precision": Annotated[
+        str,
+        typer.Option(help="auto, fp32 or bf16; auto is bf16 where that is faster.", rich_help_panel=RUN),
+    ],
+    "deterministic": Annotated[
+        bool,
+        typer.Option(
+            "--deterministic/--no-deterministic",
+            help="The same bytes twice on one device; without, CUDA takes what it measures to be fastest.",
+            rich_help_panel=RUN,
+        ),
+    ],
     "checkpoint_every": Annotated[
         float,
         typer.Option(
@@ -139,6 +166,8 @@ _DEFAULTS = {
     "quiet": False,
     "force": False,
     "device": "auto",
+    "precision": AUTO,
+    "deterministic": True,
     "checkpoint_every": 60.0,
     "wait": True,
 }
@@ -149,8 +178,8 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: the function's first parameter becomes a Session, made from options that Typer sees added to its own.
 
-    `runs` adds --force, --device, --checkpoint-every, --wait and --data-dir. `panels`: the help's, and what is under
-    each, by parameter; the other options come first. `kept`: what is left when it is interrupted.
+    `runs` adds the options of `_RUN`. `panels`: the help's, and what is under each, by parameter; the others
+    come first. `kept`: what is left when it is interrupted.
     """
     shared = _SHARED | (_RUN if runs else {})
     panel_of = {name: panel for panel, names in (panels or {}).items() for name in names}
@@ -203,4 +232,6 @@ def _session(before: Globals, after: dict[str, Any]) -> Session:
         data_dir=after.get("data_dir"),
         checkpoint_every=after.get("checkpoint_every", 60.0),
         wait=after.get("wait", True),
+        precision=after.get("precision", AUTO),
+        deterministic=after.get("deterministic", True),
     )

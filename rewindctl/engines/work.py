@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from rewindctl.arithmetic import Arithmetic
 from rewindctl.console import Console
 from rewindctl.errors import RewindError
 from rewindctl.files import disk_error
@@ -22,7 +23,7 @@ Progress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Site:
-    """What a worker needs to run stages: store, experiment, device, data, threads (0: torch's choice)."""
+    """What a worker needs to run stages: store, experiment, device, data, threads (0: torch's choice), arithmetic."""
 
     tracking_uri: str
     experiment: str
@@ -30,6 +31,7 @@ class Site:
     data_dir: Path | None = None
     checkpoint_seconds: float = 60.0
     threads: int = 0
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,12 @@ class Worker:
             return registry[0]
 
         self.pipeline = Pipeline(
-            opened, self.console, site.device, site.data_dir, checkpoint_seconds=site.checkpoint_seconds
+            opened,
+            self.console,
+            site.device,
+            site.data_dir,
+            checkpoint_seconds=site.checkpoint_seconds,
+            arithmetic=site.arithmetic,
         )
 
     def run(self, task: Task) -> Answer:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from rewindctl.arithmetic import AUTO
 from rewindctl.models import kernels, models
 from rewindctl.models.network import NetworkConfig
 from rewindctl.paper.plan import Plan
@@ -28,13 +29,14 @@ class State:
     speeds: Speeds = field(default_factory=dict)
 
 
-def state_of(plan: Plan, registry: Registry, device: str) -> State:
+def state_of(plan: Plan, registry: Registry, device: str, precision: str = AUTO) -> State:
     """Look once per network and data set for what the registry has: the run that the pipeline would reuse."""
     pairs = {(spec.model, spec.dataset) for stage in plan.stages.values() if isinstance(spec := stage.spec, DenseSpec)}
     finished: dict[str, list[RunRecord]] = {}
     speeds: Speeds = {}
     for model, dataset in sorted(pairs):
         found = [run for run in registry.search(model=model, dataset=dataset) if run.finished]
+        found = [run for run in found if run.kind == "prune" or tag.trained_in(run, precision)]
         for run in found:
             finished.setdefault(run.fingerprint, []).append(run)
         rates = [run.metrics["iterations_per_second"] for run in found if _timed(run, device)]

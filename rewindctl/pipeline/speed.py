@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from rewindctl.arithmetic import Arithmetic
 from rewindctl.datasets import Dataset
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.datasets.facts import DataFacts
@@ -15,18 +16,27 @@ from rewindctl.pipeline.settings import dense_settings
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec
 from rewindctl.training.loop import Stepper
+from rewindctl.training.precision import choose, multiply_adds
 
 WARM_UP = 2
 HARMLESS_RATE = 1e-9  # noise can be learned into infinities, and an update of any size takes as long
 WAIT_EVERY = 20  # a GPU's queue must not run seconds ahead of the clock
 
 
-def measured_speed(spec: DenseSpec, facts: DataFacts, device: torch.device, seconds: float) -> float:
+def measured_speed(
+    spec: DenseSpec, facts: DataFacts, device: torch.device, seconds: float, arithmetic: Arithmetic
+) -> float:
     """Updates per second of the recipe of `spec`, over about `seconds`, evaluations apart."""
     config = NetworkConfig(facts.channels, facts.classes, spec.norm_momentum, spec.norm_epsilon)
     network = build_network(spec.model, config, seed=0)
     data = DeviceData.upload(_noise(facts, max(4 * spec.batch_size, facts.classes)), device)
-    settings = replace(dense_settings(spec), constant_lr=HARMLESS_RATE)
+    adds = spec.batch_size * multiply_adds(network, (facts.channels, *facts.image_size))
+    settings = replace(
+        dense_settings(spec),
+        constant_lr=HARMLESS_RATE,
+        precision=choose(arithmetic.precision, device, adds).precision,
+        deterministic=arithmetic.deterministic,
+    )
     stepper = Stepper(network, data, settings, TrainState.initial(network), None)
     for t in range(WARM_UP):
         stepper.update(t)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.console import Console
 from rewindctl.datasets import Dataset, load_dataset
 from rewindctl.datasets.batches import DeviceData
@@ -35,6 +36,7 @@ from rewindctl.seeds import derived_seed
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
 from rewindctl.training.device import device_name, environment, resolve_device
 from rewindctl.training.loop import Evaluation, ResumePoint, TrainResult, TrainSettings, evaluate, train
+from rewindctl.training.precision import choose, multiply_adds
 from rewindctl.training.usage import Usage
 
 FAILED_RUN = "rewindctl_run_id"
@@ -73,6 +75,7 @@ class Pipeline:
     force: bool = False
     checkpoint_seconds: float = 60.0
     wait: bool = True
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _on_device: dict[str, DeviceData] = field(default_factory=dict)
 
@@ -142,8 +145,12 @@ class Pipeline:
     ) -> Outcome:
         if not self.force:
             bring_kept(self.registry, spec.fingerprint(), self.console)
-        start = partial(self.registry.start, spec, name, parent, tags, resume=not self.force)
-        find = (lambda: None) if self.force else partial(self.registry.find, spec.fingerprint(), parent)
+        precision = AUTO if isinstance(spec, PruneSpec) else self.arithmetic.precision
+        asked = {tag.PRECISION: precision} if precision != AUTO else {}
+        start = partial(
+            self.registry.start, spec, name, parent, tags | asked, resume=not self.force, precision=precision
+        )
+        find = (lambda: None) if self.force else partial(self.registry.find, spec.fingerprint(), parent, precision)
         found = find_or_start(find, start, self.console, self.wait)
         if isinstance(found, RunRecord):
             self.console.say(f"reused   {found.short}: test accuracy {found.metrics['test_accuracy']:.2%}")
@@ -251,6 +258,7 @@ class Pipeline:
     ) -> TrainResult:
         """Train with metrics and checkpoints going to the run."""
         data = self._data(dense.dataset)
+        settings = self.in_arithmetic(settings, network, dense, writer)
         with self.console.progress(title, settings.iterations) as progressed:
             observer = RunObserver(writer, progressed, self.checkpoint_seconds, Usage(self.device))
             resume = load_point(writer)
@@ -263,6 +271,7 @@ class Pipeline:
                 kept = f"kept up to iteration {observer.kept:,}" if observer.kept else "nothing to go on from yet"
                 self.console.say(f"stopped  {title} ({writer.run_id[:8]}): {kept}")
                 raise
+        writer.tag({tag.UPDATES: "CUDA graph" if result.captured else "eager"})
         with writer.artifact(FINAL) as path:
             result.state.save(path)
         writer.log_metrics(
@@ -275,6 +284,20 @@ class Pipeline:
         )
         writer.log_network(settings.iterations)
         return result
+
+    def in_arithmetic(
+        self, settings: TrainSettings, network: Network, dense: DenseSpec, writer: RunWriter
+    ) -> TrainSettings:
+        """The settings with the precision chosen, which the run is told; one that is gone on with keeps its own."""
+        data = self.dataset(dense.dataset)
+        adds = settings.batch_size * multiply_adds(network, (data.channels, *data.image_size))
+        before = writer.found.get(tag.PRECISION)
+        choice = choose(before or self.arithmetic.precision, self.device, adds)
+        deterministic = writer.found.get(tag.DETERMINISTIC, str(self.arithmetic.deterministic)) == str(True)
+        writer.tag({tag.PRECISION: choice.precision, tag.DETERMINISTIC: str(deterministic)})
+        if choice.precision == "bf16" and self.arithmetic.precision == AUTO and not before:
+            self.console.say(f"trains in bf16: {choice.why} (--precision fp32 for float32)")
+        return replace(settings, precision=choice.precision, deterministic=deterministic)
 
     def _network(self, spec: DenseSpec) -> Network:
         """A fresh network on the CPU. Raises: UsageError when the data set here is not that of the spec."""

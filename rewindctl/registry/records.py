@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from rewindctl.arithmetic import AUTO
 from rewindctl.errors import IntegrityError, RegistryError
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, parse_spec
 
@@ -35,6 +36,9 @@ SPARSITY = "rewindctl.sparsity"
 METHOD = "rewindctl.method"
 LABEL = "rewindctl.label"  # the name without the seed
 DEVICE = "rewindctl.device"
+PRECISION = "rewindctl.precision"  # absent in runs of before there was a choice: fp32
+DETERMINISTIC = "rewindctl.deterministic"
+UPDATES = "rewindctl.updates"
 DIVERGED_ITERATION = "rewindctl.diverged_iteration"
 STUDY = "rewindctl.study"
 STORAGE = "rewindctl.storage"
@@ -53,6 +57,11 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")  # MLflow's own rule; ID
 STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
 LAST_TIME = 10**14  # milliseconds; the year 5138
 PARENT_KINDS = {"dense": (), "prune": ("dense", "retrain"), "retrain": ("prune",)}
+
+
+def trained_in(run: "RunRecord", precision: str) -> bool:
+    """Whether a run was trained in the precision asked for; any is right for `auto`."""
+    return precision in (AUTO, run.tags.get(PRECISION, "fp32"))
 
 
 @dataclass(frozen=True)

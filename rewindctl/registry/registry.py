@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from rewindctl.arithmetic import AUTO
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import sha256
 from rewindctl.registry import records as tag
@@ -136,13 +137,13 @@ class Registry:
     ) -> list[RunRecord]:
         return search(self._client, experiment_ids or self._everywhere(), tags, prefix, view)
 
-    def find(self, fingerprint: str, parent: RunRecord | None = None) -> RunRecord | None:
+    def find(self, fingerprint: str, parent: RunRecord | None = None, precision: str = AUTO) -> RunRecord | None:
         """The newest finished run of an experiment (forced reruns replace older ones), a child of `parent` if given.
 
         A forced rerun of the parent has its fingerprint but need not have its bytes (another device): the children
         of one are not those of the other.
         """
-        same = self.search(fingerprint=fingerprint)
+        same = [run for run in self.search(fingerprint=fingerprint) if tag.trained_in(run, precision)]
         finished = [run for run in same if run.finished and (parent is None or run.parent_id == parent.run_id)]
         return finished[-1] if finished else None
 
@@ -261,6 +262,7 @@ class Registry:
         *,
         resume: bool = True,
         watch: Watch | None = None,
+        precision: str = AUTO,
     ) -> RunWriter:
         """Open a run for `spec`: an unfinished one of the same spec that left a resume point here, else a new one.
 
@@ -269,12 +271,13 @@ class Registry:
         Raises: BusyError when another process is at it, or (`resume`) has just finished it; KeptError.
         """
         opening = Opening(self._client, self.experiment_id, spec, name, parent, tags)
-        look = partial(self.same_stage, spec.fingerprint(), parent.run_id if parent else None)
+        look = partial(self.same_stage, spec.fingerprint(), parent.run_id if parent else None, precision)
         return opening.open(look, watch or Watch(), resume)
 
-    def same_stage(self, fingerprint: str, parent_id: str | None) -> list[RunRecord]:
-        """All runs of a stage, whatever became of them, oldest first."""
-        return [run for run in self.search(fingerprint=fingerprint) if run.parent_id == parent_id]
+    def same_stage(self, fingerprint: str, parent_id: str | None, precision: str = AUTO) -> list[RunRecord]:
+        """All runs of a stage in a precision, whatever became of them, oldest first."""
+        same = [run for run in self.search(fingerprint=fingerprint) if run.parent_id == parent_id]
+        return [run for run in same if tag.trained_in(run, precision)]
 
     def start_report(self, name: str, note: str) -> RunWriter:
         """Open a run of kind `report`: files about other runs, no stage, so without spec and fingerprint.

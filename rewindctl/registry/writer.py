@@ -42,6 +42,7 @@ class RunWriter:
         self.run_id = run_id
         ownership.hold(run_id)
         self.digests: dict[str, dict[str, Any]] = {}
+        self.found: dict[str, str] = {}  # the tags of a run that is gone on with, as they were
         self._client = client.impatient()
         self._logged: set[tuple[str, int]] = set()
         with writing(Path(tempfile.gettempdir())):
@@ -68,6 +69,7 @@ class RunWriter:
                 client.delete_tag(run.run_id, ERROR)
             box = Outbox.find(run.run_id)
             writer = cls(client, run.run_id, about)
+            writer.found = run.tags
             try:
                 writer._catch_up(box)
             except BaseException:

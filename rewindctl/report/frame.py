@@ -169,6 +169,7 @@ def _row(
         "dense_accuracy": dense.metric("test_accuracy"),
         "dense_accuracy_best": dense.metric("test_accuracy_best"),
         "device": run.tags.get(tag.DEVICE, ""),
+        "precision": run.tags.get(tag.PRECISION, "fp32"),
         "data_digest": dense_spec.data_digest,
         "iterations_per_second": run.metrics.get("iterations_per_second"),
         "ended": datetime.fromtimestamp(run.ended / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

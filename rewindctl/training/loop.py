@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from rewindctl.arithmetic import Precision
 from rewindctl.datasets.batches import BatchStream, DeviceData
 from rewindctl.errors import DivergedError
 from rewindctl.models import Network
@@ -19,7 +20,6 @@ from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.rewinding.schedule import Schedule
 from rewindctl.training.graph import captured
-from rewindctl.training.precision import Precision
 
 EVALUATION_BATCH = 500
 

@@ -5,16 +5,13 @@ Weights, momentum, the update itself and every evaluation are float32 in either.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rewindctl.errors import UsageError
+from rewindctl.arithmetic import AUTO, Precision
 
-Precision = Literal["fp32", "bf16"]
-ASKED = ("auto", "fp32", "bf16")
 WORTH_CONVERTING = 200e6  # multiply-adds of a forward pass over a batch; below, conversions cost what bf16 saves
 OLDEST_CAPABILITY = (8, 0)  # of a CUDA device with bf16 matrix units
 
@@ -27,16 +24,9 @@ class Choice:
     why: str
 
 
-def check_asked(asked: str) -> None:
-    """Raises: UsageError."""
-    if asked not in ASKED:
-        raise UsageError(f"unknown precision {asked!r}", f"known: {', '.join(ASKED)}")
-
-
 def choose(asked: str, device: torch.device, multiply_adds: float) -> Choice:
-    """The precision to train in; `multiply_adds` are those of a forward pass over one batch. Raises: UsageError."""
-    check_asked(asked)
-    if asked != "auto":
+    """The precision to train in; `multiply_adds` are those of a forward pass over one batch."""
+    if asked != AUTO:
         return Choice("bf16" if asked == "bf16" else "fp32", "asked for")
     missing = missing_unit(device)
     if missing:

@@ -60,7 +60,9 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     if not pipeline.force and (found := _done(pipeline, wanted.spec, parent, request.trials)) is not None:
         pipeline.console.say(f"reused   {found.short}")
         return Tuned(found, registry.read_json(found, BEST), reused=True)
-    site = Site(registry.uri, registry.experiment, pipeline.device_name, pipeline.data_dir)
+    site = Site(
+        registry.uri, registry.experiment, pipeline.device_name, pipeline.data_dir, arithmetic=pipeline.arithmetic
+    )
     work = Work(
         site,
         wanted.spec.canonical(),

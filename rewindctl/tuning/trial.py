@@ -178,7 +178,8 @@ class Trials:
     def _train(self, spec: TrialSpec, seed: int, title: str, writer: RunWriter, watch: "Watch") -> float:
         """Accuracy on the held-out part after the last iteration."""
         prepared = self.pipeline.prepared(self._retraining(spec), self.parent)
-        settings = replace(prepared.settings, seed=seed)
+        dense, settings = self.dense, replace(prepared.settings, seed=seed)
+        settings = self.pipeline.in_arithmetic(settings, prepared.network, dense, writer)
         with self.pipeline.console.progress(title, spec.iterations) as progressed:
             observer = TrialObserver(writer, watch, progressed, spec.iterations, suffix(spec, seed))
             result = train(prepared.network, self.data, settings, prepared.start, observer, prepared.mask)

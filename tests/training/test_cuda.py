@@ -19,7 +19,16 @@ from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.schedule import Schedule
 from rewindctl.specs import PruneSpec
 from rewindctl.training.device import environment, resolve_device
-from rewindctl.training.loop import Evaluation, ResumePoint, TrainResult, TrainSettings, evaluate, train
+from rewindctl.training.loop import (
+    Evaluation,
+    ResumePoint,
+    Stepper,
+    TrainResult,
+    TrainSettings,
+    _reproducible,
+    evaluate,
+    train,
+)
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -139,6 +148,55 @@ def test_no_operation_of_the_loop_is_known_to_be_random(data: DeviceData) -> Non
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*deterministic.*")
         run(data, replace(SETTINGS, iterations=2), initial())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_graph_makes_the_bytes_of_the_reference_path(
+    data: DeviceData, saved: Saved, precision: Literal["fp32", "bf16"], masked: bool
+) -> None:
+    """Every update of the two, over epochs and drops of the rate."""
+    settings = replace(SETTINGS, precision=precision, iterations=30)
+    mask = pruned(initial()) if masked else None
+    with _reproducible(data.device, deterministic=True):
+        steppers = [Stepper(network(), data, settings, initial(), mask, capture) for capture in (True, False)]
+        for t in range(30):
+            for stepper in steppers:
+                stepper.update(t)
+            one, other = (saved(stepper.state(t + 1)) for stepper in steppers)
+            assert one == other, t
+        assert [stepper.captured for stepper in steppers] == [True, False]
+        assert len({stepper.mean_loss() for stepper in steppers}) == 1
+
+
+def test_a_network_that_waits_for_the_device_is_trained_without_a_graph(data: DeviceData, saved: Saved) -> None:
+    class Waits(type(network())):  # type: ignore[misc]
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            float(images.sum())
+            return super().forward(images)  # type: ignore[no-any-return]
+
+    value = network()
+    value.__class__ = Waits
+    result = train(value, data, SETTINGS, initial(), Recorder())
+    assert not result.captured
+    expected, _ = run(data, SETTINGS, initial())
+    assert expected.captured
+    assert saved(result.state) == saved(expected.state)
+
+
+def test_bf16_is_near_fp32_and_its_own_bytes(data: DeviceData, saved: Saved) -> None:
+    settings = replace(SETTINGS, iterations=120, evaluate_every=120, schedule=Schedule(120, 0.1, (60, 90), 0.1))
+    exact, _ = run(data, settings, initial())
+    rounded, _ = run(data, replace(settings, precision="bf16"), initial())
+    again, _ = run(data, replace(settings, precision="bf16"), initial())
+    assert saved(rounded.state) == saved(again.state) != saved(exact.state)
+    assert abs(rounded.test_accuracy - exact.test_accuracy) < 0.02
+
+
+def test_without_determinism_it_learns_all_the_same(data: DeviceData) -> None:
+    settings = replace(SETTINGS, iterations=120, evaluate_every=120, schedule=Schedule(120, 0.1, (60, 90), 0.1))
+    result, _ = run(data, replace(settings, deterministic=False), initial())
+    assert result.test_accuracy > 0.9
 
 
 def test_global_switches_are_as_before(data: DeviceData) -> None:

@@ -1,67 +1,23 @@
 """A training that goes on from any of its resume points ends as the unbroken one did."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
+from trainings import SETTINGS, Keeper, network
 
 from rewindctl.datasets import load_dataset
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.models import Network, build_network, kernels
-from rewindctl.models.network import NetworkConfig
+from rewindctl.models import kernels
 from rewindctl.pruning import Mask, prune
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.rewinding.schedule import Schedule
 from rewindctl.specs import PruneSpec
-from rewindctl.training.loop import Evaluation, ResumePoint, TrainResult, TrainSettings, train
-
-SETTINGS = TrainSettings(
-    schedule=Schedule(20, 0.1, (10, 15), 0.1),
-    clock_start=0,
-    iterations=20,
-    constant_lr=None,
-    batch_size=100,
-    momentum=0.9,
-    nesterov=True,
-    weight_decay=2e-4,
-    crop_padding=1,
-    horizontal_flip=True,
-    evaluate_every=6,
-    checkpoint_at=(0, 6, 8, 17),
-    seed=3,
-)
-
-
-@dataclass
-class Keeper:
-    """Keeps what the trainer reports."""
-
-    evaluations: list[Evaluation] = field(default_factory=list)
-    states: list[TrainState] = field(default_factory=list)
-    points: list[ResumePoint] = field(default_factory=list)
-
-    def evaluated(self, evaluation: Evaluation) -> None:
-        self.evaluations.append(evaluation)
-
-    def checkpoint(self, state: TrainState) -> None:
-        self.states.append(state)
-
-    def resumable(self, make: Callable[[], ResumePoint]) -> None:
-        self.points.append(make())
-
-    def progressed(self, iteration: int) -> None:
-        pass
+from rewindctl.training.loop import ResumePoint, TrainResult, train
 
 
 @pytest.fixture(scope="module")
 def data() -> DeviceData:
     return DeviceData.upload(load_dataset("digits"), torch.device("cpu"))
-
-
-def network() -> Network:
-    return build_network("resnet8", NetworkConfig(1, 10, 0.1, 1e-5), seed=3)
 
 
 def train_from(

@@ -1,0 +1,161 @@
+"""bfloat16 and rehearsed steps: what they may change, and what they must not."""
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+from trainings import SETTINGS, Keeper, network
+
+from rewindctl.arithmetic import ASKED, AUTO, Arithmetic, Precision
+from rewindctl.datasets import load_dataset
+from rewindctl.datasets.batches import DeviceData
+from rewindctl.errors import UsageError
+from rewindctl.models import kernels
+from rewindctl.pruning import Mask, prune
+from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.rewinding.schedule import Schedule
+from rewindctl.specs import PruneSpec
+from rewindctl.training.graph import rehearse
+from rewindctl.training.loop import Stepper, TrainResult, train
+from rewindctl.training.precision import WORTH_CONVERTING, choose, missing_unit, multiply_adds
+
+CPU = torch.device("cpu")
+BF16 = replace(SETTINGS, precision="bf16")
+EVERY = tuple(range(SETTINGS.iterations + 1))
+
+
+@pytest.fixture(scope="module")
+def data() -> DeviceData:
+    return DeviceData.upload(load_dataset("digits"), CPU)
+
+
+@pytest.fixture(scope="module")
+def start() -> TrainState:
+    return TrainState.initial(network())
+
+
+@pytest.fixture(scope="module")
+def mask(start: TrainState) -> Mask:
+    weights = {name: start.parameters[name] for name in kernels(network())}
+    return prune(weights, PruneSpec(parent_fingerprint="0" * 64, sparsity=0.8)).mask
+
+
+def run(data: DeviceData, settings: object, start: TrainState, mask: Mask | None = None) -> tuple[TrainResult, Keeper]:
+    keeper = Keeper()
+    return train(network(), data, settings, start, keeper, mask), keeper  # type: ignore[arg-type]
+
+
+def equal(one: TrainState, other: TrainState) -> bool:
+    parts = zip(
+        (one.parameters, one.buffers, one.momentum), (other.parameters, other.buffers, other.momentum), strict=True
+    )
+    return all(torch.equal(mine[name], yours[name]) for mine, yours in parts for name in mine)
+
+
+def test_what_is_asked_for_is_chosen_and_auto_only_where_it_pays() -> None:
+    assert get_args(Precision) == ASKED[1:]
+    for asked in get_args(Precision):
+        assert choose(asked, CPU, 0).precision == choose(asked, CPU, 1e15).precision == asked
+    assert choose(AUTO, CPU, WORTH_CONVERTING - 1).precision == "fp32"
+    large = choose(AUTO, CPU, WORTH_CONVERTING)
+    assert large.precision == ("fp32" if missing_unit(CPU) else "bf16")
+    with pytest.raises(UsageError, match="unknown precision 'fp16'"):
+        Arithmetic("fp16")
+
+
+def test_multiply_adds_are_those_of_every_convolution_and_the_last_layer() -> None:
+    counted, value = 0, network().train()
+    before = {name: buffer.clone() for name, buffer in value.named_buffers()}
+    kept = []
+
+    def count(module: torch.nn.Module, images: tuple[torch.Tensor], made: torch.Tensor) -> None:
+        nonlocal counted
+        places = made.shape[2] * made.shape[3] if made.dim() == 4 else 1
+        counted += module.weight.numel() * places  # type: ignore[operator]
+
+    for module in value.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            kept.append(module.register_forward_hook(count))
+    found = multiply_adds(value, (1, 8, 8))
+    assert found == counted > 0
+    assert value.training
+    assert all(torch.equal(buffer, before[name]) for name, buffer in value.named_buffers())
+
+
+def test_bf16_has_its_own_bytes_again_and_again(data: DeviceData, start: TrainState) -> None:
+    (one, _), (again, _), (single, _) = (run(data, settings, start) for settings in (BF16, BF16, SETTINGS))
+    assert equal(one.state, again.state)
+    assert not equal(one.state, single.state)
+    state = one.state
+    assert {t.dtype for part in (state.parameters, state.momentum) for t in part.values()} == {torch.float32}
+
+
+def test_a_step_in_bf16_is_a_rounded_step(data: DeviceData, start: TrainState) -> None:
+    """The first update goes the same way: roundings of 2^-8 add up over the layers, most at the first."""
+    ends = [run(data, replace(settings, iterations=1), start)[0].state for settings in (SETTINGS, BF16)]
+    for name, exact in ends[0].momentum.items():
+        off = (ends[1].momentum[name] - exact).norm()
+        assert 0 < off <= 0.3 * exact.norm(), name
+
+
+def test_bf16_learns_what_fp32_learns(data: DeviceData, start: TrainState) -> None:
+    settings = replace(SETTINGS, iterations=120, evaluate_every=120, schedule=Schedule(120, 0.1, (60, 90), 0.1))
+    exact, rounded = (run(data, replace(settings, precision=p), start)[0] for p in get_args(Precision))
+    assert exact.test_accuracy > 0.9
+    assert abs(rounded.test_accuracy - exact.test_accuracy) < 0.02
+
+
+def test_pruned_weights_stay_0_in_bf16(data: DeviceData, start: TrainState, mask: Mask) -> None:
+    _, keeper = run(data, replace(BF16, weight_decay=0.1, checkpoint_at=EVERY), start, mask)
+    assert len(keeper.states) == len(EVERY)
+    for state in keeper.states:
+        for name, kept in mask.tensors().items():
+            assert not state.parameters[name][~kept].any()
+            assert not state.momentum[name][~kept].any()
+
+
+def test_going_on_in_bf16_is_the_unbroken_run(data: DeviceData, start: TrainState) -> None:
+    result, keeper = run(data, BF16, start)
+    for point in keeper.points:
+        again = train(network(), data, BF16, start, Keeper(), None, point)
+        assert equal(again.state, result.state)
+        assert again.evaluations == result.evaluations
+
+
+@pytest.mark.parametrize("at", [0, 9, 17])
+def test_rehearsed_steps_are_taken_back(data: DeviceData, start: TrainState, mask: Mask, at: int) -> None:
+    """Everything that outlives a step is as it was, and the training goes on as if there had been none."""
+    unbroken, rehearsed = (Stepper(network(), data, SETTINGS, start, mask) for _ in range(2))
+    for t in range(SETTINGS.iterations):
+        unbroken.update(t)
+        if t == at:
+            before = [tensor.clone() for tensor in tensors(rehearsed)]
+            rehearse(rehearsed._step, rehearsed.changed(), CPU)
+            assert all(torch.equal(a, b) for a, b in zip(before, tensors(rehearsed), strict=True))
+        rehearsed.update(t)
+    assert equal(unbroken.state(SETTINGS.iterations), rehearsed.state(SETTINGS.iterations))
+    assert unbroken.mean_loss() == rehearsed.mean_loss()
+
+
+def test_a_rehearsal_that_fails_is_taken_back_too(data: DeviceData, start: TrainState) -> None:
+    stepper = Stepper(network(), data, SETTINGS, start, None)
+    before = [tensor.clone() for tensor in tensors(stepper)]
+
+    def step() -> None:
+        stepper._step()
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        rehearse(step, stepper.changed(), CPU)
+    assert all(torch.equal(a, b) for a, b in zip(before, tensors(stepper), strict=True))
+
+
+def tensors(stepper: Stepper) -> list[torch.Tensor]:
+    """All that a stepper, its network, its optimiser and its stream hold, found by looking and not by its own list."""
+    found = [*stepper.network.state_dict().values()]
+    for state in stepper.optimizer.state.values():
+        found += [value for value in state.values() if isinstance(value, torch.Tensor)]
+    for holder in (stepper, stepper.stream, stepper.stream._draws):
+        found += [value for value in vars(holder).values() if isinstance(value, torch.Tensor)]
+    return found
