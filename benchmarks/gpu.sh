@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# What to measure on a machine with a GPU, in this order: the CUDA tests, speed against plain loops, then the report's
-# ResNet-20 cells at full length for as long as SECONDS_LEFT allows. Results go to the folder OUT.
+# What to measure on a machine with a GPU, in this order: the CUDA tests, speed against plain loops, bf16 against fp32
+# over three seeds, then the report's ResNet-20 cells at full length for as long as SECONDS_LEFT allows. Results go to
+# the folder OUT.
 #
-#   OUT=results SECONDS_LEFT=1500 bash benchmarks/gpu.sh [tests|speed|cells]
+#   OUT=results SECONDS_LEFT=1500 bash benchmarks/gpu.sh [tests|speed|precision|cells]
 #
 # Needs CIFAR-10 where rewindctl looks for it ($REWINDCTL_DATA).
 set -euo pipefail
@@ -20,6 +21,19 @@ speed() {
   for model in resnet20 resnet56 resnet110 wrn16_8; do
     python3 benchmarks/throughput.py --model "$model" --device cuda --iterations 100 --rounds 5 \
       --output "$out/throughput_$model.json" | tee "$out/throughput_$model.txt"
+  done
+}
+
+# Full-length baselines in both precisions, seed by seed: their accuracies are in precision.jsonl.
+precision() {
+  export MLFLOW_TRACKING_URI="sqlite:///${STORE:-/tmp/rewindctl/mlflow.db}"
+  for seed in 0 1 2; do
+    for arithmetic in bf16 fp32; do
+      left=$((deadline - SECONDS))
+      [ "$left" -gt 60 ] || return 0
+      timeout --signal=INT "$left" python3 -m rewindctl train-dense --model resnet20 --dataset cifar10 --seed "$seed" \
+        --precision "$arithmetic" --device cuda --json 2>>"$out/precision.log" >>"$out/precision.jsonl" || true
+    done
   done
 }
 
@@ -44,6 +58,6 @@ stage() {
 }
 
 case $what in
-  all) tests && speed && cells ;;
+  all) tests && speed && precision && cells ;;
   *) "$what" ;;
 esac

@@ -15,6 +15,7 @@ from rewindctl.registry.store import absolute_uri, connect, sqlite_path
 from rewindctl.registry.writer import resume_file
 from rewindctl.safe_text import redacted
 from rewindctl.training.device import environment, resolve_device
+from rewindctl.training.precision import missing_unit
 
 LITTLE_DISK = 5e9
 
@@ -48,10 +49,12 @@ def _device(asked: str) -> list[Finding]:
     except RewindError as error:
         return [Finding("device", error.message, error.hint, wrong=True), threads]
     name = environment(device)["device"]
+    missing = missing_unit(device)
+    bf16 = Finding("precision", f"fp32: {missing}" if missing else "bf16 for networks large enough to gain, else fp32")
     if device.type == "cuda":
-        return [Finding("device", f"{device} ({name}), {torch.cuda.device_count()} here"), threads]
+        return [Finding("device", f"{device} ({name}), {torch.cuda.device_count()} here"), bf16, threads]
     why = "asked for" if asked.startswith("cpu") else _why_no_gpu()
-    return [Finding("device", f"cpu ({name}): {why}"), threads]
+    return [Finding("device", f"cpu ({name}): {why}"), bf16, threads]
 
 
 def _why_no_gpu() -> str:

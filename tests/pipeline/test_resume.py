@@ -36,7 +36,7 @@ def history(uri: str, run: RunRecord, key: str) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_training_goes_on_in_the_same_run(
     number: signal.Signals, store: Path, tmp_path: Path, empty_store: Path
 ) -> None:
