@@ -5,6 +5,7 @@
 
 STAGES = ("dense", "prune", "retrain")
 TRACKED = (*STAGES, "tune", "trial")
+TRAINED = ("dense", "retrain")
 ALL = (*TRACKED, "report")
 
 # Tag: the kinds of run that always have it when finished, and what it is.
@@ -35,6 +36,12 @@ TAGS = {
     "rewindctl.method": (("retrain",), "retraining method"),
     "rewindctl.label": (STAGES, "the name without the seed"),
     "rewindctl.device": (TRACKED, "processor or GPU"),
+    "rewindctl.precision": (
+        (*TRAINED, "trial"),
+        "fp32 or bf16, of the updates; runs of earlier versions without it: fp32",
+    ),
+    "rewindctl.deterministic": ((*TRAINED, "trial"), "whether only deterministic kernels were used on CUDA"),
+    "rewindctl.updates": (TRAINED, "replays of a CUDA graph, or eager"),
     "rewindctl.spared_layers": (("prune",), "layers kept from losing their last unit"),
     "rewindctl.owner": (ALL, "`host:pid:start:boot:namespace` of the process"),
     "rewindctl.heartbeat": (ALL, "Unix seconds of its last sign of life"),
@@ -116,7 +123,6 @@ REPORT_PARAMS = {
     "source": "registry or file of the rows",
 }
 
-TRAINED = ("dense", "retrain")
 # Metric: the kinds of run that always have it, and what it is. Accuracies are fractions.
 METRICS = {
     "train_loss": ((*TRAINED, "trial"), "by iteration: mean since the last evaluation"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from rewindctl.arithmetic import AUTO
+from rewindctl import arithmetic
 from rewindctl.errors import IntegrityError, RegistryError
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, parse_spec
 
@@ -61,7 +61,7 @@ PARENT_KINDS = {"dense": (), "prune": ("dense", "retrain"), "retrain": ("prune",
 
 def trained_in(run: "RunRecord", precision: str) -> bool:
     """Whether a run was trained in the precision asked for; any is right for `auto`."""
-    return precision in (AUTO, run.tags.get(PRECISION, "fp32"))
+    return precision in (arithmetic.AUTO, run.tags.get(PRECISION, "fp32"))
 
 
 @dataclass(frozen=True)
