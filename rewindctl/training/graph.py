@@ -1,10 +1,12 @@
 """A step of fixed shapes as a CUDA graph: hundreds of kernels started by one call."""
 
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+_CAPTURING = threading.Lock()
 WARM_UP = 3  # steps in which libraries choose their kernels and make their handles; PyTorch's advice
 
 
@@ -17,8 +19,8 @@ def captured(step: Callable[[], None], changed: Sequence[Tensor], device: torch.
     """
     rehearse(step, changed, device)
     graph = torch.cuda.CUDAGraph()
-    # Another thread may be training beside this one: only calls of this thread may spoil the capture.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    # Another thread may be training beside this one: it goes on, and only calls of this thread may spoil the capture.
+    with _CAPTURING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
         step()
     return graph.replay
 
