@@ -11,7 +11,7 @@ import rewindctl
 ROOT = Path(rewindctl.__file__).parent
 # A module may import from its own room and from earlier rows. A new room gets its place here.
 ROWS = (
-    ("errors", "temporary"),
+    ("counting", "errors", "temporary"),
     ("files", "safe_text"),
     ("plugins",),
     ("catalog", "console", "names", "seeds", "sparsity"),

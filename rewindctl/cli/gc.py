@@ -45,7 +45,7 @@ def gc(
 
     if yes and dry_run:
         raise UsageError("both --yes and --dry-run are given", "give one of the two")
-    registry = session.registry()
+    registry = session.registry(make=False)
     asked = {name for name, given in (("unfinished", unfinished), ("orphans", orphans)) if given}
     survey = Survey(registry, asked)
     _show(session, survey, yes)

@@ -65,7 +65,7 @@ def export_runs(
     part_bytes = None if max_size is None else parse.size("max-size", max_size, SMALLEST_PART)
     tags = [parse.tag(text) for text in tag or ()]
     groups = _groups(session, study or [], scale)
-    registry = session.registry()
+    registry = session.registry(make=False)
     named = [registry.resolve(reference) for reference in run or ()]
     for one in named:
         if not one.finished:

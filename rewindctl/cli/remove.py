@@ -37,7 +37,7 @@ def remove(
     """
     from rewindctl.registry.deleting.removal import HasDescendantsError, plan
 
-    registry = session.registry()
+    registry = session.registry(make=False)
     named = [registry.resolve(reference, deleted=True) for reference in run]
     try:
         doomed = plan(registry, named, recursive=recursive)

@@ -30,7 +30,7 @@ def verify(
         raise UsageError(
             "give a run, or --all" if run is None else f"both {run} and --all are given", "give one of them"
         )
-    registry = session.registry()
+    registry = session.registry(make=False)
     chosen = [registry.resolve(run)] if run else [found for found in registry.search() if found.finished]
     found = {one.run_id: problems_of(registry, one) for one in chosen}
     for one in chosen:

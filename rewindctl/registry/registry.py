@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from rewindctl.errors import IntegrityError, RegistryError, UsageError
+from rewindctl.catalog import unknown
+from rewindctl.errors import IntegrityError, RegistryError, UnknownNameError, UsageError
 from rewindctl.files import sha256
 from rewindctl.registry import records as tag
 from rewindctl.registry.manifest import ALTERED, MOST_JSON_BYTES, parse_manifest
@@ -34,13 +35,14 @@ DEFAULT_EXPERIMENT = "rewindctl"
 class Registry:
     """Our runs in an experiment. Opening it makes the store and the experiment where they are missing.
 
-    Raises: RegistryError when the store cannot be reached or written.
+    Without `make`, for who only reads, the default experiment alone is made. Raises: RegistryError when the store
+    cannot be reached or written, UnknownNameError without `make` for an experiment that there is not.
     """
 
-    def __init__(self, tracking_uri: str | None = None, experiment: str | None = None) -> None:
+    def __init__(self, tracking_uri: str | None = None, experiment: str | None = None, *, make: bool = True) -> None:
         self.uri = absolute_uri(tracking_uri)
         self._client = connect(self.uri)
-        self.experiment, self.experiment_id = self._open_experiment(experiment)
+        self.experiment, self.experiment_id = self._open_experiment(experiment, make)
         self._manifests: dict[str, dict[str, Any]] = {}
         self._downloads = temporary_folder()
 
@@ -66,7 +68,7 @@ class Registry:
         """The tracking URI without credentials."""
         return redacted(self.uri)
 
-    def _open_experiment(self, name: str | None) -> tuple[str, str]:
+    def _open_experiment(self, name: str | None, make: bool) -> tuple[str, str]:
         client = self._client.impatient()  # a wrong address is said at once
         name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
         project = os.environ.get("MLFLOW_EXPERIMENT_ID") if os.environ.get("MLFLOW_RUN_ID") else None
@@ -77,6 +79,8 @@ class Registry:
             return found.name, found.experiment_id
         name = name or DEFAULT_EXPERIMENT
         found = client.get_experiment_by_name(name)
+        if found is None and not make and name != DEFAULT_EXPERIMENT:
+            raise self._no_experiment(name)
         if found is None:
             try:
                 tags = experiment_tags()
@@ -90,6 +94,11 @@ class Registry:
                 f"experiment {name!r} was deleted", f"restore it: mlflow experiments restore -x {found.experiment_id}"
             )
         return name, found.experiment_id
+
+    def _no_experiment(self, name: str) -> UnknownNameError:
+        names = sorted(one.name for one in self._client.search_experiments())
+        others = "see them: rewindctl ui; make one: rewindctl init --experiment NAME"
+        return unknown("no experiment", name, names, others=others)
 
     def _require_project_run(self) -> None:
         """`mlflow run` of an address works in a folder of its own, where a relative path is another, passing store.

@@ -7,6 +7,7 @@ from typing import Any
 
 from rewindctl.catalog import Catalog, unknown
 from rewindctl.conditions import Condition
+from rewindctl.counting import counted
 from rewindctl.errors import UsageError
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
@@ -35,7 +36,7 @@ class Page:
 
     def __str__(self) -> str:
         if self.pages == 1:
-            return f"{self.total:,} {'run' if self.total == 1 else 'runs'}"
+            return counted(self.total, "run") if self.total else "no runs"
         last = self.first + len(self.runs) - 1
         return f"runs {self.first:,}-{last:,} of {self.total:,} (page {self.number} of {self.pages})"
 

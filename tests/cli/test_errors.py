@@ -133,6 +133,13 @@ WITHOUT_STORE: list[Case] = [
     ("--json", 2, "Missing command", "rewindctl --help"),
 ]
 
+# Commands that only read make no experiment.
+READING = (
+    *("list", "list --json", "show {dense}", "lineage {dense}", "compare", "compare --claims --log", "verify --all"),
+    *("verify {dense}", "gc", "gc --yes", "remove {finetune} --yes", "registry export all.bundle", "ui"),
+)
+SEE = "known: Default, rewindctl; see them: rewindctl ui; make one: rewindctl init --experiment"
+
 # {dense}, {prune}, {finetune}, {lr_rewind} are runs of the chain: N = 24, recorded at 0, 6, 12 and 24.
 ON_CHAIN: list[Case] = [
     # references
@@ -209,7 +216,12 @@ ON_CHAIN: list[Case] = [
     ("retrain --parent {prune} --method lr_rewind --iterations -5", 2, "--iterations -5 is not positive", "1000"),
     # nothing to compare
     ("compare --model resnet20", 1, "nothing to compare of resnet20", "rewindctl train-dense --model resnet20"),
-    ("compare --experiment nothing-here", 1, "0 dense, 0 prune and 0 retrain runs", "rewindctl train-dense"),
+    *(
+        (f"{reading} --experiment rewindclt", 2, "no experiment 'rewindclt': did you mean 'rewindctl'?", SEE)
+        for reading in READING
+    ),
+    ("list --experiment zzz", 2, "no experiment 'zzz'", SEE),
+    ("--experiment rewindclt list", 2, "no experiment 'rewindclt': did you mean 'rewindctl'?", SEE),
 ]
 
 
@@ -225,9 +237,13 @@ def check(answer: Answer, code: int, words: str, hint: str) -> None:
     assert all(len(line) < 600 for line in lines)
 
 
-def runs(store: Path) -> list[tuple[str, str, str]]:
+def runs(store: Path) -> list[tuple[str, ...]]:
+    """Every run and every experiment, and what became of it."""
     with closing(sqlite3.connect(store)) as connection:
-        return connection.execute("SELECT run_uuid, status, lifecycle_stage FROM runs ORDER BY run_uuid").fetchall()
+        return [
+            *connection.execute("SELECT run_uuid, status, lifecycle_stage FROM runs ORDER BY run_uuid"),
+            *connection.execute("SELECT name, lifecycle_stage FROM experiments ORDER BY name"),
+        ]
 
 
 @pytest.mark.parametrize(("line", "code", "words", "hint"), WITHOUT_STORE, ids=[case[0] for case in WITHOUT_STORE])
