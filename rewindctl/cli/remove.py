@@ -28,8 +28,8 @@ def remove(
 
     A run that others were made from stays, unless those are named too or --recursive is given; so does one that a
     living process is at. With a run go its artifacts, its resume point, its model version (the alias moves to the
-    next newest run of the seed), and a search's study. MLflow keeps params and metrics, as of any deleted run, until
-    `mlflow gc`. Interrupted, the same command finishes.
+    longest run of the seed that is left), and a search's study. MLflow keeps params and metrics, as of any deleted
+    run, until `mlflow gc`. Interrupted, the same command finishes.
 
     Examples:
         rewindctl remove 3f2a9c --recursive --dry-run

@@ -4,9 +4,11 @@ import re
 from collections.abc import Sequence
 
 from rewindctl.commands import dense_command, prune_command, retrain_command
+from rewindctl.counting import counted
 from rewindctl.pruning import PruneResult
 from rewindctl.registry import RunRecord
 from rewindctl.registry import records as tag
+from rewindctl.registry.models import dense_model, iterations_of
 from rewindctl.safe_text import markdown
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
 
@@ -91,6 +93,13 @@ def dense_note(spec: DenseSpec, accuracy: float, parameters: int, kernel_paramet
         f"Its `checkpoints` can be rewound to: iterations {', '.join(map(str, spec.rewind_points))}."
         + _command(dense_command(spec))
     )
+
+
+def alias_note(spec: DenseSpec, longer: RunRecord) -> str:
+    """That the alias of the seed was not given to a new baseline."""
+    name = f"models:/{dense_model(spec.model, spec.dataset)}@seed-{spec.seed}"
+    length = counted(iterations_of(longer), "iteration")
+    return f"note: {name} stays with run {longer.run_id}, which is longer ({length})"
 
 
 def prune_note(spec: PruneSpec, parent: RunRecord, result: PruneResult, accuracy: float) -> str:

@@ -166,7 +166,15 @@ class Pipeline:
             error.__dict__[FAILED_RUN] = writer.run_id
             raise
         self.console.say(f"finished {run.short}: test accuracy {run.metrics['test_accuracy']:.2%}")
+        self._say_alias(spec)
         return Outcome(run, reused=False)
+
+    def _say_alias(self, spec: Spec) -> None:
+        """That a baseline was not given the name of its seed, which a longer one has."""
+        if isinstance(spec, DenseSpec):
+            with suppress(RegistryError):  # the run is finished in any case
+                if longer := self.registry.longer_baseline(spec):
+                    self.console.say(labels.alias_note(spec, longer))
 
     def _dense(self, spec: DenseSpec, writer: RunWriter) -> None:
         network = self._network(spec)

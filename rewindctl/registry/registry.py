@@ -14,7 +14,7 @@ from rewindctl.errors import IntegrityError, RegistryError, UnknownNameError, Us
 from rewindctl.files import sha256
 from rewindctl.registry import records as tag
 from rewindctl.registry.manifest import ALTERED, MOST_JSON_BYTES, parse_manifest
-from rewindctl.registry.models import register_dense
+from rewindctl.registry.models import NOT_THERE, longer_baseline, register_dense
 from rewindctl.registry.opening import Opening, about_of, common_tags, project_run
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.paths import CHECKPOINTS
@@ -160,7 +160,7 @@ class Registry:
         try:
             run = self._client.get_run(run_id)
         except StoreError as error:
-            if error.code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+            if error.code in NOT_THERE:
                 raise UsageError(f"no run {run_id!r} in {self.display_uri}", "list the runs: rewindctl list") from None
             raise
         if run.info.lifecycle_stage != "active" and not deleted:
@@ -197,7 +197,7 @@ class Registry:
         try:
             version = self._client.get_model_version_by_alias(match[1], match[2])
         except StoreError as error:
-            if error.code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+            if error.code in NOT_THERE:
                 raise UsageError(
                     f"no model {reference} in {self.display_uri}", "list the runs: rewindctl list"
                 ) from None
@@ -301,8 +301,12 @@ class Registry:
         return RunWriter(self._client, run.info.run_id, about_of("", name, forced=True))
 
     def register_dense(self, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
-        """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it."""
+        """Make the run a version of `<model>-<dataset>-dense`; the alias `seed-<n>` is that of the longest."""
         register_dense(self._client, run_id, spec, move_alias=move_alias)
+
+    def longer_baseline(self, spec: DenseSpec) -> RunRecord | None:
+        """The run that `seed-<n>` names, where that is a longer one than `spec`. Raises: RegistryError."""
+        return longer_baseline(self._client, spec)
 
     def artifact(self, run: RunRecord, path: str) -> Path:
         """A local copy of an artifact, its bytes those of the manifest. Raises: IntegrityError, RegistryError."""
