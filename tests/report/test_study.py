@@ -139,6 +139,15 @@ def test_difference_is_ours_minus_published_of_the_median_and_of_the_delta() -> 
         assert cell["difference_delta"] == pytest.approx(cell["delta_points"] - cell["published_delta_points"])
 
 
+@pytest.mark.parametrize("against", ["report", "renda", "none"])
+@pytest.mark.parametrize("name", list(shipped()))
+def test_no_two_columns_of_a_table_have_one_name(name: str, against: str) -> None:
+    report = report_of(shipped()[name], against=against)
+    for table in (*report.section().tables.values(), study_tables["cells"](report)):
+        headings = table.lines()[0]
+        assert len(set(headings)) == len(headings), headings
+
+
 def test_scaled_and_full_runs_never_meet_in_a_cell() -> None:
     study = shipped()["fig1"]
     rows = pd.concat([made_rows(study), made_rows(study, 0.01, 2)], ignore_index=True)
