@@ -74,17 +74,18 @@ class Console:
         _to_stderr(plain(scrubbed(text)).rstrip())
 
     @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    def progress(self, title: str, total: int, earlier: float = 0.0) -> Iterator[Callable[[int], None]]:
         """A bar on stderr with iterations per second and time left; yields a function that takes the count done.
 
-        Where stderr is no terminal it is a line a minute, and one at the end.
+        `earlier`: seconds that it took before, of a training that is gone on with. Where stderr is no terminal it is
+        a line a minute, and one at the end.
         """
         if self.quiet:
             yield lambda done: None
             return
-        began = time.monotonic()
+        began = time.monotonic() - earlier
         if not sys.stderr.isatty():
-            said = began
+            said = time.monotonic()
 
             def log(done: int) -> None:
                 nonlocal said

@@ -130,7 +130,10 @@ METRICS = {
     "compression": (STAGES, "total / kept kernel weights"),
     "nonzero_kernel_parameters": (STAGES, "kernel weights kept"),
     "iterations_per_second": ((*TRAINED, "trial"), "speed of the training, evaluations apart"),
-    "duration_seconds": ((*TRAINED, "trial"), "wall time of the training, since it was last gone on with"),
+    "duration_seconds": (
+        (*TRAINED, "trial"),
+        "wall time of the training; of an interrupted one, up to each point that was gone on from too",
+    ),
     "system/process_cpu_percentage": (TRAINED, "of one core, this process alone"),
     "system/process_memory_megabytes": (TRAINED, "memory of the process"),
     "system/gpu_memory_megabytes": ((), "on a GPU: what its tensors hold"),

@@ -259,9 +259,9 @@ class Pipeline:
     ) -> TrainResult:
         """Train with metrics and checkpoints going to the run."""
         data = self._data(dense.dataset)
-        with self.console.progress(title, settings.iterations) as progressed:
+        resume = load_point(writer)
+        with self.console.progress(title, settings.iterations, resume.wall_seconds if resume else 0.0) as progressed:
             observer = RunObserver(writer, progressed, self.checkpoint_seconds, Usage(self.device))
-            resume = load_point(writer)
             if resume is not None:
                 observer.kept = resume.state.iteration
                 self.console.say(f"going on with run {writer.run_id} from iteration {resume.state.iteration:,}")
