@@ -161,7 +161,8 @@ def _print_results(
     from rewindctl.report.compare import Wanted, compare
 
     form = "json" if session.json else "text"
-    wanted = Wanted(studies, format=form, scale=plan.scale, trials=len(plan.seeds), report=True)
+    selected = frozenset(cell.group for cell in plan.cells)
+    wanted = Wanted(studies, format=form, scale=plan.scale, trials=len(plan.seeds), report=True, selected=selected)
     results = compare(session.registry(), wanted)
     names = [report.study.name for report in results.reports]
     name = names[0] if len(names) == 1 else "report"

@@ -37,8 +37,8 @@ PANEL_OF_CELL = ("model", "dataset", "iterations", *SETTINGS, "dense_group", "sp
 class Wanted:
     """What is to be compared and how it is shown.
 
-    Without studies it is whatever runs there are; a report's figure or table names its study. `scale`, `against`
-    and `trials` (planned) are those of studies.
+    Without studies it is whatever runs there are; a report's figure or table names its study. `scale`, `against`,
+    `trials` (planned) and `selected` (groups of the cells that are wanted, None for all) are those of studies.
     """
 
     studies: tuple[str, ...] = ()
@@ -55,6 +55,7 @@ class Wanted:
     report: bool = False
     claims: bool = False
     margin: float = MARGIN
+    selected: frozenset[str] | None = None
 
     def names(self) -> tuple[str, ...]:
         """The studies asked for, by a figure's or table's name too."""
@@ -206,6 +207,7 @@ def make_reports(rows: pd.DataFrame, names: Sequence[str], wanted: Wanted) -> tu
             facts=partial(facts_of, data_dir=None),
             scale=wanted.scale,
             trials=wanted.trials,
+            selected=wanted.selected,
             against=wanted.against,
             accuracy=wanted.accuracy,
         )

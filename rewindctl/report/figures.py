@@ -168,10 +168,14 @@ def _title(panel: pd.DataFrame) -> str:
         length += f" (SCALED {scale_name(first['scale'])})"
     dense = panel["baseline"].median()
     lines = [f"{first['model']} on {first['dataset']}, {pruning_name(first)}", length]
-    lines[1] += f", dense {100 * dense:.2f} %" if pd.notna(dense) else ", no runs yet"
+    lines[1] += f", dense {100 * dense:.2f} %" if pd.notna(dense) else f", {_why_empty(panel)}"
     if "published_baseline" in panel and panel["published_baseline"].notna().any():
         lines.append(f"published: dense {100 * panel['published_baseline'].median():.2f} %")
     return drawn("\n".join(lines))
+
+
+def _why_empty(panel: pd.DataFrame) -> str:
+    return "not selected" if "planned" in panel and not panel["planned"].any() else "no runs yet"
 
 
 def _legend(axes: Any, panel: pd.DataFrame, of_study: bool) -> None:
@@ -184,11 +188,12 @@ def _legend(axes: Any, panel: pd.DataFrame, of_study: bool) -> None:
     if of_study and ((panel["n"] < panel["planned"]) & (panel["n"] > 0)).any():
         few = f"fewer than {int(panel['planned'].max())} trials"
         handles.append(Line2D([], [], linestyle="none", marker="o", label=few, **RING))
-    missing = int((panel["n"] == 0).sum())
+    wanted = panel[panel["planned"] > 0] if of_study else panel
+    missing = int((wanted["n"] == 0).sum())
     title = "median, 10th-90th percentile of n trials"
     axes.legend(
         handles=handles,
-        title=f"{title}\n{missing} of {len(panel)} cells have no runs" if missing else title,
+        title=f"{title}\n{missing} of {len(wanted)} cells have no runs" if missing else title,
         title_fontsize=FONT - 1,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.19),

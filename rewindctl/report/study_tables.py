@@ -133,7 +133,7 @@ def times(report: "StudyReport") -> Table:
     columns = (
         NETWORK,
         DATA,
-        Column("device", lambda row: row["device"] or ("unknown" if row["n"] else "no runs")),
+        Column("device", lambda row: row["device"] or ("unknown" if row["n"] else _empty(row))),
         N,
         *(
             Column(f"{heading}{unit}", lambda row, key=key: _decimal(row[key]))  # type: ignore[misc]
@@ -194,11 +194,16 @@ def _number(row: "pd.Series[Any]") -> str:
     return f"{n}/{planned}" if n < planned else str(n)
 
 
+def _empty(row: "pd.Series[Any]") -> str:
+    """What is said of a cell without runs."""
+    return "no runs" if row["planned"] else "not selected"
+
+
 def _accuracies(report: "StudyReport") -> tuple[Column, ...]:
     best = "best " if report.accuracy == "best" else ""
     mark = f" ({report.mark})" if report.mark else ""
     own: tuple[Column, ...] = (
-        Column(f"ours: {best}accuracy %{mark}", lambda row: percent(row["median"]) if row["n"] else "no runs"),
+        Column(f"ours: {best}accuracy %{mark}", lambda row: percent(row["median"]) if row["n"] else _empty(row)),
         Column("ours: 10th-90th %", own_spread),
     )
     if report.against != "none":
