@@ -19,6 +19,7 @@ ATTRIBUTES = ("kind", "name", "status")
 TAGGED = ("kind", "model", "dataset", "structure", "scope", "method")  # words that the store itself can look for
 # Achieved values differ from those asked for by less than this share: `compression=5` is a mask of 5.0001.
 LONGEST_KEY = 300  # characters that decide the order of names
+STATES = {"pruned": "stopped early", "failed": "diverged"}  # Optuna's words; to prune is something else here
 SAME = {"compression": 5e-3, "sparsity": 1e-4}
 Order = Callable[[RunRecord], Any]
 orders: Catalog[Order] = Catalog("order")
@@ -131,7 +132,7 @@ def trial_state(run: RunRecord) -> str:
     state, accuracy = run.tags.get(tag.TRIAL_STATE), run.metrics.get("validation_accuracy")
     if state is None:
         return ""
-    state = one_line(state)
+    state = one_line(STATES.get(state, state))
     return f"  {state}" if accuracy is None else f"  {state}, {accuracy:.2%} of the held-out part"
 
 

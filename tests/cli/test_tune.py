@@ -213,6 +213,9 @@ def test_a_trial_stopped_early_says_so(chain: Chain, tmp_path: Path, cli: Cli) -
     for run in stopped:
         assert run.status == "FINISHED"
         assert max(copied.registry().curve(run, "validation_accuracy")) == int(run.tags[tag.PRUNED_AT]) < 24
+    listed = cli("list", "--limit", "200", "--tracking-uri", copied.uri).out.splitlines()
+    assert sum("  stopped early" in line for line in listed) == len(stopped)
+    assert not any("pruned" in line for line in listed), "to prune is to remove weights"
 
 
 def test_several_seeds_a_trial_are_a_median(chain: Chain, tmp_path: Path, cli: Cli) -> None:
