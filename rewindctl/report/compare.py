@@ -16,7 +16,7 @@ from rewindctl.paper.study import load_study, shipped
 from rewindctl.registry import Registry
 from rewindctl.report.cells import SETTINGS, summarise
 from rewindctl.report.claims import MARGIN, verdicts
-from rewindctl.report.claims_table import claims_table
+from rewindctl.report.claims_table import claims_table, with_legend
 from rewindctl.report.figures import figures
 from rewindctl.report.formats import Table, as_table, formats
 from rewindctl.report.frame import Network, tidy_frame
@@ -129,10 +129,10 @@ class Comparison:
         }
         return [*paths, *write_texts(folder, texts)]
 
-    def _claims(self) -> pd.DataFrame | None:
+    def _claims(self) -> Table | None:
         """The verdicts for a page, where two methods can be compared at all."""
         try:
-            return claims_table(verdicts(self.rows, self.wanted.margin, self.wanted.accuracy))
+            return with_legend(claims_table(verdicts(self.rows, self.wanted.margin, self.wanted.accuracy)))
         except RewindError:
             return None
 
@@ -218,11 +218,13 @@ def make_reports(rows: pd.DataFrame, names: Sequence[str], wanted: Wanted) -> tu
 def claims_section(rows: pd.DataFrame, wanted: Wanted) -> Section:
     """The verdicts: readable, or every number in the formats for programs. Raises: RewindError, UsageError."""
     made = verdicts(rows, wanted.margin, wanted.accuracy)
-    made = made if wanted.format in ("csv", "json") else claims_table(made)
+    for_programs = wanted.format in ("csv", "json")
+    made = made if for_programs else claims_table(made)
     name = "claims"
     if wanted.accuracy == "best":  # chosen on the test set: whoever reads the table must see it
         name, made = "claims-best", made.rename(columns=NAMES_OF_BEST)
-    return Section(name, "The report's claims", {name: as_table(made)}, {}, rows)
+    table = as_table(made) if for_programs else with_legend(made)
+    return Section(name, "The report's claims", {name: table}, {}, rows)
 
 
 def general_section(rows: pd.DataFrame, cells: pd.DataFrame, wanted: Wanted) -> Section:

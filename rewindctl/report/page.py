@@ -11,7 +11,7 @@ import pandas as pd
 
 from rewindctl import __version__
 from rewindctl.files import writing
-from rewindctl.report.formats import formats, html
+from rewindctl.report.formats import Table, formats, html
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import scale_name
 from rewindctl.safe_text import markdown
@@ -68,7 +68,7 @@ def how_made(rows: pd.DataFrame, source: str, commands: Sequence[str]) -> pd.Dat
     return pd.DataFrame({"what": made.keys(), "is": made.values()})
 
 
-def markdown_page(sections: Sequence[Section], made: pd.DataFrame, claims: pd.DataFrame | None = None) -> str:
+def markdown_page(sections: Sequence[Section], made: pd.DataFrame, claims: Table | None = None) -> str:
     """`report.md`; its figures are the PNG files beside it."""
     parts = [f"# {TITLE}", *NOTES]
     for section in sections:
@@ -81,7 +81,7 @@ def markdown_page(sections: Sequence[Section], made: pd.DataFrame, claims: pd.Da
     return "\n\n".join(parts)
 
 
-def html_page(sections: Sequence[Section], made: pd.DataFrame, claims: pd.DataFrame | None = None) -> str:
+def html_page(sections: Sequence[Section], made: pd.DataFrame, claims: Table | None = None) -> str:
     """`report.html`: figures inside, no scripts, nothing fetched, every name escaped."""
     parts = [f"<p>{html_text.escape(note)}</p>" for note in NOTES]
     for section in sections:
