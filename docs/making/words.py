@@ -52,8 +52,8 @@ TAGS = {
     "rewindctl.imported_from": ((), "ID of an imported run in the registry that it came from"),
     "rewindctl.omitted": ((), "the folder that was left out at export"),
 }
-# Not names of tags: a kind, and where MLflow keeps what a data set was for.
-NO_TAGS = ("report", "mlflow.data.context")
+# Not names of tags: a kind, what a tag holds, and where MLflow keeps what a data set was for.
+NO_TAGS = ("report", "mlflow.data.context", "removed: its files are gone")
 
 FIELDS = {
     "batch_size": "images an update",

@@ -163,9 +163,21 @@ class Registry:
             if error.code in NOT_THERE:
                 raise UsageError(f"no run {run_id!r} in {self.display_uri}", "list the runs: rewindctl list") from None
             raise
-        if run.info.lifecycle_stage != "active" and not deleted:
-            raise UsageError(f"run {run_id} was deleted", "restore it in the MLflow UI, or choose another run")
-        return RunRecord.from_mlflow(run)
+        record = RunRecord.from_mlflow(run)
+        if record.deleted and not deleted:
+            raise self._deleted(record)
+        return record
+
+    def _deleted(self, run: RunRecord) -> UsageError:
+        if run.tags.get(tag.ERROR) == tag.REMOVED:
+            return UsageError(
+                f"run {run.run_id} was deleted, its files too", "run its stage again, or list the runs: rewindctl list"
+            )
+        where = "" if self.uri == absolute_uri(None) else f" with MLFLOW_TRACKING_URI={self.display_uri}"
+        return UsageError(
+            f"run {run.run_id} was deleted",
+            f"restore it: mlflow runs restore --run-id {run.run_id}{where}; or list the others: rewindctl list",
+        )
 
     def resolve(self, reference: str, *, deleted: bool = False) -> RunRecord:
         """A run by full ID, unique prefix of 6 characters or more, or `models:/NAME@alias`; with `deleted` also one
@@ -180,7 +192,8 @@ class Registry:
                 f"{reference!r} is not a run",
                 f"give a run ID, at least {SHORTEST_PREFIX} of its first digits, or models:/NAME@alias",
             )
-        found = self._search({}, prefix=reference, view=BOTH if deleted else ACTIVE)
+        there = self._search({}, prefix=reference, view=BOTH)
+        found = [run for run in there if deleted or not run.deleted] or there
         if not found:
             raise UsageError(f"no run starts with {reference!r} in {self.display_uri}", "list the runs: rewindctl list")
         if len(found) > 1:
@@ -188,6 +201,8 @@ class Registry:
                 f"{reference!r} is the start of {len(found)} runs: {', '.join(run.run_id for run in found[:3])}",
                 "give more digits",
             )
+        if found[0].deleted and not deleted:
+            raise self._deleted(found[0])
         return found[0]
 
     def _run_of_alias(self, reference: str) -> str:

@@ -281,5 +281,6 @@ def _nothing(source: Registry | Path, rows: pd.DataFrame, wanted: Wanted) -> Rew
     found = f"{len(rows)} dense, {len(prunes)} prune and 0 retrain runs are finished"
     if orphans and not (model or dataset):
         found += f", and {len(orphans)} retrain runs whose parent or dense run is gone"
-        hint = f"see what is gone: rewindctl lineage {orphans[0].run_id}; restore it in the MLflow UI, or {hint}"
+        gone = f"see what is gone: rewindctl lineage {orphans[0].run_id}"
+        hint = f"{gone}; restore it (mlflow runs restore --run-id), or {hint}"
     return RewindError(f"nothing to compare {of}{' ' if of else ''}in experiment {source.experiment!r}: {found}", hint)

@@ -290,6 +290,7 @@ def test_a_prefix_of_two_runs_names_both(copied_chain: Chain, cli: Cli) -> None:
 
 COMMANDS = {
     "prune": "prune --parent {dense} --sparsity 0.5",
+    "prune by prefix": "prune --parent {dense:.8} --sparsity 0.5",
     "prune by alias": "prune --parent models:/resnet8-digits-dense@seed-0 --sparsity 0.5",
     "retrain": "retrain --parent {dense} --method lr_rewind --sparsity 0.5",
     "iterate": "iterate --parent {dense} --method lr_rewind",
@@ -303,8 +304,24 @@ def test_a_deleted_run_is_not_used(copied_chain: Chain, cli: Cli, command: str) 
     line = COMMANDS[command].format(dense=copied_chain.dense)
     before = runs(copied_chain.store)
     answer = cli(*shlex.split(line), "--tracking-uri", copied_chain.uri)
-    check(answer, 2, f"run {copied_chain.dense} was deleted", "restore it")
+    restore = f"mlflow runs restore --run-id {copied_chain.dense} with MLFLOW_TRACKING_URI={copied_chain.uri}"
+    check(answer, 2, f"run {copied_chain.dense} was deleted", restore)
     assert runs(copied_chain.store) == before
+
+
+def test_a_run_that_was_removed_with_its_files_cannot_be_restored(copied_chain: Chain, cli: Cli) -> None:
+    where = ("--tracking-uri", copied_chain.uri)
+    assert cli("remove", copied_chain.finetune, *where).code == 0
+    for reference in (copied_chain.finetune, copied_chain.finetune[:8]):
+        answer = cli("show", reference, *where)
+        check(answer, 2, f"run {copied_chain.finetune} was deleted, its files too", "run its stage again")
+
+
+def test_a_prefix_names_the_run_that_is_there_before_those_that_were_deleted(copied_chain: Chain, cli: Cli) -> None:
+    twin = copied_chain.dense[:8] + "0" * 24
+    rename(copied_chain, copied_chain.finetune, twin)
+    edit(copied_chain, "UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = ?", twin)
+    assert cli("show", copied_chain.dense[:8], "--tracking-uri", copied_chain.uri).code == 0
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "FAILED", "KILLED"])
