@@ -174,9 +174,8 @@ def plan_against(dense: DenseSpec, options: RetrainOptions, where: str) -> Retra
         raise UsageError(f"--iterations {iterations} is not positive", "give a number of updates, such as 1000")
     if rate is not None and not (rate > 0 and math.isfinite(rate)):
         raise UsageError(f"--lr {rate} is not a positive number", "give a rate such as 0.001")
-    plan = methods[options.method](
-        RetrainRequest(dense.iterations, options.k, options.weights_k, options.lr_k, rate, iterations, options.lr_clock)
-    )
+    asked = (options.k, options.weights_k, options.lr_k, rate, iterations, options.lr_clock)
+    plan = methods[options.method](RetrainRequest(dense.iterations, *asked, recorded=dense.rewind_points))
     _require_point(plan.weights_iteration, dense, where)
     return plan
 
