@@ -35,7 +35,10 @@ TAGS = {
     "rewindctl.method": (("retrain",), "retraining method"),
     "rewindctl.label": (STAGES, "the name without the seed"),
     "rewindctl.device": (TRACKED, "processor or GPU"),
-    "rewindctl.spared_layers": (("prune",), "layers kept from losing their last unit"),
+    "rewindctl.spared_layers": (
+        ("prune",),
+        "layers that would have become empty: one channel or weight was left in each",
+    ),
     "rewindctl.owner": (ALL, "`host:pid:start:boot:namespace` of the process"),
     "rewindctl.heartbeat": (ALL, "Unix seconds of its last sign of life"),
     "rewindctl.ticket": (TRACKED, "place in the queue of processes for one stage"),

@@ -104,13 +104,21 @@ def alias_note(spec: DenseSpec, longer: RunRecord) -> str:
 
 def prune_note(spec: PruneSpec, parent: RunRecord, result: PruneResult, accuracy: float) -> str:
     mask = result.mask
-    spared = f" Kept from losing their last unit: {', '.join(result.spared_layers)}." if result.spared_layers else ""
+    spared = f" In this mask {spared_text(spec, result)}." if result.spared_layers else ""
     return (
         f"**Mask** over the weights of {_link(parent)}. Kept {mask.kept:,} of {mask.total:,} kernel weights "
         f"({mask.compression:.4g}x, {spec.structure}, {spec.scope}); {accuracy:.2%} test accuracy before retraining."
         f"{spared} What is left of each layer: `mask/layers.csv` and `plots/density.png` under *Artifacts*."
         + _command(prune_command(spec, parent.run_id))
     )
+
+
+def spared_text(spec: PruneSpec, result: PruneResult) -> str:
+    """Which layers the ranking alone would have emptied, and what of each was left."""
+    unit = "channel" if spec.structure == "structured" else "weight"
+    which = "a layer" if len(result.spared_layers) == 1 else "each of the layers"
+    layers = ", ".join(result.spared_layers)
+    return f"one {unit} was left in {which} that would have become empty: {layers}" if layers else ""
 
 
 def retrain_note(

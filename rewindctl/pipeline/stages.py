@@ -204,6 +204,8 @@ class Pipeline:
         network.to(self.device).to(memory_format=torch.channels_last)
         loss, accuracy = evaluate(network, self._data(dense.dataset))
         self._write_mask(writer, result, f"{dense.model} on {dense.dataset}, {spec.structure}")
+        if spared := labels.spared_text(spec, result):
+            self.console.say(f"note: {spared}")
         writer.log_metrics(
             {
                 **mask_metrics(result.mask),
@@ -227,8 +229,6 @@ class Pipeline:
         with writer.artifact("plots/density.png") as path:
             plot_density(mask, path, f"{title}: {mask.compression:.4g}x")
         writer.tag({**labels.sparsity_tag(mask.sparsity), tag.SPARED: ",".join(result.spared_layers)[:4000]})
-        if result.spared_layers:
-            self.console.say(f"note: kept from losing their last unit: {', '.join(result.spared_layers)}")
 
     def _retrain(
         self, spec: RetrainSpec, parent: RunRecord, source: RunRecord, iteration: int | None, writer: RunWriter
