@@ -75,6 +75,7 @@ def import_data(
 
 def _show(session: Session, dataset: object, path: Path) -> None:
     from rewindctl.datasets.inventory import describe
+    from rewindctl.training.recipes import recipes_with_larger_batches
 
     facts = describe(dataset) | {"path": str(path)}  # type: ignore[arg-type]
     if session.json:
@@ -84,3 +85,8 @@ def _show(session: Session, dataset: object, path: Path) -> None:
     session.console.say(
         f"{facts['name']}: {facts['train']:,} training and {facts['test']:,} test images, {facts['shape']}"
     )
+    if recipes := recipes_with_larger_batches(facts["train"]):
+        session.console.say(
+            f"note: the batches of the recipes {', '.join(recipes)} are larger than its training set: "
+            f"train with --batch-size {facts['train']} or less"
+        )

@@ -80,7 +80,12 @@ WITHOUT_STORE: list[Case] = [
     (f"{DENSE} --iterations -5", 2, "--iterations -5 is not positive", "such as 1000"),
     (f"{DENSE} --iterations 1.5", 2, "--iterations|'1.5'", "rewindctl train-dense --help"),
     (f"{DENSE} --batch-size 0", 2, "--batch-size 0 is not positive", "such as 128"),
-    (f"{DENSE} --batch-size 1001", 2, "--batch-size 1001 is larger than the 1000 training images", "smaller"),
+    (
+        f"{DENSE} --batch-size 1001",
+        2,
+        "--batch-size 1001 is larger than the 1,000 training images",
+        "--batch-size 1000 or less",
+    ),
     (f"{DENSE} --lr 0", 2, "learning_rate = 0.0", ""),
     (f"{DENSE} --lr nan", 2, "learning_rate = nan", ""),
     (f"{DENSE} --evaluate-every 0", 2, "--evaluate-every 0 is not positive", "number of iterations"),
