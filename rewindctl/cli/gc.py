@@ -78,7 +78,7 @@ def _show(session: Session, survey: "Survey", yes: bool) -> None:
         sizes = [item.size for item in items if item.sort == sort]
         kept = f" (kept: add --{sort})" if sort in OPTIONAL and sort not in survey.asked else ""
         if sizes:
-            console.say(f"{sort}: {len(sizes):,} {text}, {sum(sizes):,} bytes{kept}")
+            console.say(f"{sort}: {len(sizes):,} ({text}), {sum(sizes):,} bytes{kept}")
     for note in survey.notes:
         console.say(f"note: {note}")
     if not yes:

@@ -7,6 +7,7 @@ import typer
 
 from rewindctl.cli.session import Session, command
 from rewindctl.console import Console
+from rewindctl.counting import count_of
 from rewindctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _list(console: Console, lines: list[str]) -> None:
 
 def _ask(console: Console, doomed: "list[Doomed]") -> None:
     """Raises: UsageError where nobody can answer, typer.Abort for no."""
-    total = f"{len(doomed):,} runs, {sum(one.size for one in doomed):,} bytes"
+    total = f"{count_of(len(doomed), 'run')}, {sum(one.size for one in doomed):,} bytes"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(f"{total} would be removed, and there is no terminal to ask", "add --yes, or --dry-run to see")
     _list(console, [f"{one.size:>13,}  {_line(one.run)}" for one in doomed])
@@ -96,7 +97,7 @@ def _show(session: Session, doomed: "list[Doomed]", dry_run: bool) -> None:
     for one in doomed:
         session.console.data(f"{_line(one.run)}  {one.size:,} bytes" if dry_run else one.run.run_id)
     would = "would be removed" if dry_run else "removed"
-    session.console.say(f"{len(doomed):,} {'run' if len(doomed) == 1 else 'runs'} {would}, {total:,} bytes")
+    session.console.say(f"{count_of(len(doomed), 'run')} {would}, {total:,} bytes")
 
 
 def register(app: typer.Typer) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from rewindctl.cli import complete, parse
 from rewindctl.cli.session import Session, command
+from rewindctl.counting import count_of
 from rewindctl.errors import RewindError, UsageError
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _run(
     state = state_of(plan, registry, "")
     done = {key: run.run_id for key, run in state.runs.items()}
     left = [stage for key, stage in plan.stages.items() if key not in done]
-    session.console.say(f"{len(plan.stages)} stages, {len(done)} of them done")
+    session.console.say(f"{count_of(len(plan.stages), 'stage')}, {len(done)} of them done")
     site = Site(registry.uri, registry.experiment, session.device, session.data_dir, session.checkpoint_every)
     if not left:
         return Finished(done, [], "")
@@ -172,14 +173,15 @@ def _print_results(
         session.console.json(_results_json(plan, finished) | {"files": [str(path) for path in files]})
     else:
         session.console.data(results.text)
-    session.console.say(f"wrote {len(files)} files to {files[0].parent}")
+    session.console.say(f"wrote {count_of(len(files), 'file')} to {files[0].parent}")
     for failure in finished.failures[:SHOWN_FAILURES]:
         session.console.say(failure.text)
     if len(finished.failures) > SHOWN_FAILURES:
         session.console.say(f"and {len(finished.failures) - SHOWN_FAILURES} more")
     if finished.failures:
         raise RewindError(
-            f"{len(finished.failures)} of {len(plan.stages)} stages failed, {finished.blocked} wait for them"
+            f"{len(finished.failures)} of {count_of(len(plan.stages), 'stage')} failed, "
+            + f"{finished.blocked} wait{'s' if finished.blocked == 1 else ''} for them"
             + (f"; stopped: {finished.stopped}" if finished.stopped else ""),
             "the same command runs what is missing",
         )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from rewindctl.commands import dense_command, prune_command, retrain_command
-from rewindctl.counting import counted
+from rewindctl.counting import count_of
 from rewindctl.pruning import PruneResult
 from rewindctl.registry import RunRecord
 from rewindctl.registry import records as tag
@@ -89,7 +89,7 @@ def retrain_label(spec: RetrainSpec) -> str:
 def dense_note(spec: DenseSpec, accuracy: float, parameters: int, kernel_parameters: int) -> str:
     return (
         f"**Dense baseline**: `{spec.model}` on `{spec.dataset}`, seed {spec.seed}. {accuracy:.2%} test accuracy after "
-        f"{spec.iterations:,} iterations; {parameters:,} parameters, {kernel_parameters:,} of them kernels. "
+        f"{count_of(spec.iterations, 'iteration')}; {parameters:,} parameters, {kernel_parameters:,} of them kernels. "
         f"Its `checkpoints` can be rewound to: iterations {', '.join(map(str, spec.rewind_points))}."
         + _command(dense_command(spec))
     )
@@ -98,7 +98,7 @@ def dense_note(spec: DenseSpec, accuracy: float, parameters: int, kernel_paramet
 def alias_note(spec: DenseSpec, longer: RunRecord) -> str:
     """That the alias of the seed was not given to a new baseline."""
     name = f"models:/{dense_model(spec.model, spec.dataset)}@seed-{spec.seed}"
-    length = counted(iterations_of(longer), "iteration")
+    length = count_of(iterations_of(longer), "iteration")
     return f"note: {name} stays with run {longer.run_id}, which is longer ({length})"
 
 
@@ -128,7 +128,7 @@ def retrain_note(
     return (
         f"**Retraining** with `{method_label(spec)}` and the mask of {_link(parent)}, {compression:.4g}x: "
         f"{accuracy:.2%} test accuracy, {100 * delta:+.2f} points against its dense run. Weights from iteration "
-        f"{spec.weights_iteration:,} of {_link(source)}, {spec.iterations:,} iterations at {rate}."
+        f"{spec.weights_iteration:,} of {_link(source)}, {count_of(spec.iterations, 'iteration')} at {rate}."
         + _command(retrain_command(spec, parent.run_id))
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from rewindctl.counting import counted
+from rewindctl.counting import count_of
 from rewindctl.errors import UsageError
 from rewindctl.models import models
 from rewindctl.pruning import criteria
@@ -59,7 +59,7 @@ def dense_spec(
     if batch > data.train_size:
         whose = f"--batch-size {batch}" if batch_size is not None else f"the batch of {batch} images of recipe {name}"
         raise UsageError(
-            f"{whose} is larger than the {counted(data.train_size, 'training image')} of {data.name}",
+            f"{whose} is larger than the {count_of(data.train_size, 'training image')} of {data.name}",
             f"give --batch-size {data.train_size} or less",
         )
     if base.crop_padding >= min(data.image_size):

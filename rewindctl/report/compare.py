@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from rewindctl.catalog import unknown
+from rewindctl.counting import count_of
 from rewindctl.datasets.facts import facts_of
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.plan import check_scale
@@ -280,7 +281,7 @@ def _nothing(source: Registry | Path, rows: pd.DataFrame, wanted: Wanted) -> Rew
     orphans = [run for run in source.search(kind="retrain") if run.finished]  # with a lineage each would be a row
     found = f"{len(rows)} dense, {len(prunes)} prune and 0 retrain runs are finished"
     if orphans and not (model or dataset):
-        found += f", and {len(orphans)} retrain runs whose parent or dense run is gone"
+        found += f", and {count_of(len(orphans), 'retrain run')} whose parent or dense run is gone"
         gone = f"see what is gone: rewindctl lineage {orphans[0].run_id}"
         hint = f"{gone}; restore it (mlflow runs restore --run-id), or {hint}"
     return RewindError(f"nothing to compare {of}{' ' if of else ''}in experiment {source.experiment!r}: {found}", hint)

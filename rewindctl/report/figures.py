@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.catalog import Catalog
+from rewindctl.counting import count_of
 from rewindctl.report.cells import SETTINGS
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import method_name, pruning_name, scale_name
@@ -163,7 +164,7 @@ def _draw_published(axes: Any, line: pd.DataFrame, delta: str, offset: float, st
 def _title(panel: pd.DataFrame) -> str:
     """What is drawn, its length (and whether that is scaled), and the baselines that differences are taken from."""
     first = panel.iloc[0]
-    length = f"{int(first['iterations']):,} iterations"
+    length = count_of(int(first["iterations"]), "iteration")
     if pd.notna(first["scale"]) and first["scale"] != 1:
         length += f" (SCALED {scale_name(first['scale'])})"
     dense = panel["baseline"].median()
@@ -190,10 +191,11 @@ def _legend(axes: Any, panel: pd.DataFrame, of_study: bool) -> None:
         handles.append(Line2D([], [], linestyle="none", marker="o", label=few, **RING))
     wanted = panel[panel["planned"] > 0] if of_study else panel
     missing = int((wanted["n"] == 0).sum())
+    have = "has" if missing == 1 else "have"
     title = "median, 10th-90th percentile of n trials"
     axes.legend(
         handles=handles,
-        title=f"{title}\n{missing} of {len(wanted)} cells have no runs" if missing else title,
+        title=f"{title}\n{missing} of {count_of(len(wanted), 'cell')} {have} no runs" if missing else title,
         title_fontsize=FONT - 1,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.19),

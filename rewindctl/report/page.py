@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from rewindctl import __version__
+from rewindctl.counting import count_of
 from rewindctl.files import writing
 from rewindctl.report.formats import Table, formats, html
 from rewindctl.report.section import Drawing, Section
@@ -57,7 +58,8 @@ def how_made(rows: pd.DataFrame, source: str, commands: Sequence[str]) -> pd.Dat
     made = {
         "newest run": max(ended, default="unknown"),
         "runs from": source,
-        "runs": f"{rows['run_id'].nunique()} results, {rows['dense_run_id'].nunique()} dense baselines",
+        "runs": f"{count_of(rows['run_id'].nunique(), 'result')}, "
+        f"{count_of(rows['dense_run_id'].nunique(), 'dense baseline')}",
         "devices": "; ".join(devices) or "unknown",
         "lengths": ", ".join(scale_name(scale) for scale in scales) or "none",
         "drawn with": f"rewindctl {__version__}, Python {platform.python_version()}, "

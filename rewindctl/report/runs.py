@@ -7,7 +7,7 @@ from typing import Any
 
 from rewindctl.catalog import Catalog, unknown
 from rewindctl.conditions import Condition
-from rewindctl.counting import counted
+from rewindctl.counting import count_of
 from rewindctl.errors import UsageError
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
@@ -27,7 +27,7 @@ orders: Catalog[Order] = Catalog("order")
 
 @dataclass(frozen=True)
 class Page:
-    """Some of the runs found: those from number `first` (counted from 1) of `total`."""
+    """Some of the runs found: those from number `first` (count_of from 1) of `total`."""
 
     runs: list[RunRecord]
     first: int
@@ -37,7 +37,7 @@ class Page:
 
     def __str__(self) -> str:
         if self.pages == 1:
-            return counted(self.total, "run") if self.total else "no runs"
+            return count_of(self.total, "run") if self.total else "no runs"
         last = self.first + len(self.runs) - 1
         return f"runs {self.first:,}-{last:,} of {self.total:,} (page {self.number} of {self.pages})"
 

@@ -79,7 +79,12 @@ LATE: list[Case] = [
     ("list --where sparsty>0", 2, "--where: no run has 'sparsty': did you mean 'sparsity'?", "known: "),
     ("list --page 9", 2, "--page 9 is past the last page, 1", "smaller --page"),
     ("prune --parent {dense} --sparsity 0.5 --iteration 7", 2, "iteration 7", "recorded: 0, 6, 12, 24"),
-    ("iterate --parent {dense} --method rewind --weights-k 25 --lr-k 0", 2, "--weights-k 25 is outside", "from 0"),
+    (
+        "iterate --parent {dense} --method rewind --weights-k 25 --lr-k 0",
+        2,
+        "--weights-k 25 is outside",
+        "recorded: 0, 6",
+    ),
     ("iterate --parent {dense} --method rewind --weights-k 6 --lr-k 25", 2, "--lr-k 25 is outside", "from 0 to 23"),
     ("iterate --parent {dense} --method finetune --lr nan", 2, "--lr nan is not a positive number", "0.001"),
     ("iterate --parent {dense} --method finetune --iterations 0", 2, "--iterations 0 is not positive", "1000"),
