@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from rewindctl.catalog import listed
 from rewindctl.counting import count_of
 from rewindctl.datasets.files import places
 from rewindctl.datasets.inventory import inventory
@@ -67,10 +68,10 @@ def _store(tracking_uri: str | None) -> Finding:
         path = sqlite_path(uri)
         if path is not None and not path.exists():
             return Finding("store", f"{redacted(uri)}: not there yet, the first run makes it")
-        count = len(connect(uri).search_experiments())
+        names = sorted(one.name for one in connect(uri).search_experiments())
     except RewindError as error:
         return Finding("store", error.message, error.hint, wrong=True)
-    return Finding("store", f"{redacted(uri)}: answers, {count_of(count, 'experiment')}")
+    return Finding("store", f"{redacted(uri)}: answers, {count_of(len(names), 'experiment')}: {listed(names)}")
 
 
 def _data(data_dir: Path | None) -> list[Finding]:

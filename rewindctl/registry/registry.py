@@ -4,12 +4,13 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from rewindctl.catalog import unknown
+from rewindctl.catalog import listed, unknown
 from rewindctl.errors import IntegrityError, RegistryError, UnknownNameError, UsageError
 from rewindctl.files import sha256
 from rewindctl.registry import records as tag
@@ -97,7 +98,7 @@ class Registry:
 
     def _no_experiment(self, name: str) -> UnknownNameError:
         names = sorted(one.name for one in self._client.search_experiments())
-        others = "see them: rewindctl ui; make one: rewindctl init --experiment NAME"
+        others = "see them: rewindctl doctor; make one: rewindctl init --experiment NAME"
         return unknown("no experiment", name, names, others=others)
 
     def _require_project_run(self) -> None:
@@ -213,11 +214,16 @@ class Registry:
             version = self._client.get_model_version_by_alias(match[1], match[2])
         except StoreError as error:
             if error.code in NOT_THERE:
-                raise UsageError(
-                    f"no model {reference} in {self.display_uri}", "list the runs: rewindctl list"
-                ) from None
+                raise self._no_alias(match[1], reference) from None
             raise
         return str(version.run_id)
+
+    def _no_alias(self, model: str, reference: str) -> UsageError:
+        known: list[str] = []
+        with suppress(StoreError):  # there is no such model either
+            known = [f"models:/{model}@{alias}" for alias in sorted(self._client.get_registered_model(model).aliases)]
+        hint = f"known: {listed(known)}" if known else "list the baselines: rewindctl list --kind dense"
+        return UsageError(f"no model {reference} in {self.display_uri}", hint)
 
     def parent(self, run: RunRecord) -> RunRecord:
         """Raises: RegistryError when the parent is missing, UsageError for a report."""

@@ -143,7 +143,7 @@ READING = (
     *("list", "list --json", "show {dense}", "lineage {dense}", "compare", "compare --claims --log", "verify --all"),
     *("verify {dense}", "gc", "gc --yes", "remove {finetune} --yes", "registry export all.bundle", "ui"),
 )
-SEE = "known: Default, rewindctl; see them: rewindctl ui; make one: rewindctl init --experiment"
+SEE = "known: Default, rewindctl; see them: rewindctl doctor; make one: rewindctl init --experiment"
 
 # {dense}, {prune}, {finetune}, {lr_rewind} are runs of the chain: N = 24, recorded at 0, 6, 12 and 24.
 ON_CHAIN: list[Case] = [
@@ -155,7 +155,7 @@ ON_CHAIN: list[Case] = [
     ("prune --parent '' --sparsity 0.5", 2, "'' is not a run", "at least 6"),
     ("prune --parent {dense:.5} --sparsity 0.5", 2, "'{dense:.5}' is not a run", "at least 6"),
     ("show {dense}0", 2, "'{dense}0' is not a run", "at least 6"),
-    ("show models:/resnet8-digits-dense@seed-7", 2, "no model models:/resnet8-digits-dense@seed-7", "rewindctl list"),
+    ("show models:/resnet8-digits-dense@seed-7", 2, "no model models:/resnet8-digits-dense@seed-7", "@seed-0"),
     ("show models:/nothing@seed-0", 2, "no model models:/nothing@seed-0", "rewindctl list"),
     ("show models:/resnet8-digits-dense/1", 2, "is not a model alias", "models:/resnet20-cifar10-dense@seed-0"),
     # kinds
