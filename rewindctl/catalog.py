@@ -97,11 +97,11 @@ def unknown(
     near = difflib.get_close_matches(name, names, n=1)
     return UnknownNameError(
         f"{problem} {name!r:.200}" + (f": did you mean {near[0]!r}?" if near else ""),
-        f"known: {_listed([*names, *labels])}" + (f"; {others}" if others else ""),
+        f"known: {listed([*names, *labels])}" + (f"; {others}" if others else ""),
     )
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     """As many of the names as a line has room for."""
     room = LONGEST_LIST
     shown: list[str] = []

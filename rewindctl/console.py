@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from rewindctl.counting import count_of
 from rewindctl.errors import RewindError
 from rewindctl.safe_text import fitting, one_line, plain, plain_or_bold, scrubbed
 
@@ -74,17 +75,18 @@ class Console:
         _to_stderr(plain(scrubbed(text)).rstrip())
 
     @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    def progress(self, title: str, total: int, earlier: float = 0.0) -> Iterator[Callable[[int], None]]:
         """A bar on stderr with iterations per second and time left; yields a function that takes the count done.
 
-        Where stderr is no terminal it is a line a minute, and one at the end.
+        `earlier`: seconds that it took before, of a training that is gone on with. Where stderr is no terminal it is
+        a line a minute, and one at the end.
         """
         if self.quiet:
             yield lambda done: None
             return
-        began = time.monotonic()
+        began = time.monotonic() - earlier
         if not sys.stderr.isatty():
-            said = began
+            said = time.monotonic()
 
             def log(done: int) -> None:
                 nonlocal said
@@ -93,11 +95,13 @@ class Console:
                     said = now
                     speed = done / (now - began)
                     left = _duration((total - done) / speed)
-                    self.say(f"{title}: {done:,} of {total:,} iterations, {speed:.1f} it/s, {left} left")
+                    self.say(f"{title}: {done:,} of {count_of(total, 'iteration')}, {speed:.1f} it/s, {left} left")
 
             yield log
             seconds = time.monotonic() - began
-            self.say(f"{title}: {total:,} iterations in {seconds:.1f} s ({total / max(seconds, 1e-9):.1f} it/s)")
+            self.say(
+                f"{title}: {count_of(total, 'iteration')} in {seconds:.1f} s ({total / max(seconds, 1e-9):.1f} it/s)"
+            )
             return
         with _bar() as bar:
             task = bar.add_task(one_line(title), total=total, speed="")

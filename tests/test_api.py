@@ -322,3 +322,14 @@ def test_a_run_stays_in_its_store(chain: Chain, store: Path) -> None:
     assert isinstance(retrain(mask, "lr_rewind"), Run)
     with pytest.raises(UsageError, match="no run"):
         retrain(mask, "lr_rewind", tracking_uri=f"sqlite:///{store}")
+
+
+def test_reading_makes_no_experiment(copied_chain: Chain) -> None:
+    def experiments() -> list[str]:
+        return [one.name for one in copied_chain.registry().client.search_experiments()]
+
+    before = experiments()
+    for read in (list_runs, compare, lambda **at: open_run(copied_chain.dense, **at)):
+        with pytest.raises(UsageError, match="no experiment 'rewindclt': did you mean 'rewindctl'"):
+            read(tracking_uri=copied_chain.uri, experiment="rewindclt")
+    assert experiments() == before

@@ -42,7 +42,10 @@ TAGS = {
     ),
     "rewindctl.deterministic": ((*TRAINED, "trial"), "whether only deterministic kernels were used on CUDA"),
     "rewindctl.updates": (TRAINED, "replays of a CUDA graph, or eager"),
-    "rewindctl.spared_layers": (("prune",), "layers kept from losing their last unit"),
+    "rewindctl.spared_layers": (
+        ("prune",),
+        "layers that would have become empty: one channel or weight was left in each",
+    ),
     "rewindctl.owner": (ALL, "`host:pid:start:boot:namespace` of the process"),
     "rewindctl.heartbeat": (ALL, "Unix seconds of its last sign of life"),
     "rewindctl.ticket": (TRACKED, "place in the queue of processes for one stage"),
@@ -59,8 +62,8 @@ TAGS = {
     "rewindctl.imported_from": ((), "ID of an imported run in the registry that it came from"),
     "rewindctl.omitted": ((), "the folder that was left out at export"),
 }
-# Not names of tags: a kind, and where MLflow keeps what a data set was for.
-NO_TAGS = ("report", "mlflow.data.context")
+# Not names of tags: a kind, what a tag holds, and where MLflow keeps what a data set was for.
+NO_TAGS = ("report", "mlflow.data.context", "removed: its files are gone")
 
 FIELDS = {
     "batch_size": "images an update",
@@ -136,7 +139,10 @@ METRICS = {
     "compression": (STAGES, "total / kept kernel weights"),
     "nonzero_kernel_parameters": (STAGES, "kernel weights kept"),
     "iterations_per_second": ((*TRAINED, "trial"), "speed of the training, evaluations apart"),
-    "duration_seconds": ((*TRAINED, "trial"), "wall time of the training, since it was last gone on with"),
+    "duration_seconds": (
+        (*TRAINED, "trial"),
+        "wall time of the training; of an interrupted one, up to each point that was gone on from too",
+    ),
     "system/process_cpu_percentage": (TRAINED, "of one core, this process alone"),
     "system/process_memory_megabytes": (TRAINED, "memory of the process"),
     "system/gpu_memory_megabytes": ((), "on a GPU: what its tensors hold"),

@@ -95,9 +95,12 @@ def verify(run: Run | str, **options: Unpack[StoreOptions]) -> list[str]:
     return problems_of(opened.registry, opened.record)
 
 
-def registry_of(options: StoreOptions) -> Registry:
-    """The registry of a call. Raises: RegistryError, and TypeError for an option that there is not."""
-    return Registry(**options)
+def registry_of(options: StoreOptions, *, make: bool = False) -> Registry:
+    """The registry of a call. Raises: RegistryError, UnknownNameError, and TypeError for an option that there is not.
+
+    What only reads does not `make` an experiment.
+    """
+    return Registry(**options, make=make)
 
 
 def _opened(run: Run | str, options: StoreOptions) -> Run:

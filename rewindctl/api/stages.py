@@ -145,7 +145,7 @@ def _pipeline(parent: Run | str | None, options: RunOptions) -> Pipeline:
     own = parent.registry if isinstance(parent, Run) and not any(store.values()) else None
     data_dir = options.get("data_dir")
     return Pipeline(
-        lambda: own or registry_of(store),
+        lambda: own or registry_of(store, make=True),
         Console(quiet=not options.get("progress", False)),
         options.get("device", "auto"),
         None if data_dir is None else Path(data_dir),

@@ -86,7 +86,7 @@ def compare(
         names, table, figure, form, against, scale, None, accuracy, delta, model, dataset, report, claims, margin
     )
     wanted.check()  # unknown names are refused before a store is opened
-    result = summarise(source or session.registry(), wanted)
+    result = summarise(source or session.registry(make=False), wanted)
     paths = result.write(output)
     session.console.data(result.text)
     for path in paths:
@@ -94,7 +94,7 @@ def compare(
     if log:
         from rewindctl.report.log import log_report
 
-        session.console.say(f"logged report run {log_report(session.registry(), result).run_id}")
+        session.console.say(f"logged report run {log_report(session.registry(make=False), result).run_id}")
 
 
 def register(app: typer.Typer) -> None:

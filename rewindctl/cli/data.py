@@ -7,6 +7,7 @@ import typer
 
 from rewindctl.cli import complete
 from rewindctl.cli.session import Session, command
+from rewindctl.counting import count_of
 
 app = typer.Typer(help="Data sets: what is there, download, import.", no_args_is_help=True, rich_markup_mode=None)
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets. [$REWINDCTL_DATA, user cache]")]
@@ -75,6 +76,7 @@ def import_data(
 
 def _show(session: Session, dataset: object, path: Path) -> None:
     from rewindctl.datasets.inventory import describe
+    from rewindctl.training.recipes import recipes_with_larger_batches
 
     facts = describe(dataset) | {"path": str(path)}  # type: ignore[arg-type]
     if session.json:
@@ -82,5 +84,10 @@ def _show(session: Session, dataset: object, path: Path) -> None:
         return
     session.console.data(str(path))
     session.console.say(
-        f"{facts['name']}: {facts['train']:,} training and {facts['test']:,} test images, {facts['shape']}"
+        f"{facts['name']}: {facts['train']:,} training and {count_of(facts['test'], 'test image')}, {facts['shape']}"
     )
+    if recipes := recipes_with_larger_batches(facts["train"]):
+        session.console.say(
+            f"note: the batches of the recipes {', '.join(recipes)} are larger than its training set: "
+            f"train with --batch-size {facts['train']} or less"
+        )

@@ -45,7 +45,7 @@ def gc(
 
     if yes and dry_run:
         raise UsageError("both --yes and --dry-run are given", "give one of the two")
-    registry = session.registry()
+    registry = session.registry(make=False)
     asked = {name for name, given in (("unfinished", unfinished), ("orphans", orphans)) if given}
     survey = Survey(registry, asked)
     _show(session, survey, yes)
@@ -78,7 +78,7 @@ def _show(session: Session, survey: "Survey", yes: bool) -> None:
         sizes = [item.size for item in items if item.sort == sort]
         kept = f" (kept: add --{sort})" if sort in OPTIONAL and sort not in survey.asked else ""
         if sizes:
-            console.say(f"{sort}: {len(sizes):,} {text}, {sum(sizes):,} bytes{kept}")
+            console.say(f"{sort}: {len(sizes):,} ({text}), {sum(sizes):,} bytes{kept}")
     for note in survey.notes:
         console.say(f"note: {note}")
     if not yes:

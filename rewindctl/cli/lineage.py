@@ -29,7 +29,7 @@ def lineage(
     from rewindctl.report.lineage import family_of, forms
 
     chosen = format or ("json" if session.json else "text")
-    registry = session.registry()
+    registry = session.registry(make=False)
     family = family_of(registry, registry.resolve(run))
     if chosen == "json":
         rows = [run_json(one.run) | {"relation": one.relation, "depth": one.depth} for one in family.nodes()]

@@ -49,7 +49,7 @@ def list_runs(
     found.orders[sort]
     conditions = [] if where is None else parse_conditions(where, "--where")
     tags = {key: value for key, value in (("kind", kind), ("method", method)) if value is not None}
-    shown = found.page_of(found.select(session.registry(), tags, conditions), sort, reverse, limit, page)
+    shown = found.page_of(found.select(session.registry(make=False), tags, conditions), sort, reverse, limit, page)
     if session.json:
         session.console.json([run_json(run) for run in shown.runs])
     for run in shown.runs if not session.json else ():

@@ -10,6 +10,7 @@ import typer
 from rewindctl.cli import complete, parse
 from rewindctl.cli.session import Session, command
 from rewindctl.console import Console
+from rewindctl.counting import count_of
 from rewindctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def export_runs(
     part_bytes = None if max_size is None else parse.size("max-size", max_size, SMALLEST_PART)
     tags = [parse.tag(text) for text in tag or ()]
     groups = _groups(session, study or [], scale)
-    registry = session.registry()
+    registry = session.registry(make=False)
     named = [registry.resolve(reference) for reference in run or ()]
     for one in named:
         if not one.finished:
@@ -93,7 +94,7 @@ def _show(session: Session, done: "Exported") -> None:
         return
     for path in done.paths:
         session.console.data(str(path))
-    session.console.say(f"{len(done.runs)} runs, {done.files} files, {done.size:,} bytes")
+    session.console.say(f"{count_of(len(done.runs), 'run')}, {count_of(done.files, 'file')}, {done.size:,} bytes")
 
 
 @app.command("import")
@@ -119,12 +120,13 @@ def import_runs(
     for run_id in dict.fromkeys(merged.runs.values()):
         session.console.data(run_id)
     completed = f", {len(merged.completed)} given their checkpoints" if merged.completed else ""
-    session.console.say(f"{len(merged.imported)} runs imported, {reused} were there{completed}")
+    there = f"{reused} {'was' if reused == 1 else 'were'} there"
+    session.console.say(f"{count_of(len(merged.imported), 'run')} imported, {there}{completed}")
 
 
 def _progress(console: Console, verb: str) -> Callable[[int, int], None]:
     def progressed(done: int, total: int) -> None:
         if done % EVERY == 0:
-            console.say(f"{verb} {done} of {total} runs")
+            console.say(f"{verb} {done} of {count_of(total, 'run')}")
 
     return progressed

@@ -7,6 +7,7 @@ import typer
 
 from rewindctl.cli.session import Session, command
 from rewindctl.console import Console
+from rewindctl.counting import count_of
 from rewindctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def remove(
 
     A run that others were made from stays, unless those are named too or --recursive is given; so does one that a
     living process is at. With a run go its artifacts, its resume point, its model version (the alias moves to the
-    next newest run of the seed), and a search's study. MLflow keeps params and metrics, as of any deleted run, until
-    `mlflow gc`. Interrupted, the same command finishes.
+    longest run of the seed that is left), and a search's study. MLflow keeps params and metrics, as of any deleted
+    run, until `mlflow gc`. Interrupted, the same command finishes.
 
     Examples:
         rewindctl remove 3f2a9c --recursive --dry-run
@@ -37,7 +38,7 @@ def remove(
     """
     from rewindctl.registry.deleting.removal import HasDescendantsError, plan
 
-    registry = session.registry()
+    registry = session.registry(make=False)
     named = [registry.resolve(reference, deleted=True) for reference in run]
     try:
         doomed = plan(registry, named, recursive=recursive)
@@ -65,7 +66,7 @@ def _list(console: Console, lines: list[str]) -> None:
 
 def _ask(console: Console, doomed: "list[Doomed]") -> None:
     """Raises: UsageError where nobody can answer, typer.Abort for no."""
-    total = f"{len(doomed):,} runs, {sum(one.size for one in doomed):,} bytes"
+    total = f"{count_of(len(doomed), 'run')}, {sum(one.size for one in doomed):,} bytes"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(f"{total} would be removed, and there is no terminal to ask", "add --yes, or --dry-run to see")
     _list(console, [f"{one.size:>13,}  {_line(one.run)}" for one in doomed])
@@ -96,7 +97,7 @@ def _show(session: Session, doomed: "list[Doomed]", dry_run: bool) -> None:
     for one in doomed:
         session.console.data(f"{_line(one.run)}  {one.size:,} bytes" if dry_run else one.run.run_id)
     would = "would be removed" if dry_run else "removed"
-    session.console.say(f"{len(doomed):,} {'run' if len(doomed) == 1 else 'runs'} {would}, {total:,} bytes")
+    session.console.say(f"{count_of(len(doomed), 'run')} {would}, {total:,} bytes")
 
 
 def register(app: typer.Typer) -> None:

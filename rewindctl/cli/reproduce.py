@@ -7,6 +7,7 @@ import typer
 
 from rewindctl.cli import complete, parse
 from rewindctl.cli.session import Session, command
+from rewindctl.counting import count_of
 from rewindctl.errors import RewindError, UsageError
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _run(
     state = state_of(plan, registry, "", session.precision)
     done = {key: run.run_id for key, run in state.runs.items()}
     left = [stage for key, stage in plan.stages.items() if key not in done]
-    session.console.say(f"{len(plan.stages)} stages, {len(done)} of them done")
+    session.console.say(f"{count_of(len(plan.stages), 'stage')}, {len(done)} of them done")
     site = Site(
         registry.uri,
         registry.experiment,
@@ -170,7 +171,8 @@ def _print_results(
     from rewindctl.report.compare import Wanted, compare
 
     form = "json" if session.json else "text"
-    wanted = Wanted(studies, format=form, scale=plan.scale, trials=len(plan.seeds), report=True)
+    selected = frozenset(cell.group for cell in plan.cells)
+    wanted = Wanted(studies, format=form, scale=plan.scale, trials=len(plan.seeds), report=True, selected=selected)
     results = compare(session.registry(), wanted)
     names = [report.study.name for report in results.reports]
     name = names[0] if len(names) == 1 else "report"
@@ -180,14 +182,15 @@ def _print_results(
         session.console.json(_results_json(plan, finished) | {"files": [str(path) for path in files]})
     else:
         session.console.data(results.text)
-    session.console.say(f"wrote {len(files)} files to {files[0].parent}")
+    session.console.say(f"wrote {count_of(len(files), 'file')} to {files[0].parent}")
     for failure in finished.failures[:SHOWN_FAILURES]:
         session.console.say(failure.text)
     if len(finished.failures) > SHOWN_FAILURES:
         session.console.say(f"and {len(finished.failures) - SHOWN_FAILURES} more")
     if finished.failures:
         raise RewindError(
-            f"{len(finished.failures)} of {len(plan.stages)} stages failed, {finished.blocked} wait for them"
+            f"{len(finished.failures)} of {count_of(len(plan.stages), 'stage')} failed, "
+            + f"{finished.blocked} wait{'s' if finished.blocked == 1 else ''} for them"
             + (f"; stopped: {finished.stopped}" if finished.stopped else ""),
             "the same command runs what is missing",
         )

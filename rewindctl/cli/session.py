@@ -51,11 +51,14 @@ class Session:
     deterministic: bool = True
     _facts: "dict[str, DataFacts]" = field(default_factory=dict)
 
-    def registry(self) -> "Registry":
-        """The registry, opened now. Raises: RegistryError."""
+    def registry(self, *, make: bool = True) -> "Registry":
+        """The registry, opened now; a command that only reads does not `make` an experiment.
+
+        Raises: RegistryError, UnknownNameError.
+        """
         from rewindctl.registry import Registry
 
-        return Registry(self.tracking_uri, self.experiment)
+        return Registry(self.tracking_uri, self.experiment, make=make)
 
     def pipeline(self) -> "Pipeline":
         """A pipeline on the device asked for; it opens the registry when it first needs it. Raises: UsageError."""

@@ -25,7 +25,7 @@ def show(
     from rewindctl.report.facts import facts_of
     from rewindctl.report.screen import screen
 
-    registry = session.registry()
+    registry = session.registry(make=False)
     facts = facts_of(registry, registry.resolve(run))
     if session.json:
         session.console.json(run_json(facts.run) | facts.as_json())

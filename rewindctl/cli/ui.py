@@ -37,7 +37,7 @@ def ui(
     from rewindctl.registry.store import ANY_ADDRESS, UI_STORE, check_hosts, is_loopback, require_free, ui_command
 
     check_hosts(host, allowed_hosts)  # before a store is opened
-    registry = session.registry()
+    registry = session.registry(make=False)
     registry.describe()
     start = views.link(registry.experiment_id)
     line = ui_command(registry.uri, port, start, host, allowed_hosts)

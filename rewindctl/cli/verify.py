@@ -6,6 +6,7 @@ import typer
 
 from rewindctl.cli import complete
 from rewindctl.cli.session import Session, command
+from rewindctl.counting import count_of
 from rewindctl.errors import IntegrityError, UsageError
 
 
@@ -30,7 +31,7 @@ def verify(
         raise UsageError(
             "give a run, or --all" if run is None else f"both {run} and --all are given", "give one of them"
         )
-    registry = session.registry()
+    registry = session.registry(make=False)
     chosen = [registry.resolve(run)] if run else [found for found in registry.search() if found.finished]
     found = {one.run_id: problems_of(registry, one) for one in chosen}
     for one in chosen:
@@ -41,14 +42,19 @@ def verify(
     if session.json:
         rows = [{"run_id": run_id, "problems": problems} for run_id, problems in found.items()]
         session.console.json([row | {"omitted": row["run_id"] in partial} for row in rows])
-    session.console.say(f"{len(chosen) - damaged} of {len(chosen)} runs are intact")
+    session.console.say(f"{_of(len(chosen) - damaged, len(chosen))} intact")
     if partial:
-        session.console.say(f"{len(partial)} of them are without checkpoints, which were left out at export")
+        are = "is" if len(partial) == 1 else "are"
+        session.console.say(f"{len(partial)} of them {are} without checkpoints, which were left out at export")
     if damaged:
         raise IntegrityError(
-            f"{damaged} of {len(chosen)} runs are damaged",
+            f"{_of(damaged, len(chosen))} damaged",
             "restore what is gone, or run their stages again with --force",
         )
+
+
+def _of(some: int, all_of_them: int) -> str:
+    return f"{some} of {count_of(all_of_them, 'run')} {'is' if some == 1 else 'are'}"
 
 
 def register(app: typer.Typer) -> None:

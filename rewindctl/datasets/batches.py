@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rewindctl.counting import count_of
 from rewindctl.datasets.dataset import Dataset
 from rewindctl.errors import UsageError
 from rewindctl.seeds import stream
@@ -74,7 +75,7 @@ class BatchStream:
     def __init__(self, data: DeviceData, batch_size: int, padding: int, mirror: bool, seed: int) -> None:
         samples, height, width = data.train_images.shape[:3]
         if batch_size > samples:
-            raise UsageError(f"batch size {batch_size} is larger than the {samples} training images")
+            raise UsageError(f"batch size {batch_size} is larger than the {count_of(samples, 'training image')}")
         if padding >= min(height, width):
             raise UsageError(f"crop padding {padding} does not fit into images of {height}x{width}")
         self.data, self.batch_size, self.padding, self.mirror, self.seed = data, batch_size, padding, mirror, seed

@@ -66,7 +66,7 @@ class Reporter(Console):
         self.report = report
 
     @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    def progress(self, title: str, total: int, earlier: float = 0.0) -> Iterator[Callable[[int], None]]:
         shown = 0.0
 
         def update(done: int) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rewindctl.counting import count_of
 from rewindctl.paper.study import Study
 
 GIGABYTE = 1e9
@@ -10,7 +11,11 @@ GIGABYTE = 1e9
 def studies_text(studies: list[Study]) -> str:
     """A line per study: name, cells, title."""
     width = max(len(study.name) for study in studies)
-    return "\n".join(f"{study.name:<{width}}  {cell_count(study):>3} cells  {study.title}" for study in studies)
+    counts = [count_of(cell_count(study), "cell") for study in studies]
+    widest = max(map(len, counts))
+    return "\n".join(
+        f"{study.name:<{width}}  {count:<{widest}}  {study.title}" for study, count in zip(studies, counts, strict=True)
+    )
 
 
 def studies_json(studies: list[Study]) -> list[dict[str, Any]]:
@@ -36,7 +41,7 @@ def plan_text(plan: dict[str, Any]) -> str:
     totals = plan["totals"]
     scale = "" if totals["scale"] == 1 else f", all iterations times {totals['scale']:g}: not the paper's results"
     lines = [
-        f"{totals['cells']} cells, trials: {totals['trials']}{scale}",
+        f"{count_of(totals['cells'], 'cell')}, trials: {totals['trials']}{scale}",
         "",
         f"{'':8}{'stages':>8}{'done':>8}{'to do':>8}{'shared':>8}",
     ]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields
 
 from rewindctl.conditions import parse_conditions
+from rewindctl.counting import count_of
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.plan import Cell, Plan, make_plan
@@ -45,5 +46,5 @@ def planned(
         if all(one.holds(getattr(cell, one.name), SAME.get(one.name, EXACT)) for one in wanted)
     ]
     if not kept:
-        raise UsageError(f"--cells {cells!r} selects none of {len(plan.cells)} cells", "loosen it")
+        raise UsageError(f"--cells {cells!r} selects none of {count_of(len(plan.cells), 'cell')}", "loosen it")
     return plan.only(kept)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from rewindctl.catalog import listed
+from rewindctl.counting import count_of
 from rewindctl.datasets.files import places
 from rewindctl.datasets.inventory import inventory
 from rewindctl.errors import RewindError
@@ -69,10 +71,10 @@ def _store(tracking_uri: str | None) -> Finding:
         path = sqlite_path(uri)
         if path is not None and not path.exists():
             return Finding("store", f"{redacted(uri)}: not there yet, the first run makes it")
-        count = len(connect(uri).search_experiments())
+        names = sorted(one.name for one in connect(uri).search_experiments())
     except RewindError as error:
         return Finding("store", error.message, error.hint, wrong=True)
-    return Finding("store", f"{redacted(uri)}: answers, {count} experiments")
+    return Finding("store", f"{redacted(uri)}: answers, {count_of(len(names), 'experiment')}: {listed(names)}")
 
 
 def _data(data_dir: Path | None) -> list[Finding]:
@@ -93,4 +95,4 @@ def _disk() -> Finding:
 def _resume_points() -> Finding:
     folder = resume_file("").parent
     count = len(list(folder.glob("*.safetensors"))) if folder.is_dir() else 0
-    return Finding("resume", f"{count} interrupted runs can go on from {folder}")
+    return Finding("resume", f"{count_of(count, 'interrupted run')} can go on from {folder}")

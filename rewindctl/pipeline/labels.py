@@ -4,9 +4,11 @@ import re
 from collections.abc import Sequence
 
 from rewindctl.commands import dense_command, prune_command, retrain_command
+from rewindctl.counting import count_of
 from rewindctl.pruning import PruneResult
 from rewindctl.registry import RunRecord
 from rewindctl.registry import records as tag
+from rewindctl.registry.models import dense_model, iterations_of
 from rewindctl.safe_text import markdown
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
 
@@ -87,21 +89,36 @@ def retrain_label(spec: RetrainSpec) -> str:
 def dense_note(spec: DenseSpec, accuracy: float, parameters: int, kernel_parameters: int) -> str:
     return (
         f"**Dense baseline**: `{spec.model}` on `{spec.dataset}`, seed {spec.seed}. {accuracy:.2%} test accuracy after "
-        f"{spec.iterations:,} iterations; {parameters:,} parameters, {kernel_parameters:,} of them kernels. "
+        f"{count_of(spec.iterations, 'iteration')}; {parameters:,} parameters, {kernel_parameters:,} of them kernels. "
         f"Its `checkpoints` can be rewound to: iterations {', '.join(map(str, spec.rewind_points))}."
         + _command(dense_command(spec))
     )
 
 
+def alias_note(spec: DenseSpec, longer: RunRecord) -> str:
+    """That the alias of the seed was not given to a new baseline."""
+    name = f"models:/{dense_model(spec.model, spec.dataset)}@seed-{spec.seed}"
+    length = count_of(iterations_of(longer), "iteration")
+    return f"note: {name} stays with run {longer.run_id}, which is longer ({length})"
+
+
 def prune_note(spec: PruneSpec, parent: RunRecord, result: PruneResult, accuracy: float) -> str:
     mask = result.mask
-    spared = f" Kept from losing their last unit: {', '.join(result.spared_layers)}." if result.spared_layers else ""
+    spared = f" In this mask {spared_text(spec, result)}." if result.spared_layers else ""
     return (
         f"**Mask** over the weights of {_link(parent)}. Kept {mask.kept:,} of {mask.total:,} kernel weights "
         f"({mask.compression:.4g}x, {spec.structure}, {spec.scope}); {accuracy:.2%} test accuracy before retraining."
         f"{spared} What is left of each layer: `mask/layers.csv` and `plots/density.png` under *Artifacts*."
         + _command(prune_command(spec, parent.run_id))
     )
+
+
+def spared_text(spec: PruneSpec, result: PruneResult) -> str:
+    """Which layers the ranking alone would have emptied, and what of each was left."""
+    unit = "channel" if spec.structure == "structured" else "weight"
+    which = "a layer" if len(result.spared_layers) == 1 else "each of the layers"
+    layers = ", ".join(result.spared_layers)
+    return f"one {unit} was left in {which} that would have become empty: {layers}" if layers else ""
 
 
 def retrain_note(
@@ -111,7 +128,7 @@ def retrain_note(
     return (
         f"**Retraining** with `{method_label(spec)}` and the mask of {_link(parent)}, {compression:.4g}x: "
         f"{accuracy:.2%} test accuracy, {100 * delta:+.2f} points against its dense run. Weights from iteration "
-        f"{spec.weights_iteration:,} of {_link(source)}, {spec.iterations:,} iterations at {rate}."
+        f"{spec.weights_iteration:,} of {_link(source)}, {count_of(spec.iterations, 'iteration')} at {rate}."
         + _command(retrain_command(spec, parent.run_id))
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from rewindctl.counting import count_of
 from rewindctl.errors import UsageError
 from rewindctl.models import models
 from rewindctl.pruning import criteria
@@ -56,9 +57,10 @@ def dense_spec(
     if batch <= 0:
         raise UsageError(f"--batch-size {batch} is not positive", "give a number of images, such as 128")
     if batch > data.train_size:
+        whose = f"--batch-size {batch}" if batch_size is not None else f"the batch of {batch} images of recipe {name}"
         raise UsageError(
-            f"--batch-size {batch} is larger than the {data.train_size} training images of {data.name}",
-            "give a smaller batch size",
+            f"{whose} is larger than the {count_of(data.train_size, 'training image')} of {data.name}",
+            f"give --batch-size {data.train_size} or less",
         )
     if base.crop_padding >= min(data.image_size):
         raise UsageError(
@@ -174,9 +176,8 @@ def plan_against(dense: DenseSpec, options: RetrainOptions, where: str) -> Retra
         raise UsageError(f"--iterations {iterations} is not positive", "give a number of updates, such as 1000")
     if rate is not None and not (rate > 0 and math.isfinite(rate)):
         raise UsageError(f"--lr {rate} is not a positive number", "give a rate such as 0.001")
-    plan = methods[options.method](
-        RetrainRequest(dense.iterations, options.k, options.weights_k, options.lr_k, rate, iterations, options.lr_clock)
-    )
+    asked = (options.k, options.weights_k, options.lr_k, rate, iterations, options.lr_clock)
+    plan = methods[options.method](RetrainRequest(dense.iterations, *asked, recorded=dense.rewind_points))
     _require_point(plan.weights_iteration, dense, where)
     return plan
 

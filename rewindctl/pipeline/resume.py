@@ -14,6 +14,7 @@ def save_point(writer: RunWriter, point: ResumePoint) -> None:
     notes = {
         "evaluations": [asdict(evaluation) for evaluation in point.evaluations],
         "training_seconds": point.training_seconds,
+        "wall_seconds": point.wall_seconds,
         "digests": writer.digests,
     }
     with writing(writer.resume_file), replacing(writer.resume_file) as temporary:
@@ -29,6 +30,9 @@ def load_point(writer: RunWriter) -> ResumePoint | None:
         state, notes = TrainState.load(path), TrainState.notes(path)
         evaluations = tuple(Evaluation(**evaluation) for evaluation in notes["evaluations"])
         writer.digests = {**notes["digests"], **writer.digests}
-        return ResumePoint(state, evaluations, float(notes["training_seconds"]))
+        seconds = float(notes["training_seconds"])
+        return ResumePoint(
+            state, evaluations, seconds, float(notes.get("wall_seconds", seconds))
+        )  # older ones have none
     except (IntegrityError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None

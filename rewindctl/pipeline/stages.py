@@ -173,7 +173,15 @@ class Pipeline:
             error.__dict__[FAILED_RUN] = writer.run_id
             raise
         self.console.say(f"finished {run.short}: test accuracy {run.metrics['test_accuracy']:.2%}")
+        self._say_alias(spec)
         return Outcome(run, reused=False)
+
+    def _say_alias(self, spec: Spec) -> None:
+        """That a baseline was not given the name of its seed, which a longer one has."""
+        if isinstance(spec, DenseSpec):
+            with suppress(RegistryError):  # the run is finished in any case
+                if longer := self.registry.longer_baseline(spec):
+                    self.console.say(labels.alias_note(spec, longer))
 
     def _dense(self, spec: DenseSpec, writer: RunWriter) -> None:
         network = self._network(spec)
@@ -203,6 +211,8 @@ class Pipeline:
         network.to(self.device).to(memory_format=torch.channels_last)
         loss, accuracy = evaluate(network, self._data(dense.dataset))
         self._write_mask(writer, result, f"{dense.model} on {dense.dataset}, {spec.structure}")
+        if spared := labels.spared_text(spec, result):
+            self.console.say(f"note: {spared}")
         writer.log_metrics(
             {
                 **mask_metrics(result.mask),
@@ -226,8 +236,6 @@ class Pipeline:
         with writer.artifact("plots/density.png") as path:
             plot_density(mask, path, f"{title}: {mask.compression:.4g}x")
         writer.tag({**labels.sparsity_tag(mask.sparsity), tag.SPARED: ",".join(result.spared_layers)[:4000]})
-        if result.spared_layers:
-            self.console.say(f"note: kept from losing their last unit: {', '.join(result.spared_layers)}")
 
     def _retrain(
         self, spec: RetrainSpec, parent: RunRecord, source: RunRecord, iteration: int | None, writer: RunWriter
@@ -259,9 +267,9 @@ class Pipeline:
         """Train with metrics and checkpoints going to the run."""
         data = self._data(dense.dataset)
         settings = self.in_arithmetic(settings, network, dense, writer)
-        with self.console.progress(title, settings.iterations) as progressed:
+        resume = load_point(writer)
+        with self.console.progress(title, settings.iterations, resume.wall_seconds if resume else 0.0) as progressed:
             observer = RunObserver(writer, progressed, self.checkpoint_seconds, Usage(self.device))
-            resume = load_point(writer)
             if resume is not None:
                 observer.kept = resume.state.iteration
                 self.console.say(f"going on with run {writer.run_id} from iteration {resume.state.iteration:,}")

@@ -1,14 +1,18 @@
 """Dense baselines as versions of a registered model."""
 
+import re
+
 from rewindctl.registry import records as tag
+from rewindctl.registry.records import RunRecord
 from rewindctl.registry.searching import search
 from rewindctl.registry.store import Client, StoreError
 from rewindctl.safe_text import markdown
 from rewindctl.specs import DenseSpec
 
+NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 MODEL_DESCRIPTION = """\
 Dense baselines: `{spec.model}` trained on `{spec.dataset}`, a version for each finished run. The alias `seed-N` is
-the newest of seed N, and stands for its run wherever a command takes one:
+the longest of seed N, of equally long ones the newest, and stands for its run wherever a command takes one:
 
 ```
 rewindctl prune --parent models:/{name}@seed-{spec.seed} --compression 10
@@ -24,8 +28,9 @@ def dense_model(model: str, dataset: str) -> str:
 def register_dense(client: Client, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
     """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it.
 
-    A run that is a version already, of a process that died just then, is not made another. The
-    versions of killed runs of the stage, which never finished, go.
+    The alias stays where it names a longer baseline: what is shortened for a trial takes no name from the whole one.
+    Without `move_alias` it stays wherever it is. A run that is a version already, of a process that died just then,
+    is not made another. The versions of killed runs of the stage, which never finished, go.
     """
     name = dense_model(spec.model, spec.dataset)
     tags = {tag.MODEL: spec.model, tag.DATASET: spec.dataset}
@@ -39,9 +44,32 @@ def register_dense(client: Client, run_id: str, spec: DenseSpec, *, move_alias: 
         for version in _versions_of(client, name, run.run_id) if run.status in ("KILLED", "FAILED") else ():
             client.delete_model_version(name, version)
     version = next(iter(_versions_of(client, name, run_id)), None) or _make_version(client, name, run_id, spec)
-    alias = f"seed-{spec.seed}"
-    if move_alias or alias not in client.get_registered_model(name).aliases:
+    alias = _alias(spec)
+    stays = longer_baseline(client, spec) if move_alias else alias in client.get_registered_model(name).aliases
+    if not stays:
         client.set_registered_model_alias(name, alias, version)
+
+
+def longer_baseline(client: Client, spec: DenseSpec) -> RunRecord | None:
+    """The run that the alias of the spec's seed names, where that one is finished and has more iterations."""
+    try:
+        version = client.get_model_version_by_alias(dense_model(spec.model, spec.dataset), _alias(spec))
+        run = RunRecord.from_mlflow(client.get_run(version.run_id))
+    except StoreError as error:
+        if error.code in NOT_THERE:
+            return None
+        raise
+    return run if run.finished and not run.deleted and iterations_of(run) > spec.iterations else None
+
+
+def iterations_of(run: RunRecord) -> int:
+    """The updates that a run was asked for, 0 where its params do not say."""
+    text = run.params.get("iterations", "")
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else 0
+
+
+def _alias(spec: DenseSpec) -> str:
+    return f"seed-{spec.seed}"
 
 
 def _versions_of(client: Client, name: str, run_id: str) -> list[str]:

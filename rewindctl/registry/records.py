@@ -53,6 +53,7 @@ IMPORTED_FROM = "rewindctl.imported_from"  # its ID in the registry that it came
 OMITTED = "rewindctl.omitted"  # the folder that was left out at export
 
 KINDS = ("dense", "prune", "retrain", "tune", "trial", REPORT)
+REMOVED = "removed: its files are gone"  # the error of a run that `rewindctl remove` took
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")  # MLflow's own rule; IDs become file names here
 STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
 LAST_TIME = 10**14  # milliseconds; the year 5138

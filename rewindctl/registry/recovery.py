@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rewindctl.counting import count_of
 from rewindctl.errors import BusyError, IntegrityError, RegistryError, RewindError, UsageError
 from rewindctl.registry import claim
 from rewindctl.registry import records as tag
@@ -72,7 +73,9 @@ def _recover(box: Outbox, tracking_uri: str | None, dry_run: bool) -> Recovered:
         if dry_run:
             box.check()
             size = sum(path.stat().st_size for path in box.folder.rglob("*") if path.is_file())
-            return Recovered(**one, state="ready", text=f"is whole: {len(box.entries)} entries, {size:,} bytes")
+            return Recovered(
+                **one, state="ready", text=f"is whole: {count_of(len(box.entries), 'entry', 'entries')}, {size:,} bytes"
+            )
         state, text = _upload(box, _address(header["uri"], tracking_uri))
         return Recovered(**one, state=state, text=text)
     except BusyError as error:

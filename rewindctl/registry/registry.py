@@ -4,17 +4,19 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from rewindctl.arithmetic import AUTO
-from rewindctl.errors import IntegrityError, RegistryError, UsageError
+from rewindctl.catalog import listed, unknown
+from rewindctl.errors import IntegrityError, RegistryError, UnknownNameError, UsageError
 from rewindctl.files import sha256
 from rewindctl.registry import records as tag
 from rewindctl.registry.manifest import ALTERED, MOST_JSON_BYTES, parse_manifest
-from rewindctl.registry.models import register_dense
+from rewindctl.registry.models import NOT_THERE, longer_baseline, register_dense
 from rewindctl.registry.opening import Opening, about_of, common_tags, project_run
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.paths import CHECKPOINTS
@@ -35,13 +37,14 @@ DEFAULT_EXPERIMENT = "rewindctl"
 class Registry:
     """Our runs in an experiment. Opening it makes the store and the experiment where they are missing.
 
-    Raises: RegistryError when the store cannot be reached or written.
+    Without `make`, for who only reads, the default experiment alone is made. Raises: RegistryError when the store
+    cannot be reached or written, UnknownNameError without `make` for an experiment that there is not.
     """
 
-    def __init__(self, tracking_uri: str | None = None, experiment: str | None = None) -> None:
+    def __init__(self, tracking_uri: str | None = None, experiment: str | None = None, *, make: bool = True) -> None:
         self.uri = absolute_uri(tracking_uri)
         self._client = connect(self.uri)
-        self.experiment, self.experiment_id = self._open_experiment(experiment)
+        self.experiment, self.experiment_id = self._open_experiment(experiment, make)
         self._manifests: dict[str, dict[str, Any]] = {}
         self._downloads = temporary_folder()
 
@@ -67,7 +70,7 @@ class Registry:
         """The tracking URI without credentials."""
         return redacted(self.uri)
 
-    def _open_experiment(self, name: str | None) -> tuple[str, str]:
+    def _open_experiment(self, name: str | None, make: bool) -> tuple[str, str]:
         client = self._client.impatient()  # a wrong address is said at once
         name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
         project = os.environ.get("MLFLOW_EXPERIMENT_ID") if os.environ.get("MLFLOW_RUN_ID") else None
@@ -78,6 +81,8 @@ class Registry:
             return found.name, found.experiment_id
         name = name or DEFAULT_EXPERIMENT
         found = client.get_experiment_by_name(name)
+        if found is None and not make and name != DEFAULT_EXPERIMENT:
+            raise self._no_experiment(name)
         if found is None:
             try:
                 tags = experiment_tags()
@@ -91,6 +96,11 @@ class Registry:
                 f"experiment {name!r} was deleted", f"restore it: mlflow experiments restore -x {found.experiment_id}"
             )
         return name, found.experiment_id
+
+    def _no_experiment(self, name: str) -> UnknownNameError:
+        names = sorted(one.name for one in self._client.search_experiments())
+        others = "see them: rewindctl doctor; make one: rewindctl init --experiment NAME"
+        return unknown("no experiment", name, names, others=others)
 
     def _require_project_run(self) -> None:
         """`mlflow run` of an address works in a folder of its own, where a relative path is another, passing store.
@@ -152,12 +162,24 @@ class Registry:
         try:
             run = self._client.get_run(run_id)
         except StoreError as error:
-            if error.code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+            if error.code in NOT_THERE:
                 raise UsageError(f"no run {run_id!r} in {self.display_uri}", "list the runs: rewindctl list") from None
             raise
-        if run.info.lifecycle_stage != "active" and not deleted:
-            raise UsageError(f"run {run_id} was deleted", "restore it in the MLflow UI, or choose another run")
-        return RunRecord.from_mlflow(run)
+        record = RunRecord.from_mlflow(run)
+        if record.deleted and not deleted:
+            raise self._deleted(record)
+        return record
+
+    def _deleted(self, run: RunRecord) -> UsageError:
+        if run.tags.get(tag.ERROR) == tag.REMOVED:
+            return UsageError(
+                f"run {run.run_id} was deleted, its files too", "run its stage again, or list the runs: rewindctl list"
+            )
+        where = "" if self.uri == absolute_uri(None) else f" with MLFLOW_TRACKING_URI={self.display_uri}"
+        return UsageError(
+            f"run {run.run_id} was deleted",
+            f"restore it: mlflow runs restore --run-id {run.run_id}{where}; or list the others: rewindctl list",
+        )
 
     def resolve(self, reference: str, *, deleted: bool = False) -> RunRecord:
         """A run by full ID, unique prefix of 6 characters or more, or `models:/NAME@alias`; with `deleted` also one
@@ -172,7 +194,8 @@ class Registry:
                 f"{reference!r} is not a run",
                 f"give a run ID, at least {SHORTEST_PREFIX} of its first digits, or models:/NAME@alias",
             )
-        found = self._search({}, prefix=reference, view=BOTH if deleted else ACTIVE)
+        there = self._search({}, prefix=reference, view=BOTH)
+        found = [run for run in there if deleted or not run.deleted] or there
         if not found:
             raise UsageError(f"no run starts with {reference!r} in {self.display_uri}", "list the runs: rewindctl list")
         if len(found) > 1:
@@ -180,6 +203,8 @@ class Registry:
                 f"{reference!r} is the start of {len(found)} runs: {', '.join(run.run_id for run in found[:3])}",
                 "give more digits",
             )
+        if found[0].deleted and not deleted:
+            raise self._deleted(found[0])
         return found[0]
 
     def _run_of_alias(self, reference: str) -> str:
@@ -189,12 +214,17 @@ class Registry:
         try:
             version = self._client.get_model_version_by_alias(match[1], match[2])
         except StoreError as error:
-            if error.code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
-                raise UsageError(
-                    f"no model {reference} in {self.display_uri}", "list the runs: rewindctl list"
-                ) from None
+            if error.code in NOT_THERE:
+                raise self._no_alias(match[1], reference) from None
             raise
         return str(version.run_id)
+
+    def _no_alias(self, model: str, reference: str) -> UsageError:
+        known: list[str] = []
+        with suppress(StoreError):  # there is no such model either
+            known = [f"models:/{model}@{alias}" for alias in sorted(self._client.get_registered_model(model).aliases)]
+        hint = f"known: {listed(known)}" if known else "list the baselines: rewindctl list --kind dense"
+        return UsageError(f"no model {reference} in {self.display_uri}", hint)
 
     def parent(self, run: RunRecord) -> RunRecord:
         """Raises: RegistryError when the parent is missing, UsageError for a report."""
@@ -295,8 +325,12 @@ class Registry:
         return RunWriter(self._client, run.info.run_id, about_of("", name, forced=True))
 
     def register_dense(self, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
-        """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it."""
+        """Make the run a version of `<model>-<dataset>-dense`; the alias `seed-<n>` is that of the longest."""
         register_dense(self._client, run_id, spec, move_alias=move_alias)
+
+    def longer_baseline(self, spec: DenseSpec) -> RunRecord | None:
+        """The run that `seed-<n>` names, where that is a longer one than `spec`. Raises: RegistryError."""
+        return longer_baseline(self._client, spec)
 
     def artifact(self, run: RunRecord, path: str) -> Path:
         """A local copy of an artifact, its bytes those of the manifest. Raises: IntegrityError, RegistryError."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from rewindctl.counting import count_of
 from rewindctl.paper.claims import CONTRADICTED, SUPPORTED, UNDECIDED, Claim
 from rewindctl.report import evidence
 
@@ -51,5 +52,5 @@ def _overall(claim: Claim, name: str, family: list[dict[str, Any]]) -> dict[str,
         "remark": remark,
         "report": claim.report if name == "report" else "-",
         "report_source": "",
-        "basis": f"its {count} scenario{'s' if count > 1 else ''}",
+        "basis": f"its {count_of(count, 'scenario')}",
     }

@@ -1,10 +1,25 @@
 """The verdicts on the claims as a table that people read; the unrounded numbers are the frame's own."""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
+from rewindctl.report.formats import Table, as_table
 from rewindctl.report.tables import pruning_name
+
+LEGEND = (
+    "effect: accuracy of the first method minus that of the second, in percentage points, the mean over n dense runs. "
+    "supported: it lies significantly on the claim's side of the bound (0; for 'as good as' the --margin below 0); "
+    "contradicted: significantly on the other side; not decided: neither, with what is still needed.",
+    "smallest effect: the distance from the bound that n trials would show 4 times out of 5. (part): one of the two "
+    "comparisons that claim 1 rests on. report's verdict -: the report has no such scenario at this length.",
+)
+
+
+def with_legend(table: pd.DataFrame) -> Table:
+    """A table of claims with what its words mean below it."""
+    return replace(as_table(table), notes=LEGEND)
 
 
 def claims_table(verdicts: pd.DataFrame) -> pd.DataFrame:

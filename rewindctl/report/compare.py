@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from rewindctl.catalog import unknown
+from rewindctl.counting import count_of
 from rewindctl.datasets.facts import facts_of
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.plan import check_scale
@@ -16,7 +17,7 @@ from rewindctl.paper.study import load_study, shipped
 from rewindctl.registry import Registry
 from rewindctl.report.cells import SETTINGS, summarise
 from rewindctl.report.claims import MARGIN, verdicts
-from rewindctl.report.claims_table import claims_table
+from rewindctl.report.claims_table import claims_table, with_legend
 from rewindctl.report.figures import figures
 from rewindctl.report.formats import Table, as_table, formats
 from rewindctl.report.frame import Network, tidy_frame
@@ -37,8 +38,8 @@ PANEL_OF_CELL = ("model", "dataset", "iterations", *SETTINGS, "dense_group", "sp
 class Wanted:
     """What is to be compared and how it is shown.
 
-    Without studies it is whatever runs there are; a report's figure or table names its study. `scale`, `against`
-    and `trials` (planned) are those of studies.
+    Without studies it is whatever runs there are; a report's figure or table names its study. `scale`, `against`,
+    `trials` (planned) and `selected` (groups of the cells that are wanted, None for all) are those of studies.
     """
 
     studies: tuple[str, ...] = ()
@@ -55,6 +56,7 @@ class Wanted:
     report: bool = False
     claims: bool = False
     margin: float = MARGIN
+    selected: frozenset[str] | None = None
 
     def names(self) -> tuple[str, ...]:
         """The studies asked for, by a figure's or table's name too."""
@@ -128,10 +130,10 @@ class Comparison:
         }
         return [*paths, *write_texts(folder, texts)]
 
-    def _claims(self) -> pd.DataFrame | None:
+    def _claims(self) -> Table | None:
         """The verdicts for a page, where two methods can be compared at all."""
         try:
-            return claims_table(verdicts(self.rows, self.wanted.margin, self.wanted.accuracy))
+            return with_legend(claims_table(verdicts(self.rows, self.wanted.margin, self.wanted.accuracy)))
         except RewindError:
             return None
 
@@ -206,6 +208,7 @@ def make_reports(rows: pd.DataFrame, names: Sequence[str], wanted: Wanted) -> tu
             facts=partial(facts_of, data_dir=None),
             scale=wanted.scale,
             trials=wanted.trials,
+            selected=wanted.selected,
             against=wanted.against,
             accuracy=wanted.accuracy,
         )
@@ -216,11 +219,13 @@ def make_reports(rows: pd.DataFrame, names: Sequence[str], wanted: Wanted) -> tu
 def claims_section(rows: pd.DataFrame, wanted: Wanted) -> Section:
     """The verdicts: readable, or every number in the formats for programs. Raises: RewindError, UsageError."""
     made = verdicts(rows, wanted.margin, wanted.accuracy)
-    made = made if wanted.format in ("csv", "json") else claims_table(made)
+    for_programs = wanted.format in ("csv", "json")
+    made = made if for_programs else claims_table(made)
     name = "claims"
     if wanted.accuracy == "best":  # chosen on the test set: whoever reads the table must see it
         name, made = "claims-best", made.rename(columns=NAMES_OF_BEST)
-    return Section(name, "The report's claims", {name: as_table(made)}, {}, rows)
+    table = as_table(made) if for_programs else with_legend(made)
+    return Section(name, "The report's claims", {name: table}, {}, rows)
 
 
 def general_section(rows: pd.DataFrame, cells: pd.DataFrame, wanted: Wanted) -> Section:
@@ -276,6 +281,7 @@ def _nothing(source: Registry | Path, rows: pd.DataFrame, wanted: Wanted) -> Rew
     orphans = [run for run in source.search(kind="retrain") if run.finished]  # with a lineage each would be a row
     found = f"{len(rows)} dense, {len(prunes)} prune and 0 retrain runs are finished"
     if orphans and not (model or dataset):
-        found += f", and {len(orphans)} retrain runs whose parent or dense run is gone"
-        hint = f"see what is gone: rewindctl lineage {orphans[0].run_id}; restore it in the MLflow UI, or {hint}"
+        found += f", and {count_of(len(orphans), 'retrain run')} whose parent or dense run is gone"
+        gone = f"see what is gone: rewindctl lineage {orphans[0].run_id}"
+        hint = f"{gone}; restore it (mlflow runs restore --run-id), or {hint}"
     return RewindError(f"nothing to compare {of}{' ' if of else ''}in experiment {source.experiment!r}: {found}", hint)

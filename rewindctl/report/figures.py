@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.catalog import Catalog
+from rewindctl.counting import count_of
 from rewindctl.report.cells import SETTINGS
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import method_name, pruning_name, scale_name
@@ -163,15 +164,19 @@ def _draw_published(axes: Any, line: pd.DataFrame, delta: str, offset: float, st
 def _title(panel: pd.DataFrame) -> str:
     """What is drawn, its length (and whether that is scaled), and the baselines that differences are taken from."""
     first = panel.iloc[0]
-    length = f"{int(first['iterations']):,} iterations"
+    length = count_of(int(first["iterations"]), "iteration")
     if pd.notna(first["scale"]) and first["scale"] != 1:
         length += f" (SCALED {scale_name(first['scale'])})"
     dense = panel["baseline"].median()
     lines = [f"{first['model']} on {first['dataset']}, {pruning_name(first)}", length]
-    lines[1] += f", dense {100 * dense:.2f} %" if pd.notna(dense) else ", no runs yet"
+    lines[1] += f", dense {100 * dense:.2f} %" if pd.notna(dense) else f", {_why_empty(panel)}"
     if "published_baseline" in panel and panel["published_baseline"].notna().any():
         lines.append(f"published: dense {100 * panel['published_baseline'].median():.2f} %")
     return drawn("\n".join(lines))
+
+
+def _why_empty(panel: pd.DataFrame) -> str:
+    return "not selected" if "planned" in panel and not panel["planned"].any() else "no runs yet"
 
 
 def _legend(axes: Any, panel: pd.DataFrame, of_study: bool) -> None:
@@ -184,11 +189,13 @@ def _legend(axes: Any, panel: pd.DataFrame, of_study: bool) -> None:
     if of_study and ((panel["n"] < panel["planned"]) & (panel["n"] > 0)).any():
         few = f"fewer than {int(panel['planned'].max())} trials"
         handles.append(Line2D([], [], linestyle="none", marker="o", label=few, **RING))
-    missing = int((panel["n"] == 0).sum())
+    wanted = panel[panel["planned"] > 0] if of_study else panel
+    missing = int((wanted["n"] == 0).sum())
+    have = "has" if missing == 1 else "have"
     title = "median, 10th-90th percentile of n trials"
     axes.legend(
         handles=handles,
-        title=f"{title}\n{missing} of {len(panel)} cells have no runs" if missing else title,
+        title=f"{title}\n{missing} of {count_of(len(wanted), 'cell')} {have} no runs" if missing else title,
         title_fontsize=FONT - 1,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.19),

@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from rewindctl import __version__
+from rewindctl.counting import count_of
 from rewindctl.files import writing
-from rewindctl.report.formats import formats, html
+from rewindctl.report.formats import Table, formats, html
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import scale_name
 from rewindctl.safe_text import markdown
@@ -57,7 +58,8 @@ def how_made(rows: pd.DataFrame, source: str, commands: Sequence[str]) -> pd.Dat
     made = {
         "newest run": max(ended, default="unknown"),
         "runs from": source,
-        "runs": f"{rows['run_id'].nunique()} results, {rows['dense_run_id'].nunique()} dense baselines",
+        "runs": f"{count_of(rows['run_id'].nunique(), 'result')}, "
+        f"{count_of(rows['dense_run_id'].nunique(), 'dense baseline')}",
         "devices": "; ".join(devices) or "unknown",
         "lengths": ", ".join(scale_name(scale) for scale in scales) or "none",
         "drawn with": f"rewindctl {__version__}, Python {platform.python_version()}, "
@@ -68,7 +70,7 @@ def how_made(rows: pd.DataFrame, source: str, commands: Sequence[str]) -> pd.Dat
     return pd.DataFrame({"what": made.keys(), "is": made.values()})
 
 
-def markdown_page(sections: Sequence[Section], made: pd.DataFrame, claims: pd.DataFrame | None = None) -> str:
+def markdown_page(sections: Sequence[Section], made: pd.DataFrame, claims: Table | None = None) -> str:
     """`report.md`; its figures are the PNG files beside it."""
     parts = [f"# {TITLE}", *NOTES]
     for section in sections:
@@ -81,7 +83,7 @@ def markdown_page(sections: Sequence[Section], made: pd.DataFrame, claims: pd.Da
     return "\n\n".join(parts)
 
 
-def html_page(sections: Sequence[Section], made: pd.DataFrame, claims: pd.DataFrame | None = None) -> str:
+def html_page(sections: Sequence[Section], made: pd.DataFrame, claims: Table | None = None) -> str:
     """`report.html`: figures inside, no scripts, nothing fetched, every name escaped."""
     parts = [f"<p>{html_text.escape(note)}</p>" for note in NOTES]
     for section in sections:

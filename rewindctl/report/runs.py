@@ -7,6 +7,7 @@ from typing import Any
 
 from rewindctl.catalog import Catalog, unknown
 from rewindctl.conditions import Condition
+from rewindctl.counting import count_of
 from rewindctl.errors import UsageError
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
@@ -18,6 +19,7 @@ ATTRIBUTES = ("kind", "name", "status")
 TAGGED = ("kind", "model", "dataset", "structure", "scope", "method")  # words that the store itself can look for
 # Achieved values differ from those asked for by less than this share: `compression=5` is a mask of 5.0001.
 LONGEST_KEY = 300  # characters that decide the order of names
+STATES = {"pruned": "stopped early", "failed": "diverged"}  # Optuna's words; to prune is something else here
 SAME = {"compression": 5e-3, "sparsity": 1e-4}
 Order = Callable[[RunRecord], Any]
 orders: Catalog[Order] = Catalog("order")
@@ -25,7 +27,7 @@ orders: Catalog[Order] = Catalog("order")
 
 @dataclass(frozen=True)
 class Page:
-    """Some of the runs found: those from number `first` (counted from 1) of `total`."""
+    """Some of the runs found: those from number `first` (count_of from 1) of `total`."""
 
     runs: list[RunRecord]
     first: int
@@ -35,7 +37,7 @@ class Page:
 
     def __str__(self) -> str:
         if self.pages == 1:
-            return f"{self.total:,} {'run' if self.total == 1 else 'runs'}"
+            return count_of(self.total, "run") if self.total else "no runs"
         last = self.first + len(self.runs) - 1
         return f"runs {self.first:,}-{last:,} of {self.total:,} (page {self.number} of {self.pages})"
 
@@ -130,7 +132,7 @@ def trial_state(run: RunRecord) -> str:
     state, accuracy = run.tags.get(tag.TRIAL_STATE), run.metrics.get("validation_accuracy")
     if state is None:
         return ""
-    state = one_line(state)
+    state = one_line(STATES.get(state, state))
     return f"  {state}" if accuracy is None else f"  {state}, {accuracy:.2%} of the held-out part"
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ NO_RUNS: dict[str, Any] = {"n": 0, **NAN, "run_ids": "", "devices": ""}
 class StudyReport:
     """The cells of a study in its order, and the tidy rows that they are made of with those of their baselines.
 
-    A cell's columns are those of `statistics` (accuracies are fractions), `planned` (trials), the same numbers
+    A cell's columns are those of `statistics` (accuracies are fractions), `planned` (trials; 0: it was not selected),
+    the same numbers
     `published_*`, and `difference` and `difference_delta`: ours minus published, in percentage points, of the median
     and of its difference from the baseline. Both are missing for scaled runs, which say nothing of the paper's.
     """
@@ -100,9 +101,11 @@ def study_report(
     against: Against = "report",
     accuracy: str = "final",
     data_dir: Path | None = None,
+    selected: Collection[str] | None = None,
 ) -> StudyReport:
     """The results that `rows` (of `tidy_frame` or `read_rows`) hold for the cells of `study` at `scale`.
 
+    `selected`: groups of the cells that were asked for, None for all; the others show what runs they have.
     The runs of a cell are those of its group: the same experiment whatever the seed. Where the digest of a data set
     is not known without the data, it is the one that most rows have. Raises: UsageError, DataError.
     """
@@ -111,7 +114,10 @@ def study_report(
     own = rows[rows["group"].isin(groups)].drop_duplicates("run_id")
     by_group = dict(iter(own.groupby("group")))
     planned = trials or study.trials
-    cells = [_cell(plan, study, cell, by_group.get(cell.group), planned, against, accuracy) for cell in plan.cells]
+    counts = {cell.group: planned if selected is None or cell.group in selected else 0 for cell in plan.cells}
+    cells = [
+        _cell(plan, study, cell, by_group.get(cell.group), counts[cell.group], against, accuracy) for cell in plan.cells
+    ]
     baselines = rows[rows["run_id"].isin(set(own["dense_run_id"]))]
     used = rows[rows["group"].isin(groups) | rows.index.isin(baselines.index)]
     return StudyReport(study, pd.DataFrame(cells), used, against, accuracy, facts, data_dir)

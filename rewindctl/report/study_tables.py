@@ -64,9 +64,9 @@ def networks(report: "StudyReport") -> Table:
         Column(heading, lambda row, key=key: _count(row[key]))  # type: ignore[misc]
         for heading, key in (
             ("parameters", "parameters"),
-            ("published", "published_parameters"),
+            ("published parameters", "published_parameters"),
             ("kernel parameters", "kernel_parameters"),
-            ("published", "published_kernel_parameters"),
+            ("published kernel parameters", "published_kernel_parameters"),
         )
         if report.against == "report" or not key.startswith("published")
     ]
@@ -133,7 +133,7 @@ def times(report: "StudyReport") -> Table:
     columns = (
         NETWORK,
         DATA,
-        Column("device", lambda row: row["device"] or ("unknown" if row["n"] else "no runs")),
+        Column("device", lambda row: row["device"] or ("unknown" if row["n"] else _empty(row))),
         N,
         *(
             Column(f"{heading}{unit}", lambda row, key=key: _decimal(row[key]))  # type: ignore[misc]
@@ -194,22 +194,27 @@ def _number(row: "pd.Series[Any]") -> str:
     return f"{n}/{planned}" if n < planned else str(n)
 
 
+def _empty(row: "pd.Series[Any]") -> str:
+    """What is said of a cell without runs."""
+    return "no runs" if row["planned"] else "not selected"
+
+
 def _accuracies(report: "StudyReport") -> tuple[Column, ...]:
     best = "best " if report.accuracy == "best" else ""
     mark = f" ({report.mark})" if report.mark else ""
     own: tuple[Column, ...] = (
-        Column(f"ours: {best}accuracy %{mark}", lambda row: percent(row["median"]) if row["n"] else "no runs"),
-        Column("10th-90th %", own_spread),
+        Column(f"ours: {best}accuracy %{mark}", lambda row: percent(row["median"]) if row["n"] else _empty(row)),
+        Column("ours: 10th-90th %", own_spread),
     )
     if report.against != "none":
         own += (
             Column("published %", lambda row: percent(row["published_median"])),
-            Column("10th-90th %", lambda row: spread(row["published_p10"], row["published_p90"])),
+            Column("published 10th-90th %", lambda row: spread(row["published_p10"], row["published_p90"])),
         )
     return (
         own
         if report.mark or report.against == "none"
-        else (*own, Column("difference", lambda row: signed(row["difference"])))
+        else (*own, Column("ours - published (points)", lambda row: signed(row["difference"])))
     )
 
 
@@ -219,10 +224,11 @@ def _deltas(report: "StudyReport") -> tuple[Column, ...]:
     def of(key: str) -> Callable[["pd.Series[Any]"], str]:
         return lambda row: "" if row["schedule"] == "dense" else signed(row[key])
 
-    columns = [Column("ours - dense", of("delta_points"))]
+    columns = [Column("ours - dense (points)", of("delta_points"))]
     if report.against != "none":
-        columns.append(Column("published - dense", of("published_delta_points")))
-        columns += [] if report.mark else [Column("difference", of("difference_delta"))]
+        columns.append(Column("published - dense (points)", of("published_delta_points")))
+        both = Column("ours - published, each less its dense (points)", of("difference_delta"))
+        columns += [] if report.mark else [both]
     return tuple(columns)
 
 

@@ -15,7 +15,9 @@ FINETUNE_RATE = 0.001  # report section 4
 
 @dataclass(frozen=True)
 class RetrainRequest:
-    """What was asked for. `dense_iterations` is N of the dense run; None means not given."""
+    """What was asked for. `dense_iterations` is N of the dense run, `recorded` where it can be rewound to, as far as
+    known; None means not given.
+    """
 
     dense_iterations: int
     k: int | None = None
@@ -24,6 +26,7 @@ class RetrainRequest:
     learning_rate: float | None = None
     iterations: int | None = None
     lr_clock: str = "rewound"
+    recorded: tuple[int, ...] = ()
 
     def refuse(self, method: str, *options: str) -> None:
         """Raises: UsageError when an option is given that the method has no use for."""
@@ -42,11 +45,11 @@ class RetrainRequest:
     def iteration(self, option: str, value: int | None, method: str, *, last: bool) -> int:
         """`value` if it is an iteration of the dense run, N itself only if `last`. Raises: UsageError."""
         if value is None:
-            raise UsageError(f"{method} needs --{option}", f"give an iteration from 0 to {self.dense_iterations}")
+            raise UsageError(f"{method} needs --{option}", self._choice(option, last=last))
         if value < 0 or value > self.dense_iterations:
             raise UsageError(
                 f"--{option} {value} is outside the dense run's {self.dense_iterations} iterations",
-                f"give an iteration from 0 to {self.dense_iterations}",
+                self._choice(option, last=last),
             )
         if value == self.dense_iterations and not last:
             raise UsageError(
@@ -54,6 +57,13 @@ class RetrainRequest:
                 "give an earlier iteration, or use --method lr_rewind",
             )
         return value
+
+    def _choice(self, option: str, *, last: bool) -> str:
+        """What may be given: the learning rate's clock starts anywhere, weights are only where they were recorded."""
+        recorded = [point for point in self.recorded if last or point != self.dense_iterations]
+        if option == "lr-k" or not recorded:
+            return f"give an iteration from 0 to {self.dense_iterations - (not last)}"
+        return f"give an iteration that the dense run recorded: {', '.join(map(str, recorded))}"
 
 
 @dataclass(frozen=True)

@@ -90,11 +90,15 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where an interrupted run goes on: the state after an evaluation, and what was measured up to it."""
+    """Where an interrupted run goes on: the state after an evaluation, and what was measured up to it.
+
+    `training_seconds` are those of the updates alone, `wall_seconds` of everything.
+    """
 
     state: TrainState
     evaluations: tuple[Evaluation, ...]
     training_seconds: float
+    wall_seconds: float = 0.0
 
 
 class Observer(Protocol):
@@ -126,7 +130,7 @@ def train(
     when the loss is NaN or infinite: on a CPU before that very update; on a GPU no update is made from then on, and
     it is raised at the next evaluation, with the iteration that it happened at.
     """
-    began = time.perf_counter()
+    began = time.perf_counter() - (resume.wall_seconds if resume else 0.0)
     with _reproducible(data.device, settings.deterministic):
         stepper = Stepper(network, data, settings, resume.state if resume else start, mask)
         stepper.first_batch = start.data_position
@@ -148,7 +152,8 @@ def train(
             if t > done and t in settings.checkpoint_at:
                 observer.checkpoint(stepper.state(t))
             if evaluating:
-                observer.resumable(partial(stepper.point, t, tuple(evaluations), training_seconds))
+                wall_seconds = time.perf_counter() - began
+                observer.resumable(partial(stepper.point, t, tuple(evaluations), training_seconds, wall_seconds))
                 since = time.perf_counter()
             observer.progressed(t)
             if t < settings.iterations:
@@ -315,9 +320,11 @@ class Stepper:
             data_position=self.first_batch + t,
         )
 
-    def point(self, t: int, evaluations: tuple[Evaluation, ...], training_seconds: float) -> ResumePoint:
+    def point(
+        self, t: int, evaluations: tuple[Evaluation, ...], training_seconds: float, wall_seconds: float
+    ) -> ResumePoint:
         """Where the run can go on from after `t` updates, just evaluated."""
-        return ResumePoint(self.state(t), evaluations, training_seconds)
+        return ResumePoint(self.state(t), evaluations, training_seconds, wall_seconds)
 
 
 def evaluate(network: Network, data: DeviceData) -> tuple[float, float]:

@@ -94,6 +94,11 @@ def default_recipe(model: str, dataset: str) -> str:
     return "wrn" if model.startswith("wrn") else "resnet"
 
 
+def recipes_with_larger_batches(images: int) -> list[str]:
+    """The recipes that a data set of so few training images cannot be trained with as they are."""
+    return [name for name in recipes if recipes[name].batch_size > images]
+
+
 def rewind_points(iterations: int, first: int) -> tuple[int, ...]:
     """0, then doublings of `first` below `iterations`, then `iterations`."""
     points = [0]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rewindctl.counting import count_of
 from rewindctl.datasets.dataset import Dataset
 from rewindctl.errors import UsageError
 from rewindctl.pipeline.requests import RetrainOptions, plan_against, require_kind
@@ -152,7 +153,7 @@ def _check_data(request: TuneRequest, dense: DenseSpec, dataset: Dataset) -> Non
     held = len(held_out(dataset.train_size, request.holdout, request.holdout_seed))
     if dataset.train_size - held < dense.batch_size:
         raise UsageError(
-            f"--holdout {request.holdout:g} leaves {dataset.train_size - held} training images, "
+            f"--holdout {request.holdout:g} leaves {count_of(dataset.train_size - held, 'training image')}, "
             f"fewer than a batch of {dense.batch_size}",
             "hold less out",
         )

@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from rewindctl.counting import count_of
 from rewindctl.errors import DivergedError
 from rewindctl.registry.ownership import is_gone, this_process
 from rewindctl.tuning.sampling import DIVERGED, counted, place_of
@@ -82,7 +83,7 @@ class Search:
                 return None
             if not told:
                 owners = ", ".join(sorted({str(trial.user_attrs.get(OWNER)) for trial in running}))
-                self.say(f"waiting for {len(running)} trials of {owners}")
+                self.say(f"waiting for {count_of(len(running), 'trial')} of {owners}")
                 told = True
             time.sleep(POLL_SECONDS)
 

@@ -9,6 +9,7 @@ import torch
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
+from rewindctl.counting import count_of
 from rewindctl.engines.local import share
 from rewindctl.engines.work import Site
 from rewindctl.errors import KeptError, RegistryError, RewindError
@@ -160,7 +161,7 @@ def _lead(work: Work, trials: Trials, writer: RunWriter, request: TuneRequest) -
     ended = counted(search.study)
     if not any(trial.state == TrialState.COMPLETE for trial in ended):
         raise RewindError(
-            f"none of {len(ended)} trials of study {trials.spec.study} ended well: all diverged",
+            f"none of {count_of(len(ended), 'trial')} of study {trials.spec.study} ended well: all diverged",
             "search lower learning rates with --space FILE",
         )
     seeds = comparison_seeds(trials.spec, request.compare_seeds)

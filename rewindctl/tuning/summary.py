@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from rewindctl.commands import retrain_command
+from rewindctl.counting import count_of
 from rewindctl.errors import DivergedError
 from rewindctl.pipeline.requests import RetrainOptions
 from rewindctl.registry import RunWriter
@@ -162,8 +163,9 @@ def summary_lines(best: dict[str, Any]) -> list[str]:
     counts, part = best["trials"], best["holdout"]
     params = " ".join(f"{name}={value:.6g}" for name, value in sorted(best["best"]["params"].items()))
     lines = [
-        f"{counts['complete']} trials complete, {counts['pruned']} stopped early, {counts['failed']} diverged",
-        f"best: {best['best']['validation_accuracy']:.2%} of {part['images']:,} held-out training images, "
+        f"{count_of(counts['complete'], 'trial')} complete, {counts['pruned']} stopped early, "
+        f"{counts['failed']} diverged",
+        f"best: {best['best']['validation_accuracy']:.2%} of {count_of(part['images'], 'held-out training image')}, "
         f"trial {best['best']['trial']}: {params}",
         *comparison_lines(best["comparison"]),
         "the dense run was trained on the held-out images too: compare these accuracies with each other only",
@@ -182,7 +184,7 @@ def comparison_lines(comparison: dict[str, Any] | None) -> list[str]:
     return [
         f"against fine-tuning at {FINETUNE_RATE} on the same mask: {comparison['best_median']:.2%} to "
         f"{comparison['reference_median']:.2%}, {100 * comparison['difference']:+.2f} points "
-        f"(medians over n = {comparison['n']} seeds, better in {comparison['better']})"
+        f"(medians over n = {count_of(comparison['n'], 'seed')}, better in {comparison['better']})"
     ]
 
 

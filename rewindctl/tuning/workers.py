@@ -119,5 +119,5 @@ class Remarks(Console):
     """A console of one of several workers: lines, no bars."""
 
     @contextlib.contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    def progress(self, title: str, total: int, earlier: float = 0.0) -> Iterator[Callable[[int], None]]:
         yield lambda done: None

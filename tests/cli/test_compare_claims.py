@@ -52,6 +52,18 @@ def test_claims_are_printed_in_every_format_and_written_as_printed(chain: Chain,
     assert not list((tmp_path / "out").glob("table5*"))
 
 
+def test_a_legend_says_what_the_words_of_the_table_mean(chain: Chain, cli: Cli) -> None:
+    where = ("--tracking-uri", chain.uri)
+    for form in ("text", "markdown"):
+        out = cli("compare", "--claims", "--format", form, *where).out
+        legend = [line for line in out.splitlines() if line.startswith(("effect: ", "smallest effect: "))]
+        assert len(legend) == 2
+        said = " ".join(legend)
+        assert all(f"{word}: " in said for word in ("supported", "contradicted", "not decided", "smallest effect"))
+    assert all(isinstance(row, dict) for row in claims(chain, cli)), "programs get rows alone"
+    assert "not decided: " not in cli("compare", "--claims", "--format", "csv", *where).out
+
+
 def test_text_says_test_level_and_scale(chain: Chain, cli: Cli) -> None:
     out = cli("compare", "--claims", "--tracking-uri", chain.uri).out
     assert "not decided (needs at least 6 trials)" in out

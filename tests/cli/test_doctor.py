@@ -17,7 +17,9 @@ def test_everything_is_named_and_nothing_is_made(cli: Cli, tmp_path: Path) -> No
 
 
 def test_a_store_that_is_there_answers(cli: Cli, store: Path) -> None:
-    assert f"sqlite:///{store}: answers" in cli("doctor", "--device", "cpu").out
+    assert f"sqlite:///{store}: answers, 1 experiment: Default\n" in cli("doctor", "--device", "cpu").out
+    assert cli("init", "--experiment", "paper").code == 0
+    assert "answers, 2 experiments: Default, paper\n" in cli("doctor", "--device", "cpu").out
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,12 @@ WITHOUT_STORE: list[Case] = [
     (f"{DENSE} --iterations -5", 2, "--iterations -5 is not positive", "such as 1000"),
     (f"{DENSE} --iterations 1.5", 2, "--iterations|'1.5'", "rewindctl train-dense --help"),
     (f"{DENSE} --batch-size 0", 2, "--batch-size 0 is not positive", "such as 128"),
-    (f"{DENSE} --batch-size 1001", 2, "--batch-size 1001 is larger than the 1000 training images", "smaller"),
+    (
+        f"{DENSE} --batch-size 1001",
+        2,
+        "--batch-size 1001 is larger than the 1,000 training images",
+        "--batch-size 1000 or less",
+    ),
     (f"{DENSE} --lr 0", 2, "learning_rate = 0.0", ""),
     (f"{DENSE} --lr nan", 2, "learning_rate = nan", ""),
     (f"{DENSE} --evaluate-every 0", 2, "--evaluate-every 0 is not positive", "number of iterations"),
@@ -133,6 +138,13 @@ WITHOUT_STORE: list[Case] = [
     ("--json", 2, "Missing command", "rewindctl --help"),
 ]
 
+# Commands that only read make no experiment.
+READING = (
+    *("list", "list --json", "show {dense}", "lineage {dense}", "compare", "compare --claims --log", "verify --all"),
+    *("verify {dense}", "gc", "gc --yes", "remove {finetune} --yes", "registry export all.bundle", "ui"),
+)
+SEE = "known: Default, rewindctl; see them: rewindctl doctor; make one: rewindctl init --experiment"
+
 # {dense}, {prune}, {finetune}, {lr_rewind} are runs of the chain: N = 24, recorded at 0, 6, 12 and 24.
 ON_CHAIN: list[Case] = [
     # references
@@ -143,7 +155,7 @@ ON_CHAIN: list[Case] = [
     ("prune --parent '' --sparsity 0.5", 2, "'' is not a run", "at least 6"),
     ("prune --parent {dense:.5} --sparsity 0.5", 2, "'{dense:.5}' is not a run", "at least 6"),
     ("show {dense}0", 2, "'{dense}0' is not a run", "at least 6"),
-    ("show models:/resnet8-digits-dense@seed-7", 2, "no model models:/resnet8-digits-dense@seed-7", "rewindctl list"),
+    ("show models:/resnet8-digits-dense@seed-7", 2, "no model models:/resnet8-digits-dense@seed-7", "@seed-0"),
     ("show models:/nothing@seed-0", 2, "no model models:/nothing@seed-0", "rewindctl list"),
     ("show models:/resnet8-digits-dense/1", 2, "is not a model alias", "models:/resnet20-cifar10-dense@seed-0"),
     # kinds
@@ -174,19 +186,19 @@ ON_CHAIN: list[Case] = [
         "list",
     ),
     # k
-    ("retrain --parent {prune} --method weight_rewind", 2, "weight_rewind needs --k", "from 0 to 24"),
-    ("retrain --parent {prune} --method weight_rewind --k -1", 2, "--k -1 is outside|24", "from 0 to 24"),
-    ("retrain --parent {prune} --method weight_rewind --k 25", 2, "--k 25 is outside|24", "from 0 to 24"),
+    ("retrain --parent {prune} --method weight_rewind", 2, "weight_rewind needs --k", "recorded: 0, 6, 12"),
+    ("retrain --parent {prune} --method weight_rewind --k -1", 2, "--k -1 is outside|24", "recorded: 0, 6, 12"),
+    ("retrain --parent {prune} --method weight_rewind --k 25", 2, "--k 25 is outside|24", "recorded: 0, 6, 12"),
     ("retrain --parent {prune} --method weight_rewind --k 24", 2, "--k 24|last iteration", "lr_rewind"),
     ("retrain --parent {prune} --method weight_rewind --k 7", 2, "iteration 7|{dense}", "recorded: 0, 6, 12, 24"),
     ("retrain --parent {prune} --method weight_rewind --k six", 2, "--k|'six'", "rewindctl retrain --help"),
-    ("retrain --parent {prune} --method rewind --lr-k 0", 2, "rewind needs --weights-k", "from 0 to 24"),
-    ("retrain --parent {prune} --method rewind --weights-k 6", 2, "rewind needs --lr-k", "from 0 to 24"),
+    ("retrain --parent {prune} --method rewind --lr-k 0", 2, "rewind needs --weights-k", "recorded: 0, 6, 12, 24"),
+    ("retrain --parent {prune} --method rewind --weights-k 6", 2, "rewind needs --lr-k", "from 0 to 23"),
     ("retrain --parent {prune} --method rewind --weights-k 7 --lr-k 0", 2, "iteration 7", "recorded: 0, 6, 12, 24"),
     ("retrain --parent {prune} --method rewind --weights-k 6 --lr-k 24", 2, "--lr-k 24|last iteration", "earlier"),
-    ("retrain --parent {prune} --method rewind --weights-k 6 --lr-k 25", 2, "--lr-k 25 is outside", "from 0 to 24"),
-    ("retrain --parent {prune} --method rewind --weights-k 25 --lr-k 0", 2, "--weights-k 25 is outside", "from 0"),
-    ("iterate --parent {dense} --method weight_rewind", 2, "weight_rewind needs --k", "from 0 to 24"),
+    ("retrain --parent {prune} --method rewind --weights-k 6 --lr-k 25", 2, "--lr-k 25 is outside", "from 0 to 23"),
+    ("retrain --parent {prune} --method rewind --weights-k 25 --lr-k 0", 2, "--weights-k 25 is outside", "recorded: 0"),
+    ("iterate --parent {dense} --method weight_rewind", 2, "weight_rewind needs --k", "recorded: 0, 6, 12"),
     ("iterate --parent {dense} --method weight_rewind --k 7", 2, "iteration 7", "recorded: 0, 6, 12, 24"),
     # options that a method has no use for
     ("retrain --parent {prune} --method finetune --k 6", 2, "--k 6 has no meaning for finetune", "leave --k out"),
@@ -209,7 +221,12 @@ ON_CHAIN: list[Case] = [
     ("retrain --parent {prune} --method lr_rewind --iterations -5", 2, "--iterations -5 is not positive", "1000"),
     # nothing to compare
     ("compare --model resnet20", 1, "nothing to compare of resnet20", "rewindctl train-dense --model resnet20"),
-    ("compare --experiment nothing-here", 1, "0 dense, 0 prune and 0 retrain runs", "rewindctl train-dense"),
+    *(
+        (f"{reading} --experiment rewindclt", 2, "no experiment 'rewindclt': did you mean 'rewindctl'?", SEE)
+        for reading in READING
+    ),
+    ("list --experiment zzz", 2, "no experiment 'zzz'", SEE),
+    ("--experiment rewindclt list", 2, "no experiment 'rewindclt': did you mean 'rewindctl'?", SEE),
 ]
 
 
@@ -225,9 +242,13 @@ def check(answer: Answer, code: int, words: str, hint: str) -> None:
     assert all(len(line) < 600 for line in lines)
 
 
-def runs(store: Path) -> list[tuple[str, str, str]]:
+def runs(store: Path) -> list[tuple[str, ...]]:
+    """Every run and every experiment, and what became of it."""
     with closing(sqlite3.connect(store)) as connection:
-        return connection.execute("SELECT run_uuid, status, lifecycle_stage FROM runs ORDER BY run_uuid").fetchall()
+        return [
+            *connection.execute("SELECT run_uuid, status, lifecycle_stage FROM runs ORDER BY run_uuid"),
+            *connection.execute("SELECT name, lifecycle_stage FROM experiments ORDER BY name"),
+        ]
 
 
 @pytest.mark.parametrize(("line", "code", "words", "hint"), WITHOUT_STORE, ids=[case[0] for case in WITHOUT_STORE])
@@ -274,6 +295,7 @@ def test_a_prefix_of_two_runs_names_both(copied_chain: Chain, cli: Cli) -> None:
 
 COMMANDS = {
     "prune": "prune --parent {dense} --sparsity 0.5",
+    "prune by prefix": "prune --parent {dense:.8} --sparsity 0.5",
     "prune by alias": "prune --parent models:/resnet8-digits-dense@seed-0 --sparsity 0.5",
     "retrain": "retrain --parent {dense} --method lr_rewind --sparsity 0.5",
     "iterate": "iterate --parent {dense} --method lr_rewind",
@@ -287,8 +309,24 @@ def test_a_deleted_run_is_not_used(copied_chain: Chain, cli: Cli, command: str) 
     line = COMMANDS[command].format(dense=copied_chain.dense)
     before = runs(copied_chain.store)
     answer = cli(*shlex.split(line), "--tracking-uri", copied_chain.uri)
-    check(answer, 2, f"run {copied_chain.dense} was deleted", "restore it")
+    restore = f"mlflow runs restore --run-id {copied_chain.dense} with MLFLOW_TRACKING_URI={copied_chain.uri}"
+    check(answer, 2, f"run {copied_chain.dense} was deleted", restore)
     assert runs(copied_chain.store) == before
+
+
+def test_a_run_that_was_removed_with_its_files_cannot_be_restored(copied_chain: Chain, cli: Cli) -> None:
+    where = ("--tracking-uri", copied_chain.uri)
+    assert cli("remove", copied_chain.finetune, *where).code == 0
+    for reference in (copied_chain.finetune, copied_chain.finetune[:8]):
+        answer = cli("show", reference, *where)
+        check(answer, 2, f"run {copied_chain.finetune} was deleted, its files too", "run its stage again")
+
+
+def test_a_prefix_names_the_run_that_is_there_before_those_that_were_deleted(copied_chain: Chain, cli: Cli) -> None:
+    twin = copied_chain.dense[:8] + "0" * 24
+    rename(copied_chain, copied_chain.finetune, twin)
+    edit(copied_chain, "UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = ?", twin)
+    assert cli("show", copied_chain.dense[:8], "--tracking-uri", copied_chain.uri).code == 0
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "FAILED", "KILLED"])

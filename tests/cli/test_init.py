@@ -42,3 +42,13 @@ def experiments(store: Path) -> list[str]:
     from mlflow import MlflowClient
 
     return [experiment.name for experiment in MlflowClient(f"sqlite:///{store}").search_experiments()]
+
+
+@pytest.mark.usefixtures("store")
+def test_reading_needs_no_init_and_finds_what_it_made(cli: Cli) -> None:
+    for line in (("list",), ("list", "--experiment", "rewindctl")):
+        assert (cli(*line).code, cli(*line).err) == (0, "no runs\n")
+    paper = ("list", "--experiment", "paper")
+    assert cli(*paper).code == 2
+    assert cli("init", "--experiment", "paper").code == 0
+    assert (cli(*paper).code, cli(*paper).err) == (0, "no runs\n")

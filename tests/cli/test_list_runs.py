@@ -145,7 +145,7 @@ def test_a_page_says_where_it_is_and_one_too_far_is_refused(chain: Chain, cli: C
 def test_an_empty_experiment_lists_nothing(store: Path, cli: Cli) -> None:
     assert (cli("list").code, cli("list").out) == (0, "")
     assert cli("list", "--json").out == "[]\n"
-    assert cli("list", "--where", "compression>5").err == "0 runs\n"
+    assert cli("list", "--where", "compression>5").err == "no runs\n"
 
 
 def test_global_options_hold_before_and_after_the_command(chain: Chain, cli: Cli) -> None:

@@ -82,6 +82,20 @@ def test_structured_pruning_takes_whole_channels_and_their_norms_on_request(copi
     assert registry.get(kept).fingerprint != registry.get(removed).fingerprint
 
 
+@pytest.mark.parametrize(("structure", "unit"), [("structured", "channel"), ("unstructured", "weight")])
+def test_layers_that_would_have_become_empty_are_named(
+    copied_chain: Chain, cli: Cli, structure: str, unit: str
+) -> None:
+    line = ("--sparsity", "0.9997", "--structure", structure)
+    answer = cli("prune", "--parent", copied_chain.dense, *line, *at(copied_chain))
+    assert answer.code == 0, answer.err
+    spared = copied_chain.registry().get(answer.run_id).tags[tag.SPARED].split(",")
+    assert len(spared) > 1
+    said = f"one {unit} was left in each of the layers that would have become empty: {', '.join(spared)}"
+    assert f"note: {said}\n" in answer.err
+    assert f"In this mask {said}." in copied_chain.registry().get(answer.run_id).tags[tag.NOTE]
+
+
 def test_layerwise_pruning_takes_its_share_of_every_layer(copied_chain: Chain, cli: Cli) -> None:
     line = ("--sparsity", "0.5", "--scope", "layerwise", *at(copied_chain))
     run = cli("prune", "--parent", copied_chain.dense, *line).run_id

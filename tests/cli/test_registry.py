@@ -49,6 +49,12 @@ def test_export_prints_the_path_and_import_the_run_ids(cli: Cli, chain: Chain, s
     assert (again.out, "0 runs imported, 5 were there" in again.err) == (answer.out, True)
 
 
+def test_one_run_is_not_several(cli: Cli, chain: Chain, store: Path) -> None:
+    assert "1 run, " in export(cli, chain, "one.bundle", "--run", chain.dense).err
+    assert "1 run imported, 0 were there" in cli("registry", "import", "one.bundle").err
+    assert "0 runs imported, 1 was there" in cli("registry", "import", "one.bundle").err
+
+
 def test_quiet_is_silent(cli: Cli, chain: Chain, store: Path) -> None:
     assert export(cli, chain, "a.bundle", "--quiet").err == ""
     assert cli("registry", "import", "a.bundle", "--quiet").err == ""

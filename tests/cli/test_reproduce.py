@@ -142,6 +142,16 @@ def test_nothing_to_do_is_nothing_done(store: Path, cli: Cli, tmp_path: Path) ->
     assert cli("reproduce", "table3").code == 0
 
 
+def test_cells_that_were_not_selected_say_so(store: Path, cli: Cli, tmp_path: Path) -> None:
+    both = FEW | {"methods": [{"method": "finetune"}, {"method": "lr_rewind"}]}
+    line = ("reproduce", study(tmp_path, both), "--trials", "1")
+    some = cli(*line, "--cells", "method=lr_rewind").out
+    (row,) = [line for line in some.splitlines() if "fine-tuning" in line]
+    assert "not selected" in row
+    assert "no runs" not in some
+    assert "not selected" not in cli(*line).out
+
+
 def test_a_scaled_study_is_none_of_the_full_one(store: Path, cli: Cli, tmp_path: Path) -> None:
     name = study(tmp_path, FEW)
     for scale in ("1", "0.5"):

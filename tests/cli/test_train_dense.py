@@ -10,10 +10,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Chain, Cli
+from conftest import TINY, Answer, Chain, Cli
 
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
+from rewindctl.registry.store import connect
 
 ENDLESS = (*TINY, "--iterations", "1000000")
 SECONDS = (*TINY, "--iterations", "400", "--evaluate-every", "50")
@@ -49,6 +50,30 @@ def test_seeds_make_a_baseline_and_an_alias_each(copied_chain: Chain, cli: Cli) 
     assert registry.get(second).params["seed"] == "2"
     assert registry.resolve("models:/resnet8-digits-dense@seed-2").run_id == second
     assert registry.resolve("models:/resnet8-digits-dense@seed-0").run_id == first
+
+
+def test_an_alias_never_goes_to_a_shorter_baseline(copied_chain: Chain, cli: Cli) -> None:
+    """Nor to one of another experiment; to one as long, or longer, it does."""
+    at, alias = ("--tracking-uri", copied_chain.uri), "models:/resnet8-digits-dense@seed-0"
+
+    def train(iterations: int, *more: str) -> Answer:
+        length = ("--iterations", str(iterations), "--rewind-points", "1")
+        return cli("train-dense", "--model", "resnet8", "--dataset", "digits", "--batch-size", "8", *length, *more, *at)
+
+    def named() -> str:
+        return copied_chain.registry().resolve(alias).run_id
+
+    for more in ((), ("--experiment", "other")):
+        short = train(2, *more)
+        assert f"note: {alias} stays with run {copied_chain.dense}, which is longer (24 iterations)" in short.err
+        assert named() == copied_chain.dense
+    for length in (24, 25):
+        moved = train(length)
+        assert "note: models:/" not in moved.err
+        assert named() == moved.run_id
+    connect(copied_chain.uri).delete_run(named())
+    again = train(3).run_id
+    assert named() == again, "what is deleted keeps no name"
 
 
 def test_seed_zero_is_the_usual_one(chain: Chain, cli: Cli) -> None:

@@ -213,6 +213,9 @@ def test_a_trial_stopped_early_says_so(chain: Chain, tmp_path: Path, cli: Cli) -
     for run in stopped:
         assert run.status == "FINISHED"
         assert max(copied.registry().curve(run, "validation_accuracy")) == int(run.tags[tag.PRUNED_AT]) < 24
+    listed = cli("list", "--limit", "200", "--tracking-uri", copied.uri).out.splitlines()
+    assert sum("  stopped early" in line for line in listed) == len(stopped)
+    assert not any("pruned" in line for line in listed), "to prune is to remove weights"
 
 
 def test_several_seeds_a_trial_are_a_median(chain: Chain, tmp_path: Path, cli: Cli) -> None:
@@ -254,7 +257,7 @@ REFUSED_EARLY = [
     ("--storage sqlite:///a.db --jobs 2", "SQLite is not for several workers", "a journal file"),
 ]
 REFUSED_LATE = [
-    ("--holdout 0.999", "--holdout 0.999 leaves 1 training images, fewer than a batch of 32", "hold less out"),
+    ("--holdout 0.999", "--holdout 0.999 leaves 1 training image, fewer than a batch of 32", "hold less out"),
     ("--holdout 0.0001", "--holdout 0.0001 holds 0 of 1000", "such as 0.1"),
     ("--method weight_rewind --space between.yaml", "k 7 is no recorded rewind point", "recorded: 0, 6, 12"),
     ("--method weight_rewind --k 6", "--k 6 leaves nothing to search", "give --space FILE with k or momentum"),

@@ -332,6 +332,7 @@ def test_import_command_prints_the_path_and_keeps_the_data(tmp_path: Path, cli: 
     answer = cli("data", "import", "pets", str(folder(tmp_path / "pets")), "--data-dir", str(tmp_path / "mine"))
     assert (answer.code, answer.out.strip()) == (0, str(tmp_path / "mine" / "pets.npz"))
     assert "4 training and 2 test images, 4x5x1" in answer.err
+    assert "digits, resnet, wrn are larger than its training set: train with --batch-size 4 or less" in answer.err
     assert load_dataset("pets", tmp_path / "mine").classes == 2
 
 

@@ -20,6 +20,7 @@ from rewindctl.pipeline.requests import (
     retrain_spec,
 )
 from rewindctl.registry import RunRecord
+from rewindctl.training.recipes import recipes_with_larger_batches
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_the_seed_alone_is_left_out_of_the_group(digits: Dataset) -> None:
         ({"recipe": "digit"}, "unknown recipe 'digit': did you mean 'digits'"),
         ({"iterations": 0}, "--iterations 0 is not positive"),
         ({"batch_size": 0}, "--batch-size 0 is not positive"),
-        ({"batch_size": 1_001}, "--batch-size 1001 is larger than the 1000 training images of digits"),
+        ({"batch_size": 1_001}, "--batch-size 1001 is larger than the 1,000 training images of digits"),
         ({"evaluate_every": 0}, "--evaluate-every 0 is not positive"),
         ({"learning_rate": 0.0}, "learning_rate = 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate = nan"),
@@ -89,6 +90,17 @@ def test_a_wrong_value_is_named(digits: Dataset, wrong: dict[str, Any], words: s
     with pytest.raises(UsageError) as caught:
         dense_spec(**asked)
     assert words in caught.value.message
+
+
+def test_a_recipe_whose_batch_is_too_large_says_which_option_helps() -> None:
+    labels = np.arange(100) % 10
+    images = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), dtype=np.uint8)
+    few = Dataset.from_arrays("few", {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}, "here")
+    with pytest.raises(UsageError, match="the batch of 128 images of recipe resnet is larger than the 100") as caught:
+        dense_spec("resnet8", few, 0)
+    assert caught.value.hint == "give --batch-size 100 or less"
+    assert dense_spec("resnet8", few, 0, batch_size=100).batch_size == 100
+    assert recipes_with_larger_batches(100) == ["resnet", "wrn"]
 
 
 def test_images_too_small_for_the_crop_of_a_recipe_are_refused() -> None:

@@ -1,6 +1,7 @@
 """Killed at any moment, the same command goes on with the same run and ends in the same bytes."""
 
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -8,8 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import TINY, Chain, Cli
 
+from rewindctl.pipeline.resume import load_point, save_point
 from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry.paths import checkpoint_path
+from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.training.loop import ResumePoint
 
 DENSE = ("train-dense", "--model", "resnet8", "--dataset", "digits", "--iterations", "400", "--evaluate-every", "10")
 DENSE += ("--rewind-points", "0,50,200", "--checkpoint-every", "0")
@@ -66,3 +72,32 @@ def test_a_killed_training_goes_on_in_the_same_run(
 def digests(uri: str, run: RunRecord) -> dict[str, str]:
     manifest = Registry(uri).manifest(run)
     return {path: entry["sha256"] for path, entry in manifest.items() if path != "environment.json"}
+
+
+def test_the_seconds_of_every_leg_are_counted(chain: Chain, store: Path, cli: Cli) -> None:
+    """Of a run that was killed at iteration 6 after 2,000 seconds, 1,000 of them of updates."""
+    source = chain.registry()
+    dense = source.get(chain.dense)
+    state = TrainState.load(source.artifact(dense, checkpoint_path(6)))
+    writer = Registry(f"sqlite:///{store}").start(dense.spec, dense.name, None, {})
+    save_point(writer, ResumePoint(state, (), 1_000.0, 2_000.0))
+    writer.fail(KeyboardInterrupt())
+    answer = cli("train-dense", *TINY)
+    metrics = Registry(f"sqlite:///{store}").get(answer.run_id).metrics
+    assert answer.run_id == writer.run_id, "it was gone on with"
+    assert metrics["duration_seconds"] >= 2_000
+    assert metrics["iterations_per_second"] <= 24 / 1_000
+    told = re.search(r": 24 iterations in ([0-9.]+) s", answer.err)
+    assert told is not None
+    assert float(told[1]) >= 2_000
+
+
+def test_a_resume_point_without_wall_seconds_is_read(chain: Chain, store: Path) -> None:
+    dense = chain.registry().get(chain.dense)
+    writer = Registry(f"sqlite:///{store}").start(dense.spec, dense.name, None, {})
+    point = ResumePoint(TrainState({}, {}, {}), (), 5.0, 7.0)
+    save_point(writer, point)
+    assert load_point(writer) == point
+    point.state.save(writer.resume_file, {"evaluations": [], "training_seconds": 5.0, "digests": {}})
+    assert load_point(writer) == ResumePoint(point.state, (), 5.0, 5.0)
+    writer.fail(KeyboardInterrupt())

@@ -186,6 +186,21 @@ def test_children_are_never_hung_under_a_run_of_other_bytes(chain: Chain, copied
     assert (again.imported, again.runs) == ((), merged.runs)
 
 
+def test_an_import_names_the_longest_baseline_and_moves_no_name(
+    copied_chain: Chain, target: Registry, cli: Cli, tmp_path: Path
+) -> None:
+    alias, at = "models:/resnet8-digits-dense@seed-0", ("--tracking-uri", copied_chain.uri)
+    for length in ("25", "12"):
+        assert cli("train-dense", *TINY, "--iterations", length, *at).code == 0
+    several = export(copied_chain.registry(), tmp_path / "several.bundle", kind="dense")
+    import_bundle(lambda: target, [several])
+    assert target.resolve(alias).params["iterations"] == "25"
+    assert cli("remove", target.resolve(alias).run_id, "--yes").code == 0
+    assert target.resolve(alias).params["iterations"] == "24"
+    import_bundle(lambda: target, [several])
+    assert target.resolve(alias).params["iterations"] == "24"
+
+
 def test_equal_reruns_are_imported_once(copied_chain: Chain, target: Registry, cli: Cli, tmp_path: Path) -> None:
     at = ("--force", "--tracking-uri", copied_chain.uri)
     rerun = cli("prune", "--parent", copied_chain.dense, "--compression", "5", *at).run_id

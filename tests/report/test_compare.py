@@ -105,7 +105,9 @@ def test_hint_for_an_empty_registry_asks_for_what_was_asked_for(cli: Cli) -> Non
 
 
 def test_other_experiment_has_nothing_to_compare(copied_chain: Chain, cli: Cli) -> None:
-    answer = cli("compare", "--experiment", "other", "--tracking-uri", copied_chain.uri)
+    at = ("--experiment", "other", "--tracking-uri", copied_chain.uri)
+    assert cli("init", *at).code == 0
+    answer = cli("compare", *at)
     assert answer.code == 1
     assert "experiment 'other'" in answer.err
 

@@ -219,6 +219,19 @@ def test_cell_without_runs_is_a_gap_and_one_with_few_is_ringed() -> None:
     assert "weight rewinding k=8000 (n = 0-3)" in legend(axes)
 
 
+def test_cells_that_were_not_selected_are_not_missing() -> None:
+    study = shipped()["fig1"]
+    rows = made_rows(study)
+    tuned = frozenset(rows.loc[rows["method"] == "finetune", "group"])
+    cells = study_report(rows.iloc[:0], study, facts=facts, selected=tuned).cells
+    (axes, _) = figures["curves"](cells, "points").axes
+    assert "10 of 10 cells have no runs" in axes.get_legend().get_title().get_text()
+    cells = study_report(rows.iloc[:0], study, facts=facts, selected=()).cells
+    (axes, _) = figures["curves"](cells, "points").axes
+    assert "not selected" in axes.get_title()
+    assert "no runs" not in axes.get_legend().get_title().get_text()
+
+
 def test_study_without_runs_draws_the_published_curve_alone() -> None:
     _, (axes, _) = of_study(seeds=0)
     assert "no runs yet" in axes.get_title()

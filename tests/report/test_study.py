@@ -139,6 +139,30 @@ def test_difference_is_ours_minus_published_of_the_median_and_of_the_delta() -> 
         assert cell["difference_delta"] == pytest.approx(cell["delta_points"] - cell["published_delta_points"])
 
 
+@pytest.mark.parametrize("name", ["fig1", "table1", "table4", "table5"])
+def test_cells_that_were_not_selected_are_told_from_those_without_runs(name: str) -> None:
+    study = shipped()[name]
+    groups = [cell.group for cell in make_plan([study], facts, (0,)).cells]
+    selected = set(groups[: len(groups) // 2])
+    empty = report_of(study, selected=selected)
+    assert (empty.cells["planned"] > 0).tolist() == empty.cells["group"].isin(selected).tolist()
+    (table,) = empty.section().tables.values()
+    lines = [" ".join(line) for line in table.lines()[1:]]
+    assert sum("no runs" in line for line in lines) == sum(group in selected for group in groups)
+    assert sum("not selected" in line for line in lines) == sum(group not in selected for group in groups)
+    whole = report_of(study, made_rows(study), selected=selected)
+    assert not any(word in whole.text() for word in ("no runs", "not selected")), "what has runs is shown"
+
+
+@pytest.mark.parametrize("against", ["report", "renda", "none"])
+@pytest.mark.parametrize("name", list(shipped()))
+def test_no_two_columns_of_a_table_have_one_name(name: str, against: str) -> None:
+    report = report_of(shipped()[name], against=against)
+    for table in (*report.section().tables.values(), study_tables["cells"](report)):
+        headings = table.lines()[0]
+        assert len(set(headings)) == len(headings), headings
+
+
 def test_scaled_and_full_runs_never_meet_in_a_cell() -> None:
     study = shipped()["fig1"]
     rows = pd.concat([made_rows(study), made_rows(study, 0.01, 2)], ignore_index=True)

@@ -45,5 +45,6 @@ def test_going_on_from_any_point_ends_in_the_same_bytes(data: DeviceData, tmp_pa
         at = point.state.iteration
         assert saved(rest.state, tmp_path / "a") == saved(whole.state, tmp_path / "b")
         assert rest.evaluations == whole.evaluations
+        assert rest.duration_seconds >= point.wall_seconds >= point.training_seconds
         assert later.evaluations == [evaluation for evaluation in seen.evaluations if evaluation.iteration > at]
         assert [s.iteration for s in later.states] == [s.iteration for s in seen.states if s.iteration > at]

@@ -176,9 +176,9 @@ class _Merge:
             self.progressed(done, len(self.new))
         for entry in self.bundle.index.runs:
             self._complete(entry)
-        for entry in self.new:
-            if isinstance(spec := spec_of(entry), DenseSpec):
-                self.registry.register_dense(self.made[entry.run_id], spec, move_alias=False)
+        dense = [(spec, entry) for entry in self.new if isinstance(spec := spec_of(entry), DenseSpec)]
+        for spec, entry in sorted(dense, key=lambda pair: -pair[0].iterations):  # a new alias is the longest one's
+            self.registry.register_dense(self.made[entry.run_id], spec, move_alias=False)
         self._refuse_rivals()
         client = self.registry.client
         for run in self.completed:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from rewindctl.counting import count_of
 from rewindctl.errors import RegistryError
 from rewindctl.registry.deleting.disk import Disk, size_of
 from rewindctl.registry.deleting.removal import Before, descendants, leaf_first, remove
@@ -150,9 +151,8 @@ class Survey:
         needed = [one for one in descendants(self.registry, run) if one.run_id not in going]
         if needed:
             restore = f"; restore it: mlflow runs restore --run-id {run.run_id}" if run.deleted else ""
-            self.notes.append(
-                f"kept ({sort}): run {run.run_id}, from which {len(needed)} living runs were made{restore}"
-            )
+            made = count_of(len(needed), "living run was", "living runs were")
+            self.notes.append(f"kept ({sort}): run {run.run_id}, from which {made} made{restore}")
         return not needed
 
     def _item(self, sort: str, run: RunRecord) -> Item:
@@ -169,8 +169,8 @@ class Survey:
         }
         if unknown:
             self.notes.append(
-                f"{len(unknown)} resume points in {unknown[0].parent} are of runs that this store does not have: kept, "
-                "they may be another store's"
+                f"{count_of(len(unknown), 'resume point')} in {unknown[0].parent} of no run of this store: kept, "
+                "another store's may be among them"
             )
         if sqlite_path(self.registry.uri) is None:
             self.notes.append("folders of runs that the store does not have are not looked for: it is a server")

@@ -13,12 +13,11 @@ from rewindctl.registry.deleting.versions import drop_versions, refuse_foreign_v
 from rewindctl.registry.inputs import made_model
 from rewindctl.registry.outbox import forget, kept_folder
 from rewindctl.registry.ownership import Watch, shown
-from rewindctl.registry.records import ERROR, KINDS, OWNER, WEIGHTS_FROM, RunRecord
+from rewindctl.registry.records import ERROR, KINDS, OWNER, REMOVED, WEIGHTS_FROM, RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.store import StoreError
 from rewindctl.registry.writer import resume_file
 
-REMOVED = "removed: its files are gone"
 Before = Callable[[RunRecord], None]
 
 

@@ -1,4 +1,4 @@
-"""The versions of registered models that a run is: they go with it, their aliases to the next newest."""
+"""The versions of registered models that a run is: they go with it, their aliases to the longest that are left."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -6,7 +6,7 @@ from typing import Any
 
 from rewindctl.errors import RegistryError, RewindError
 from rewindctl.registry import records as tag
-from rewindctl.registry.models import dense_model
+from rewindctl.registry.models import dense_model, iterations_of
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.store import Client, StoreError
@@ -23,7 +23,7 @@ def refuse_foreign_versions(registry: Registry, run: RunRecord) -> None:
 
 
 def drop_versions(registry: Registry, run: RunRecord) -> None:
-    """Delete the versions that a run is; an alias of one moves to the newest other run of its seed.
+    """Delete the versions that a run is; an alias of one moves to the longest other run of its seed.
 
     A model without versions goes too. Raises: RegistryError.
     """
@@ -52,11 +52,11 @@ def _of_model(client: Client, name: str) -> list[Any]:
 
 
 def _heir(registry: Registry, version: Any) -> str | None:
-    """The newest other version of the same seed whose run is there and finished."""
-    others = [other for other in _of_model(registry.client, version.name) if other.version != version.version]
-    for other in sorted(others, key=lambda one: int(one.version), reverse=True):
-        if other.tags.get(tag.SEED) == version.tags.get(tag.SEED):
+    """The longest other version of the same seed whose run is there and finished, the newest of equally long ones."""
+    found: list[tuple[int, int]] = []
+    for other in _of_model(registry.client, version.name):
+        if other.version != version.version and other.tags.get(tag.SEED) == version.tags.get(tag.SEED):
             with suppress(RewindError):  # its run is gone
-                if registry.get(other.run_id).finished:
-                    return str(other.version)
-    return None
+                run = registry.get(other.run_id)
+                found += [(iterations_of(run), int(other.version))] if run.finished else []
+    return str(max(found)[1]) if found else None
