@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import pickletools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ def _read(path: Path, md5: str) -> dict[str, Any]:
 def unpickled(content: bytes) -> dict[str, Any]:
     """A dictionary of arrays, lists and text. Raises: ValueError for anything else, before it is made."""
     try:
+        # The C unpickler makes a memo as long as the largest place that is named in it, in a file of a few bytes.
+        for operation, argument, _ in pickletools.genops(content):
+            if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(content):
+                raise ValueError(f"it has {len(content):,} bytes and a memo of {argument:,}")
         found = _Unpickler(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # a pickle is a program: it may end anywhere
         raise ValueError(f"it is no pickle of arrays: {error}") from None

@@ -1,6 +1,8 @@
 """CIFAR: the published images or none."""
 
 import pickle
+import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from conftest import Cli
 
 from rewindctl.datasets import load_dataset
 from rewindctl.datasets.cifar import fetch
+from rewindctl.datasets.cifar_files import unpickled
 from rewindctl.errors import DataError, UnknownNameError, UsageError
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -140,3 +143,15 @@ def test_training_on_a_missing_set_fails_before_a_store_is_made(tmp_path: Path, 
     assert (answer.code, answer.out) == (1, "")
     assert "rewindctl data fetch cifar10" in answer.err
     assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("place", [b"r" + struct.pack("<I", 1 << 26), b"p67108864\n"], ids=["binary", "text"])
+def test_a_memo_that_a_pickle_only_names_is_not_made(place: bytes) -> None:
+    pickled = b"\x80\x02}" + place + b"."
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="and a memo of 67,108,864"):
+            unpickled(pickled)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()

@@ -435,6 +435,7 @@ READERS: dict[str, Reader] = {
             b"cos\nsystem\n(S'echo sprung'\ntR.",
             b"cnumpy\nload\n(S'/etc/passwd'\ntR.",
             b"cnumpy\nndarray\n(I99999999999\ntR.",
+            b"\x80\x02]r" + struct.pack("<I", 1 << 27) + b".",
         ),
     ),
     "study": Reader(
