@@ -85,6 +85,11 @@ class Registry:
                 if error.code != "RESOURCE_ALREADY_EXISTS":
                     raise
                 found = client.get_experiment_by_name(name)  # another process was first
+                if found is None:
+                    raise RegistryError(
+                        f"experiment {name!r} can neither be made nor read: {error.message}",
+                        "give another --experiment",
+                    ) from None
         if found.lifecycle_stage != "active":
             raise RegistryError(
                 f"experiment {name!r} was deleted", f"restore it: mlflow experiments restore -x {found.experiment_id}"
