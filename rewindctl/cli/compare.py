@@ -92,8 +92,10 @@ def compare(
     for path in paths:
         session.console.say(f"wrote {path}")
     if log:
+        from rewindctl.pipeline.waiting import bring_kept
         from rewindctl.report.log import log_report
 
+        bring_kept(session.registry(), "", session.console)  # reports that an outage kept here
         session.console.say(f"logged report run {log_report(session.registry(), result).run_id}")
 
 

@@ -15,6 +15,7 @@ from rewindctl.errors import DivergedError, RegistryError
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.requests import RetrainOptions, retrain_child
 from rewindctl.pipeline.stages import finite
+from rewindctl.pipeline.waiting import bring_kept
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import Watch as OwnerWatch
 from rewindctl.registry import records as tag
@@ -111,6 +112,7 @@ class Trials:
 
     def measure(self, spec: TrialSpec, name: str, tags: dict[str, str], watch: "Watch") -> Result:
         """The result of `spec`: that of a finished run of this search, or of a new one. Raises: DivergedError."""
+        bring_kept(self.pipeline.registry, spec.fingerprint(), self.pipeline.console)
         if (found := self._finished(spec)) is not None:
             watch.opened(found.run_id)
             return self._replay(found, spec, watch)
