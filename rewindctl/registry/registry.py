@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import sha256
@@ -16,7 +15,7 @@ from rewindctl.registry.manifest import ALTERED, MOST_JSON_BYTES, parse_manifest
 from rewindctl.registry.models import register_dense
 from rewindctl.registry.opening import Opening, about_of, common_tags, project_run
 from rewindctl.registry.ownership import Watch
-from rewindctl.registry.paths import CHECKPOINTS
+from rewindctl.registry.paths import CHECKPOINTS, local_path
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.searching import ACTIVE, BOTH, DELETED, search
 from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, sqlite_path
@@ -377,9 +376,9 @@ class Registry:
         return local
 
     def _fetch(self, run: RunRecord, path: str) -> Path:
-        parts = urlsplit(run.artifact_uri)
-        if parts.scheme in ("", "file"):
-            local = Path(unquote(parts.path)) / path
+        folder = local_path(run.artifact_uri)
+        if folder is not None:
+            local = folder / path
         else:
             target = Path(self._downloads.name) / run.run_id
             target.mkdir(exist_ok=True)
