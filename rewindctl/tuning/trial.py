@@ -14,12 +14,12 @@ from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import DivergedError, RegistryError
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.requests import RetrainOptions, retrain_child
-from rewindctl.pipeline.stages import finite
 from rewindctl.pipeline.waiting import bring_kept
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import Watch as OwnerWatch
 from rewindctl.registry import records as tag
 from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.safe_text import finite
 from rewindctl.specs import DenseSpec, RetrainSpec, TrialSpec, TuneSpec, make_spec
 from rewindctl.training.device import device_name, environment
 from rewindctl.training.loop import Evaluation, ResumePoint, train
