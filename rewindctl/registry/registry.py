@@ -12,7 +12,6 @@ from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import sha256
 from rewindctl.registry import records as tag
 from rewindctl.registry.manifest import ALTERED, MOST_JSON_BYTES, parse_manifest
-from rewindctl.registry.models import register_dense
 from rewindctl.registry.opening import Opening, about_of, common_tags, project_run
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.paths import CHECKPOINTS, local_path
@@ -22,7 +21,7 @@ from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, 
 from rewindctl.registry.views import experiment_tags
 from rewindctl.registry.writer import MANIFEST_FILE, RunWriter
 from rewindctl.safe_text import redacted
-from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
+from rewindctl.specs import SCHEMA_VERSION, Spec
 from rewindctl.temporary import temporary_folder
 
 SHORTEST_PREFIX = 6
@@ -294,10 +293,6 @@ class Registry:
             tags[tag.PARENT] = project
         run = self._client.create_run(self.experiment_id, tags=tags, run_name=name)
         return RunWriter(self._client, run.info.run_id, about_of("", name, forced=True))
-
-    def register_dense(self, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
-        """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it."""
-        register_dense(self._client, run_id, spec, move_alias=move_alias)
 
     def artifact(self, run: RunRecord, path: str) -> Path:
         """A local copy of an artifact, its bytes those of the manifest. Raises: IntegrityError, RegistryError."""
