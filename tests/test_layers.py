@@ -11,6 +11,7 @@ import rewindctl
 ROOT = Path(rewindctl.__file__).parent
 # A module may import from its own room and from earlier rows. A new room gets its place here.
 ROWS = (
+    ("processes",),
     ("errors", "temporary"),
     ("files", "safe_text"),
     ("plugins",),
