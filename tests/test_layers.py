@@ -17,7 +17,7 @@ ROWS = (
     ("plugins",),
     ("catalog", "console", "names", "seeds", "sparsity"),
     ("conditions", "specs"),
-    ("commands",),
+    ("bits", "commands"),
     ("datasets", "models", "pruning", "rewinding"),
     ("training", "registry"),
     ("pipeline",),
