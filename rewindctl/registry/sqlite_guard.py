@@ -4,7 +4,6 @@ A database is a program too: a view in a table's place, a trigger or a computed 
 """
 
 import sqlite3
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,17 @@ LEAST_LOOKS = 20  # a second of work, whatever the size
 BYTES_A_LOOK = 10_000  # a statement may go over each byte of the file a hundred times
 GUARD = "rewindctl.guard"
 OURS = {"experiments", "runs"}
+# What is read and written for a run; MLflow has triggers and computed columns elsewhere.
+PLAIN = {
+    *("experiments", "experiment_tags", "runs", "tags", "params", "metrics", "latest_metrics", "webhooks"),
+    *("datasets", "inputs", "input_tags", "registered_models", "registered_model_tags", "registered_model_aliases"),
+    *("model_versions", "model_version_tags", "logged_models", "logged_model_metrics", "logged_model_params"),
+    "logged_model_tags",
+    "alembic_version",
+}
 COMPUTED = """
     SELECT DISTINCT tables.name FROM sqlite_master AS tables, pragma_table_xinfo(tables.name) AS columns
-    WHERE tables.type = 'table' AND columns.hidden > 1
+    WHERE tables.type = 'table' AND tables.sql LIKE 'CREATE TABLE%' AND columns.hidden > 1
 """
 
 
@@ -77,17 +84,8 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
         )
     odd = [str(name) for name, kind, sql in kinds if kind != "table" or not str(sql).upper().startswith("CREATE TABLE")]
     odd += [str(name) for (name,) in connection.execute(COMPUTED)]
-    if odd and (found := _known(odd)):
+    if found := [name for name in odd if name.lower() in PLAIN]:
         raise RegistryError(
             f"{path} is no store of MLflow: {found[0]!r:.80} does more than a table",
-            "it is a view, or has a trigger or computed columns, which MLflow never makes: use another store",
+            "it is a view, or has a trigger or computed columns, which MLflow has not there: use another store",
         )
-
-
-def _known(names: Iterable[str]) -> list[str]:
-    """Those that are names of MLflow's tables, upper and lower case alike."""
-    import mlflow.store.model_registry.sqlalchemy_store
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (the tables of both are known once they are imported)
-    from mlflow.store.db.base_sql_model import Base
-
-    return sorted({name for name in names if name.lower() in Base.metadata.tables})

@@ -24,7 +24,8 @@ from rewindctl.specs import DenseSpec, RetrainSpec, TrialSpec, TuneSpec, make_sp
 from rewindctl.training.device import device_name, environment
 from rewindctl.training.loop import Evaluation, ResumePoint, train
 from rewindctl.tuning.holdout import tuning_data
-from rewindctl.tuning.search import BEAT_SECONDS, REPEATS, Result, beat, shown
+from rewindctl.tuning.search import BEAT_SECONDS, Result, beat, shown
+from rewindctl.tuning.storage import REPEATS
 
 ACCURACY = "validation_accuracy"
 RUN_ID = "run_id"
