@@ -363,7 +363,7 @@ def test_a_search_and_a_report_upload_what_was_kept_of_them(
     for line, (place, last) in ends.items():
         with monkeypatch.context() as patch:
             then = getattr(place, last)
-            patch.setattr(place, last, lambda *a, then=then, **k: (cable.pull(), then(*a, **k))[1])
+            patch.setattr(place, last, lambda *a, then=then, **k: (then(*a, **k), cable.pull())[0])
             patch.setenv("REWINDCTL_OUTAGE_SECONDS", "0")
             assert cli(*line).code == 1
         (folder,) = kept_folder().iterdir()
