@@ -47,7 +47,7 @@ def fitting(text: str, encoding: str | None) -> str:
 
 
 def finite(value: float) -> float | None:
-    """A number as JSON has it: none for NaN and infinity."""
+    """A number as JSON and metrics have it: None for NaN and infinity, as the loss of a network pruned to nonsense."""
     return value if math.isfinite(value) else None
 
 

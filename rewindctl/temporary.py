@@ -12,6 +12,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from rewindctl import processes
+
 PREFIX = "rewindctl-"
 OLD_SECONDS = 7 * 86_400.0  # a file of another machine, or of this one before it was started anew
 NAME = re.compile(rf"(?:\.|{PREFIX}).*?([0-9a-f]{{8}})-([0-9]+)-([0-9]+)-[0-9a-f]{{16}}")
@@ -63,30 +65,10 @@ def _remove(path: Path) -> None:
 @functools.cache
 def _machine() -> str:
     """Eight digits for this machine since it was started, and this container of it: where a pid means one process."""
-    boot = _read("/proc/sys/kernel/random/boot_id")
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return hashlib.sha256(f"{socket.gethostname()} {boot} {namespace}".encode()).hexdigest()[:8]
+    where = f"{socket.gethostname()} {processes.boot()} {processes.namespace()}"
+    return hashlib.sha256(where.encode()).hexdigest()[:8]
 
 
 def _started(pid: int) -> int | None:
     """When a process began, 0 where the system does not tell, None when it is gone."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    if fields:
-        return None if fields[0] in "ZX" else int(fields[19])
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return None
-    except PermissionError:
-        pass
-    return 0
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
+    return int(processes.started(pid) or 0) if processes.is_there(pid) else None

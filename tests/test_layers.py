@@ -11,12 +11,13 @@ import rewindctl
 ROOT = Path(rewindctl.__file__).parent
 # A module may import from its own room and from earlier rows. A new room gets its place here.
 ROWS = (
-    ("counting", "errors", "temporary"),
+    ("counting", "processes"),
+    ("errors", "temporary"),
     ("files", "safe_text"),
     ("plugins",),
     ("catalog", "console", "names", "seeds", "sparsity"),
     ("arithmetic", "conditions", "specs"),
-    ("commands",),
+    ("bits", "commands"),
     ("datasets", "models", "pruning", "rewinding"),
     ("training", "registry"),
     ("pipeline",),

@@ -92,9 +92,12 @@ def compare(
     for path in paths:
         session.console.say(f"wrote {path}")
     if log:
+        from rewindctl.pipeline.waiting import bring_kept
         from rewindctl.report.log import log_report
 
-        session.console.say(f"logged report run {log_report(session.registry(make=False), result).run_id}")
+        registry = session.registry(make=False)
+        bring_kept(registry, "", session.console)  # reports that an outage kept here
+        session.console.say(f"logged report run {log_report(registry, result).run_id}")
 
 
 def register(app: typer.Typer) -> None:

@@ -13,6 +13,7 @@ from rewindctl.counting import count_of
 from rewindctl.datasets.files import places
 from rewindctl.datasets.inventory import inventory
 from rewindctl.errors import RewindError
+from rewindctl.registry.recovery import kept
 from rewindctl.registry.store import absolute_uri, connect, sqlite_path
 from rewindctl.registry.writer import resume_file
 from rewindctl.safe_text import redacted
@@ -34,7 +35,7 @@ class Finding:
 
 def diagnosis(device: str, tracking_uri: str | None, data_dir: Path | None) -> list[Finding]:
     """Versions, device, store, data, disk; nothing is made or changed."""
-    return [*_software(), *_device(device), _store(tracking_uri), *_data(data_dir), _disk(), _resume_points()]
+    return [*_software(), *_device(device), _store(tracking_uri), *_data(data_dir), _disk(), _resume_points(), _kept()]
 
 
 def _software() -> list[Finding]:
@@ -96,3 +97,13 @@ def _resume_points() -> Finding:
     folder = resume_file("").parent
     count = len(list(folder.glob("*.safetensors"))) if folder.is_dir() else 0
     return Finding("resume", f"{count_of(count, 'interrupted run')} can go on from {folder}")
+
+
+def _kept() -> Finding:
+    """What an outage kept on this machine."""
+    found = kept()
+    if not found:
+        return Finding("kept", "no results wait for a tracking server")
+    places = ", ".join(f"{count} for {uri or 'a store unknown: altered'}" for uri, count in sorted(found.items()))
+    text = f"results of {count_of(found.total(), 'run')} wait for their tracking server: {places}"
+    return Finding("kept", text, "rewindctl recover uploads them")

@@ -1,12 +1,36 @@
 """The point that an interrupted training goes on from: one file a run, on this machine, gone at the end."""
 
+import json
 from dataclasses import asdict
+from typing import Annotated
+
+from pydantic import Field
 
 from rewindctl.errors import IntegrityError
 from rewindctl.files import replacing, writing
 from rewindctl.registry import RunWriter
+from rewindctl.registry.manifest import ArtifactPath, File, Strict, parse_strict
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.loop import Evaluation, ResumePoint
+
+
+class Measured(Strict):
+    """What an `Evaluation` is as JSON; the loss on a test set may be no number."""
+
+    iteration: Annotated[int, Field(ge=0)]
+    lr: float
+    train_loss: float | None
+    test_loss: Annotated[float, Field(allow_inf_nan=True)]
+    test_accuracy: Annotated[float, Field(ge=0, le=1)]
+
+
+class Notes(Strict):
+    """What is beside the network in a point."""
+
+    evaluations: tuple[Measured, ...]
+    training_seconds: Annotated[float, Field(ge=0)]
+    wall_seconds: Annotated[float, Field(ge=0)] | None = None  # older points have none
+    digests: dict[ArtifactPath, File]
 
 
 def save_point(writer: RunWriter, point: ResumePoint) -> None:
@@ -27,12 +51,13 @@ def load_point(writer: RunWriter) -> ResumePoint | None:
     if not path.is_file():
         return None
     try:
-        state, notes = TrainState.load(path), TrainState.notes(path)
-        evaluations = tuple(Evaluation(**evaluation) for evaluation in notes["evaluations"])
-        writer.digests = {**notes["digests"], **writer.digests}
-        seconds = float(notes["training_seconds"])
-        return ResumePoint(
-            state, evaluations, seconds, float(notes.get("wall_seconds", seconds))
-        )  # older ones have none
-    except (IntegrityError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        state = TrainState.load(path)
+        text = json.dumps(TrainState.notes(path)).encode()
+        notes = parse_strict(Notes, text, path.name, "")
+    except (IntegrityError, ValueError, RecursionError):
         return None
+    evaluations = tuple(Evaluation(**measured.model_dump()) for measured in notes.evaluations)
+    digests = {path: file.model_dump() for path, file in notes.digests.items()}
+    writer.digests = {**digests, **writer.digests}
+    wall = notes.training_seconds if notes.wall_seconds is None else notes.wall_seconds
+    return ResumePoint(state, evaluations, notes.training_seconds, wall)

@@ -1,7 +1,6 @@
 """A stage is found in the registry, or run, linked to its parent, and closed; its failure is recorded."""
 
 import csv
-import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +31,7 @@ from rewindctl.registry import Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.paths import FINAL, LAYERS, MASK, checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.safe_text import finite
 from rewindctl.seeds import derived_seed
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
 from rewindctl.training.device import device_name, environment, resolve_device
@@ -395,11 +395,6 @@ def mask_metrics(mask: Mask) -> dict[str, float | None]:
         "compression": mask.compression,
         "nonzero_kernel_parameters": mask.kept,
     }
-
-
-def finite(value: float) -> float | None:
-    """None for what is no number: a network may be pruned to nonsense, whose loss no metric can hold."""
-    return value if math.isfinite(value) else None
 
 
 def _detached(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -47,7 +47,10 @@ def find_or_start(
 
 
 def bring_kept(registry: Registry, fingerprint: str, console: Console) -> None:
-    """Upload what is kept here of a stage, in any experiment. Raises: KeptError when it cannot be."""
+    """Upload what is kept here of a stage, in any experiment; reports are a stage without fingerprint.
+
+    Raises: KeptError when it cannot be.
+    """
     for one in recover(registry.uri, fingerprint=fingerprint):
         if one.lost:
             console.say(f"note: results of run {one.run_id} are kept for nothing: {one.text}; {one.hint}")

@@ -1,28 +1,21 @@
 """A mask as a checked value: one bool per kernel weight, True where the weight is kept."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from rewindctl.bits import UNREADABLE, checked_count, packed_bits, packed_size, unpacked_bits
 from rewindctl.errors import IntegrityError
 
 FORMAT = "rewindctl-mask-1"
 LARGEST_WEIGHTS = 2**33  # no network here comes near; a header that claims more is refused before allocation
-MOST_DIMENSIONS = 8
-# Half a header, offsets of another file, a shape that torch has no tensor for: each has an error of its own.
-UNREADABLE = (
-    *(SafetensorError, OSError, RecursionError, MemoryError, OverflowError),
-    *(KeyError, TypeError, ValueError, AttributeError, RuntimeError),
-)
 
 
 @dataclass(frozen=True)
@@ -104,10 +97,7 @@ class Mask:
 
     def save(self, path: Path) -> None:
         """One bit per weight, eight to a byte, in a safetensors file; shapes are in its metadata."""
-        packed = {
-            name: torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
-            for name, mask in sorted(self.tensors().items())
-        }
+        packed = {name: packed_bits(mask) for name, mask in sorted(self.tensors().items())}
         shapes = {
             "kernels": {name: list(mask.shape) for name, mask in self.kernels.items()},
             "norms": {name: list(mask.shape) for name, mask in self.norms.items()},
@@ -144,12 +134,8 @@ def units(kernel: Tensor) -> Tensor:
 
 
 def _unpack(file: Any, name: str, shape: list[int]) -> Tensor:
-    sizes = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS
-    if not sizes or not all(isinstance(size, int) and 0 < size <= LARGEST_WEIGHTS for size in shape):
-        raise ValueError(f"{name!r:.80} has shape {str(shape[:9])[:80]}")
-    count = math.prod(shape)
+    count = checked_count(shape, name, LARGEST_WEIGHTS)
     claimed = file.get_slice(name)
-    if count > LARGEST_WEIGHTS or claimed.get_dtype() != "U8" or claimed.get_shape() != [(count + 7) // 8]:
+    if claimed.get_dtype() != "U8" or claimed.get_shape() != [packed_size(count)]:
         raise ValueError(f"{name!r:.80} holds {str(claimed.get_shape())[:80]} {claimed.get_dtype()}, not its bits")
-    bits = np.unpackbits(file.get_tensor(name).numpy(), count=count)
-    return torch.from_numpy(bits.view(bool)).reshape(shape)
+    return unpacked_bits(file.get_tensor(name), count).reshape(shape)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rewindctl.errors import DiskError
 from rewindctl.registry.inputs import DataInput, log_inputs, log_network
 from rewindctl.registry.models import register_dense
 from rewindctl.registry.outbox import END, FILE, Entry, Outbox
@@ -17,6 +18,8 @@ from rewindctl.specs import DenseSpec, parse_spec
 
 METRICS_PER_BATCH = 1_000  # MLflow's limits
 OTHERS_PER_BATCH = 100
+LOCK_SECONDS = 60.0  # a `recover` looks at an outbox for a moment; one that was stopped keeps it
+LOOK_SECONDS = 0.05
 
 
 def deliver(client: Client, run_id: str, entry: Entry, local: Path | None) -> None:
@@ -76,15 +79,27 @@ class Post:
                 self.flush()
 
     def keep(self, entry: Entry, local: Path | None = None) -> None:
-        """On this machine's disk, for later."""
+        """On this machine's disk, for later. Raises: DiskError."""
         if self.box is None:
             self.use(Outbox.make(self._run_id, {"uri": self._client.display_uri, **self._about}))
         assert self.box is not None
         self.box.append(entry, local)
 
     def use(self, box: Outbox) -> None:
-        """Go on with the outbox that an earlier process left."""
-        box.lock()
+        """Go on with an outbox, alone at it. Raises: DiskError when another process keeps it, or has emptied it."""
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not box.lock():
+            if not box.folder.is_dir():
+                raise DiskError(
+                    f"what was kept in {box.folder} is gone: another process has uploaded it",
+                    "the same command finds what there is",
+                )
+            if time.monotonic() >= deadline:
+                raise DiskError(
+                    f"{box.folder} cannot be written: another process is at it",
+                    "let rewindctl recover come to its end, then the same command goes on",
+                )
+            time.sleep(LOOK_SECONDS)
         self.box, self._sent = box, 0
 
     def flush(self) -> None:

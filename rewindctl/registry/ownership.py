@@ -5,8 +5,8 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 
+from rewindctl import processes
 from rewindctl.registry.records import HEARTBEAT, OWNER, TICKET, RunRecord
 from rewindctl.registry.store import Client
 
@@ -27,7 +27,7 @@ def this_process() -> str:
     digits of the machine's boot ID, `namespace` that of its pids: containers share hosts' names, and pids too.
     """
     pid = os.getpid()
-    return f"{socket.gethostname()}:{pid}:{_started(pid)}:{_boot()}:{_namespace()}"
+    return f"{socket.gethostname()}:{pid}:{processes.started(pid)}:{_boot()}:{_namespace()}"
 
 
 def shown(owner: str) -> str:
@@ -145,47 +145,20 @@ class Heartbeat:
 
 
 def _exists(pid: int, start: str) -> bool:
-    """Whether the process that began at `start` (empty: any) is there; one that ended but was not reaped is not."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass  # another user's
-    if _stat(pid)[:1] in (["Z"], ["X"]):
-        return False
-    found = _started(pid)
-    return not start or not found or found == start
-
-
-def _stat(pid: int) -> list[str]:
-    """/proc/PID/stat from field 3, the state, on; empty where there is none. The name before it may hold anything."""
-    return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-
-
-def _started(pid: int) -> str:
-    return (_stat(pid)[19:20] or [""])[0]  # field 22
+    """Whether the process that began at `start` (empty: any) is there."""
+    found = processes.started(pid)
+    return processes.is_there(pid) and (not start or not found or found == start)
 
 
 def _boot() -> str:
-    return _read("/proc/sys/kernel/random/boot_id")[:8]
+    return processes.boot()[:8]
 
 
 def _booted() -> float:
     """Unix seconds of this machine's start, 0 where it does not tell."""
-    lines = [line.split() for line in _read("/proc/stat").splitlines()]
+    lines = [line.split() for line in processes.read("/proc/stat").splitlines()]
     return next((float(words[1]) for words in lines if words[:1] == ["btime"]), 0.0)
 
 
 def _namespace() -> str:
-    try:
-        return Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
-    except OSError:
-        return ""
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
+    return processes.namespace().strip("pid:[]")

@@ -56,6 +56,7 @@ KINDS = ("dense", "prune", "retrain", "tune", "trial", REPORT)
 REMOVED = "removed: its files are gone"  # the error of a run that `rewindctl remove` took
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")  # MLflow's own rule; IDs become file names here
 STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
+LONGEST_TEXT = 100_000  # MLflow takes 8,000 characters
 LAST_TIME = 10**14  # milliseconds; the year 5138
 PARENT_KINDS = {"dense": (), "prune": ("dense", "retrain"), "retrain": ("prune",)}
 
@@ -106,7 +107,17 @@ class RunRecord:
             raise RegistryError(f"the store has a run with the ID {run_id!r:.80}", "check --tracking-uri")
         known = status if status in STATUSES else "UNKNOWN"
         times = _millis(started), _millis(ended)
-        return cls(run_id, name or "", known, artifact_uri, *times, tags, params, metrics, lifecycle_stage != "active")
+        return cls(
+            str(run_id),
+            text_of(name or ""),
+            known,
+            text_of(artifact_uri or ""),
+            *times,
+            tags,
+            params,
+            metrics,
+            lifecycle_stage != "active",
+        )
 
     @property
     def kind(self) -> str:
@@ -165,6 +176,11 @@ class RunRecord:
         return f"{self.name} ({self.run_id[:8]})"
 
 
-def _millis(value: int | None) -> int:
+def text_of(value: object) -> str:
+    """What a store has where MLflow writes a text: SQLite keeps anything, of any length."""
+    return str(value[:LONGEST_TEXT] if isinstance(value, str | bytes) else value)[:LONGEST_TEXT]
+
+
+def _millis(value: Any) -> int:
     """Milliseconds since 1970, 0 for what is no time."""
-    return value if value and 0 < value <= LAST_TIME else 0
+    return value if isinstance(value, int) and 0 < value <= LAST_TIME else 0

@@ -1,5 +1,6 @@
 """Results that were kept on this machine when their store was away: listed, and brought to it, each once."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +59,20 @@ def recover(tracking_uri: str | None, *, dry_run: bool = False, fingerprint: str
             continue
         if fingerprint in (None, box.header["fingerprint"]):
             found.append(_recover(box, tracking_uri, dry_run))
+    return found
+
+
+def kept() -> Counter[str]:
+    """How many runs' results wait here, by store; of those that were altered the store is empty. Changes nothing."""
+    found = Counter[str]()
+    for folder in kept_folder().glob("*") if kept_folder().is_dir() else ():
+        if is_kept(folder):
+            try:
+                found[str(Outbox(folder).header["uri"])] += 1
+            except FileNotFoundError:  # its owner has just said everything
+                continue
+            except IntegrityError:
+                found[""] += 1
     return found
 
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from rewindctl.arithmetic import AUTO
 from rewindctl.catalog import listed, unknown
@@ -16,10 +15,10 @@ from rewindctl.errors import IntegrityError, RegistryError, UnknownNameError, Us
 from rewindctl.files import sha256
 from rewindctl.registry import records as tag
 from rewindctl.registry.manifest import ALTERED, MOST_JSON_BYTES, parse_manifest
-from rewindctl.registry.models import NOT_THERE, longer_baseline, register_dense
+from rewindctl.registry.models import NOT_THERE, longer_baseline
 from rewindctl.registry.opening import Opening, about_of, common_tags, project_run
 from rewindctl.registry.ownership import Watch
-from rewindctl.registry.paths import CHECKPOINTS
+from rewindctl.registry.paths import CHECKPOINTS, local_path
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.searching import ACTIVE, BOTH, DELETED, search
 from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, sqlite_path
@@ -91,6 +90,11 @@ class Registry:
                 if error.code != "RESOURCE_ALREADY_EXISTS":
                     raise
                 found = client.get_experiment_by_name(name)  # another process was first
+                if found is None:
+                    raise RegistryError(
+                        f"experiment {name!r} can neither be made nor read: {error.message}",
+                        "give another --experiment",
+                    ) from None
         if found.lifecycle_stage != "active":
             raise RegistryError(
                 f"experiment {name!r} was deleted", f"restore it: mlflow experiments restore -x {found.experiment_id}"
@@ -324,10 +328,6 @@ class Registry:
         run = self._client.create_run(self.experiment_id, tags=tags, run_name=name)
         return RunWriter(self._client, run.info.run_id, about_of("", name, forced=True))
 
-    def register_dense(self, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
-        """Make the run a version of `<model>-<dataset>-dense`; the alias `seed-<n>` is that of the longest."""
-        register_dense(self._client, run_id, spec, move_alias=move_alias)
-
     def longer_baseline(self, spec: DenseSpec) -> RunRecord | None:
         """The run that `seed-<n>` names, where that is a longer one than `spec`. Raises: RegistryError."""
         return longer_baseline(self._client, spec)
@@ -409,9 +409,9 @@ class Registry:
         return local
 
     def _fetch(self, run: RunRecord, path: str) -> Path:
-        parts = urlsplit(run.artifact_uri)
-        if parts.scheme in ("", "file"):
-            local = Path(unquote(parts.path)) / path
+        folder = local_path(run.artifact_uri)
+        if folder is not None:
+            local = folder / path
         else:
             target = Path(self._downloads.name) / run.run_id
             target.mkdir(exist_ok=True)

@@ -7,11 +7,12 @@ seconds for a thousand runs. Its tables are read here by MLflow's own mapping of
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rewindctl.registry.records import RunRecord
+from rewindctl.registry.records import RunRecord, text_of
 from rewindctl.registry.store import Client
 
 PAGE = 1_000
 ACTIVE, DELETED, BOTH = 1, 2, 3  # MLflow's ViewType, which takes seconds to import
+NAN = float("nan")
 STAGES = {ACTIVE: ("active",), DELETED: ("deleted",), BOTH: ("active", "deleted")}
 
 
@@ -72,9 +73,9 @@ def _from_tables(
             texts = select(table.run_uuid, table.key, table.value).where(table.run_uuid.in_(ids))
             for run_id, key, value in connection.execute(texts):
                 if run_id in found:
-                    getattr(found[run_id], place)[key] = value
+                    getattr(found[run_id], place)[text_of(key)] = text_of(value)
         last = select(SqlLatestMetric.run_uuid, SqlLatestMetric.key, SqlLatestMetric.value, SqlLatestMetric.is_nan)
         for run_id, key, value, is_nan in connection.execute(last.where(SqlLatestMetric.run_uuid.in_(ids))):
             if run_id in found:
-                found[run_id].metrics[key] = float("nan") if is_nan else value
+                found[run_id].metrics[text_of(key)] = NAN if is_nan or not isinstance(value, int | float) else value
     return list(found.values())

@@ -24,6 +24,7 @@ from urllib.parse import quote, urlsplit
 from rewindctl.errors import RegistryError, RewindError, UsageError
 from rewindctl.files import FORBIDDEN, FULL, disk_hint, replacing
 from rewindctl.registry import front, outage
+from rewindctl.registry.sqlite_guard import Guard, check_schema, guard_engines
 from rewindctl.safe_text import redacted, remember, scrubbed, user_info
 
 PING_SECONDS = 5
@@ -113,6 +114,8 @@ class Client:
         remember(uri)
         self.display_uri, self._full_uri = redacted(uri), uri
         self._patience, self._remote = patience, sqlite_path(uri) is None
+        if not self._remote:
+            guard_engines()
         with self.plain_errors():
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -256,7 +259,7 @@ def _prepare_sqlite(path: Path, uri: str) -> None:
                     Client(f"sqlite:///{temporary}").search_experiments(max_results=1)
             elif not _initialised(path):
                 Client(uri).search_experiments(max_results=1)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         hint = hint if (told := _disk_hint(str(error))) == CHECK else told
         raise RegistryError(f"{path} cannot be used as an MLflow store: {error}", hint) from None
     except OSError as error:
@@ -265,13 +268,17 @@ def _prepare_sqlite(path: Path, uri: str) -> None:
 
 
 def _initialised(path: Path) -> bool:
-    """Whether MLflow's last migration is through. Raises: sqlite3.DatabaseError when unreadable or locked for long.
+    """Whether MLflow's last migration is through.
+
+    Raises: sqlite3.DatabaseError when unreadable or locked for long; RegistryError for no store of MLflow.
 
     A store that cannot be written can be read; the first write says what is wrong.
     """
     if not path.exists():
         return False
     with closing(sqlite3.connect(path, timeout=20)) as connection:
+        Guard(connection)
+        check_schema(connection, path)
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "alembic_version" not in tables or "runs" not in tables:
             return False
@@ -282,7 +289,7 @@ def _initialised(path: Path) -> bool:
             connection.execute("BEGIN IMMEDIATE")
             connection.rollback()
         # MLflow writes its default experiment after the last migration.
-        return bool(connection.execute("SELECT COUNT(*) FROM experiments").fetchone()[0])
+        return connection.execute("SELECT 1 FROM experiments LIMIT 1").fetchone() is not None
 
 
 def _prepare_postgresql(uri: str) -> None:

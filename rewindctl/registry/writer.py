@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from rewindctl.errors import DiskError, KeptError, RegistryError, RewindError, UsageError
 from rewindctl.files import sha256, state_folder, writing
@@ -20,6 +19,7 @@ from rewindctl.registry import outage, ownership
 from rewindctl.registry.delivery import Post, deliver
 from rewindctl.registry.inputs import DataInput
 from rewindctl.registry.outbox import END, FILE, Entry, Outbox
+from rewindctl.registry.paths import local_path
 from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, TICKET, RunRecord
 from rewindctl.registry.store import AwayError, Client, StoreError
 from rewindctl.safe_text import scrubbed
@@ -272,10 +272,9 @@ class RunWriter:
 
 def remove_half_uploads(artifact_uri: str) -> None:
     """Remove what a killed process left beside the artifacts of a run: MLflow hides it, and keeps it for ever."""
-    parts = urlsplit(artifact_uri)
-    if parts.scheme in ("", "file"):
-        for path in Path(unquote(parts.path)).rglob(".artifact.uploading.*"):
-            path.unlink(missing_ok=True)
+    folder = local_path(artifact_uri)
+    for path in folder.rglob(".artifact.uploading.*") if folder is not None else ():
+        path.unlink(missing_ok=True)
 
 
 def resume_file(run_id: str) -> Path:

@@ -34,6 +34,7 @@ from rewindctl.report.cells import SETTINGS
 from rewindctl.report.claims_overall import LEVEL_TEXT, or_one, overall_rows
 from rewindctl.report.pairing import complete_block, coverage, levels, with_scale
 from rewindctl.report.tables import method_name
+from rewindctl.safe_text import finite
 
 MARGIN = 0.1
 SCENARIO = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step", "dense_group"]
@@ -156,7 +157,7 @@ def _paired(
     effects = block.mean(axis=1).to_numpy()
     row |= coverage(both, block) | _numbers(evidence.typical_values(effects), effects, float(effects.mean()), row)
     deviation = _deviation(effects)
-    row["smallest_effect"] = _finite(evidence.standard_effect(len(effects)) * deviation)
+    row["smallest_effect"] = finite(evidence.standard_effect(len(effects)) * deviation)
     distance = abs(row["effect"] - row["bound"])
     needed = evidence.needed_paired(distance, deviation) if len(effects) > 1 else None
     return row | _decision(row, _need(needed, len(effects), evidence.FEWEST_PAIRED))
@@ -189,7 +190,7 @@ def _published(claim: Claim, trials: pd.DataFrame, label: str, margin: float) ->
     deviation = _deviation(ours)
     needed = None
     if len(ours) > 1:
-        row["smallest_effect"] = _finite(evidence.smallest_against(len(ours), deviation, theirs))
+        row["smallest_effect"] = finite(evidence.smallest_against(len(ours), deviation, theirs))
         needed = evidence.needed_against(abs(row["effect"] - row["bound"]), deviation, theirs)
     too_close = "too close for 3 published trials"
     return row | _decision(row, _need(needed, len(ours), evidence.FEWEST_AGAINST, too_close))
@@ -251,7 +252,3 @@ def _need(needed: float | None, n: int, fewest: int, never: str = "") -> str:
 
 def _deviation(effects: evidence.Array) -> float:
     return float(effects.std(ddof=1)) if len(effects) > 1 else math.nan
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -6,21 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from rewindctl.bits import UNREADABLE
 from rewindctl.errors import IntegrityError
 from rewindctl.rewinding.packing import pack, unpack
 
 FORMAT = "rewindctl-checkpoint-2"
 UNPACKED_FORMAT = "rewindctl-checkpoint-1"  # as written before zeros were left out
 PARTS = ("parameters", "buffers", "momentum")
-# Half a header, offsets of another file, a shape that torch has no tensor for: each has an error of its own.
-UNREADABLE = (
-    *(SafetensorError, OSError, RecursionError, MemoryError, OverflowError),
-    *(KeyError, TypeError, ValueError, AttributeError, RuntimeError),
-)
 LARGEST_FILE = 1 << 33  # no network here comes near
 LAST_ITERATION = 1 << 53
 DTYPES = (

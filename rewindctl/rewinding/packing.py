@@ -4,15 +4,14 @@ A parameter and its momentum share the bits: kept is where a bit of either is se
 gives back the same bytes whatever the mask was.
 """
 
-import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from rewindctl.bits import checked_count, packed_bits, packed_size, unpacked_bits
+
 MOST_BYTES = 1 << 30  # of the packed tensors of a file: a few bits must not claim a machine's memory
-MOST_DIMENSIONS = 8
 WORTH = 0.9  # of the bytes: below this share a pair is packed
 Tensors = dict[str, Tensor]
 
@@ -29,10 +28,10 @@ def pack(parameters: Tensors, momentum: Tensors) -> tuple[Tensors, dict[str, Any
             kept = torch.stack([_set(tensor) for tensor in pair]).any(dim=0)
             size = sum(tensor.element_size() for tensor in pair)
             whole = kept.numel() * size
-            if int(kept.sum()) * size + (kept.numel() + 7) // 8 < WORTH * whole and whole <= room:
+            if int(kept.sum()) * size + packed_size(kept.numel()) < WORTH * whole and whole <= room:
                 room -= whole
                 shapes[name] = list(parameter.shape)
-                tensors[f"kept/{name}"] = torch.from_numpy(np.packbits(kept.numpy()))
+                tensors[f"kept/{name}"] = packed_bits(kept)
                 pair = [tensor.reshape(-1)[kept] for tensor in pair]
         if len(pair) == 2 and pair[0].shape == pair[1].shape and name not in shapes and not _set(pair[1]).any():
             zero.append(name)
@@ -49,7 +48,7 @@ def unpack(parts: dict[str, Tensors], packed: dict[str, Any]) -> None:
     if set(bits) != set(packed["shapes"]):
         raise ValueError("not every packed tensor has its bits")
     pairs = {name: [parts[part][name] for part in ("parameters", "momentum") if name in parts[part]] for name in bits}
-    claimed = sum(_count(packed["shapes"][name]) * sum(t.element_size() for t in pairs[name]) for name in bits)
+    claimed = sum(_count(packed["shapes"][name], name) * sum(t.element_size() for t in pairs[name]) for name in bits)
     if claimed > MOST_BYTES:
         raise ValueError(f"its packed tensors would take {claimed:,} bytes")
     for name, shape in packed["shapes"].items():
@@ -69,18 +68,15 @@ def _set(tensor: Tensor) -> Tensor:
     return as_bytes.reshape(tensor.numel(), tensor.element_size()).ne(0).any(dim=1)
 
 
-def _count(shape: Any) -> int:
-    sizes = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS
-    if not sizes or not all(isinstance(size, int) and 0 < size <= MOST_BYTES for size in shape):
-        raise ValueError(f"a packed tensor has shape {str(shape)[:80]}")
-    return math.prod(shape)
+def _count(shape: Any, name: str) -> int:
+    return checked_count(shape, name, MOST_BYTES)
 
 
 def _bits(packed: Tensor, name: str, shape: list[int]) -> Tensor:
-    count = _count(shape)
-    if packed.dtype != torch.uint8 or packed.shape != ((count + 7) // 8,):
+    count = _count(shape, name)
+    if packed.dtype != torch.uint8 or packed.shape != (packed_size(count),):
         raise ValueError(f"{name!r:.80} holds {tuple(packed.shape)} {packed.dtype}, not the bits of {shape}")
-    return torch.from_numpy(np.unpackbits(packed.numpy(), count=count).view(bool))
+    return unpacked_bits(packed, count)
 
 
 def _scattered(survivors: Tensor, kept: Tensor, name: str) -> Tensor:

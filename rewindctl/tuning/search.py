@@ -18,8 +18,8 @@ from rewindctl.counting import count_of
 from rewindctl.errors import DivergedError
 from rewindctl.registry.ownership import is_gone, this_process
 from rewindctl.tuning.sampling import DIVERGED, counted, place_of
+from rewindctl.tuning.storage import BEAT, OWNER, REPEATS
 
-OWNER, BEAT, REPEATS = "owner", "beat", "repeats"
 BEAT_SECONDS = 30.0
 SILENT_SECONDS = 600.0  # a worker of another machine that says nothing for so long is gone
 NAMELESS_SECONDS = 30.0  # a worker that died between asking and giving its name

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 from contextlib import suppress
@@ -14,8 +15,9 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import TrialState
 
-from rewindctl.errors import RegistryError, UsageError
+from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import disk_hint, state_folder
 from rewindctl.registry.store import sqlite_path
 from rewindctl.safe_text import redacted, remember, scrubbed
@@ -24,6 +26,8 @@ from rewindctl.specs import TuneSpec
 JOURNAL = "optuna-journal.log"
 DEAD_LOCK_SECONDS = 60.0
 SPEC, PARENT = "rewindctl.spec", "rewindctl.parent_run_id"
+DAMAGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RecursionError)
+OWNER, BEAT, REPEATS = "owner", "beat", "repeats"  # of a trial
 
 
 def default_place(tracking_uri: str) -> str:
@@ -104,8 +108,20 @@ def open_study(
 ) -> optuna.Study:
     """The study of `spec`, made where it is missing.
 
-    Raises: UsageError when the name is that of another search.
+    Raises: UsageError when the name is that of another search; IntegrityError for a damaged one.
     """
+    try:
+        return _opened(storage, spec, parent_run_id, sampler, pruner)
+    except DAMAGED as error:  # a last line that is none shows when the next one is written
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise IntegrityError(
+            f"the storage of study {spec.study!r} is damaged: {reason[:300]}", "restore it, or give another --storage"
+        ) from None
+
+
+def _opened(
+    storage: BaseStorage, spec: TuneSpec, parent_run_id: str, sampler: BaseSampler, pruner: BasePruner
+) -> optuna.Study:
     study = optuna.create_study(
         study_name=spec.study,
         storage=storage,
@@ -129,7 +145,26 @@ def open_study(
         raise UsageError(
             f"study {spec.study!r} is another search: {difference}", "give the same options, or another --study"
         )
+    _check_trials(study)
     return study
+
+
+def _check_trials(study: optuna.Study) -> None:
+    """Raises: IntegrityError for a trial that says what none of ours does: what follows counts on it."""
+    trials = study.get_trials(deepcopy=False)
+    for trial in trials:
+        notes = trial.user_attrs
+        right = isinstance(notes.get(OWNER, ""), str) and _is_number(notes.get(BEAT, 0.0))
+        right = right and notes.get(REPEATS, 0) in range(len(trials)) and _is_number(trial.value or 0.0)
+        right = right and all(_is_number(value) for value in trial.params.values())
+        if not right or (trial.state == TrialState.COMPLETE and trial.value is None):
+            raise IntegrityError(
+                f"trial {trial.number} of study {study.study_name!r} was altered", "restore its storage from a backup"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _difference(known: dict[str, Any], spec: TuneSpec, parent_run_id: str) -> str | None:

@@ -15,6 +15,7 @@ from rewindctl.engines.work import Site
 from rewindctl.errors import KeptError, RegistryError, RewindError
 from rewindctl.files import disk_error, writing
 from rewindctl.pipeline import Pipeline, labels
+from rewindctl.pipeline.waiting import bring_kept
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.specs import TuneSpec
@@ -58,6 +59,8 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     dense = pipeline.dense_of(parent)
     wanted = asked(request, parent, dense, pipeline.dataset(dense.dataset))
     storage = storage or default_place(registry.uri)
+    if not pipeline.force:
+        bring_kept(registry, wanted.spec.fingerprint(), pipeline.console)
     if not pipeline.force and (found := _done(pipeline, wanted.spec, parent, request.trials)) is not None:
         pipeline.console.say(f"reused   {found.short}")
         return Tuned(found, registry.read_json(found, BEST), reused=True)

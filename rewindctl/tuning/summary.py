@@ -19,8 +19,7 @@ from rewindctl.registry import records as tag
 from rewindctl.rewinding.methods import FINETUNE_RATE
 from rewindctl.tuning.plots import plot_history, plot_importance, plot_slices
 from rewindctl.tuning.sampling import counted
-from rewindctl.tuning.search import REPEATS
-from rewindctl.tuning.storage import shown
+from rewindctl.tuning.storage import REPEATS, shown
 from rewindctl.tuning.trial import RUN_ID, Trials, Watch
 
 BEST = "best.json"

@@ -14,16 +14,18 @@ from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import DivergedError, RegistryError
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.requests import RetrainOptions, retrain_child
-from rewindctl.pipeline.stages import finite
+from rewindctl.pipeline.waiting import bring_kept
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import Watch as OwnerWatch
 from rewindctl.registry import records as tag
 from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.safe_text import finite
 from rewindctl.specs import DenseSpec, RetrainSpec, TrialSpec, TuneSpec, make_spec
 from rewindctl.training.device import device_name, environment
 from rewindctl.training.loop import Evaluation, ResumePoint, train
 from rewindctl.tuning.holdout import tuning_data
-from rewindctl.tuning.search import BEAT_SECONDS, REPEATS, Result, beat, shown
+from rewindctl.tuning.search import BEAT_SECONDS, Result, beat, shown
+from rewindctl.tuning.storage import REPEATS
 
 ACCURACY = "validation_accuracy"
 RUN_ID = "run_id"
@@ -111,6 +113,7 @@ class Trials:
 
     def measure(self, spec: TrialSpec, name: str, tags: dict[str, str], watch: "Watch") -> Result:
         """The result of `spec`: that of a finished run of this search, or of a new one. Raises: DivergedError."""
+        bring_kept(self.pipeline.registry, spec.fingerprint(), self.pipeline.console)
         if (found := self._finished(spec)) is not None:
             watch.opened(found.run_id)
             return self._replay(found, spec, watch)

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
+from rewindctl.registry.opening import about_of
+from rewindctl.registry.outbox import Outbox
+
 
 def test_everything_is_named_and_nothing_is_made(cli: Cli, tmp_path: Path) -> None:
     answer = cli("doctor", "--device", "cpu", "--json")
     assert answer.code == 0
     topics = {finding["topic"]: finding["text"] for finding in json.loads(answer.out)}
-    assert {"python", "packages", "device", "threads", "store", "data digits", "disk", "resume"} <= set(topics)
+    assert {"python", "packages", "device", "threads", "store", "data digits", "disk", "resume", "kept"} <= set(topics)
     assert "not there yet" in topics["store"]
     assert list(tmp_path.iterdir()) == []
 
@@ -36,3 +39,18 @@ def test_what_will_not_work_is_said_with_what_to_do(cli: Cli, arguments: tuple[s
     assert f"{topic} will not work so" in answer.err
     assert "->" in answer.out
     assert "secret" not in answer.out + answer.err
+
+
+def test_results_that_wait_for_their_server_are_counted_and_left_alone(cli: Cli, tmp_path: Path) -> None:
+    def finding() -> dict[str, str]:
+        answer = cli("doctor", "--device", "cpu", "--json")
+        return next(found for found in json.loads(answer.out) if found["topic"] == "kept")
+
+    assert finding()["advice"] == ""
+    for number, uri in enumerate(["http://a:5000", "http://a:5000", "http://b:5000"]):
+        Outbox.make(f"{number}" * 32, {"uri": uri, **about_of("f", "a run", forced=False)})
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert "results of 3 runs wait" in finding()["text"]
+    assert "2 for http://a:5000, 1 for http://b:5000" in finding()["text"]
+    assert "rewindctl recover" in finding()["advice"]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

@@ -19,12 +19,11 @@ from typing import Any
 import mlflow.entities  # noqa: F401 (what it runs at import is not a reader's doing)
 import numpy as np
 import torch
+from fuzz import stored
 from PIL import Image
 
-from rewindctl.cli.session import run_json
 from rewindctl.commands import command_of
 from rewindctl.conditions import parse_conditions
-from rewindctl.console import Look
 from rewindctl.datasets import Dataset
 from rewindctl.datasets.cifar_files import unpickled
 from rewindctl.datasets.files import _read_image, load_dataset
@@ -41,13 +40,10 @@ from rewindctl.registry.bundle.index import parse_index
 from rewindctl.registry.bundle.merge import read_bundle
 from rewindctl.registry.manifest import parse_manifest
 from rewindctl.report.cells import summarise
-from rewindctl.report.facts import RunFacts, parse_layers
+from rewindctl.report.facts import parse_layers
 from rewindctl.report.formats import formats
 from rewindctl.report.frame import scale_of
-from rewindctl.report.lineage import Family, forms
 from rewindctl.report.rows import read_rows
-from rewindctl.report.runs import line, page_of
-from rewindctl.report.screen import screen
 from rewindctl.report.tables import tables
 from rewindctl.rewinding import checkpoints
 from rewindctl.rewinding.checkpoints import TrainState
@@ -94,6 +90,16 @@ def checkpoint_notes(data: bytes, folder: Path) -> None:
     checkpoint(_safetensors({checkpoints.FORMAT: data.decode("utf-8", "replace")}), folder)
 
 
+def resume(data: bytes, folder: Path) -> None:
+    stored.resume_point(_file(folder, "resume.safetensors", data))
+
+
+def resume_notes(data: bytes, folder: Path) -> None:
+    text = data.decode("utf-8", "replace")
+    notes = f'{{"iteration": 1, "data_position": 1, "notes": {text}}}'
+    resume(_safetensors({checkpoints.FORMAT: notes}), folder)
+
+
 def mask(data: bytes, folder: Path) -> None:
     found = Mask.load(_file(folder, "mask.safetensors", data))
     assert 0 <= found.kept <= found.total
@@ -119,7 +125,15 @@ def _saved(save: Callable[[Path], None]) -> bytes:
 
 def _state() -> bytes:
     weights, momentum = {"w": torch.ones(2, 3)}, {"w": torch.zeros(2, 3)}
-    return _saved(lambda path: TrainState(weights, {}, momentum, 3, 4).save(path, {"a": 1}))
+    return _saved(lambda path: TrainState(weights, {}, momentum, 3, 4).save(path, _notes()))
+
+
+EVALUATION = {"iteration": 3, "lr": 0.1, "train_loss": None, "test_loss": 1.5, "test_accuracy": 0.5}
+FILE_DIGEST = {"checkpoints/00000000.safetensors": {"sha256": "ab" * 32, "size": 3}}
+
+
+def _notes(**changes: Any) -> dict[str, Any]:
+    return {"evaluations": [EVALUATION], "training_seconds": 1.5, "digests": FILE_DIGEST} | changes
 
 
 def _mask() -> bytes:
@@ -297,19 +311,9 @@ def run(data: bytes, folder: Path) -> None:
     except Exception:  # protobuf and MLflow refuse it with errors of their own, which the client makes plain
         raise UsageError("no answer of a store") from None
     record = RunRecord.from_mlflow(entity)
-    shown = [line(record), screen(RunFacts(record), Look()), *page_lines(record)]
-    shown += [forms[form](Family([record], {}), Look()) for form in ("text", "mermaid", "dot")]
-    json.dumps(run_json(record), allow_nan=False)
-    for text in shown:
-        assert not set("\x1b\x00\x07\r\x9b\u202e") & set(text), repr(text)
+    stored.shown(record)
     if record.kind in ("dense", "prune", "retrain"):
         assert record.spec.kind == record.kind
-
-
-def page_lines(record: RunRecord) -> list[str]:
-    """The run in every order of a list."""
-    orders = ("spec", "accuracy", "compression", "started", "name")
-    return [line(one) for order in orders for one in page_of([record], order, False, 10, 1).runs]
 
 
 def _entity(run_id: str, name: str, status: str, started: int, ended: int, *data: dict[str, Any]) -> Any:
@@ -376,6 +380,22 @@ READERS: dict[str, Reader] = {
         checkpoint_notes,
         (b'{"iteration": 1, "data_position": 2, "notes": {"a": 1}}',),
         (b"[" * 10_000, b'{"iteration": 1e999, "data_position": 0}', b'{"iteration": ' + b"9" * 4_000 + b"}", b"null"),
+    ),
+    "resume": Reader(resume, (_state(),), (b"", _state()[:-4], b"\xff" * 8)),
+    "resume-notes": Reader(
+        resume_notes,
+        (_json(_notes()),),
+        (
+            _json(_notes(evaluations=[{**EVALUATION, "iteration": "3"}])),
+            _json(_notes(evaluations=[{**EVALUATION, "test_accuracy": float("nan")}])),
+            _json(_notes(evaluations=[{**EVALUATION, "train_loss": [1]}])),
+            _json(_notes(digests={"../../x": {"sha256": "ab" * 32, "size": 3}})),
+            _json(_notes(digests={"x": {"sha256": 7, "size": -1}})),
+            _json(_notes(digests=[["x", "y"]])),
+            _json(_notes(training_seconds="1e999")),
+            _json(_notes(training_seconds=-1.0)),
+            b"[" * 50_000,
+        ),
     ),
     "mask": Reader(mask, (_mask(),), (b"", b"\x00" * 8, struct.pack("<Q", 2**63) + b"{}")),
     "mask-shapes": Reader(
@@ -539,5 +559,46 @@ READERS: dict[str, Reader] = {
             _run(run_id="../../../etc/x"),
             _run(started=2**62, ended=-(2**62)),
         ),
+    ),
+    "tune-journal": Reader(
+        stored.journal,
+        (stored.journal_lines(), b""),
+        (
+            stored.journal_changed('"beat":1.0', '"beat":"soon"'),
+            stored.journal_changed('"beat":1.0', '"beat":NaN'),
+            stored.journal_changed('"owner":"elsewhere', '"repeats":"x", "owner": "elsewhere'),
+            stored.journal_changed('"op_code":4', '"op_code":99'),
+            stored.journal_changed('"trial_id":0', '"trial_id":4294967296'),
+            stored.journal_changed('"directions":[2]', '"directions":[1,1]'),
+            stored.journal_changed('"values":[0.5]', '"values":["x"]'),
+            stored.journal_changed('"values":[0.5]', '"values":[NaN]'),
+            stored.journal_changed('"param_value_internal":', '"param_value_internal":"x","y":'),
+            stored.journal_changed('"name\\": \\"Float', '"name\\": \\"Int'),
+            b"[" * 50_000 + b"\n",
+            stored.journal_lines() + b'{"op_code": ' + b"9" * 5_000 + b"}\n",
+        ),
+    ),
+    "store-file": Reader(
+        stored.store_file,
+        (stored.empty_store(rows=True),),
+        (b"SQLite format 3\x00" + bytes(1_000), stored.empty_store()[:8_192], b"\x00" * 512, b"PK\x03\x04"),
+    ),
+    "store-rows": Reader(
+        stored.store_rows,
+        (stored.rows(), b"{}"),
+        (
+            stored.rows(runs__name=NAME, tags__value=NAME, params__key=NAME, latest_metrics__key=NAME),
+            stored.rows(runs__start_time="soon", runs__end_time=[1, 2]),
+            stored.rows(runs__name=[255, 0], tags__value=[255, 0], params__value=[255]),
+            stored.rows(runs__run_uuid="../../../etc/x", tags__run_uuid="../../../etc/x"),
+            stored.rows(latest_metrics__value="x", latest_metrics__is_nan="y"),
+            stored.rows(runs__status="ODD", runs__lifecycle_stage=None),
+            stored.rows(runs__artifact_uri=None),
+            stored.rows(experiments__experiment_id=2**62, runs__experiment_id=2**62),
+            stored.rows(experiments__name=NAME, experiments__lifecycle_stage="deleted"),
+        ),
+    ),
+    "store-schema": Reader(
+        stored.store_schema, (b"", b"CREATE TABLE more (x)"), tuple(text.encode() for text in stored.SCHEMAS)
     ),
 }

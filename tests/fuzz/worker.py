@@ -89,6 +89,11 @@ def _keep(folder: Path, data: bytes) -> str:
     return str(path)
 
 
+def _longest(reader: Any) -> int:
+    """Bytes of a file at most: a right one is never cut off."""
+    return max(20_000, *map(len, reader.valid))
+
+
 def _guided(name: str, seconds: float, seed: int, folder: Path) -> None:
     import atheris
 
@@ -107,7 +112,7 @@ def _guided(name: str, seconds: float, seed: int, folder: Path) -> None:
         (corpus / str(index)).write_bytes(data)
     print(f"baseline_mb: {_warm(reader.target, list(reader.valid[:1]), work) >> 20}", file=sys.stderr, flush=True)
     options = [f"-max_total_time={max(1, int(seconds))}", f"-seed={seed + 1}", "-handle_alrm=0", "-rss_limit_mb=8192"]
-    options += ["-print_final_stats=1", "-max_len=20000", f"-artifact_prefix={folder}/", str(corpus)]
+    options += ["-print_final_stats=1", f"-max_len={_longest(reader)}", f"-artifact_prefix={folder}/", str(corpus)]
     atheris.Setup(["fuzz", *options], lambda data: watch.read(reader.target, data, work, SLOWED) and None)
     atheris.Fuzz()
 

@@ -21,6 +21,7 @@ from rewindctl.models import build_network
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry, RunWriter
+from rewindctl.registry.models import register_dense
 from rewindctl.registry.records import OWNER
 from rewindctl.registry.store import StoreError
 from rewindctl.rewinding.checkpoints import TrainState
@@ -138,12 +139,12 @@ def versions(registry: Registry) -> list[str]:
 
 def test_a_baseline_is_registered_once_however_often_it_is_killed(registry: Registry, spec: DenseSpec) -> None:
     first = start(registry, spec)
-    registry.register_dense(first.run_id, spec)
-    registry.register_dense(first.run_id, spec)
+    register_dense(registry.client, first.run_id, spec)
+    register_dense(registry.client, first.run_id, spec)
     assert versions(registry) == [first.run_id]
     first.fail(KeyboardInterrupt())
     second = start(registry, spec)
-    registry.register_dense(second.run_id, spec)
+    register_dense(registry.client, second.run_id, spec)
     assert versions(registry) == [second.run_id]
     assert registry.resolve("models:/resnet8-digits-dense@seed-0").run_id == second.run_id
     second.fail(KeyboardInterrupt())

@@ -20,6 +20,8 @@ from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunRecord, RunWriter, delivery, outage, ownership
 from rewindctl.registry.outbox import Outbox, kept_folder
 from rewindctl.registry.records import HEARTBEAT
+from rewindctl.report.compare import Comparison
+from rewindctl.tuning import study
 
 LINE = ("train-dense", "--model", "resnet8", "--dataset", "digits", "--iterations", "24", "--batch-size", "32")
 LINE += ("--evaluate-every", "4", "--rewind-points", "6,12", "--checkpoint-every", "0")
@@ -345,6 +347,34 @@ def test_the_same_command_uploads_kept_results(
     answer = train("--json")
     assert (json.loads(answer.out)["run_id"], json.loads(answer.out)["reused"]) == (kept.name, True)
     whole(server, name, unbroken)
+
+
+@pytest.mark.slow
+def test_a_search_and_a_report_upload_what_was_kept_of_them(
+    train: Cli, cli: Cli, cable: Cable, server: Server, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = ("--tracking-uri", cable.uri, "--experiment", name)
+    prune = cli("prune", "--parent", train().run_id, "--compression", "5", *where).run_id
+    search = ("tune", "--parent", prune, "--trials", "1", "--iterations", "4", "--compare-seeds", "0", "--json")
+    ends: dict[tuple[str, ...], tuple[object, str]] = {
+        (*search, "--pruner", "none", *where): (study, "note"),
+        ("compare", "--log", *where): (Comparison, "write_files"),
+    }
+    for line, (place, last) in ends.items():
+        with monkeypatch.context() as patch:
+            then = getattr(place, last)
+            patch.setattr(place, last, lambda *a, then=then, **k: (then(*a, **k), cable.pull())[0])
+            patch.setenv("REWINDCTL_OUTAGE_SECONDS", "0")
+            assert cli(*line).code == 1
+        (folder,) = kept_folder().iterdir()
+        cable.plug()
+        answer = cli(*line)
+        assert answer.code == 0
+        assert f"kept results of run {folder.name}: is finished" in answer.err
+        assert Registry(server.uri, name).get(folder.name).finished
+        assert not list(kept_folder().iterdir())
+    (home,) = Registry(server.uri, name).search(kind="tune")
+    assert home.finished
 
 
 @pytest.mark.slow

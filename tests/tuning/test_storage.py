@@ -6,7 +6,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from rewindctl.errors import RegistryError, UsageError
+from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.specs import TuneSpec
 from rewindctl.tuning.sampling import make_pruner, make_sampler
 from rewindctl.tuning.storage import checked_place, default_place, open_storage, open_study, shown
@@ -116,6 +116,23 @@ DAMAGES = {
 def test_a_damaged_journal_is_named(tmp_path: Path, damage: str) -> None:
     (tmp_path / "a.log").write_bytes(DAMAGES[damage])
     with pytest.raises(RegistryError, match=r"a\.log cannot be used"):
+        study(str(tmp_path / "a.log"), spec())
+
+
+ALTERED = {
+    "an owner": ("owner", 7),
+    "a sign of life": ("beat", "soon"),
+    "a sign of life that is no number": ("beat", float("nan")),
+    "a repetition": ("repeats", 99),
+    "a repetition that is no number": ("repeats", "x"),
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_a_trial_that_says_what_none_of_ours_does_is_named(tmp_path: Path, what: str) -> None:
+    first = study(str(tmp_path / "a.log"), spec())
+    first.ask().set_user_attr(*ALTERED[what])
+    with pytest.raises(IntegrityError, match="trial 0 of study 'a' was altered"):
         study(str(tmp_path / "a.log"), spec())
 
 

@@ -30,6 +30,7 @@ from rewindctl.registry.bundle.index import Index, RunEntry, parse_index
 from rewindctl.registry.bundle.leftovers import discard, remove_leftovers
 from rewindctl.registry.delivery import METRICS_PER_BATCH
 from rewindctl.registry.manifest import Manifest, parse_manifest
+from rewindctl.registry.models import register_dense
 from rewindctl.registry.opening import common_tags, params_of
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
@@ -178,7 +179,7 @@ class _Merge:
             self._complete(entry)
         dense = [(spec, entry) for entry in self.new if isinstance(spec := spec_of(entry), DenseSpec)]
         for spec, entry in sorted(dense, key=lambda pair: -pair[0].iterations):  # a new alias is the longest one's
-            self.registry.register_dense(self.made[entry.run_id], spec, move_alias=False)
+            register_dense(self.registry.client, self.made[entry.run_id], spec, move_alias=False)
         self._refuse_rivals()
         client = self.registry.client
         for run in self.completed:

@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from rewindctl.errors import RegistryError
+from rewindctl.registry.paths import local_path
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.searching import BOTH
@@ -51,8 +51,6 @@ class Disk:
         if self.files(run):
             try:
                 self.registry.client.delete_artifacts(run.artifact_uri)
-            except NotImplementedError:
-                raise _cannot(run, "it does not offer that") from None
             except RegistryError as error:
                 raise _cannot(run, error.message) from None
             if left := self.files(run):
@@ -61,12 +59,6 @@ class Disk:
             for empty in (folder, folder.parent):
                 with suppress(OSError):  # not there, or something of others in it
                     empty.rmdir()
-
-
-def local_path(artifact_uri: str) -> Path | None:
-    """The folder of an artifact URI, None where it is not one of this machine."""
-    parts = urlsplit(artifact_uri)
-    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
 
 
 def size_of(path: Path) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rewindctl.errors import UsageError
 from rewindctl.files import state_folder
-from rewindctl.registry.deleting.disk import local_path
+from rewindctl.registry.paths import local_path
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.store import sqlite_path

@@ -1,0 +1,46 @@
+"""What the system tells of processes: whether one is there, since when, and where its number means it."""
+
+import os
+from pathlib import Path
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process is there; one that ended but was not reaped is not."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return _stat(pid)[:1] not in (["Z"], ["X"])
+
+
+def started(pid: int) -> str:
+    """When a process began, in clock ticks since boot: a number used again is another process. Empty: not told."""
+    return (_stat(pid)[19:20] or [""])[0]  # field 22
+
+
+def boot() -> str:
+    """The ID of this machine since it was started."""
+    return read("/proc/sys/kernel/random/boot_id")
+
+
+def namespace() -> str:
+    """`pid:[NUMBER]`: containers of one machine count their processes apart."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def read(path: str) -> str:
+    """A file of /proc, empty where there is none."""
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _stat(pid: int) -> list[str]:
+    """/proc/PID/stat from field 3, the state, on; empty where there is none. The name before it may hold anything."""
+    return read(f"/proc/{pid}/stat").rpartition(")")[2].split()
