@@ -1,6 +1,8 @@
 """Seconds to compare, list and look up runs in a large registry, against `mlflow.search_runs` over the same runs.
 
     python benchmarks/large_registry.py --runs 10000 --rounds 5 --output large_registry.json
+    python benchmarks/large_registry.py --runs 50000 --store filled --rounds 0   # fills it, minutes
+    python benchmarks/large_registry.py --runs 50000 --store filled              # measures it as it is
 
 A short chain is made for real (dense, prune, three retrainings on the embedded digits); its rows in MLflow's tables are
 then written again with other seeds, sparsities, run IDs and fingerprints. A second experiment of the same store holds
@@ -47,13 +49,21 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--needed", type=int, default=200, help="runs of the small experiment")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--store", type=Path, help="folder of a store to fill, or filled by an earlier call [temporary]"
+    )
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="rewindctl-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="rewindctl-bench-") as temporary:
+        folder = options.store or Path(temporary)
+        is_filled = (folder / "mlflow.db").exists()
         uri = f"sqlite:///{folder}/mlflow.db"
         large, small = Registry(uri, "large"), Registry(uri, "small")
-        fill(large, options.runs)
-        fill(small, options.needed)
+        if not is_filled:
+            fill(large, options.runs)
+            fill(small, options.needed)
+        if not options.rounds:
+            return
         times = measure(large, small, options.rounds)
     report(options, times)
     if options.output:

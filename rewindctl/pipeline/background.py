@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 MOST = 4  # handed over and not done: each may hold a whole state of the network
+LOOK_SECONDS = 0.2  # how long an interrupt can go unseen that comes just as a wait begins
 GIVE_UP_SECONDS = 5.0  # how long a second interrupt waits for what is under way
 
 Job = Callable[[], object]
@@ -40,9 +41,8 @@ class Background:
             self._drain()
         finally:
             self._jobs.put(None)
-        if error is None or isinstance(error, Exception):  # what failed here failed first
-            if self._error is not error:
-                self.check()
+        if (error is None or isinstance(error, Exception)) and error is not self._error:
+            self.check()  # what failed here failed first
 
     def give(self, job: Job) -> None:
         """Have it done after all that was given before; waits where too much is left to do. Raises: as `check`."""
@@ -54,7 +54,7 @@ class Background:
 
     def wait(self) -> None:
         """Until all that was given is done. Raises: as `check`."""
-        self._mark().get()
+        _await(self._mark())
         self.check()
 
     def check(self) -> None:
@@ -70,7 +70,7 @@ class Background:
 
     def _drain(self) -> None:
         try:
-            self._mark().get()
+            _await(self._mark())
         except BaseException:  # a second interrupt
             self._dropping = True
             with suppress(Empty):
@@ -96,3 +96,9 @@ class Background:
             self._error = error
         self._done += 1
         return True
+
+
+def _await(mark: "SimpleQueue[None]") -> None:
+    while True:
+        with suppress(Empty):
+            return mark.get(timeout=LOOK_SECONDS)

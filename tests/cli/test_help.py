@@ -21,6 +21,7 @@ from rewindctl.training.recipes import recipes
 
 # The external contract: a change here is a change of the contract.
 COMMANDS = (
+    "bench",
     "compare",
     "data fetch",
     "data import",

@@ -5,6 +5,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,22 +39,23 @@ def fail() -> None:
     raise DiskError("no room")
 
 
+def in_block(block: Callable[[Background], object]) -> None:
+    with Background() as work:
+        block(work)
+
+
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
 def test_what_was_given_is_done_in_order_however_the_block_ends(ending: type[BaseException] | None) -> None:
     done: list[int] = []
 
-    def block() -> None:
-        with Background() as work:
-            for number in range(100):
-                work.give(lambda number=number: done.append(number))  # type: ignore[misc]
-            if ending:
-                raise ending
+    def block(work: Background) -> None:
+        for number in range(100):
+            work.give(partial(done.append, number))
+        if ending:
+            raise ending
 
-    if ending:
-        with pytest.raises(ending):
-            block()
-    else:
-        block()
+    with pytest.raises(ending) if ending else nullcontext():
+        in_block(block)
     assert done == list(range(100))
 
 
@@ -68,18 +71,17 @@ def test_all_is_done_in_one_other_thread() -> None:
 
 
 def test_so_much_waits_and_no_more() -> None:
-    """What is left when the next is begun: never more than MOST."""
-    gate, left = threading.Event(), list[int]()
-    given = 0
+    gate, left, given = threading.Event(), list[int](), [0]
     with Background() as work:
         work.give(gate.wait)
         for _ in range(MOST - 1):  # does not stand still
-            work.give(lambda: left.append(given))
+            work.give(gate.wait)
         gate.set()
-        for number in range(50):
-            given = number
-            work.give(lambda number=number: left.append(given - number))  # type: ignore[misc]
-    assert max(left[MOST - 1 :]) <= MOST
+        for number in range(1, 50):
+            given[0] = number
+            work.give(lambda number=number: left.append(1 + given[0] - number))  # type: ignore[misc]
+    assert len(left) == 49
+    assert max(left) <= MOST + 1, "what is left when one is begun, and the one that waits to be handed over"
 
 
 CALLS: dict[str, Callable[[Background], object]] = {
@@ -92,12 +94,16 @@ CALLS: dict[str, Callable[[Background], object]] = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_failure_is_told_at_the_next_call_and_the_last_thing_done(call: Callable[[Background], object]) -> None:
     done: list[str] = []
-    with pytest.raises(DiskError, match="no room") as caught, Background() as work:
+
+    def block(work: Background) -> None:
         work.give(lambda: done.append("before"))
         work.give(fail)
         work._mark().get()
         call(work)
         done.append("not here")
+
+    with pytest.raises(DiskError, match="no room") as caught:
+        in_block(block)
     assert done == ["before"]
     assert caught.value.__context__ is None
 
@@ -105,26 +111,39 @@ def test_a_failure_is_told_at_the_next_call_and_the_last_thing_done(call: Callab
 def test_nothing_is_done_after_a_failure_and_the_end_tells_it() -> None:
     done: list[str] = []
     gate = threading.Event()
-    with pytest.raises(DiskError), Background() as work:
+
+    def block(work: Background) -> None:
         work.give(gate.wait)
         work.give(fail)
         work.give(lambda: done.append("after"))
         gate.set()
+
+    with pytest.raises(DiskError):
+        in_block(block)
     assert done == []
 
 
-def test_an_earlier_failure_here_goes_before_an_error_of_the_block_and_an_interrupt_before_it() -> None:
-    with pytest.raises(DiskError), Background() as work:
+@pytest.mark.parametrize(
+    ("ending", "told"), [(ValueError, DiskError), (KeyboardInterrupt, KeyboardInterrupt)], ids=["error", "interrupt"]
+)
+def test_an_earlier_failure_goes_before_an_error_of_the_block_and_an_interrupt_before_it(
+    ending: type[BaseException], told: type[BaseException]
+) -> None:
+    gate = threading.Event()
+
+    def block(work: Background) -> None:
+        work.give(gate.wait)
         work.give(fail)
-        raise ValueError("later")
-    with pytest.raises(KeyboardInterrupt), Background() as work:
-        work.give(fail)
-        raise KeyboardInterrupt
+        gate.set()
+        raise ending
+
+    with pytest.raises(told):
+        in_block(block)
 
 
 def test_a_second_interrupt_drops_what_was_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "GIVE_UP_SECONDS", 0.01)
-    gate, done = threading.Event(), list[str]()
+    gate, done, work = threading.Event(), list[str](), Background()
 
     def under_way() -> None:
         while work._jobs.qsize() < 2:  # until the block has ended, and its end waits
@@ -133,16 +152,20 @@ def test_a_second_interrupt_drops_what_was_not_begun(monkeypatch: pytest.MonkeyP
         gate.wait()
         done.append("under way")
 
-    work = Background()
-    with pytest.raises(KeyboardInterrupt), work:
-        work.give(under_way)
-        work.give(lambda: done.append("not begun"))
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(work, under_way, lambda: done.append("not begun"))
     assert done == []
     gate.set()
     while any(thread.name == "background" for thread in threading.enumerate()):
         time.sleep(0.001)
     assert done == ["under way"]
+
+
+def interrupted(work: Background, *jobs: Callable[[], object]) -> None:
+    with work:
+        for job in jobs:
+            work.give(job)
+        raise KeyboardInterrupt
 
 
 # With a run
