@@ -3,7 +3,9 @@
     python benchmarks/tracking.py --rounds 5 --output tracking.json
 
 A network small enough for a GPU's speed on a CPU, with the evaluations of a full-length run, one every 2,000 updates.
-Rounds alternate. The chain is dense -> prune -> retrain over SQLite: its seconds but for those of training.
+Rounds alternate; the machine must have nothing else to do. `writing` is what the writing thread computes as a share of
+the training without: what that could lose if nothing of it ran beside. The chain is dense -> prune ->
+retrain over SQLite: its seconds but for those of training.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from rewindctl.datasets.batches import DeviceData
 from rewindctl.models import build_network, register_model
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline import Pipeline, stages
+from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_spec, retrain_spec
 from rewindctl.pipeline.settings import dense_settings
 from rewindctl.registry import Registry
@@ -107,9 +110,13 @@ def compare_training(folder: Path, options: argparse.Namespace, device: torch.de
     for number in range(-1, options.rounds):  # the first round warms up
         row: dict[str, float] = {}
         for name in sorted(ways, reverse=number % 2 == 1):  # the order alternates, or the first would be favoured
-            training, around = ways[name]()
+            with Written() as written:
+                training, around = ways[name]()
+            row["writing_cpu_seconds"] = max(row.get("writing_cpu_seconds", 0.0), written.seconds)
             row |= {f"{name}_iterations_per_second": options.iterations / training, f"{name}_around_seconds": around}
         row["ratio"] = row["with_iterations_per_second"] / row["without_iterations_per_second"]
+        seconds = options.iterations / row["without_iterations_per_second"]
+        row["writing_share"] = row["writing_cpu_seconds"] / seconds
         rows.append(row)
     return rows[1:]
 
@@ -120,6 +127,28 @@ def with_registry(pipeline: Pipeline, spec: DenseSpec) -> tuple[float, float]:
     run = pipeline.run_dense(spec).run
     training = run.metrics["duration_seconds"]
     return training, time.perf_counter() - began - training
+
+
+class Written:
+    """CPU seconds of what is handed to a run's writing thread."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._give = Background.give
+
+    def __enter__(self) -> "Written":
+        give = self._give
+
+        def counted(job: Callable[[], object]) -> None:
+            began = time.thread_time()
+            job()
+            self.seconds += time.thread_time() - began
+
+        Background.give = lambda work, job: give(work, partial(counted, job))  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        Background.give = self._give  # type: ignore[method-assign]
 
 
 def without_registry(spec: DenseSpec, data: DeviceData) -> tuple[float, float]:
@@ -206,13 +235,14 @@ class Watching:
 
 
 def print_training(head: str, rows: list[dict[str, float]]) -> None:
-    table = Table("training", "it/s", "against without", "seconds before and after it")
+    table = Table("training", "it/s", "against without", "writing", "seconds before and after it")
     ratios = [row["ratio"] for row in rows]
     for name in ("without", "with"):
         speed = statistics.median(row[f"{name}_iterations_per_second"] for row in rows)
         around = statistics.median(row[f"{name}_around_seconds"] for row in rows)
         beside = f"x{statistics.median(ratios):.3f} [{min(ratios):.3f}, {max(ratios):.3f}]" if name == "with" else ""
-        table.add_row(f"{name} the registry", f"{speed:,.0f}", beside, f"{around:.2f}")
+        share = f"{statistics.median(row['writing_share'] for row in rows):.2%}" if name == "with" else ""
+        table.add_row(f"{name} the registry", f"{speed:,.0f}", beside, share, f"{around:.2f}")
     RichConsole().print(f"{head}, {len(rows)} rounds", table)
 
 
