@@ -26,5 +26,5 @@ if "$python" -c 'from rewindctl.datasets import load_dataset; load_dataset("cifa
   measure throughput_resnet20 throughput.py --model resnet20 --dataset cifar10 --device cpu --iterations 5 --rounds 5
 fi
 measure disk disk.py
-measure tracking tracking.py --device cpu --iterations 8000 --rounds 5
+measure tracking tracking.py --device cpu --iterations 6000 --rounds 5
 measure large_registry large_registry.py --runs 2000 --rounds 3
