@@ -6,6 +6,7 @@ SIDE_BY_SIDE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 SECONDS ?= 600
 SEED ?= 0
+OUTPUT ?=
 
 .PHONY: demo test test-slow test-ray test-projects test-postgres test-browser soak soak-short fuzz lint types bench clean
 
@@ -51,8 +52,8 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/throughput.py --model resnet8 --dataset digits --iterations 100
+bench: $(VENV)/.installed ## speed, bytes, tracking, a large registry in under 10 minutes; OUTPUT=benchmarks/results keeps JSON
+	PYTHON="$(abspath $(BIN))/python" OUTPUT="$(OUTPUT)" bash benchmarks/cpu.sh
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

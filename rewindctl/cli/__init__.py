@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import typer
 
 from rewindctl.cli import (
+    bench,
     compare,
     complete,
     data,
@@ -48,7 +49,7 @@ PANELS = {
     "The report": ("reproduce", "compare"),
     "Look at runs": ("list", "show", "lineage", "ui"),
     "Keep them": ("verify", "registry", "recover", "remove", "gc"),
-    "Set up": ("init", "doctor", "data"),
+    "Set up": ("init", "doctor", "bench", "data"),
 }
 LONGEST_REASON = 1_000
 
@@ -78,6 +79,7 @@ for module in (
     list_runs,
     init,
     doctor,
+    bench,
     ui,
     verify,
     remove,

@@ -108,8 +108,10 @@ def _print_plan(session: Session, plan: "Plan") -> None:
     speeds = cost.all_speeds(
         plan,
         state,
-        lambda spec: measured_speed(
-            spec, session.facts(spec.dataset), device, cost.MEASURED_SECONDS, session.arithmetic
+        lambda spec: (
+            measured_speed(
+                spec, session.facts(spec.dataset), device, cost.MEASURED_SECONDS, session.arithmetic
+            ).iterations_per_second
         ),
         session.console.say,
     )

@@ -6,6 +6,7 @@ from rewindctl.counting import count_of
 from rewindctl.paper.study import Study
 
 GIGABYTE = 1e9
+DEVICE_OF_REPORT = "RTX 3080, TensorFlow 2.4.2"
 
 
 def studies_text(studies: list[Study]) -> str:
@@ -60,6 +61,23 @@ def plan_text(plan: dict[str, Any]) -> str:
     )
     if totals["missing_data"]:
         lines.append(f"missing data: {', '.join(totals['missing_data'])}; see: rewindctl data list")
+    return "\n".join(lines)
+
+
+def bench_text(bench: dict[str, Any]) -> str:
+    """The networks and studies that `bench_json` made."""
+    lines = [bench["device"], "", f"{'network':12}{'precision':10}{'it/s':>10}{'report it/s':>13}{'ratio':>9}"]
+    for network in bench["networks"]:
+        published, ratio = network["published_iterations_per_second"], network["ratio"]
+        beside = "" if published is None else f"{published:>13.1f}{ratio:>8.3g}x"
+        lines.append(f"{network['model']:12}{network['precision']:10}{network['iterations_per_second']:>10.4g}{beside}")
+    width = max(len(study["name"]) for study in bench["studies"])
+    lines += ["", f"{'study':{width}}{'trials':>8}{'iterations':>13}{'time':>10}"]
+    for study in bench["studies"]:
+        missing = ", ".join(study["not_measured"])
+        time = f"{'':10}  not measured: {missing}" if missing else f"{_time(3600 * study['hours']):>10}"
+        lines.append(f"{study['name']:{width}}{study['trials']:>8}{study['iterations']:>13,}{time}")
+    lines += ["", f"One stage at a time, from nothing. The report's speeds: {DEVICE_OF_REPORT}."]
     return "\n".join(lines)
 
 

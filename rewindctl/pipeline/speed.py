@@ -1,12 +1,12 @@
 """How fast this device trains a network: measured for seconds on noise of the data set's shape, without the data."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from rewindctl.arithmetic import Arithmetic
+from rewindctl.arithmetic import Arithmetic, Precision
 from rewindctl.datasets import Dataset
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.datasets.facts import DataFacts
@@ -23,10 +23,18 @@ HARMLESS_RATE = 1e-9  # noise can be learned into infinities, and an update of a
 WAIT_EVERY = 20  # a GPU's queue must not run seconds ahead of the clock
 
 
+@dataclass(frozen=True)
+class Speed:
+    """Updates per second, and the precision that they were made in."""
+
+    iterations_per_second: float
+    precision: Precision
+
+
 def measured_speed(
     spec: DenseSpec, facts: DataFacts, device: torch.device, seconds: float, arithmetic: Arithmetic
-) -> float:
-    """Updates per second of the recipe of `spec`, over about `seconds`, evaluations apart."""
+) -> Speed:
+    """Of the recipe of `spec`, over about `seconds`, evaluations apart."""
     config = NetworkConfig(facts.channels, facts.classes, spec.norm_momentum, spec.norm_epsilon)
     network = build_network(spec.model, config, seed=0)
     data = DeviceData.upload(_noise(facts, max(4 * spec.batch_size, facts.classes)), device)
@@ -48,7 +56,7 @@ def measured_speed(
         if t % WAIT_EVERY == 0:
             stepper.mean_loss()
     stepper.mean_loss()
-    return (t - WARM_UP) / (time.perf_counter() - began)
+    return Speed((t - WARM_UP) / (time.perf_counter() - began), settings.precision)
 
 
 def _noise(facts: DataFacts, size: int) -> Dataset:

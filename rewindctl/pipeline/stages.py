@@ -20,6 +20,7 @@ from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.build import require_logits
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline import inputs, labels
+from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.networks import load_mask
 from rewindctl.pipeline.requests import require_kind
 from rewindctl.pipeline.resume import load_point, save_point
@@ -267,14 +268,16 @@ class Pipeline:
         """Train with metrics and checkpoints going to the run."""
         data = self._data(dense.dataset)
         settings = self.in_arithmetic(settings, network, dense, writer)
-        resume = load_point(writer)
+        resume, background = load_point(writer), Background()
         with self.console.progress(title, settings.iterations, resume.wall_seconds if resume else 0.0) as progressed:
-            observer = RunObserver(writer, progressed, self.checkpoint_seconds, Usage(self.device))
+            observer = RunObserver(writer, background, progressed, self.checkpoint_seconds, Usage(self.device))
             if resume is not None:
                 observer.kept = resume.state.iteration
                 self.console.say(f"going on with run {writer.run_id} from iteration {resume.state.iteration:,}")
             try:
-                result = train(network, data, settings, start, observer, mask, resume)
+                with background:
+                    result = train(network, data, settings, start, observer, mask, resume)
+                    background.wait()
             except KeyboardInterrupt:
                 kept = f"kept up to iteration {observer.kept:,}" if observer.kept else "nothing to go on from yet"
                 self.console.say(f"stopped  {title} ({writer.run_id[:8]}): {kept}")
@@ -351,36 +354,49 @@ class Pipeline:
 
 @dataclass
 class RunObserver:
-    """Hands what the trainer reports to a run."""
+    """Hands what the trainer reports to a run; until the end of `background` nobody else writes to it.
+
+    In the order in which it happened: a resume point is never ahead of the metrics and checkpoints before it.
+    """
 
     writer: RunWriter
-    progressed: Callable[[int], None]
+    background: Background
+    shown: Callable[[int], None]
     checkpoint_seconds: float
     usage: Usage
     kept: int = 0  # the iteration that a stopped run goes on from
     _saved: float = field(default_factory=time.monotonic)
 
     def evaluated(self, evaluation: Evaluation) -> None:
-        self.writer.log_metrics(
-            {
-                "train_loss": evaluation.train_loss,
-                "lr": evaluation.lr,
-                "test_loss": finite(evaluation.test_loss),
-                "test_accuracy": evaluation.test_accuracy,
-                **self.usage.measure(),
-            },
-            evaluation.iteration,
-        )
+        metrics = {
+            "train_loss": evaluation.train_loss,
+            "lr": evaluation.lr,
+            "test_loss": finite(evaluation.test_loss),
+            "test_accuracy": evaluation.test_accuracy,
+            **self.usage.measure(),
+        }
+        self.background.wait()  # a process that is killed loses one evaluation at most
+        self.background.give(partial(self.writer.log_metrics, metrics, evaluation.iteration))
 
     def checkpoint(self, state: TrainState) -> None:
-        with self.writer.artifact(checkpoint_path(state.iteration)) as path:
-            state.save(path)
+        self.background.give(partial(self._write, state))
 
     def resumable(self, make: Callable[[], ResumePoint]) -> None:
         if time.monotonic() - self._saved >= self.checkpoint_seconds:
-            point = make()
-            save_point(self.writer, point)
-            self.kept, self._saved = point.state.iteration, time.monotonic()
+            self.background.give(partial(self._keep, make()))
+            self._saved = time.monotonic()
+
+    def progressed(self, iteration: int) -> None:
+        self.background.check()
+        self.shown(iteration)
+
+    def _write(self, state: TrainState) -> None:
+        with self.writer.artifact(checkpoint_path(state.iteration)) as path:
+            state.save(path)
+
+    def _keep(self, point: ResumePoint) -> None:
+        save_point(self.writer, point)
+        self.kept = point.state.iteration
 
 
 def failed_run(error: BaseException) -> str | None:

@@ -11,6 +11,7 @@ from rewindctl.catalog import Catalog
 from rewindctl.errors import DataError
 from rewindctl.models import kernels, models
 from rewindctl.models.network import NetworkConfig
+from rewindctl.paper.listing import DEVICE_OF_REPORT
 from rewindctl.paper.reference import report_tables
 from rewindctl.report.formats import Column, Table, percent, signed, spread
 from rewindctl.report.tables import DATA, NETWORK, PRUNING, RETRAINING, own_spread
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from rewindctl.report.study import StudyReport
 
 study_tables: Catalog[Callable[["StudyReport"], Table]] = Catalog("table of a study")
-
-DEVICE_OF_REPORT = "RTX 3080, TensorFlow 2.4.2"
 
 
 @study_tables.register("cells")

@@ -13,6 +13,10 @@ from conftest import Chain, Cli
 
 TUNE = "tune --parent abcdef"
 EARLY: list[Case] = [
+    ("bench --model resnet9", 2, "resnet9|6n+2", "resnet8"),
+    ("bench --seconds nan", 2, "--seconds nan is outside 0 to 3,600", "such as 10"),
+    ("bench --model resnet8 --seconds -1", 2, "--seconds -1 is outside", "such as 10"),
+    ("bench --device gpu", 2, "unknown device 'gpu'", "known: auto"),
     ("compare --study fig7", 2, "unknown study 'fig7': did you mean 'fig6'?", "known: all, fig1"),
     ("compare --claims --margin -1", 2, "--margin|-1", "rewindctl compare --help"),
     ("compare --claims --margin nan", 2, "--margin|nan", ""),

@@ -8,13 +8,18 @@ from mlflow import MlflowClient
 from registry.test_registry import MANY, copies
 
 from rewindctl.registry import records as tag
+from rewindctl.registry import searching
 from rewindctl.registry.searching import ACTIVE, BOTH, DELETED, _from_tables, _through_api
 from rewindctl.registry.store import connect
 
 
+@pytest.mark.parametrize("few", [0, searching.FEW], ids=["many", "few"])
 @pytest.mark.parametrize("prefix", ["", "the run's"])
 @pytest.mark.parametrize("key", ["", tag.SCHEMA, tag.KIND, tag.PARENT, tag.FINGERPRINT, "none has this"])
-def test_tables_and_api_answer_the_same(copied_chain: Chain, key: str, prefix: str) -> None:
+def test_tables_and_api_answer_the_same(
+    copied_chain: Chain, key: str, prefix: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "FEW", few)
     client = connect(copied_chain.uri)
     run = client.get_run(copied_chain.prune)
     every = [experiment.experiment_id for experiment in client.search_experiments()]

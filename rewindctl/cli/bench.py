@@ -1,0 +1,52 @@
+"""rewindctl bench"""
+
+from typing import Annotated
+
+import typer
+
+from rewindctl.arithmetic import AUTO, Arithmetic
+from rewindctl.cli import complete
+from rewindctl.cli.session import Session, command
+
+
+@command()
+def bench(
+    session: Session,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Network to measure; may be given again. [the report's four]", autocompletion=complete.names("model")
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Measuring time of a network.")] = 10.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = AUTO,
+) -> None:
+    """Measure what this machine will do: iterations per second of the report's networks, hours of each study.
+
+    On noise of CIFAR-10's shape: no data set is needed, and nothing is kept.
+
+    Examples:
+        rewindctl bench
+        rewindctl bench --model resnet20 --seconds 5 --device cpu
+        rewindctl bench --model resnet20 --model resnet56 --json
+    """
+    from rewindctl.paper import listing
+    from rewindctl.paper.bench import DATASET, bench_json, specs_to_measure
+    from rewindctl.pipeline.speed import measured_speed
+    from rewindctl.training.device import device_name, resolve_device
+
+    arithmetic, chosen = Arithmetic(precision), resolve_device(device)
+    speeds = {}
+    for spec in specs_to_measure(model or (), session.facts, seconds):
+        session.console.say(f"measuring {spec.model} ...")
+        speeds[spec.model] = measured_speed(spec, session.facts(DATASET), chosen, seconds, arithmetic)
+    made = bench_json(speeds, session.facts, device_name(chosen))
+    if session.json:
+        session.console.json(made)
+    else:
+        session.console.data(listing.bench_text(made))
+
+
+def register(app: typer.Typer) -> None:
+    app.command("bench")(bench)
