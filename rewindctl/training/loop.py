@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -18,6 +18,7 @@ from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.rewinding.schedule import Schedule
+from rewindctl.training.shared import Shared
 
 EVALUATION_BATCH = 500
 
@@ -282,14 +283,20 @@ def _on_host(tensor: Tensor) -> Tensor:
 @contextmanager
 def _reproducible(device: torch.device) -> Iterator[None]:
     """Only deterministic kernels on CUDA: the same seed gives the same bytes on one device."""
-    if device.type != "cuda":
+    with _deterministic_kernels if device.type == "cuda" else nullcontext():
         yield
-        return
-    before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
+
+
+@contextmanager
+def _only_deterministic() -> Iterator[None]:
+    before = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
+        torch.set_deterministic_debug_mode(before[0])
         torch.backends.cudnn.benchmark = before[1]
+
+
+_deterministic_kernels = Shared(_only_deterministic)
