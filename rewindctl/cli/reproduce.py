@@ -45,7 +45,7 @@ def reproduce(
         ),
     ] = None,
     scale: Annotated[float, typer.Option(help="All iterations times this: a trial run, never the paper's.")] = 1.0,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="Processes here, or a Ray cluster.")] = "local",
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="Here, or on a Ray cluster.")] = "local",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Stages at once. [local: one a GPU, else one; ray: all that fit]")
     ] = None,

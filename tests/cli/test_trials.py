@@ -47,7 +47,7 @@ def test_several_parents_are_retrained_in_their_order(copied_chain: Chain, cli: 
 
 
 def test_a_dense_parent_is_pruned_first_and_others_are_too(copied_chain: Chain, cli: Cli) -> None:
-    line = ("retrain", *parents(copied_chain.dense, copied_chain.finetune), "--sparsity", "0.5")
+    line = ("retrain", *parents(copied_chain.dense, copied_chain.finetune), "--sparsity", "0.9")
     answer = cli(*line, "--method", "finetune", "--iterations", "6", *at(copied_chain))
     assert answer.code == 0, answer.err
     registry = copied_chain.registry()

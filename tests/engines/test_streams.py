@@ -149,6 +149,16 @@ def test_a_trial_that_waits_for_another_process_stops_at_once(store: Path) -> No
     busy.fail(KeyboardInterrupt())
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_a_stream_each_makes_the_bytes_of_trials_in_turn(store: Path) -> None:
+    uri = f"sqlite:///{store}"
+    trials = [Trial((dense(pipeline_on(uri), seed, iterations=60),)) for seed in range(4)]
+    site = replace(site_of(uri), device="cuda:0", force=True)
+    in_turn, at_once = (ids(run(uri, trials, engine, force=True)) for engine in (InProcess(site), Streams(site, 4)))
+    assert [digests(uri, run_id) for run_id in at_once] == [digests(uri, run_id) for run_id in in_turn]
+
+
 # Where it is used
 
 
