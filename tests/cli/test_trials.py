@@ -46,6 +46,7 @@ def test_several_parents_are_retrained_in_their_order(copied_chain: Chain, cli: 
     assert all(run["reused"] for run in found)
 
 
+@pytest.mark.slow
 def test_a_dense_parent_is_pruned_first_and_others_are_too(copied_chain: Chain, cli: Cli) -> None:
     line = ("retrain", *parents(copied_chain.dense, copied_chain.finetune), "--sparsity", "0.9")
     answer = cli(*line, "--method", "finetune", "--iterations", "6", *at(copied_chain))
