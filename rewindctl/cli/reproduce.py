@@ -137,6 +137,7 @@ def _run(
     gpus: float | None,
 ) -> "Finished":
     from rewindctl.engines.choose import open_engine
+    from rewindctl.engines.room import choose_jobs, need_of
     from rewindctl.engines.run import Finished, run_plan
     from rewindctl.engines.work import Site
     from rewindctl.paper.cost import state_of
@@ -149,7 +150,10 @@ def _run(
     site = Site(registry.uri, registry.experiment, session.device, session.data_dir, session.checkpoint_every)
     if not left:
         return Finished(done, [], "")
-    data = {dense.dataset: dense.data_digest for dense in map(plan.dense_of, left)}
+    denses = [plan.dense_of(stage) for stage in left]
+    if engine == "local" and jobs is not None and jobs > 1:
+        choose_jobs(jobs, len(left), session.device, need_of(denses, session.facts), session.console.say)
+    data = {dense.dataset: dense.data_digest for dense in denses}
     with open_engine(engine, site, data, jobs, address, cpus, gpus) as opened:
         return run_plan(plan, done, opened, session.console)
 

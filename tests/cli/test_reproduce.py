@@ -142,6 +142,16 @@ def test_nothing_to_do_is_nothing_done(store: Path, cli: Cli, tmp_path: Path) ->
     assert cli("reproduce", "table3").code == 0
 
 
+def test_more_at_once_than_there_is_memory_for_is_refused_before_anything_runs(
+    store: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewindctl.engines.room.PROCESS_BYTES", 10**18)
+    answer = cli("reproduce", study(tmp_path, FEW), "--trials", "2", "--jobs", "2", "--device", "cpu")
+    assert (answer.code, answer.out) == (2, "")
+    assert "error: --jobs 2: 2 trials at once do not fit: each takes about 1000000000.0 GB" in answer.err
+    assert Registry().search() == []
+
+
 def test_a_scaled_study_is_none_of_the_full_one(store: Path, cli: Cli, tmp_path: Path) -> None:
     name = study(tmp_path, FEW)
     for scale in ("1", "0.5"):
