@@ -64,6 +64,10 @@ class Console:
         if not self.quiet:
             _to_stderr(plain(text))
 
+    def pause(self, seconds: float) -> None:
+        """Wait for something outside; whoever ends the work ends this too."""
+        time.sleep(seconds)
+
     def error(self, error: RewindError) -> None:
         """One line that names the value, one that says what to do."""
         lines = {"error": scrubbed(error.message), "hint": scrubbed(error.hint)}

@@ -15,6 +15,13 @@ Parent = Annotated[
     str,
     typer.Option(help="Run ID, at least 6 of its first digits, or models:/NAME@alias.", autocompletion=complete.runs),
 ]
+Parents = Annotated[
+    list[str],
+    typer.Option(
+        help="Run ID, at least 6 of its first digits, or models:/NAME@alias. Again for each further one.",
+        autocompletion=complete.runs,
+    ),
+]
 Sparsity = Annotated[float | None, typer.Option(help="Fraction of kernel weights to remove, as 0.893.")]
 Compression = Annotated[float | None, typer.Option(help="Total / kept kernel weights, as 9.35.")]
 Structure = Annotated[Literal["unstructured", "structured"], typer.Option(help="Single weights, or channels and rows.")]

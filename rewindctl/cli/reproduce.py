@@ -46,7 +46,7 @@ def reproduce(
         ),
     ] = None,
     scale: Annotated[float, typer.Option(help="All iterations times this: a trial run, never the paper's.")] = 1.0,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="Processes here, or a Ray cluster.")] = "local",
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="Here, or on a Ray cluster.")] = "local",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Stages at once. [local: one a GPU, else one; ray: all that fit]")
     ] = None,
@@ -142,6 +142,7 @@ def _run(
     gpus: float | None,
 ) -> "Finished":
     from rewindctl.engines.choose import open_engine
+    from rewindctl.engines.room import choose_jobs, need_of
     from rewindctl.engines.run import Finished, run_plan
     from rewindctl.engines.work import Site
     from rewindctl.paper.cost import state_of
@@ -161,7 +162,10 @@ def _run(
     )
     if not left:
         return Finished(done, [], "")
-    data = {dense.dataset: dense.data_digest for dense in map(plan.dense_of, left)}
+    denses = [plan.dense_of(stage) for stage in left]
+    if engine == "local" and jobs is not None and jobs > 1:
+        choose_jobs(jobs, len(left), session.device, need_of(denses, session.facts), session.console.say)
+    data = {dense.dataset: dense.data_digest for dense in denses}
     with open_engine(engine, site, data, jobs, address, cpus, gpus) as opened:
         return run_plan(plan, done, opened, session.console)
 

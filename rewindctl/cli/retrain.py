@@ -13,7 +13,7 @@ from rewindctl.cli.choices import (
     Method,
     Momentum,
     OptimizerState,
-    Parent,
+    Parents,
     Rate,
     RetrainIterations,
     Scope,
@@ -22,14 +22,16 @@ from rewindctl.cli.choices import (
     WeightsK,
 )
 from rewindctl.cli.session import Session, command
+from rewindctl.cli.trials import Jobs, show_trials
 from rewindctl.sparsity import target_sparsity
 
 
 @command(runs=True, panels=PANELS)
 def retrain(
     session: Session,
-    parent: Parent,
+    parent: Parents,
     method: Method,
+    jobs: Jobs = None,
     k: K = None,
     weights_k: WeightsK = None,
     lr_k: LrK = None,
@@ -45,16 +47,16 @@ def retrain(
     channel_norm: ChannelNorm = "keep",
     criterion: Criterion = "magnitude",
 ) -> None:
-    """Retrain a prune run; a dense run with --sparsity or --compression is pruned first.
+    """Retrain prune runs; a dense run with --sparsity or --compression is pruned first.
 
     Examples:
-        rewindctl retrain --parent 3f2a9c --method lr_rewind
+        rewindctl retrain --parent 3f2a9c --parent 81d0e4 --method lr_rewind --jobs 2
         rewindctl retrain --parent 3f2a9c --method weight_rewind --k 2000
         rewindctl retrain --parent models:/resnet8-digits-dense@seed-0 --compression 20 --method finetune --lr 0.001
         rewindctl retrain --parent 3f2a9c --method rewind --weights-k 2000 --lr-k 0
     """
-    from rewindctl.pipeline import iterate
     from rewindctl.pipeline.requests import PruneOptions, RetrainOptions
+    from rewindctl.pipeline.trials import retrain_trial
 
     options = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum)
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
@@ -62,7 +64,8 @@ def retrain(
     if target is None:
         pruning.refuse()  # before a store is opened
     pipeline = session.pipeline()
-    session.show_outcome(iterate.retrain(pipeline, pipeline.registry.resolve(parent), target, pruning, options))
+    parents = [pipeline.registry.resolve(one) for one in parent]
+    show_trials(session, pipeline, [retrain_trial(pipeline, one, target, pruning, options) for one in parents], jobs)
 
 
 def register(app: typer.Typer) -> None:

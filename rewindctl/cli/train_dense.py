@@ -6,6 +6,7 @@ import typer
 
 from rewindctl.cli import complete, parse
 from rewindctl.cli.session import Session, command
+from rewindctl.cli.trials import Jobs, show_trials
 
 
 @command(
@@ -24,6 +25,7 @@ def train_dense(
     ],
     seed: Annotated[int | None, typer.Option(help="Seed of one baseline. [0]")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several baselines: 0-4, or 0,2,5.")] = None,
+    jobs: Jobs = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="resnet, wrn or digits. [by model and data]", autocompletion=complete.names("recipe")),
@@ -39,9 +41,11 @@ def train_dense(
     Examples:
         rewindctl train-dense --model resnet8 --dataset digits
         rewindctl train-dense --model resnet20 --dataset cifar10 --seeds 0-2 --rewind-points 0,500,2000
+        rewindctl train-dense --model resnet20 --dataset cifar10 --seeds 0-7 --jobs 4
         rewindctl train-dense --model wrn16_8 --dataset cifar10 --seed 1 --iterations 8000 --device cuda:0
     """
     from rewindctl.pipeline.requests import dense_spec
+    from rewindctl.pipeline.trials import Trial
 
     chosen = parse.one_or_more_seeds(seed, seeds)
     points = parse.iterations("rewind-points", rewind_points)
@@ -60,8 +64,7 @@ def train_dense(
         )
         for one in chosen
     ]
-    for spec in specs:
-        session.show_outcome(pipeline.run_dense(spec))
+    show_trials(session, pipeline, [Trial((spec,)) for spec in specs], jobs)
 
 
 def register(app: typer.Typer) -> None:

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rewindctl.datasets import load_dataset
-from rewindctl.engines.local import Engine, InProcess, Processes, default_jobs
+from rewindctl.engines.local import Engine, InProcess, Processes, default_jobs, devices
+from rewindctl.engines.streams import Streams
 from rewindctl.engines.work import Site
 from rewindctl.errors import UsageError
+from rewindctl.training.device import resolve_device
 
 RAY = "ray"
 
@@ -38,12 +40,24 @@ def open_engine(
         return
     for dataset in sorted(data):
         load_dataset(dataset, site.data_dir)
-    count = default_jobs(site.device) if jobs is None else jobs
-    engine: Engine = InProcess(site) if count == 1 else Processes(site, count)
+    engine = local_engine(site, default_jobs(site.device) if jobs is None else jobs)
     try:
         yield engine
     finally:
         engine.close()
+
+
+def local_engine(site: Site, jobs: int) -> Engine:
+    """This process for one stage at a time and for all that share one GPU, else a process each."""
+    if jobs == 1:
+        return InProcess(site)
+    return Streams(site, jobs) if on_one_gpu(site.device, jobs) else Processes(site, jobs)
+
+
+def on_one_gpu(device: str, jobs: int) -> bool:
+    """Whether all of several stages at once have the same GPU. Raises: UsageError for a device that is not there."""
+    places = {resolve_device(place) for place in devices(device, jobs)}
+    return len(places) == 1 and places.pop().type == "cuda"
 
 
 def check_options(name: str, address: str | None, cpus: float | None, gpus: float | None) -> None:

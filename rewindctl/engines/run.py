@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rewindctl.console import Board, Console
 from rewindctl.engines.local import Engine
@@ -19,11 +19,15 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Finished:
-    """The run of every stage that is done, and what failed. `stopped`: why the rest was not tried."""
+    """The run of every stage that is done, and what failed. `stopped`: why the rest was not tried.
+
+    `reused`: the stages whose run an engine found, though it was not known to be there.
+    """
 
     runs: dict[str, str]
     failures: list[Failure]
     stopped: str
+    reused: set[str] = field(default_factory=set)
 
     @property
     def blocked(self) -> int:
@@ -45,6 +49,7 @@ class _Loop:
         self.running: set[str] = set()
         self.attempts: Counter[str] = Counter()
         self.streak: list[str] = []
+        self.reused: set[str] = set()
         self.meter = Meter(sum(plan.stages[key].iterations for key in plan.stages if key not in schedule.runs))
 
     def run(self) -> Finished:
@@ -59,7 +64,7 @@ class _Loop:
                 self._show(board)
             finally:
                 self.engine.close()
-        return Finished(self.schedule.runs, self.schedule.failures, stopped)
+        return Finished(self.schedule.runs, self.schedule.failures, stopped, self.reused)
 
     def _fill(self) -> bool:
         """Give the engine what is ready; whether anything is under way."""
@@ -84,6 +89,7 @@ class _Loop:
         else:
             assert answer.run_id is not None
             self.schedule.finished(answer.key, answer.run_id)
+            self.reused |= {answer.key} if answer.reused else set()
             self.meter.finished(stage.iterations)
             self.streak.clear()
             self._show(board)

@@ -12,10 +12,11 @@ from rewindctl.arithmetic import Arithmetic
 from rewindctl.console import Console
 from rewindctl.errors import RewindError
 from rewindctl.files import disk_error
-from rewindctl.pipeline import Pipeline
+from rewindctl.pipeline import Outcome, Pipeline
 from rewindctl.pipeline.stages import failed_run
-from rewindctl.registry import Registry, RunRecord
-from rewindctl.specs import DenseSpec, PruneSpec, parse_spec
+from rewindctl.pipeline.trials import run_stage
+from rewindctl.registry import Registry
+from rewindctl.specs import parse_spec
 
 REPORT_SECONDS = 0.5
 Progress = Callable[[str, int], None]
@@ -32,11 +33,13 @@ class Site:
     checkpoint_seconds: float = 60.0
     threads: int = 0
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    force: bool = False
+    wait: bool = True
 
 
 @dataclass(frozen=True)
 class Task:
-    """A stage to run: its fingerprint, its spec as canonical JSON, the run of its parent."""
+    """A stage to run: its key in the plan, its spec as canonical JSON, the run of its parent."""
 
     key: str
     spec: str
@@ -47,7 +50,7 @@ class Task:
 class Answer:
     """How a task ended: its run, and a message where it failed.
 
-    `crashed`: the worker died, which says nothing of the stage; it may be tried again.
+    `crashed`: the worker died, which says nothing of the stage; it may be tried again. `reused`: the run was there.
     """
 
     key: str
@@ -55,6 +58,7 @@ class Answer:
     message: str = ""
     hint: str = ""
     crashed: bool = False
+    reused: bool = False
 
 
 class Reporter(Console):
@@ -81,9 +85,9 @@ class Reporter(Console):
 class Worker:
     """Runs tasks one after the other, the registry open and the data in memory from one to the next."""
 
-    def __init__(self, site: Site, report: Progress) -> None:
+    def __init__(self, site: Site, report: Progress, console: Reporter | None = None) -> None:
         self.report = report
-        self.console = Reporter(report)
+        self.console = console or Reporter(report)
         if site.threads:
             torch.set_num_threads(site.threads)
         registry: list[Registry] = []
@@ -97,7 +101,9 @@ class Worker:
             self.console,
             site.device,
             site.data_dir,
+            force=site.force,
             checkpoint_seconds=site.checkpoint_seconds,
+            wait=site.wait,
             arithmetic=site.arithmetic,
         )
 
@@ -105,21 +111,25 @@ class Worker:
         """The answer to a task; an interrupt is passed on."""
         self.console.key = task.key
         try:
-            return Answer(task.key, self._run(task).run_id)
-        except RewindError as error:
-            return Answer(task.key, failed_run(error), error.message, error.hint)
-        except OSError as error:
-            told = disk_error(error)
-            return Answer(task.key, failed_run(error), told.message, told.hint)
+            outcome = self._run(task)
+            return Answer(task.key, outcome.run.run_id, reused=outcome.reused)
         except Exception as error:
-            return Answer(task.key, failed_run(error), f"{type(error).__name__}: {error}", "this is a defect")
+            told = told_of(error)
+            return Answer(task.key, failed_run(error), told.message, told.hint)
 
-    def _run(self, task: Task) -> RunRecord:
+    def _run(self, task: Task) -> Outcome:
         spec = parse_spec(task.spec, f"the spec of stage {task.key[:12]}")
-        if isinstance(spec, DenseSpec):
-            return self.pipeline.run_dense(spec).run
-        assert task.parent_run_id is not None
-        parent = self.pipeline.registry.get(task.parent_run_id)
-        if isinstance(spec, PruneSpec):
-            return self.pipeline.run_prune(spec, parent).run
-        return self.pipeline.run_retrain(spec, parent).run
+        parent = self.pipeline.registry.get(task.parent_run_id) if task.parent_run_id else None
+        return run_stage(self.pipeline, spec, parent)
+
+
+def told_of(error: Exception) -> RewindError:
+    """What a person is told of whatever a stage raised."""
+    if isinstance(error, RewindError):
+        return error
+    if isinstance(error, OSError):
+        return disk_error(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        reason = str(error).partition(". ")[0]
+        return RewindError(f"the GPU has too little memory: {reason}", "run fewer at once with a smaller --jobs")
+    return RewindError(f"{type(error).__name__}: {error}", "this is a defect")

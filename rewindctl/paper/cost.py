@@ -35,8 +35,8 @@ def state_of(plan: Plan, registry: Registry, device: str, precision: str = AUTO)
     finished: dict[str, list[RunRecord]] = {}
     speeds: Speeds = {}
     for model, dataset in sorted(pairs):
-        found = [run for run in registry.search(model=model, dataset=dataset) if run.finished]
-        found = [run for run in found if run.kind == "prune" or tag.trained_in(run, precision)]
+        same = [run for run in registry.search(model=model, dataset=dataset) if tag.trained_in(run, precision)]
+        found = [run for run in same if run.finished]
         for run in found:
             finished.setdefault(run.fingerprint, []).append(run)
         rates = [run.metrics["iterations_per_second"] for run in found if _timed(run, device)]

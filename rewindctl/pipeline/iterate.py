@@ -10,6 +10,7 @@ from rewindctl.pipeline.requests import (
     retrain_spec,
 )
 from rewindctl.pipeline.stages import Outcome, Pipeline
+from rewindctl.pipeline.trials import retrain_trial, run_trial
 from rewindctl.registry import RunRecord
 
 GRID_DECIMALS = 3
@@ -79,8 +80,4 @@ def retrain(
 
     Raises: UsageError.
     """
-    if sparsity is not None:
-        return prune_and_retrain(pipeline, parent, sparsity, pruning, retraining)[1]
-    pruning.refuse()
-    require_kind(parent, "prune")
-    return pipeline.run_retrain(retrain_spec(parent, pipeline.dense_run(parent), retraining), parent)
+    return run_trial(pipeline, retrain_trial(pipeline, parent, sparsity, pruning, retraining))

@@ -1,6 +1,7 @@
 """A stage is found in the registry, or run, linked to its parent, and closed; its failure is recorded."""
 
 import csv
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -79,6 +80,7 @@ class Pipeline:
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _on_device: dict[str, DeviceData] = field(default_factory=dict)
+    _reading: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         self.device = resolve_device(self.device_name)
@@ -116,9 +118,14 @@ class Pipeline:
 
     def dataset(self, name: str) -> Dataset:
         """The data set, read once. Raises: UnknownNameError, DataError."""
-        if name not in self._datasets:
-            self._datasets[name] = load_dataset(name, self.data_dir)
-        return self._datasets[name]
+        with self._reading:
+            if name not in self._datasets:
+                self._datasets[name] = load_dataset(name, self.data_dir)
+            return self._datasets[name]
+
+    def share_data(self, other: "Pipeline") -> None:
+        """Use the data sets that `other`, on the same device, reads and has read, instead of copies of them."""
+        self._datasets, self._on_device, self._reading = other._datasets, other._on_device, other._reading
 
     def dense_run(self, run: RunRecord) -> RunRecord:
         """The finished dense run at the root of `run`. Raises: UsageError."""
@@ -146,8 +153,8 @@ class Pipeline:
     ) -> Outcome:
         if not self.force:
             bring_kept(self.registry, spec.fingerprint(), self.console)
-        precision = AUTO if isinstance(spec, PruneSpec) else self.arithmetic.precision
-        asked = {tag.PRECISION: precision} if precision != AUTO else {}
+        precision = self.arithmetic.precision
+        asked = {} if precision == AUTO or isinstance(spec, PruneSpec) else {tag.PRECISION: precision}
         start = partial(
             self.registry.start, spec, name, parent, tags | asked, resume=not self.force, precision=precision
         )
@@ -324,9 +331,10 @@ class Pipeline:
         return network
 
     def _data(self, name: str) -> DeviceData:
-        if name not in self._on_device:
-            self._on_device[name] = DeviceData.upload(self.dataset(name), self.device)
-        return self._on_device[name]
+        with self._reading:
+            if name not in self._on_device:
+                self._on_device[name] = DeviceData.upload(self.dataset(name), self.device)
+            return self._on_device[name]
 
     def _weights_source(self, spec: RetrainSpec, parent: RunRecord) -> tuple[RunRecord, int | None]:
         """The run whose weights are retrained, and at which of its iterations (None: the last).

@@ -3,7 +3,6 @@
 One that is done, and that only its store does not know of, is uploaded.
 """
 
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -42,7 +41,7 @@ def find_or_start(
             if busy.run_id != told:
                 console.say(f"waits for run {busy.run_id} ({busy.owner}), which is at this stage")
                 told = busy.run_id
-            time.sleep(POLL_SECONDS)
+            console.pause(POLL_SECONDS)
     return found
 
 

@@ -13,17 +13,33 @@ from rewindctl.registry.inputs import DataInput, log_inputs, log_network
 from rewindctl.registry.models import register_dense
 from rewindctl.registry.outbox import END, FILE, Entry, Outbox
 from rewindctl.registry.ownership import Heartbeat
-from rewindctl.registry.store import AwayError, Client
+from rewindctl.registry.store import AwayError, Client, StoreError
 from rewindctl.specs import DenseSpec, parse_spec
 
 METRICS_PER_BATCH = 1_000  # MLflow's limits
 OTHERS_PER_BATCH = 100
 LOCK_SECONDS = 60.0  # a `recover` looks at an outbox for a moment; one that was stopped keeps it
 LOOK_SECONDS = 0.05
+MOST_CONFLICTS = 20
 
 
 def deliver(client: Client, run_id: str, entry: Entry, local: Path | None) -> None:
-    """Carry out one entry. `local`: the file of a `file` entry. Raises: AwayError, StoreError."""
+    """Carry out one entry. `local`: the file of a `file` entry. Raises: AwayError, StoreError.
+
+    Runs that begin or end at one moment write the same rows (their data set, the next model version), of which MLflow
+    looks for what is there and then makes what is not: all but one of them are refused, and try again.
+    """
+    for _ in range(MOST_CONFLICTS):
+        try:
+            _carry_out(client, run_id, entry, local)
+            return
+        except StoreError as error:
+            if not error.conflict:
+                raise
+    _carry_out(client, run_id, entry, local)
+
+
+def _carry_out(client: Client, run_id: str, entry: Entry, local: Path | None) -> None:
     match entry["do"]:
         case "params" | "tags" | "metrics":
             _batch(client, run_id, entry["do"], entry["rows"])

@@ -62,8 +62,8 @@ PARENT_KINDS = {"dense": (), "prune": ("dense", "retrain"), "retrain": ("prune",
 
 
 def trained_in(run: "RunRecord", precision: str) -> bool:
-    """Whether a run was trained in the precision asked for; any is right for `auto`."""
-    return precision in (arithmetic.AUTO, run.tags.get(PRECISION, "fp32"))
+    """Whether a run was trained in the precision asked for: any is right for `auto`, a mask has none."""
+    return run.kind == "prune" or precision in (arithmetic.AUTO, run.tags.get(PRECISION, "fp32"))
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ NAME = r"[A-Za-z0-9*\[:][A-Za-z0-9.:*\[\]-]*"
 HOST, HOSTS = re.compile(NAME), re.compile(f"{NAME}(,{NAME})*")
 UI_STORE = "MLFLOW_BACKEND_STORE_URI"  # not on the command line, where everyone on the machine could read a password
 CHECK = "check --tracking-uri and the store"
+# SQLite's, PostgreSQL's, and MLflow's own when it has tried three numbers for a model version.
+CONFLICTS = ("UNIQUE constraint failed", "duplicate key value", "Model Version creation error")
 # What SQLite says of its disk, and what the system would have said.
 SQLITE_WORDS = {
     "database or disk is full": errno.ENOSPC,
@@ -200,6 +202,11 @@ class StoreError(RegistryError):
     def __init__(self, message: str, hint: str = CHECK, code: str = "") -> None:
         super().__init__(message, hint)
         self.code = code
+
+    @property
+    def conflict(self) -> bool:
+        """Whether another run was writing the same row at that moment: asked again, the store finds it there."""
+        return any(words in self.message for words in CONFLICTS)
 
 
 class AwayError(StoreError):

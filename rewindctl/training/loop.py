@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -20,6 +20,7 @@ from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.rewinding.schedule import Schedule
 from rewindctl.training.graph import captured
+from rewindctl.training.shared import Shared
 
 EVALUATION_BATCH = 500
 
@@ -354,21 +355,24 @@ def _reproducible(device: torch.device, deterministic: bool) -> Iterator[None]:
 
     Without it cuDNN takes the kernels that it measures to be fastest.
     """
-    if device.type != "cuda":
+    with _kernels[deterministic] if device.type == "cuda" else nullcontext():
         yield
-        return
+
+
+@contextmanager
+def _chosen_kernels(deterministic: bool) -> Iterator[None]:
     convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    deterministic_before, benchmark_before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.backends.cudnn.benchmark,
-    )
-    precision_before = convolutions.fp32_precision
+    mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    precision = convolutions.fp32_precision
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not deterministic
     convolutions.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(deterministic_before)
-        torch.backends.cudnn.benchmark = benchmark_before
-        convolutions.fp32_precision = precision_before
+        torch.set_deterministic_debug_mode(mode)
+        torch.backends.cudnn.benchmark = benchmark
+        convolutions.fp32_precision = precision
+
+
+_kernels = {choice: Shared(partial(_chosen_kernels, choice)) for choice in (True, False)}

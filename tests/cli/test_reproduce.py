@@ -152,6 +152,16 @@ def test_cells_that_were_not_selected_say_so(store: Path, cli: Cli, tmp_path: Pa
     assert "not selected" not in cli(*line).out
 
 
+def test_more_at_once_than_there_is_memory_for_is_refused_before_anything_runs(
+    store: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewindctl.engines.room.PROCESS_BYTES", 10**18)
+    answer = cli("reproduce", study(tmp_path, FEW), "--trials", "2", "--jobs", "2", "--device", "cpu")
+    assert (answer.code, answer.out) == (2, "")
+    assert "error: --jobs 2: 2 trials at once do not fit: each takes about 1000000000.0 GB" in answer.err
+    assert Registry().search() == []
+
+
 def test_a_scaled_study_is_none_of_the_full_one(store: Path, cli: Cli, tmp_path: Path) -> None:
     name = study(tmp_path, FEW)
     for scale in ("1", "0.5"):

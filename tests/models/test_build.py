@@ -1,5 +1,6 @@
 """An ordinary nn.Module becomes a network, or is refused with the reason."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -178,3 +179,49 @@ def test_a_name_must_do_everywhere(name: str) -> None:
     for register in (register_model, register_dataset):
         with pytest.raises(UsageError, match="cannot name a"):
             register(name)
+
+
+# Several threads: one builds while others train
+
+
+class Interfering(Ordinary):
+    """While it is traced, or built, another thread uses networks of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = beside(lambda: network_of_another_thread(torch.ones(1, 1, 6, 6)).shape)
+        return super().forward(x)
+
+
+network_of_another_thread = Ordinary(CONFIG).eval()
+
+
+def beside(work: Callable[[], object]) -> object:
+    """What `work` does in another thread, meanwhile."""
+    done: list[object] = []
+    thread = threading.Thread(target=lambda: done.append(work()))
+    thread.start()
+    thread.join()
+    return done[0]
+
+
+def test_a_network_at_work_in_another_thread_is_not_traced() -> None:
+    traced = Interfering(CONFIG)
+    assert derived_norm_after(traced) == {"first": "norm"}
+    assert traced.seen == (1, 4)
+
+
+def test_networks_built_at_once_are_those_built_in_turn(registered: Register) -> None:
+    registered(Ordinary)  # whose scale the process's generator draws
+    alone = {seed: build_network(NAME, CONFIG, seed).state_dict() for seed in range(4)}
+    together: dict[int, dict[str, Tensor]] = {}
+
+    def build(seed: int) -> None:
+        together[seed] = build_network(NAME, CONFIG, seed).state_dict()
+
+    threads = [threading.Thread(target=build, args=(seed,)) for seed in alone]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, state in alone.items():
+        assert all(torch.equal(state[name], together[seed][name]) for name in state)

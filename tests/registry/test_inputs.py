@@ -1,6 +1,8 @@
 """What a run was made from and what it made, as MLflow links them."""
 
 import json
+import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from rewindctl.datasets import load_dataset
 from rewindctl.pipeline.inputs import used
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry
+from rewindctl.registry.delivery import deliver
 from rewindctl.registry.inputs import DataInput, log_inputs, log_network, made_model
-from rewindctl.registry.store import connect
+from rewindctl.registry.store import StoreError, connect
 
 TRAINED = ("dense", "finetune", "weight_rewind", "lr_rewind")
 DATA = DataInput("d-training", "0" * 64, "rewindctl data: d", "training", {"image": "uint8 (8, 8, 1)"}, {"num_rows": 1})
@@ -108,3 +111,26 @@ def test_a_network_made_by_a_process_that_was_killed_before_the_link_is_linked(s
     assert log_network(client, writer.run_id, 24) == model.model_id
     assert made_model(client, writer.run_id) == model.model_id
     writer.fail(ValueError())
+
+
+def test_runs_that_begin_at_one_moment_share_one_row_for_their_data(store: Path) -> None:
+    uri = f"sqlite:///{store}"
+    client, registry = connect(uri), Registry(uri)
+    runs = [client.create_run(registry.experiment_id).info.run_id for _ in range(8)]
+    gate, failed = threading.Barrier(len(runs)), []
+
+    def begin(run_id: str) -> None:
+        gate.wait()
+        try:
+            deliver(client, run_id, {"do": "inputs", "data": [asdict(DATA)], "source": None}, None)
+        except StoreError as error:
+            failed.append(error.message)
+
+    threads = [threading.Thread(target=begin, args=(run_id,)) for run_id in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    found = [client.get_run(run_id).inputs.dataset_inputs for run_id in runs]
+    assert [[part.dataset.name for part in parts] for parts in found] == [["d-training"]] * len(runs)

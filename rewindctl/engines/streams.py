@@ -1,0 +1,118 @@
+"""Stages side by side in this process: a thread each, and on a GPU a stream each.
+
+A small network leaves most of a GPU idle; the kernels of several streams fill it, and one process holds the data and
+the driver's context once for all.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from rewindctl.engines.local import GRACE_SECONDS, LOOK_SECONDS, share
+from rewindctl.engines.work import Answer, Reporter, Site, Task, Worker
+
+
+class Streams:
+    """`jobs` threads, each with a registry of its own, that share the cores and the data sets."""
+
+    def __init__(self, site: Site, jobs: int) -> None:
+        self.slots = jobs
+        self.shown: Callable[[], None] = lambda: None
+        self._site = replace(site, threads=share(jobs))
+        self._stop = threading.Event()
+        self._idle: list[_Lane] = []
+        self._lanes: list[_Lane] = []
+        self._running: set[str] = set()
+        self._answers: queue.SimpleQueue[tuple[_Lane, Answer]] = queue.SimpleQueue()
+        self._done: dict[str, int] = {}
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(self._site.threads)  # what each thread starts with
+
+    def submit(self, task: Task) -> None:
+        lane = self._idle.pop() if self._idle else self._new_lane()
+        self._running.add(task.key)
+        # A thread that does not stop in time must not keep the process: its run is found dead next time.
+        threading.Thread(target=self._work, args=(lane, task), name=f"trial-{task.key[:8]}", daemon=True).start()
+
+    def wait(self, seconds: float) -> list[Answer]:
+        answers = []
+        try:
+            answers.append(self._take(seconds))
+            while True:
+                answers.append(self._take(0))
+        except queue.Empty:
+            return answers
+
+    def progress(self) -> dict[str, int]:
+        return {key: done for key, done in self._done.copy().items() if key in self._running}
+
+    def close(self) -> None:
+        """Each thread stops at its next report of progress."""
+        self._stop.set()
+        deadline = time.monotonic() + GRACE_SECONDS
+        while self._running and time.monotonic() < deadline:
+            self.wait(LOOK_SECONDS)
+        torch.set_num_threads(self._threads_before)
+
+    def _new_lane(self) -> "_Lane":
+        worker = Worker(self._site, self._note, _Stoppable(self._note, self._stop))
+        if self._lanes:
+            worker.pipeline.share_data(self._lanes[0].worker.pipeline)
+        device = worker.pipeline.device
+        self._lanes.append(_Lane(worker, torch.cuda.Stream(device) if device.type == "cuda" else None))
+        return self._lanes[-1]
+
+    def _take(self, seconds: float) -> Answer:
+        lane, answer = self._answers.get(timeout=seconds) if seconds else self._answers.get_nowait()
+        self._running.discard(answer.key)
+        self._idle.append(lane)
+        return answer
+
+    def _note(self, key: str, done: int) -> None:
+        self._done[key] = done
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+
+    def _work(self, lane: "_Lane", task: Task) -> None:
+        answer = Answer(task.key, message="its thread ended", hint="this is a defect")
+        try:
+            with lane.entered():
+                answer = lane.worker.run(task)
+        except KeyboardInterrupt:
+            answer = Answer(task.key, message="it was interrupted", crashed=True)
+        finally:
+            self._answers.put((lane, answer))
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """What one stage after the other runs on: a worker, and on a GPU the stream that its kernels go to."""
+
+    worker: Worker
+    stream: torch.cuda.Stream | None
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Both the current device and the current stream are a thread's own."""
+        if self.stream is None:
+            yield
+            return
+        with torch.cuda.device(self.stream.device), torch.cuda.stream(self.stream):
+            yield
+
+
+class _Stoppable(Reporter):
+    """A reporter whose waits end when the engine is closed."""
+
+    def __init__(self, report: Callable[[str, int], None], stop: threading.Event) -> None:
+        super().__init__(report)
+        self._stop = stop
+
+    def pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise KeyboardInterrupt

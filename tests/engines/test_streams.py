@@ -1,0 +1,181 @@
+"""Threads of this process: the same bytes as in turn, a failure alone, all stopped by one interrupt."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Chain
+
+from rewindctl.console import Console
+from rewindctl.engines.choose import local_engine, on_one_gpu
+from rewindctl.engines.local import Engine, InProcess, Processes
+from rewindctl.engines.several import Result, Work
+from rewindctl.engines.streams import Streams
+from rewindctl.engines.work import Answer, Site, Task
+from rewindctl.errors import RewindError
+from rewindctl.pipeline import Outcome, Pipeline
+from rewindctl.pipeline.requests import dense_spec
+from rewindctl.pipeline.trials import Trial
+from rewindctl.registry import Registry
+from rewindctl.registry import records as tag
+from rewindctl.registry.writer import resume_file
+from rewindctl.specs import DenseSpec, parse_spec
+
+SECONDS = 60.0
+SHORT = {"iterations": 6, "batch_size": 32, "evaluate_every": 6}
+QUIET = Console(quiet=True)
+
+
+def dense(pipeline: Pipeline, seed: int, **fields: int) -> DenseSpec:
+    return dense_spec("resnet8", pipeline.dataset("digits"), seed, **(SHORT | fields))  # type: ignore[arg-type]
+
+
+def pipeline_on(uri: str) -> Pipeline:
+    registry = Registry(uri)
+    return Pipeline(lambda: registry, QUIET, "cpu")
+
+
+def site_of(uri: str) -> Site:
+    return Site(uri, "rewindctl", "cpu", checkpoint_seconds=0.0)
+
+
+def run(uri: str, trials: list[Trial], engine: Engine, *, force: bool = False) -> list[Result]:
+    work = Work(Registry(uri), force)
+    for trial in trials:
+        work.add(trial)
+    return work.run(engine, QUIET)
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many for a trial in a thread as for one in turn: their number may change the last bits."""
+    monkeypatch.setattr("rewindctl.engines.streams.share", lambda jobs: torch.get_num_threads())
+
+
+def digests(uri: str, run_id: str) -> dict[str, str]:
+    registry = Registry(uri)
+    manifest = registry.manifest(registry.get(run_id))
+    return {path: entry["sha256"] for path, entry in manifest.items() if path != "environment.json"}
+
+
+def ids(results: list[Result]) -> list[str]:
+    for result in results:
+        assert isinstance(result, Outcome), result
+    return [result.run.run_id for result in results if isinstance(result, Outcome)]
+
+
+def test_trials_in_threads_have_the_bytes_of_trials_in_turn(copied_chain: Chain) -> None:
+    """A baseline and retrainings by two methods, all at once, against the same made one after the other."""
+    uri, registry = copied_chain.uri, copied_chain.registry()
+    in_turn = [copied_chain.dense, copied_chain.weight_rewind, copied_chain.finetune]
+    records = [registry.get(run_id) for run_id in in_turn]
+    parent = registry.get(copied_chain.prune)
+    trials = [Trial((run.spec,), None if run.kind == "dense" else parent) for run in records]
+    site = replace(site_of(uri), force=True)
+    at_once = ids(run(uri, trials, Streams(site, 3), force=True))
+    assert not set(at_once) & set(in_turn)
+    assert [digests(uri, run_id) for run_id in at_once] == [digests(uri, run_id) for run_id in in_turn]
+    assert [registry.get(run_id).parent_id for run_id in at_once] == [run.parent_id for run in records]
+
+
+def test_a_failing_trial_fails_alone(store: Path) -> None:
+    uri = f"sqlite:///{store}"
+    pipeline = pipeline_on(uri)
+    good = [dense(pipeline, seed) for seed in (0, 2)]
+    text = dense(pipeline, 1).canonical().replace(good[0].data_digest, "0" * 64)
+    other = parse_spec(text, "a spec of other data")
+    first, failed, last = run(uri, [Trial((spec,)) for spec in (good[0], other, good[1])], Streams(site_of(uri), 3))
+    assert isinstance(failed, RewindError)
+    assert "data set 'digits' is" in failed.message
+    assert [pipeline.registry.get(run_id).params["seed"] for run_id in ids([first, last])] == ["0", "2"]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def trials_running() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("trial-")]
+
+
+class Interrupted(Streams):
+    """Ctrl-C in the main thread when every trial has a point to go on from."""
+
+    def __init__(self, uri: str, trials: int) -> None:
+        super().__init__(site_of(uri), trials)
+        self._registry, self._trials = Registry(uri), trials
+
+    def wait(self, seconds: float) -> list[Answer]:
+        if not self._stop.is_set():
+            wait_for(lambda: self._with_point() == self._trials)
+            raise KeyboardInterrupt
+        return super().wait(seconds)
+
+    def _with_point(self) -> int:
+        return sum(resume_file(run.run_id).is_file() for run in self._registry.search())
+
+
+def test_an_interrupt_stops_all_and_each_goes_on_later(store: Path) -> None:
+    uri = f"sqlite:///{store}"
+    pipeline = pipeline_on(uri)
+    endless = [Trial((dense(pipeline, seed, iterations=1_000_000),)) for seed in range(2)]
+    threads = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        run(uri, endless, Interrupted(uri, 2))
+    wait_for(lambda: not trials_running())
+    assert torch.get_num_threads() == threads
+    runs = pipeline.registry.search()
+    assert [(r.status, r.tags[tag.ERROR]) for r in runs] == [("KILLED", "interrupted")] * 2
+    assert all(resume_file(r.run_id).is_file() for r in runs)
+
+
+def test_a_trial_that_waits_for_another_process_stops_at_once(store: Path) -> None:
+    uri = f"sqlite:///{store}"
+    pipeline = pipeline_on(uri)
+    spec = dense(pipeline, 0)
+    busy = pipeline.registry.start(spec, "another's", None, {})
+    engine = Streams(site_of(uri), 2)
+    engine.submit(Task(spec.fingerprint(), spec.canonical(), None))
+    assert engine.wait(0.2) == []
+    engine.close()
+    wait_for(lambda: not trials_running())
+    busy.fail(KeyboardInterrupt())
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_a_stream_each_makes_the_bytes_of_trials_in_turn(store: Path) -> None:
+    uri = f"sqlite:///{store}"
+    trials = [Trial((dense(pipeline_on(uri), seed, iterations=60),)) for seed in range(4)]
+    site = replace(site_of(uri), device="cuda:0", force=True)
+    in_turn, at_once = (ids(run(uri, trials, engine, force=True)) for engine in (InProcess(site), Streams(site, 4)))
+    assert [digests(uri, run_id) for run_id in at_once] == [digests(uri, run_id) for run_id in in_turn]
+
+
+# Where it is used
+
+
+def test_a_cpu_has_processes_and_one_gpu_has_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not on_one_gpu("cpu", 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert on_one_gpu("auto", 3)
+    assert on_one_gpu("cuda:0", 3)
+    assert not on_one_gpu("cpu", 3)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert not on_one_gpu("auto", 2)
+    assert not on_one_gpu("cuda", 3)
+    assert on_one_gpu("cuda:1", 2)
+
+
+def test_the_engine_is_chosen_by_device_and_jobs(store: Path) -> None:
+    site = site_of(f"sqlite:///{store}")
+    assert isinstance(local_engine(site, 1), InProcess)
+    assert isinstance(local_engine(site, 2), Processes)
