@@ -32,8 +32,8 @@ from rewindctl.pipeline.requests import dense_spec
 from rewindctl.pipeline.settings import dense_settings
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.device import device_name, resolve_device
-from rewindctl.training.loop import Stepper
 from rewindctl.training.precision import choose, missing_unit, multiply_adds
+from rewindctl.training.step import Stepper
 
 
 class Images(Dataset[tuple[torch.Tensor, int]]):

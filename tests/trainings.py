@@ -7,7 +7,7 @@ from rewindctl.models import Network, build_network
 from rewindctl.models.network import NetworkConfig
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.schedule import Schedule
-from rewindctl.training.loop import Evaluation, ResumePoint, TrainSettings
+from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
 
 SETTINGS = TrainSettings(
     schedule=Schedule(20, 0.1, (10, 15), 0.1),

@@ -144,7 +144,6 @@ def _run(
     from rewindctl.engines.choose import open_engine
     from rewindctl.engines.room import choose_jobs, need_of
     from rewindctl.engines.run import Finished, run_plan
-    from rewindctl.engines.work import Site
     from rewindctl.paper.cost import state_of
 
     registry = session.registry()
@@ -152,21 +151,13 @@ def _run(
     done = {key: run.run_id for key, run in state.runs.items()}
     left = [stage for key, stage in plan.stages.items() if key not in done]
     session.console.say(f"{count_of(len(plan.stages), 'stage')}, {len(done)} of them done")
-    site = Site(
-        registry.uri,
-        registry.experiment,
-        session.device,
-        session.data_dir,
-        session.checkpoint_every,
-        arithmetic=session.arithmetic,
-    )
     if not left:
         return Finished(done, [], "")
     denses = [plan.dense_of(stage) for stage in left]
     if engine == "local" and jobs is not None and jobs > 1:
         choose_jobs(jobs, len(left), session.device, need_of(denses, session.facts), session.console.say)
     data = {dense.dataset: dense.data_digest for dense in denses}
-    with open_engine(engine, site, data, jobs, address, cpus, gpus) as opened:
+    with open_engine(engine, session.site(registry), data, jobs, address, cpus, gpus) as opened:
         return run_plan(plan, done, opened, session.console)
 
 

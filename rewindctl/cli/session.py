@@ -17,6 +17,7 @@ from rewindctl.safe_text import finite
 
 if TYPE_CHECKING:
     from rewindctl.datasets.facts import DataFacts
+    from rewindctl.engines.work import Site
     from rewindctl.pipeline import Outcome, Pipeline
     from rewindctl.registry import Registry, RunRecord
 
@@ -73,6 +74,21 @@ class Session:
             self.checkpoint_every,
             self.wait,
             self.arithmetic,
+        )
+
+    def site(self, registry: "Registry") -> "Site":
+        """What workers need to run stages as this command would. Raises: UsageError."""
+        from rewindctl.engines.work import Site
+
+        return Site(
+            registry.uri,
+            registry.experiment,
+            self.device,
+            self.data_dir,
+            self.checkpoint_every,
+            force=self.force,
+            wait=self.wait,
+            arithmetic=self.arithmetic,
         )
 
     @property

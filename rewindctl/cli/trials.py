@@ -44,7 +44,6 @@ def _results(session: Session, pipeline: "Pipeline", trials: "list[Trial]", jobs
     from rewindctl.engines.choose import local_engine
     from rewindctl.engines.room import choose_jobs, need_of
     from rewindctl.engines.several import Work, in_turn
-    from rewindctl.engines.work import Site
 
     registry = pipeline.registry
     if jobs == 1 or (jobs is None and pipeline.device.type == "cpu"):
@@ -60,14 +59,4 @@ def _results(session: Session, pipeline: "Pipeline", trials: "list[Trial]", jobs
     if count == 1:
         yield from in_turn(pipeline, trials)
         return
-    site = Site(
-        registry.uri,
-        registry.experiment,
-        session.device,
-        session.data_dir,
-        session.checkpoint_every,
-        force=session.force,
-        wait=session.wait,
-        arithmetic=session.arithmetic,
-    )
-    yield from work.run(local_engine(site, count), session.console)
+    yield from work.run(local_engine(session.site(registry), count), session.console)

@@ -11,7 +11,7 @@ from rewindctl.files import replacing, writing
 from rewindctl.registry import RunWriter
 from rewindctl.registry.manifest import ArtifactPath, File, Strict, parse_strict
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.training.loop import Evaluation, ResumePoint
+from rewindctl.training.records import Evaluation, ResumePoint
 
 
 class Measured(Strict):

@@ -2,7 +2,7 @@
 
 from rewindctl.rewinding.schedule import Schedule
 from rewindctl.specs import DenseSpec, RetrainSpec
-from rewindctl.training.loop import TrainSettings
+from rewindctl.training.records import TrainSettings
 
 
 def schedule_of(dense: DenseSpec) -> Schedule:

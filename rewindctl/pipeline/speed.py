@@ -15,8 +15,8 @@ from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.settings import dense_settings
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec
-from rewindctl.training.loop import Stepper
 from rewindctl.training.precision import choose, multiply_adds
+from rewindctl.training.step import Stepper
 
 WARM_UP = 2
 HARMLESS_RATE = 1e-9  # noise can be learned into infinities, and an update of any size takes as long

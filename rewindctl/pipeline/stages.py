@@ -37,8 +37,9 @@ from rewindctl.safe_text import finite
 from rewindctl.seeds import derived_seed
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
 from rewindctl.training.device import device_name, environment, resolve_device
-from rewindctl.training.loop import Evaluation, ResumePoint, TrainResult, TrainSettings, evaluate, train
+from rewindctl.training.loop import evaluate, train
 from rewindctl.training.precision import choose, multiply_adds
+from rewindctl.training.records import Evaluation, ResumePoint, TrainResult, TrainSettings
 from rewindctl.training.usage import Usage
 
 FAILED_RUN = "rewindctl_run_id"

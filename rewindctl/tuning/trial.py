@@ -22,7 +22,8 @@ from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.safe_text import finite
 from rewindctl.specs import DenseSpec, RetrainSpec, TrialSpec, TuneSpec, make_spec
 from rewindctl.training.device import device_name, environment
-from rewindctl.training.loop import Evaluation, ResumePoint, train
+from rewindctl.training.loop import train
+from rewindctl.training.records import Evaluation, ResumePoint
 from rewindctl.tuning.holdout import tuning_data
 from rewindctl.tuning.search import BEAT_SECONDS, Result, beat, shown
 from rewindctl.tuning.storage import REPEATS

@@ -24,7 +24,7 @@ from rewindctl.pipeline.stages import RunObserver
 from rewindctl.registry import Registry
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.device import resolve_device
-from rewindctl.training.loop import Evaluation, ResumePoint
+from rewindctl.training.records import Evaluation, ResumePoint
 from rewindctl.training.usage import Usage
 
 ENDINGS: dict[str, type[BaseException] | None] = {

@@ -9,7 +9,7 @@ from conftest import TINY, Cli
 from rewindctl.pipeline.stages import RunObserver
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.training.loop import ResumePoint
+from rewindctl.training.records import ResumePoint
 
 
 def digest(store: Path, run: RunRecord) -> str:

@@ -15,7 +15,7 @@ from rewindctl.pipeline.resume import load_point, save_point
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.paths import checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.training.loop import ResumePoint
+from rewindctl.training.records import ResumePoint
 
 DENSE = ("train-dense", "--model", "resnet8", "--dataset", "digits", "--iterations", "400", "--evaluate-every", "10")
 DENSE += ("--rewind-points", "0,50,200", "--checkpoint-every", "0")

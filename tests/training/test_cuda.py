@@ -19,16 +19,10 @@ from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.schedule import Schedule
 from rewindctl.specs import PruneSpec
 from rewindctl.training.device import environment, resolve_device
-from rewindctl.training.loop import (
-    Evaluation,
-    ResumePoint,
-    Stepper,
-    TrainResult,
-    TrainSettings,
-    _reproducible,
-    evaluate,
-    train,
-)
+from rewindctl.training.kernels import reproducible
+from rewindctl.training.loop import evaluate, train
+from rewindctl.training.records import Evaluation, ResumePoint, TrainResult, TrainSettings
+from rewindctl.training.step import Stepper
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -158,7 +152,7 @@ def test_a_graph_makes_the_bytes_of_the_reference_path(
     """Every update of the two, over epochs and drops of the rate."""
     settings = replace(SETTINGS, precision=precision, iterations=30)
     mask = pruned(initial()) if masked else None
-    with _reproducible(data.device, deterministic=True):
+    with reproducible(data.device, deterministic=True):
         steppers = [Stepper(network(), data, settings, initial(), mask, capture) for capture in (True, False)]
         for t in range(30):
             for stepper in steppers:

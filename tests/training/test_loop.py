@@ -19,7 +19,8 @@ from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.methods import RetrainPlan, RetrainRequest, methods
 from rewindctl.rewinding.schedule import Schedule
 from rewindctl.specs import PruneSpec
-from rewindctl.training.loop import Evaluation, ResumePoint, TrainResult, TrainSettings, evaluate, train
+from rewindctl.training.loop import evaluate, train
+from rewindctl.training.records import Evaluation, ResumePoint, TrainResult, TrainSettings
 
 N = 12  # more than the 10 batches of an epoch
 SETTINGS = TrainSettings(

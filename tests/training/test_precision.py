@@ -17,8 +17,10 @@ from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.schedule import Schedule
 from rewindctl.specs import PruneSpec
 from rewindctl.training.graph import rehearse
-from rewindctl.training.loop import Stepper, TrainResult, train
+from rewindctl.training.loop import train
 from rewindctl.training.precision import WORTH_CONVERTING, choose, missing_unit, multiply_adds
+from rewindctl.training.records import TrainResult
+from rewindctl.training.step import Stepper
 
 CPU = torch.device("cpu")
 BF16 = replace(SETTINGS, precision="bf16")

@@ -12,7 +12,8 @@ from rewindctl.models import kernels
 from rewindctl.pruning import Mask, prune
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import PruneSpec
-from rewindctl.training.loop import ResumePoint, TrainResult, train
+from rewindctl.training.loop import train
+from rewindctl.training.records import ResumePoint, TrainResult
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from rewindctl.training.loop import _reproducible
+from rewindctl.training.kernels import reproducible
 from rewindctl.training.shared import Shared
 
 
@@ -40,9 +40,9 @@ def test_kernels_are_deterministic_until_the_last_training_on_a_gpu_ends() -> No
         return torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
 
     before, gpu = state(), torch.device("cuda", 0)
-    with _reproducible(torch.device("cpu"), True):
+    with reproducible(torch.device("cpu"), True):
         assert state() == before
-    first, second = _reproducible(gpu, True), _reproducible(gpu, True)
+    first, second = reproducible(gpu, True), reproducible(gpu, True)
     first.__enter__()
     second.__enter__()
     assert state() == (1, False)

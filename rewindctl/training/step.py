@@ -1,0 +1,183 @@
+"""One update: where it is defined, captured and run."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from rewindctl.datasets.batches import BatchStream, DeviceData
+from rewindctl.errors import DivergedError
+from rewindctl.models import Network
+from rewindctl.pruning import Mask
+from rewindctl.rewinding.checkpoints import TrainState, check_shapes
+from rewindctl.training.graph import captured
+from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
+
+
+class Stepper:
+    """One update at a time. `_step` is the update: batch, forward, backward, masked gradient, Nesterov SGD.
+
+    `_step` reads and writes tensors at fixed addresses and asks the device nothing. On CUDA it is captured once in a
+    graph, which `update` replays; what changes from update to update (position, rate) is data on the device.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        data: DeviceData,
+        settings: TrainSettings,
+        start: TrainState,
+        mask: Mask | None,
+        capture: bool = True,
+    ) -> None:
+        """`capture=False` is the reference path: every operation started by itself, on CUDA too."""
+        self.network, self.settings, self.device = network, settings, data.device
+        self.first_batch = start.data_position
+        start.load_into(network)
+        network.to(data.device).to(memory_format=torch.channels_last).train()
+        self.parameters = dict(network.named_parameters())
+        self.stream = BatchStream(
+            data, settings.batch_size, settings.crop_padding, settings.horizontal_flip, settings.seed
+        )
+        self.current_rate = settings.rate(0)
+        self.rate = torch.tensor(self.current_rate, device=data.device)
+        self.optimizer = torch.optim.SGD(
+            self.parameters.values(),
+            lr=self.rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        check_shapes(start.momentum, dict(self.parameters), "momentum")
+        self.momentum = {name: torch.zeros_like(p).copy_(start.momentum[name]) for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            self.optimizer.state[parameter]["momentum_buffer"] = self.momentum[name]
+        self._use(mask)
+        self._t, self.losses = -1, 0
+        self._watch()
+        self.captured = False
+        self._capture = capture and data.device.type == "cuda"
+        self._run = self._step
+
+    def _use(self, mask: Mask | None) -> None:
+        """Zero weight and momentum once; with the gradient masked too, w' = w - lr * 0 keeps them at exactly 0."""
+        tensors = mask.tensors() if mask else {}
+        if mask:
+            mask.apply_(self.parameters)
+            mask.apply_(self.momentum)
+        self.masked = [self.parameters[name] for name in tensors]
+        self.kept = [
+            torch.empty_like(self.parameters[name]).copy_(tensor) for name, tensor in tensors.items()
+        ]  # in the memory format of the parameter
+
+    def update(self, t: int) -> None:
+        """Update `t` of this run. On a CPU raises DivergedError instead, nothing changed but batch-norm statistics."""
+        self.stream.seek(self.first_batch + t)
+        if (rate := self.settings.rate(t)) != self.current_rate:
+            self.current_rate = rate
+            self.rate.fill_(rate)
+        if t != self._t + 1:
+            self.iteration.fill_(t)
+        self._t = t
+        if self._capture:
+            self._capture = False
+            self._to_graph()
+        self._run()
+        self.losses += 1
+
+    def _step(self) -> None:
+        images, labels = self.stream.take()
+        with torch.autocast(self.device.type, torch.bfloat16, self.settings.precision == "bf16", cache_enabled=False):
+            logits = self.network(images)
+        loss = cross_entropy(logits.float(), labels)
+        self._look_at(loss.detach())
+        loss.backward()
+        if self.masked:
+            torch._foreach_mul_([p.grad for p in self.masked if p.grad is not None], self.kept)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def changed(self) -> list[Tensor]:
+        """Every tensor that `_step` writes to and that outlives it."""
+        watched = [self.iteration, self.loss_sum, self.diverged_at, self.diverged_loss, self.stopped]
+        return [
+            *self.parameters.values(),
+            *self.network.buffers(),
+            *self.momentum.values(),
+            *watched,
+            self.stream.index,
+        ]
+
+    def _to_graph(self) -> None:
+        """Replay from now on; a network of one's own that no graph can hold is trained without one."""
+        try:
+            self._run = captured(self._step, self.changed(), self.device)
+            self.captured = True
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def _watch(self) -> None:
+        """What is kept on the device of the losses, and of the first that is not finite."""
+        self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.diverged_at = torch.full_like(self.iteration, -1)
+        self.diverged_loss = torch.zeros((), device=self.device)
+        self.stopped = torch.zeros((), device=self.device)
+        if self.device.type == "cuda":
+            self.optimizer.found_inf = self.stopped  # type: ignore[attr-defined]
+
+    def _look_at(self, loss: Tensor) -> None:
+        """Sum the losses and stop at the first that is not finite, before its update.
+
+        On a GPU the host must not wait for each loss: `found_inf` makes the fused optimiser skip this and all later
+        steps, and the host learns of it at the next evaluation.
+        """
+        if self.device.type == "cpu" and not math.isfinite(value := float(loss)):
+            raise DivergedError(self._t, self.settings.rate(self._t), value)
+        self.loss_sum += loss
+        if self.device.type != "cpu":
+            first = ~torch.isfinite(loss) & (self.diverged_at < 0)
+            self.diverged_at.copy_(torch.where(first, self.iteration, self.diverged_at))
+            self.diverged_loss.copy_(torch.where(first, loss, self.diverged_loss))
+            self.stopped.copy_(self.diverged_at >= 0)
+            self.iteration += 1
+
+    def _raise_if_diverged(self) -> None:
+        iteration = int(self.diverged_at)
+        if iteration >= 0:
+            raise DivergedError(iteration, self.settings.rate(iteration), float(self.diverged_loss))
+
+    def mean_loss(self) -> float | None:
+        """Mean training loss since the last call, None when there was no update. Raises: DivergedError."""
+        self._raise_if_diverged()
+        if self.losses == 0:
+            return None
+        mean = float(self.loss_sum) / self.losses
+        self.loss_sum.zero_()
+        self.losses = 0
+        return mean
+
+    def state(self, t: int) -> TrainState:
+        """A copy on the host after `t` updates of this run."""
+        self._raise_if_diverged()
+        return TrainState(
+            {name: _on_host(p.detach()) for name, p in self.parameters.items()},
+            {name: _on_host(b) for name, b in self.network.named_buffers()},
+            {name: _on_host(m) for name, m in self.momentum.items()},
+            iteration=t,
+            data_position=self.first_batch + t,
+        )
+
+    def point(
+        self, t: int, evaluations: tuple[Evaluation, ...], training_seconds: float, wall_seconds: float
+    ) -> ResumePoint:
+        """Where the run can go on from after `t` updates, just evaluated."""
+        return ResumePoint(self.state(t), evaluations, training_seconds, wall_seconds)
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    return tensor.to("cpu", copy=True).contiguous()
