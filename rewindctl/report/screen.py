@@ -58,8 +58,8 @@ def sparkline(values: Iterable[float], look: Look, width: int = POINTS) -> str:
     if len(found) > width:
         found = [found[round(index * (len(found) - 1) / (width - 1))] for index in range(width)]
     bars = BARS if look.unicode else PLAIN_BARS
-    scale = (len(bars) - 1) / (high - low) if high > low else 0.0
-    return "".join(bars[round((value - low) * scale)] for value in found)
+    span = high - low or 1.0  # a share of it is never above 1; its reciprocal may be infinite
+    return "".join(bars[round((value - low) / span * (len(bars) - 1))] for value in found)
 
 
 def _fitted(rows: list[str]) -> Iterator[str]:

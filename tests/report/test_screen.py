@@ -1,7 +1,7 @@
 """One screen for any run, however much there is to say of it."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rewindctl.console import Look
@@ -48,6 +48,7 @@ def test_without_unicode_everything_is_ascii() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=3 * POINTS), st.booleans())
+@example([2.2250738585072014e-308, 0.0], True)
 def test_a_sparkline_rises_where_its_values_rise(values: list[float], unicode: bool) -> None:
     bars = BARS if unicode else PLAIN_BARS
     line = sparkline(values, Look(unicode=unicode))
