@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -400,6 +401,22 @@ def test_an_interrupted_import_takes_its_runs_back(bundle: Path, target: Registr
         out, err = process.communicate()
     assert (process.returncode, out) == (130, "")
     assert err.startswith("error: interrupted")
+    nothing_is_left(target)
+
+
+def test_a_run_made_in_the_moment_of_an_interrupt_is_taken_back_too(
+    bundle: Path, target: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, made = target.client.create_run, list[str]()
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        made.append(create(*arguments, **options).info.run_id)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(target.client, "create_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_bundle(lambda: target, [bundle])
+    assert len(made) == 1
     nothing_is_left(target)
 
 

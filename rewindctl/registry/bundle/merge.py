@@ -32,6 +32,7 @@ from rewindctl.registry.delivery import METRICS_PER_BATCH
 from rewindctl.registry.manifest import Manifest, parse_manifest
 from rewindctl.registry.models import register_dense
 from rewindctl.registry.opening import common_tags, params_of
+from rewindctl.registry.ownership import this_process
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
@@ -266,13 +267,21 @@ class _Merge:
 
     def _undo(self) -> None:
         """Remove what was written, as far as the store allows; what it does not, the next import finds."""
-        for run_id in reversed(self.made.values()):
+        made = [*self.made.values()]
+        with suppress(RegistryError):
+            made += [run.run_id for run in self.registry.search() if self._is_unnoted(run)]
+        for run_id in reversed(made):
             with suppress(RegistryError):
                 discard(self.registry, self.registry.get(run_id))
         for run in self.completed:
             with suppress(RegistryError):
                 self.registry.client.set_tag(run.run_id, tag.OMITTED, CHECKPOINTS)
                 self.registry.client.delete_artifacts(run.artifact_uri, CHECKPOINTS.rstrip("/"))
+
+    def _is_unnoted(self, run: RunRecord) -> bool:
+        """Whether an interrupt came between the making of a run and the noting of its ID."""
+        ours = run.tags.get(tag.IMPORT) == self.bundle.digest and run.tags.get(tag.OWNER) == this_process()
+        return ours and run.status == "RUNNING" and run.run_id not in self.made.values()
 
 
 def _link(source: Path, target: Path) -> None:
