@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import gc
 import http.client
 import ipaddress
 import logging
@@ -221,6 +222,7 @@ def _let_go(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
+    gc.collect()  # a session and its transaction hold each other
 
 
 def _reason(error: Exception) -> str:
