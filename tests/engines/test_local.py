@@ -201,7 +201,6 @@ def to_group(process: Popen, number: signal.Signals) -> None:
     [
         (2, to_group, signal.SIGINT),
         (2, to_parent, signal.SIGTERM),
-        (1, to_group, signal.SIGINT),
     ],
 )
 def test_an_interrupted_study_goes_on_where_it_was(

@@ -138,10 +138,9 @@ def test_unsafe_code_is_noticed(source: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("guided", [False, None])
 def test_a_run_counts_what_it_did_and_finds_nothing(guided: bool | None) -> None:
-    found = section.run(4, seed=1, readers=("layers", "mask-shapes"), guided=guided)
+    found = section.run(4, seed=1, readers=("mask-shapes",), guided=guided)
     assert found["ok"], found
-    assert set(found["readers"]) == {"layers", "mask-shapes"}
-    for one in found["readers"].values():
-        assert one["executions"] > 20
-        assert (one["crashes"], one["hangs"]) == ([], 0)
-        assert one["peak_mb"] < section.MOST_MB
+    (one,) = found["readers"].values()
+    assert one["executions"] > 20
+    assert (one["crashes"], one["hangs"]) == ([], 0)
+    assert one["peak_mb"] < section.MOST_MB

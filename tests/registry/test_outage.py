@@ -38,12 +38,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> At:
-    """Do something when a training has come to an iteration, before its evaluation is written."""
+    """Do something when a training has come to an iteration, all before its evaluation written, and it not yet."""
     todo: dict[int, list[Callable[[], object]]] = {}
     evaluated = stages.RunObserver.evaluated
 
     def hooked(self: stages.RunObserver, evaluation: stages.Evaluation) -> None:
-        for action in todo.pop(evaluation.iteration, []):
+        actions = todo.pop(evaluation.iteration, [])
+        if actions:
+            self.background.wait()
+        for action in actions:
             action()
         evaluated(self, evaluation)
 
