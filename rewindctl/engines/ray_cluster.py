@@ -20,7 +20,6 @@ from rewindctl.errors import UsageError
 
 REFRESH_SECONDS = 5.0
 START_SECONDS = 30.0
-MOST_STARTS = 3
 # A process sees every GPU of its node and takes the one it is given: torch cannot change what it sees at its start.
 SEE_EVERY_GPU = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
 
@@ -134,15 +133,9 @@ class RayCluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=True)
-        actor = self._ray.remote(num_cpus=0, scheduling_strategy=here)(Progress)
-        for _ in range(MOST_STARTS):
-            self._progress = actor.remote()
-            self._news = self._progress.news.remote()
-            # Its process takes seconds to start, as long as a stage. Ray was seen to cancel one that was just made.
-            ready, _ = self._ray.wait([self._news], timeout=START_SECONDS)
-            with suppress(self._ray.exceptions.RayError):
-                self._ray.get(ready)
-                return
+        self._progress = self._ray.remote(num_cpus=0, scheduling_strategy=here)(Progress).remote()
+        self._news = self._progress.news.remote()
+        self._ray.wait([self._news], timeout=START_SECONDS)  # its process takes seconds to start, as long as a stage
 
     def _count_slots(self, nodes: list[ray_nodes.Node]) -> None:
         """As many stages as asked for, else as the nodes hold that are there now."""
