@@ -233,6 +233,25 @@ def test_the_stage_of_a_killed_worker_is_gone_on_with_where_its_share_of_a_gpu_i
     assert killed[0] not in {owner(run) for run in runs}
 
 
+def test_the_iterations_of_a_stage_under_way_are_seen(cluster: Cluster) -> None:
+    (stage,) = make("", 500 * LONG).stages.values()  # ends by an interrupt, not by itself
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    engine, seen, answers = cluster.engine(Site(cluster.uri, "seen", "cpu", threads=1)), [0], list[Answer]()
+    try:
+        engine.submit(Task(stage.fingerprint, stage.spec.canonical(), None))
+        while len(set(seen)) < 3 and not answers and time.monotonic() < deadline:
+            answers = engine.wait(0.1)
+            seen.append(engine.progress().get(stage.fingerprint, seen[-1]))
+    finally:
+        engine.close()
+    assert answers == []
+    assert seen == sorted(seen)
+    assert 0 < seen[-1] < 500 * LONG
+
+
+# In this process no actor of the cluster lives after a Ray of its own: this is the last test that makes one.
+
+
 def test_a_plan_is_interrupted_on_a_ray_of_its_own_and_gone_on_with(store: Path) -> None:
     registry = Registry(f"sqlite:///{store}", "interrupted")
     site, plan = Site(registry.uri, "interrupted", "cpu", threads=1, checkpoint_seconds=0.2), make("", LONG)
@@ -251,21 +270,6 @@ def test_a_plan_is_interrupted_on_a_ray_of_its_own_and_gone_on_with(store: Path)
     assert not ray.is_initialized()
     done = run_plan(plan, {}, InProcess(site), Console())
     assert [left.run_id for left in finished_once(registry, plan, done)] == [run.run_id]
-
-
-def test_the_iterations_of_a_stage_under_way_are_seen(cluster: Cluster) -> None:
-    (stage,) = make("", 500 * LONG).stages.values()  # ends by an interrupt, not by itself
-    engine, seen, answers = cluster.engine(Site(cluster.uri, "seen", "cpu", threads=1)), [0], list[Answer]()
-    try:
-        engine.submit(Task(stage.fingerprint, stage.spec.canonical(), None))
-        while len(set(seen)) < 3 and not answers:
-            answers = engine.wait(0.1)
-            seen.append(engine.progress().get(stage.fingerprint, seen[-1]))
-    finally:
-        engine.close()
-    assert answers == []
-    assert seen == sorted(seen)
-    assert seen[-1] < 500 * LONG
 
 
 def test_several_machines_need_a_server_that_is_not_each_of_them(cluster: Cluster, tmp_path: Path) -> None:
