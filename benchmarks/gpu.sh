@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What to measure on a machine with a GPU, in this order: the CUDA tests, speed against plain loops, bf16 against fp32
-# over three seeds, then the report's ResNet-20 cells at full length for as long as SECONDS_LEFT allows. Results go to
+# What to measure on a machine with a GPU, in this order: the CUDA tests, speed against plain loops, several trials at
+# once, bf16 against fp32 over three seeds, then the report's ResNet-20 cells at full length for as long as SECONDS_LEFT allows. Results go to
 # the folder OUT.
 #
-#   OUT=results SECONDS_LEFT=1500 bash benchmarks/gpu.sh [tests|speed|precision|cells]
+#   OUT=results SECONDS_LEFT=1500 bash benchmarks/gpu.sh [tests|speed|several|precision|cells]
 #
 # Needs CIFAR-10 where rewindctl looks for it ($REWINDCTL_DATA).
 set -euo pipefail
@@ -21,6 +21,16 @@ speed() {
   for model in resnet20 resnet56 resnet110 wrn16_8; do
     python3 benchmarks/throughput.py --model "$model" --device cuda --iterations 100 --rounds 5 \
       --output "$out/throughput_$model.json" | tee "$out/throughput_$model.txt"
+  done
+}
+
+# Trials side by side: the sum of iterations_per_second in several_N.jsonl is what N at once make together.
+several() {
+  export MLFLOW_TRACKING_URI="sqlite:///${STORE:-/tmp/rewindctl/mlflow.db}"
+  for jobs in 1 2 4 8; do
+    timeout --signal=INT 120 python3 -m rewindctl --experiment several train-dense --model resnet20 --dataset cifar10 \
+      --seeds "0-$((jobs - 1))" --iterations 12000 --jobs "$jobs" --device cuda --force --json \
+      2>>"$out/several.log" >"$out/several_$jobs.jsonl" || true
   done
 }
 
@@ -58,6 +68,6 @@ stage() {
 }
 
 case $what in
-  all) tests && speed && precision && cells ;;
+  all) tests && speed && several && precision && cells ;;
   *) "$what" ;;
 esac
