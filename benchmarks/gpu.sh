@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What to measure on a machine with a GPU, in this order: the CUDA tests, speed against plain loops, several trials at
-# once, bf16 against fp32 over three seeds, then the report's ResNet-20 cells at full length for as long as SECONDS_LEFT allows. Results go to
-# the folder OUT.
+# once, bf16 against fp32 over three seeds, then the report's ResNet-20 cells at full length for as long as SECONDS_LEFT
+# allows. Results go to the folder OUT.
 #
 #   OUT=results SECONDS_LEFT=1500 bash benchmarks/gpu.sh [tests|speed|several|precision|cells]
 #
