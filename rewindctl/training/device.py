@@ -60,7 +60,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "driver": _driver() if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "deterministic": True,
         "memory_format": "channels_last",
         "git_commit": _git_commit(),
     }

@@ -179,7 +179,7 @@ def test_the_spec_and_the_surroundings_are_kept(chain: Chain, stage: str) -> Non
     assert spec == run.spec.fields()
     facts = json.loads((folder_of(run) / "environment.json").read_text())
     assert facts["packages"]["torch"] == version("torch")
-    assert {"device", "driver", "deterministic", "git_commit", "threads"} <= set(facts)
+    assert {"device", "driver", "memory_format", "git_commit", "threads"} <= set(facts)
 
 
 @pytest.mark.parametrize("method", RETRAININGS)
