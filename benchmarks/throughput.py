@@ -32,7 +32,7 @@ from rewindctl.pipeline.requests import dense_spec
 from rewindctl.pipeline.settings import dense_settings
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.device import device_name, resolve_device
-from rewindctl.training.precision import choose, missing_unit, multiply_adds
+from rewindctl.training.precision import choose_for, missing_unit
 from rewindctl.training.step import Stepper
 
 
@@ -125,9 +125,9 @@ def contenders(model: str, dataset: str, device: torch.device) -> dict[str, Call
         return build_network(model, config, 0)
 
     def ours(asked: str, capture: bool = True) -> Callable[[], None]:
-        adds = spec.batch_size * multiply_adds(network(), (data.channels, *data.image_size))
-        settings = replace(dense_settings(spec), precision=choose(asked, device, adds).precision)
         one, counter = network(), iter(range(10**9))
+        batch = (spec.batch_size, data.channels, *data.image_size)
+        settings = replace(dense_settings(spec), precision=choose_for(asked, device, one, batch).precision)
         stepper = Stepper(one, on_device, settings, TrainState.initial(one), None, capture)
         return lambda: stepper.update(next(counter))
 

@@ -15,7 +15,7 @@ from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.settings import dense_settings
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec
-from rewindctl.training.precision import choose, multiply_adds
+from rewindctl.training.precision import choose_for
 from rewindctl.training.step import Stepper
 
 WARM_UP = 2
@@ -38,11 +38,11 @@ def measured_speed(
     config = NetworkConfig(facts.channels, facts.classes, spec.norm_momentum, spec.norm_epsilon)
     network = build_network(spec.model, config, seed=0)
     data = DeviceData.upload(_noise(facts, max(4 * spec.batch_size, facts.classes)), device)
-    adds = spec.batch_size * multiply_adds(network, (facts.channels, *facts.image_size))
+    batch = (spec.batch_size, facts.channels, *facts.image_size)
     settings = replace(
         dense_settings(spec),
         constant_lr=HARMLESS_RATE,
-        precision=choose(arithmetic.precision, device, adds).precision,
+        precision=choose_for(arithmetic.precision, device, network, batch).precision,
         deterministic=arithmetic.deterministic,
     )
     stepper = Stepper(network, data, settings, TrainState.initial(network), None)

@@ -38,7 +38,7 @@ from rewindctl.seeds import derived_seed
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
 from rewindctl.training.device import device_name, environment, resolve_device
 from rewindctl.training.loop import evaluate, train
-from rewindctl.training.precision import choose, multiply_adds
+from rewindctl.training.precision import choose_for
 from rewindctl.training.records import Evaluation, ResumePoint, TrainResult, TrainSettings
 from rewindctl.training.usage import Usage
 
@@ -309,9 +309,9 @@ class Pipeline:
     ) -> TrainSettings:
         """The settings with the precision chosen, which the run is told; one that is gone on with keeps its own."""
         data = self.dataset(dense.dataset)
-        adds = settings.batch_size * multiply_adds(network, (data.channels, *data.image_size))
+        batch = (settings.batch_size, data.channels, *data.image_size)
         before = writer.found.get(tag.PRECISION)
-        choice = choose(before or self.arithmetic.precision, self.device, adds)
+        choice = choose_for(before or self.arithmetic.precision, self.device, network, batch)
         deterministic = writer.found.get(tag.DETERMINISTIC, str(self.arithmetic.deterministic)) == str(True)
         writer.tag({tag.PRECISION: choice.precision, tag.DETERMINISTIC: str(deterministic)})
         if choice.precision == "bf16" and self.arithmetic.precision == AUTO and not before:

@@ -4,6 +4,7 @@
 Weights, momentum, the update itself and every evaluation are float32 in either.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,15 +25,21 @@ class Choice:
     why: str
 
 
-def choose(asked: str, device: torch.device, multiply_adds: float) -> Choice:
-    """The precision to train in; `multiply_adds` are those of a forward pass over one batch."""
+def choose_for(asked: str, device: torch.device, network: nn.Module, batch: tuple[int, int, int, int]) -> Choice:
+    """The precision to train `network` in, in batches of (images, channels, height, width)."""
+    size, channels, height, width = batch
+    return choose(asked, device, lambda: size * multiply_adds(network, (channels, height, width)))
+
+
+def choose(asked: str, device: torch.device, work: Callable[[], float]) -> Choice:
+    """The precision to train in; `work` counts the multiply-adds of a forward pass over a batch, where they decide."""
     if asked != AUTO:
         return Choice("bf16" if asked == "bf16" else "fp32", "asked for")
     missing = missing_unit(device)
     if missing:
         return Choice("fp32", missing)
-    if device.type == "cpu" and multiply_adds < WORTH_CONVERTING:
-        return Choice("fp32", f"{multiply_adds / 1e6:.0f} million multiply-adds a batch are too few for bf16 to pay")
+    if device.type == "cpu" and (adds := work()) < WORTH_CONVERTING:
+        return Choice("fp32", f"{adds / 1e6:.0f} million multiply-adds a batch are too few for bf16 to pay")
     return Choice("bf16", "the GPU has bf16" if device.type == "cuda" else "the processor has bf16")
 
 

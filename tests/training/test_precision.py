@@ -58,9 +58,9 @@ def equal(one: TrainState, other: TrainState) -> bool:
 def test_what_is_asked_for_is_chosen_and_auto_only_where_it_pays() -> None:
     assert get_args(Precision) == ASKED[1:]
     for asked in get_args(Precision):
-        assert choose(asked, CPU, 0).precision == choose(asked, CPU, 1e15).precision == asked
-    assert choose(AUTO, CPU, WORTH_CONVERTING - 1).precision == "fp32"
-    large = choose(AUTO, CPU, WORTH_CONVERTING)
+        assert choose(asked, CPU, lambda: 0).precision == choose(asked, CPU, lambda: 1e15).precision == asked
+    assert choose(AUTO, CPU, lambda: WORTH_CONVERTING - 1).precision == "fp32"
+    large = choose(AUTO, CPU, lambda: WORTH_CONVERTING)
     assert large.precision == ("fp32" if missing_unit(CPU) else "bf16")
     with pytest.raises(UsageError, match="unknown precision 'fp16'"):
         Arithmetic("fp16")
