@@ -291,6 +291,8 @@ class Pipeline:
                 self.console.say(f"stopped  {title} ({writer.run_id[:8]}): {kept}")
                 raise
         writer.tag({tag.UPDATES: "CUDA graph" if result.captured else "eager"})
+        if result.why_eager:
+            self.console.say(f"note: trained without a CUDA graph, more slowly: {result.why_eager[:300]}")
         with writer.artifact(FINAL) as path:
             result.state.save(path)
         writer.log_metrics(

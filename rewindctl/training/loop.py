@@ -66,7 +66,9 @@ def train(
                 stepper.update(t)
         state = stepper.state(settings.iterations)
     speed = settings.iterations / max(training_seconds, 1e-9)
-    return TrainResult(state, tuple(evaluations), speed, time.perf_counter() - began, stepper.captured)
+    return TrainResult(
+        state, tuple(evaluations), speed, time.perf_counter() - began, stepper.captured, stepper.why_eager
+    )
 
 
 def evaluate(network: Network, data: DeviceData) -> tuple[float, float]:

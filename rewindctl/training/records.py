@@ -53,7 +53,7 @@ class Evaluation:
 class TrainResult:
     """The last state, every evaluation, and the speed of the updates (evaluations apart).
 
-    `captured`: the updates were replays of a CUDA graph.
+    `captured`: the updates were replays of a CUDA graph; `why_eager`: why they were not, where one was tried.
     """
 
     state: TrainState
@@ -61,6 +61,7 @@ class TrainResult:
     iterations_per_second: float
     duration_seconds: float
     captured: bool
+    why_eager: str
 
     @property
     def test_accuracy(self) -> float:

@@ -57,7 +57,7 @@ class Stepper:
         self._use(mask)
         self._t, self.losses = -1, 0
         self._watch()
-        self.captured = False
+        self.captured, self.why_eager = False, ""
         self._capture = capture and data.device.type == "cuda"
         self._run = self._step
 
@@ -117,8 +117,9 @@ class Stepper:
             self.captured = True
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:
+        except RuntimeError as error:
             self.optimizer.zero_grad(set_to_none=True)
+            self.why_eager = next(iter(str(error).splitlines()), type(error).__name__)
 
     def _watch(self) -> None:
         """What is kept on the device of the losses, and of the first that is not finite."""

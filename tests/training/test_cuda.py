@@ -173,6 +173,7 @@ def test_a_network_that_waits_for_the_device_is_trained_without_a_graph(data: De
     value.__class__ = Waits
     result = train(value, data, SETTINGS, initial(), Recorder())
     assert not result.captured
+    assert result.why_eager
     expected, _ = run(data, SETTINGS, initial())
     assert expected.captured
     assert saved(result.state) == saved(expected.state)

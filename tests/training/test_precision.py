@@ -153,6 +153,20 @@ def test_a_rehearsal_that_fails_is_taken_back_too(data: DeviceData, start: Train
     assert all(torch.equal(a, b) for a, b in zip(before, tensors(stepper), strict=True))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a graph can be made here: test_cuda has this law")
+def test_where_no_graph_can_be_made_the_updates_are_made_without_one_and_why_is_told(
+    data: DeviceData, start: TrainState
+) -> None:
+    plain, tried = (Stepper(network(), data, SETTINGS, start, None) for _ in range(2))
+    tried._capture = True
+    for t in range(3):
+        plain.update(t)
+        tried.update(t)
+    assert equal(plain.state(3), tried.state(3))
+    assert (plain.captured, plain.why_eager, tried.captured) == (False, "", False)
+    assert tried.why_eager
+
+
 def tensors(stepper: Stepper) -> list[torch.Tensor]:
     """All that a stepper, its network, its optimiser and its stream hold, found by looking and not by its own list."""
     found = [*stepper.network.state_dict().values()]
