@@ -33,6 +33,7 @@ class Keeper:
     evaluations: list[Evaluation] = field(default_factory=list)
     states: list[TrainState] = field(default_factory=list)
     points: list[ResumePoint] = field(default_factory=list)
+    iterations: list[int] = field(default_factory=list)
 
     def evaluated(self, evaluation: Evaluation) -> None:
         self.evaluations.append(evaluation)
@@ -44,7 +45,7 @@ class Keeper:
         self.points.append(make())
 
     def progressed(self, iteration: int) -> None:
-        pass
+        self.iterations.append(iteration)
 
 
 def network() -> Network:

@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
+import trainings
+from trainings import Keeper
 
 from rewindctl.datasets import load_dataset
 from rewindctl.datasets.batches import BatchStream, DeviceData
@@ -21,48 +23,21 @@ from rewindctl.specs import PruneSpec
 from rewindctl.training.device import environment, resolve_device
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.loop import evaluate, train
-from rewindctl.training.records import Evaluation, ResumePoint, TrainResult, TrainSettings
+from rewindctl.training.records import TrainResult, TrainSettings
 from rewindctl.training.step import Stepper
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 N = 12
-SETTINGS = TrainSettings(
+SETTINGS = replace(
+    trainings.SETTINGS,
     schedule=Schedule(N, 0.1, (6, 9), 0.1),
-    clock_start=0,
     iterations=N,
-    constant_lr=None,
-    batch_size=100,
-    momentum=0.9,
-    nesterov=True,
-    weight_decay=2e-4,
-    crop_padding=1,
-    horizontal_flip=True,
     evaluate_every=N,
     checkpoint_at=(),
     seed=0,
 )
 EVERY = tuple(range(N + 1))
-
-
-@dataclass
-class Recorder:
-    """An observer that keeps what it is told."""
-
-    evaluations: list[Evaluation] = field(default_factory=list)
-    states: list[TrainState] = field(default_factory=list)
-
-    def evaluated(self, evaluation: Evaluation) -> None:
-        self.evaluations.append(evaluation)
-
-    def checkpoint(self, state: TrainState) -> None:
-        self.states.append(state)
-
-    def resumable(self, make: Callable[[], ResumePoint]) -> None:
-        del make
-
-    def progressed(self, iteration: int) -> None:
-        del iteration
 
 
 Saved = Callable[[TrainState], bytes]
@@ -94,8 +69,8 @@ def initial() -> TrainState:
 
 def run(
     data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None = None
-) -> tuple[TrainResult, Recorder]:
-    recorder = Recorder()
+) -> tuple[TrainResult, Keeper]:
+    recorder = Keeper()
     return train(network(), data, settings, start, recorder, mask), recorder
 
 
@@ -171,7 +146,7 @@ def test_a_network_that_waits_for_the_device_is_trained_without_a_graph(data: De
 
     value = network()
     value.__class__ = Waits
-    result = train(value, data, SETTINGS, initial(), Recorder())
+    result = train(value, data, SETTINGS, initial(), Keeper())
     assert not result.captured
     assert result.why_eager
     expected, _ = run(data, SETTINGS, initial())
@@ -241,7 +216,7 @@ def test_weight_rewinding_without_pruning_is_the_unbroken_run(
 def test_a_loss_of_nan_makes_no_update(data: DeviceData) -> None:
     """Found at the evaluation, N updates later: the iteration is the first, the weights are those of the start."""
     broken, value, start = replace(data, scale=data.scale * float("nan")), network(), initial()
-    recorder = Recorder()
+    recorder = Keeper()
     with pytest.raises(DivergedError) as caught:
         train(value, broken, replace(SETTINGS, clock_start=3), start, recorder)
     assert (caught.value.iteration, caught.value.learning_rate) == (0, 0.1)
@@ -255,7 +230,7 @@ def test_divergence_is_found_at_the_evaluation_with_its_iteration_and_its_weight
     found: dict[int, tuple[int, dict[str, torch.Tensor]]] = {}
     states: list[TrainState] = []
     for every, saved_at in ((1, EVERY), (N, EVERY[:0])):
-        value, recorder = network(), Recorder()
+        value, recorder = network(), Keeper()
         chosen = replace(settings, evaluate_every=every, checkpoint_at=saved_at)
         with pytest.raises(DivergedError) as caught:
             train(value, data, chosen, initial(), recorder)
@@ -274,7 +249,7 @@ def test_divergence_is_found_at_the_evaluation_with_its_iteration_and_its_weight
 
 
 def test_no_checkpoint_of_a_diverged_run_is_handed_over(data: DeviceData) -> None:
-    broken, recorder = replace(data, scale=data.scale * float("nan")), Recorder()
+    broken, recorder = replace(data, scale=data.scale * float("nan")), Keeper()
     with pytest.raises(DivergedError):
         train(network(), broken, replace(SETTINGS, checkpoint_at=(0, 3, 6)), initial(), recorder)
     assert [state.iteration for state in recorder.states] == [0]

@@ -1,13 +1,15 @@
 """The laws of training: what decides the bytes, rewinding, pruned weights, the update itself, what is reported."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+import trainings
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from trainings import Keeper
 
 from rewindctl.datasets import load_dataset
 from rewindctl.datasets.batches import BatchStream, DeviceData
@@ -20,45 +22,17 @@ from rewindctl.rewinding.methods import RetrainPlan, RetrainRequest, methods
 from rewindctl.rewinding.schedule import Schedule
 from rewindctl.specs import PruneSpec
 from rewindctl.training.loop import evaluate, train
-from rewindctl.training.records import Evaluation, ResumePoint, TrainResult, TrainSettings
+from rewindctl.training.records import TrainResult, TrainSettings
 
 N = 12  # more than the 10 batches of an epoch
-SETTINGS = TrainSettings(
+SETTINGS = replace(
+    trainings.SETTINGS,
     schedule=Schedule(N, 0.1, (6, 9), 0.1),
-    clock_start=0,
     iterations=N,
-    constant_lr=None,
-    batch_size=100,
-    momentum=0.9,
-    nesterov=True,
-    weight_decay=2e-4,
-    crop_padding=1,
-    horizontal_flip=True,
     evaluate_every=N,
     checkpoint_at=(),
     seed=0,
 )
-
-
-@dataclass
-class Recorder:
-    """An observer that keeps what it is told."""
-
-    evaluations: list[Evaluation] = field(default_factory=list)
-    states: list[TrainState] = field(default_factory=list)
-    iterations: list[int] = field(default_factory=list)
-
-    def evaluated(self, evaluation: Evaluation) -> None:
-        self.evaluations.append(evaluation)
-
-    def checkpoint(self, state: TrainState) -> None:
-        self.states.append(state)
-
-    def resumable(self, make: Callable[[], ResumePoint]) -> None:
-        del make
-
-    def progressed(self, iteration: int) -> None:
-        self.iterations.append(iteration)
 
 
 @dataclass(frozen=True)
@@ -76,8 +50,8 @@ def network(seed: int = 0) -> Network:
 
 def run(
     data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None = None
-) -> tuple[TrainResult, Recorder]:
-    recorder = Recorder()
+) -> tuple[TrainResult, Keeper]:
+    recorder = Keeper()
     return train(network(), data, settings, start, recorder, mask), recorder
 
 
@@ -131,7 +105,7 @@ def test_the_same_seed_gives_the_same_bytes(data: DeviceData, dense: Dense, save
     value = network(seed=7)
     torch.manual_seed(99)
     before = torch.get_rng_state()
-    result = train(value, data, SETTINGS, dense.start, Recorder())
+    result = train(value, data, SETTINGS, dense.start, Keeper())
     assert torch.equal(torch.get_rng_state(), before)
     assert saved(result.state) == saved(dense.result.state)
     assert result.evaluations == dense.result.evaluations
@@ -359,7 +333,7 @@ def test_a_loss_of_nan_stops_before_its_update(data: DeviceData, dense: Dense) -
     broken = replace(data, scale=data.scale * float("nan"))
     value, start = network(), dense.states[3]
     with pytest.raises(DivergedError) as caught:
-        train(value, broken, replace(SETTINGS, clock_start=6), start, Recorder())
+        train(value, broken, replace(SETTINGS, clock_start=6), start, Keeper())
     assert (caught.value.iteration, caught.value.learning_rate) == (0, 0.01)
     assert all(torch.equal(p, start.parameters[name]) for name, p in value.named_parameters())
 
@@ -371,7 +345,7 @@ def test_a_diverged_run_keeps_the_weights_from_before_the_bad_update(
     """Rate 1e30 from iteration 4: whenever the loss goes, the parameters are those of the last state handed over."""
     schedule = Schedule(N, 0.1, (4,), 1e31)
     settings = replace(SETTINGS, schedule=schedule, evaluate_every=every, checkpoint_at=tuple(range(N + 1)))
-    value, recorder = network(), Recorder()
+    value, recorder = network(), Keeper()
     with pytest.raises(DivergedError) as caught:
         train(value, data, settings, dense.start, recorder)
     error = caught.value
@@ -389,7 +363,7 @@ def test_a_diverged_run_keeps_the_weights_from_before_the_bad_update(
 def test_a_last_update_that_diverges_gives_no_result(data: DeviceData, dense: Dense) -> None:
     """No training loss comes after it; what it made of the network is seen on the test set."""
     settings = replace(SETTINGS, schedule=Schedule(5, 0.1, (4,), 1e31), iterations=5, checkpoint_at=(5,))
-    recorder = Recorder()
+    recorder = Keeper()
     with pytest.raises(DivergedError) as caught:
         train(network(), data, settings, dense.start, recorder)
     assert caught.value.iteration == 5
@@ -398,7 +372,7 @@ def test_a_last_update_that_diverges_gives_no_result(data: DeviceData, dense: De
 
 
 def test_an_observer_can_stop_the_training(data: DeviceData, dense: Dense) -> None:
-    class Stop(Recorder):
+    class Stop(Keeper):
         def progressed(self, iteration: int) -> None:
             super().progressed(iteration)
             if iteration == 3:
