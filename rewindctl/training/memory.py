@@ -23,7 +23,8 @@ from rewindctl.training.loop import EVALUATION_BATCH
 SAMPLES = 2  # as few as batch norm can train on
 GRADIENTS_UNDER_WAY = 2  # with respect to a layer's output and to its input
 EVALUATION_TENSORS = 4  # of the largest size: what a block reads, makes and adds
-DRAW_BYTES = 8  # an int64 for each sample, row and column of an epoch
+DRAW_BYTES = 8  # an int64
+DRAWS = 3  # of a sample: which, and where its rows and columns begin
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -59,13 +60,13 @@ def footprint(network: nn.Module, shape: tuple[int, int, int], train_size: int) 
     sizes = list(_made(network, shape))
     total, largest = (-(-size // SAMPLES) for size in (sum(sizes), max(sizes)))
     channels, height, width = shape
-    image = channels * height * width * (1 + 4)  # as it is stored, and standardised
+    image = height * width * (channels * (1 + 4) + DRAW_BYTES)  # as it is stored, and standardised; its pixels' places
     return Footprint(
         kept=3 * parameters + masks + buffers,
         host=6 * parameters + 3 * buffers,  # the start, a checkpoint, and its file
         sample=total + GRADIENTS_UNDER_WAY * largest + image,
         evaluated=EVALUATION_TENSORS * largest + image,
-        drawn=3 * DRAW_BYTES * train_size * (1 + height + width),  # two epochs' at the turn, and their making
+        drawn=3 * DRAW_BYTES * train_size * DRAWS,  # two epochs' at the turn, and their making
     )
 
 
