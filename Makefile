@@ -23,7 +23,7 @@ test-slow: $(VENV)/.dev ## real servers, killed processes, mlflow run
 test-ray: $(VENV)/.dev ## a Ray cluster of two nodes: killed workers, killed nodes
 	$(BIN)/python -m pytest -m slow tests/engines/test_ray.py
 
-test-projects: $(VENV)/.dev ## mlflow run in an environment that uv makes: 6 GB, minutes
+test-projects: $(VENV)/.dev ## mlflow run in environments that uv and virtualenv make: 6 GB and minutes each
 	$(BIN)/python -m pytest -m slow tests/test_environments.py
 
 test-postgres: $(VENV)/.dev ## a server and direct runs over PostgreSQL, which is started for it

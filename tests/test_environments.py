@@ -1,6 +1,7 @@
-"""`mlflow run` in an environment that uv makes: 6 GB and minutes, so a target of its own (`make test-projects`)."""
+"""`mlflow run` in environments that it makes: 6 GB and minutes each, so a target of its own (`make test-projects`)."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,19 +42,27 @@ def environments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
     shutil.rmtree(folder)
 
 
+def a_project(folder: Path, python: str) -> Path:
+    """A copy of the project for a Python of one version."""
+    folder.mkdir()
+    for name in ("MLproject", "conda.yaml"):
+        text = (ROOT / name).read_text()
+        (folder / name).write_text(text.replace("python=3.11\n", f"python={python}\n"))
+    shutil.copytree(ROOT / "rewindctl", folder / "rewindctl")
+    return folder
+
+
+TRAIN = ("-e", "train_dense", "-P", "model=resnet8", "-P", "dataset=digits", "-P", "iterations=6")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_uv_makes_the_environment_once_and_the_chain_runs_in_it(
     environments: dict[str, str], store: Path, tmp_path: Path
 ) -> None:
-    project = tmp_path / "project"
-    project.mkdir()
-    for name in ("MLproject", "conda.yaml"):
-        shutil.copy(ROOT / name, project)
-    shutil.copytree(ROOT / "rewindctl", project / "rewindctl")
+    project = a_project(tmp_path / "project", "3.11")
     variables = {**environments, "MLFLOW_TRACKING_URI": f"sqlite:///{store}", "PYTHONPATH": ""}
-    line = ("-e", "train_dense", "-P", "model=resnet8", "-P", "dataset=digits", "-P", "iterations=6")
-    done = mlflow_run(project, *line, manager="uv", **variables)
+    done = mlflow_run(project, *TRAIN, manager="uv", **variables)
     assert done.returncode == 0, done.stderr
     registry = Registry(f"sqlite:///{store}", "Default")
     (dense,) = registry.search()
@@ -61,12 +70,44 @@ def test_uv_makes_the_environment_once_and_the_chain_runs_in_it(
     assert nested.tags["mlflow.project.env"] == "uv"
     (made,) = Path(environments["MLFLOW_ENV_ROOT"]).iterdir()
     assert f"source {made / 'bin' / 'activate'} && python -m rewindctl train-dense" in done.stderr
-    # What uv made serves virtualenv too, without pyenv: the folder's name is that of what is installed.
+    # The second command takes the environment that is there.
     line = ("-e", "prune", "-P", f"parent={dense.run_id}", "-P", "compression=5")
-    done = mlflow_run(project, *line, manager="virtualenv", **variables)
+    done = mlflow_run(project, *line, manager="uv", **variables)
     assert done.returncode == 0, done.stderr
     (prune,) = registry.search(kind="prune")
     assert prune.parent_id == dense.run_id
     assert list(made.parent.iterdir()) == [made]
     line = [str(made / "bin" / "python"), "-m", "rewindctl", "verify", "--all", "--experiment", "Default"]
     subprocess.run(line, cwd=project, env=os.environ | variables, check=True)
+
+
+def pyenv_version() -> str:
+    """The newest Python that pyenv has here and we support; it would build any other from source."""
+    if shutil.which("pyenv") is None:
+        pytest.skip("mlflow's environment manager virtualenv takes Python from pyenv, which is not installed here")
+    there = subprocess.check_output(["pyenv", "versions", "--bare"], text=True).split()
+    fit = [name for name in there if re.fullmatch(r"3\.1[12]\.\d+", name)]
+    if not fit:
+        pytest.skip("pyenv has no Python 3.11 or 3.12 here")
+    return max(fit, key=lambda name: [int(part) for part in name.split(".")])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_virtualenv_makes_the_environment_with_a_python_of_pyenv(
+    environments: dict[str, str], store: Path, tmp_path: Path
+) -> None:
+    version = pyenv_version()
+    project = a_project(tmp_path / "project", version)
+    variables = {**environments, "MLFLOW_TRACKING_URI": f"sqlite:///{store}", "PYTHONPATH": ""}
+    variables["MLFLOW_ENV_ROOT"] = str(tmp_path / "made")
+    done = mlflow_run(project, *TRAIN, manager="virtualenv", **variables)
+    assert done.returncode == 0, done.stderr
+    (dense,) = Registry(f"sqlite:///{store}", "Default").search()
+    assert dense.finished
+    nested = Registry(f"sqlite:///{store}", "Default").get(dense.tags["mlflow.parentRunId"])
+    assert nested.tags["mlflow.project.env"] == "virtualenv"
+    (made,) = (tmp_path / "made").iterdir()
+    line = [str(made / "bin" / "python"), "--version"]
+    assert subprocess.check_output(line, text=True).split() == ["Python", version]
+    shutil.rmtree(made)

@@ -20,6 +20,7 @@ from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunRecord, RunWriter, delivery, outage, ownership
 from rewindctl.registry.outbox import Outbox, kept_folder
 from rewindctl.registry.records import HEARTBEAT
+from rewindctl.report import log
 from rewindctl.tuning import study
 
 LINE = ("train-dense", "--model", "resnet8", "--dataset", "digits", "--iterations", "24", "--batch-size", "32")
@@ -370,6 +371,33 @@ def test_a_search_uploads_what_was_kept_of_it(
     assert answer.code == 0
     assert f"kept results of run {folder.name}: is finished" in answer.err
     assert Registry(server.uri, name).get(folder.name).finished
+    assert not list(kept_folder().iterdir())
+
+
+@pytest.mark.slow
+def test_the_next_report_uploads_the_one_that_was_kept(
+    train: Cli, cli: Cli, cable: Cable, server: Server, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train()
+    line = ("compare", "--log", "--tracking-uri", cable.uri, "--experiment", name)
+    written = log.Comparison.write_files
+    with monkeypatch.context() as patch:
+        patch.setattr(log.Comparison, "write_files", lambda *wanted, **how: (written(*wanted, **how), cable.pull())[0])
+        patch.setenv("REWINDCTL_OUTAGE_SECONDS", "0")
+        answer = cli(*line)
+    (folder,) = kept_folder().iterdir()
+    assert answer.code == 1
+    assert f"the results of run {folder.name} are kept in {folder}" in answer.err
+    cable.plug()
+    answer = cli(*line)
+    assert answer.code == 0
+    assert f"kept results of run {folder.name}: is finished" in answer.err
+    registry = Registry(server.uri, name)
+    first, second = registry.search(kind="report")
+    assert first.run_id == folder.name
+    assert first.finished
+    assert second.finished
+    assert set(registry.manifest(first)) == set(registry.manifest(second)) != set()
     assert not list(kept_folder().iterdir())
 
 
