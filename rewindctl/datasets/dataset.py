@@ -70,7 +70,7 @@ class Dataset:
             raise DataError(f"{where}: training images are {x_train.shape[1:]}, test images {x_test.shape[1:]}")
         if len(np.unique(y_train)) < 2:
             raise DataError(f"{where}: every training label is {y_train[0]}", "a classifier needs two classes or more")
-        names = _class_names(arrays.get("class_names"), max(int(y_train.max()), int(y_test.max())) + 1, where)
+        names = _class_names(arrays.get("class_names"), int(max(np.max(y_train), np.max(y_test))) + 1, where)
         mean, std = _channel_statistics(x_train)
         return cls(name, x_train, y_train, x_test, y_test, names, mean, std, _digest(x_train, y_train, x_test, y_test))
 
