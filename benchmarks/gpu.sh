@@ -24,8 +24,11 @@ speed() {
   done
 }
 
-# Trials side by side: the sum of iterations_per_second in several_N.jsonl is what N at once make together.
+# Trials side by side, two ways and in turn; then as commands: the sum of iterations_per_second in several_N.jsonl is
+# what N at once make together.
 several() {
+  python3 benchmarks/several.py --device cuda --trials 1 2 4 8 --iterations 200 --rounds 5 \
+    --output "$out/several_ways.json" | tee "$out/several_ways.txt"
   export MLFLOW_TRACKING_URI="sqlite:///${STORE:-/tmp/rewindctl/mlflow.db}"
   for jobs in 1 2 4 8; do
     timeout --signal=INT 120 python3 -m rewindctl --experiment several train-dense --model resnet20 --dataset cifar10 \
