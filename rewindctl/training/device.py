@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from rewindctl.counting import count_of
 from rewindctl.errors import UsageError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -74,7 +75,7 @@ def device_name(device: torch.device) -> str:
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()} ({torch.get_num_threads()} threads)"
+    return f"{names[0] if names else platform.machine()} ({count_of(torch.get_num_threads(), 'thread')})"
 
 
 def _version(package: str) -> str | None:
