@@ -21,7 +21,7 @@ from rewindctl.registry.writer import resume_file
 
 METHODS = [{"method": "finetune"}, {"method": "lr_rewind"}]
 QUICK = panel(iterations=20, sparsities=[0.5], methods=METHODS)
-LONG = panel(iterations=300, sparsities=[0.5], methods=METHODS)
+LONG = panel(iterations=150, sparsities=[0.5], methods=METHODS)
 STAGES = 4  # a baseline, a mask, two retrainings
 Popen = subprocess.Popen[str]
 
