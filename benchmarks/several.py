@@ -81,9 +81,8 @@ class Stacked:
         )
         for parameter in self.parameters.values():
             self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        names = [name for name, parameter in first.parameters.items() if any(parameter is one for one in first.masked)]
-        self.masked = [self.parameters[name] for name in names]
-        self.kept = [torch.stack(masks) for masks in zip(*(stepper.kept for stepper in steppers), strict=True)]
+        self.masked = [self.parameters[name] for name in first.kept]
+        self.kept = [torch.stack([stepper.kept[name] for stepper in steppers]) for name in first.kept]
         self._run: Callable[[], None] | None = None
 
     def update(self, t: int) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from rewindctl.arithmetic import AUTO, Precision
 
@@ -53,11 +52,25 @@ def missing_unit(device: torch.device) -> str:
 
 
 def multiply_adds(network: nn.Module, image: tuple[int, int, int]) -> float:
-    """Multiply-adds of a forward pass over one image of (channels, height, width), counted on the network's device."""
+    """Multiply-adds of every convolution and dense layer for one image of (channels, height, width).
+
+    Not by PyTorch's FlopCounterMode, which counts any operation and imports a compiler, a second at each start.
+    """
+    total = 0
+
+    def count(layer: nn.Module, _: object, made: torch.Tensor) -> None:
+        nonlocal total
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        total += made.numel() * weight[0].numel()  # each output is a sum over one kernel
+
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
     training = network.training
     network.eval()
-    device = next(network.parameters()).device
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, *image, device=device))
+    with torch.no_grad():
+        network(torch.zeros(1, *image, device=next(network.parameters()).device))
     network.train(training)
-    return float(counter.get_total_flops()) / 2
+    for hook in hooks:
+        hook.remove()
+    return float(total)

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.optim.sgd import sgd
 
 from rewindctl.datasets.batches import BatchStream, DeviceData
 from rewindctl.errors import DivergedError
@@ -42,18 +43,8 @@ class Stepper:
         )
         self.current_rate = settings.rate(0)
         self.rate = torch.tensor(self.current_rate, device=data.device)
-        self.optimizer = torch.optim.SGD(
-            self.parameters.values(),
-            lr=self.rate,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
         check_shapes(start.momentum, dict(self.parameters), "momentum")
         self.momentum = {name: torch.zeros_like(p).copy_(start.momentum[name]) for name, p in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            self.optimizer.state[parameter]["momentum_buffer"] = self.momentum[name]
         self._use(mask)
         self._t, self.losses = -1, 0
         self._watch()
@@ -67,10 +58,9 @@ class Stepper:
         if mask:
             mask.apply_(self.parameters)
             mask.apply_(self.momentum)
-        self.masked = [self.parameters[name] for name in tensors]
-        self.kept = [
-            torch.empty_like(self.parameters[name]).copy_(tensor) for name, tensor in tensors.items()
-        ]  # in the memory format of the parameter
+        self.kept = {
+            name: torch.empty_like(self.parameters[name]).copy_(tensor) for name, tensor in tensors.items()
+        }  # in the memory format of the parameter
 
     def update(self, t: int) -> None:
         """Update `t` of this run. On a CPU raises DivergedError instead, nothing changed but batch-norm statistics."""
@@ -94,10 +84,35 @@ class Stepper:
         loss = cross_entropy(logits.float(), labels)
         self._look_at(loss.detach())
         loss.backward()
-        if self.masked:
-            torch._foreach_mul_([p.grad for p in self.masked if p.grad is not None], self.kept)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._descend()
+
+    @torch.no_grad()
+    def _descend(self) -> None:
+        """Masked gradients, then Nesterov SGD; a parameter that the loss does not depend on has none, and stays.
+
+        PyTorch's own update as a function: its class imports a compiler that nothing here uses, a second at each start.
+        """
+        gradients = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        if masked := [name for name in self.kept if name in gradients]:
+            torch._foreach_mul_([gradients[name] for name in masked], [self.kept[name] for name in masked])
+        sgd(
+            [self.parameters[name] for name in gradients],
+            list(gradients.values()),
+            [self.momentum[name] for name in gradients],
+            fused=True,
+            found_inf=self.stopped if self.device.type == "cuda" else None,
+            weight_decay=self.settings.weight_decay,
+            momentum=self.settings.momentum,
+            lr=self.rate,
+            dampening=0.0,
+            nesterov=self.settings.nesterov,
+            maximize=False,
+        )
+        self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def changed(self) -> list[Tensor]:
         """Every tensor that `_step` writes to and that outlives it."""
@@ -118,7 +133,7 @@ class Stepper:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self.optimizer.zero_grad(set_to_none=True)
+            self._forget_gradients()
             self.why_eager = next(iter(str(error).splitlines()), type(error).__name__)
 
     def _watch(self) -> None:
@@ -128,13 +143,11 @@ class Stepper:
         self.diverged_at = torch.full_like(self.iteration, -1)
         self.diverged_loss = torch.zeros((), device=self.device)
         self.stopped = torch.zeros((), device=self.device)
-        if self.device.type == "cuda":
-            self.optimizer.found_inf = self.stopped  # type: ignore[attr-defined]
 
     def _look_at(self, loss: Tensor) -> None:
         """Sum the losses and stop at the first that is not finite, before its update.
 
-        On a GPU the host must not wait for each loss: `found_inf` makes the fused optimiser skip this and all later
+        On a GPU the host must not wait for each loss: `found_inf` makes the fused update skip this and all later
         steps, and the host learns of it at the next evaluation.
         """
         if self.device.type == "cpu" and not math.isfinite(value := float(loss)):

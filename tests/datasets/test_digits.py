@@ -4,9 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 from sklearn.datasets import load_digits
 
-from rewindctl.datasets import Dataset, load_dataset
+from rewindctl.datasets import Dataset, digits, load_dataset
 
 # Part of the fingerprint of every run on digits: with another digest none of them is found again.
 DIGEST = "e9b6904a890a2bed983a1ad2fdd4118332f3bef613510c40673019fe495eb49a"
@@ -52,3 +53,9 @@ def test_every_load_gives_the_same_data_set(tmp_path: Path) -> None:
     first, second = load_dataset("digits"), load_dataset("digits", tmp_path)
     assert first.digest == second.digest == DIGEST
     assert samples(first) == samples(second)
+
+
+def test_where_scikit_learn_keeps_its_file_elsewhere_the_data_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load_dataset("digits").digest
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    assert load_dataset("digits").digest == expected
