@@ -304,7 +304,7 @@ def test_the_reference_is_fresh_whatever_is_installed_and_however_wide_the_termi
 def check_contents(registry: Registry, run: RunRecord) -> None:
     """Everything in a run is in the reference, and everything that the reference promises of its kind is in it."""
     known, kind = words(), run.kind
-    paths = {re.sub(r"/\d+\.", "/<iteration>.", path) for path in registry.artifact_paths(run)}
+    paths = {re.sub(r"/\d+\.", "/<iteration>.", path) for path in registry.artifacts.paths(run)}
     tags = {name for name in run.tags if name.startswith("rewindctl.")}
     metrics = {re.sub(r"_seed_\d+$", "", name) for name in run.metrics}
     for what, found, table in (

@@ -38,7 +38,7 @@ def verify(
         for line in found[one.run_id] if not session.json else ():
             session.console.data(f"{one.run_id}  {line}")
     damaged = sum(bool(problems) for problems in found.values())
-    partial = {one.run_id for one in chosen if not found[one.run_id] and registry.omitted(one)}
+    partial = {one.run_id for one in chosen if not found[one.run_id] and registry.artifacts.omitted(one)}
     if session.json:
         rows = [{"run_id": run_id, "problems": problems} for run_id, problems in found.items()]
         session.console.json([row | {"omitted": row["run_id"] in partial} for row in rows])

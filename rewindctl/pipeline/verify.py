@@ -18,7 +18,7 @@ TUNING_PARENTS = {"tune": ("prune",), "trial": ("tune",)}  # no stages: nothing 
 def verify(registry: Registry, run: RunRecord) -> list[str]:
     """One line for each thing wrong with a run; an intact run has none.
 
-    Checkpoints that were left out when the run was exported are not wrong: `Registry.omitted` names them.
+    Checkpoints that were left out when the run was exported are not wrong: `Artifacts.omitted` names them.
     """
     if run.kind not in (*PARENT_KINDS, *TUNING_PARENTS, REPORT):
         return [f"is no dense, prune or retrain run, no search, trial or report, but {run.kind or 'foreign'}"]
@@ -38,7 +38,7 @@ def verify(registry: Registry, run: RunRecord) -> list[str]:
 def _spec(registry: Registry, run: RunRecord) -> Iterator[str]:
     """The spec has the fingerprint of the tag, and `spec.json` and the params say the same."""
     spec = _spec_of(run)
-    if canonical_json(registry.read_json(run, "spec.json")) != spec.canonical():
+    if canonical_json(registry.artifacts.read_json(run, "spec.json")) != spec.canonical():
         yield "spec.json differs from the spec of the run's fingerprint"
     for key, value in params_of(spec).items():
         if run.params.get(key) != value:
@@ -77,19 +77,19 @@ def _lineage(registry: Registry, run: RunRecord) -> Iterator[str]:
 def _files(registry: Registry, run: RunRecord) -> Iterator[str]:
     """Every artifact is there with its digest, and there is no other."""
     manifest = registry.manifest(run)
-    for path in sorted(set(manifest) - registry.omitted(run)):
+    for path in sorted(set(manifest) - registry.artifacts.omitted(run)):
         try:
             registry.artifact(run, path)
         except RewindError as error:
             yield error.message
-    for path in sorted(set(registry.artifact_paths(run)) - set(manifest) - {"manifest.json"}):
+    for path in sorted(set(registry.artifacts.paths(run)) - set(manifest) - {"manifest.json"}):
         yield f"{path} of run {run.run_id} is not in the manifest: it was added later"
 
 
 def _additions(registry: Registry, run: RunRecord) -> Iterator[str]:
     """MLflow lets anyone log to a finished run; metrics from after its end show."""
     for key in sorted(run.metrics):
-        if registry.logged_after_end(run, key):
+        if run.ended and any(time > run.ended for _, time, _ in registry.history(run, key)):
             yield f"metric {key} was written after the run had ended"
 
 
@@ -98,7 +98,7 @@ def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
     root = registry.lineage(run)[0]
     dense = root.spec
     assert isinstance(dense, DenseSpec)
-    omitted = registry.omitted(run)
+    omitted = registry.artifacts.omitted(run)
     for path in sorted(path for path in set(registry.manifest(run)) - omitted if path.startswith(CHECKPOINTS)):
         state = TrainState.load(registry.artifact(run, path))
         if (problem := _misfit(dense, state)) is not None:

@@ -111,6 +111,15 @@ class Opening:
             raise
 
 
+def open_report(client: Client, experiment_id: str, name: str, note: str) -> RunWriter:
+    """A new run of kind `report`, to write to."""
+    tags = {**common_tags(tag.REPORT), tag.NOTE: note}
+    if (project := project_run(client)) is not None:
+        tags[tag.PARENT] = project
+    run = client.create_run(experiment_id, tags=tags, run_name=name)
+    return RunWriter(client, run.info.run_id, about_of("", name, forced=True))
+
+
 def project_run(client: Client) -> str | None:
     """The run of `mlflow run`, where we are inside one: what has no parent of ours is nested in it in the MLflow UI."""
     run_id = os.environ.get("MLFLOW_RUN_ID")

@@ -9,6 +9,7 @@ from rewindctl.counting import count_of
 from rewindctl.errors import BusyError, IntegrityError, RegistryError, RewindError, UsageError
 from rewindctl.registry import claim
 from rewindctl.registry import records as tag
+from rewindctl.registry.experiments import experiment_of
 from rewindctl.registry.opening import about_of, create_run
 from rewindctl.registry.outbox import Outbox, is_kept, kept_folder
 from rewindctl.registry.ownership import Watch, now, release, this_process
@@ -121,7 +122,7 @@ def _address(kept: str, tracking_uri: str | None) -> str:
 
 def _upload(box: Outbox, uri: str) -> tuple[State, str]:
     run_id, manifest = box.header["run_id"], box.entries[-1]["manifest"]
-    registry = Registry.of_run(uri, run_id)
+    registry = Registry(uri, experiment_of(uri, run_id))
     run = registry.get(run_id)
     if run.finished:
         if run.tags.get(tag.MANIFEST) != manifest:

@@ -18,9 +18,11 @@ STAGES = {ACTIVE: ("active",), DELETED: ("deleted",), BOTH: ("active", "deleted"
 
 
 def search(
-    client: Client, experiment_ids: Sequence[str], tags: Mapping[str, str], prefix: str = "", view: int = ACTIVE
+    client: Client, experiment_ids: Sequence[str] | None, tags: Mapping[str, str], prefix: str = "", view: int = ACTIVE
 ) -> list[RunRecord]:
-    """All runs of the experiments with these tags whose ID starts with `prefix`."""
+    """All runs of the experiments (None: of every one) with these tags whose ID starts with `prefix`, oldest first."""
+    if experiment_ids is None:
+        experiment_ids = [experiment.experiment_id for experiment in client.search_experiments()]
     engine = client.engine
     if engine is None:
         return _through_api(client, experiment_ids, tags, prefix, view)

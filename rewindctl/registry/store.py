@@ -115,7 +115,7 @@ class Client:
         # Interrupted within a query, or cut off from its database, it would print a traceback.
         logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         remember(uri)
-        self.display_uri, self._full_uri = redacted(uri), uri
+        self.uri, self.display_uri = uri, redacted(uri)
         self._patience, self._remote = patience, sqlite_path(uri) is None
         if not self._remote:
             guard_engines()
@@ -153,7 +153,7 @@ class Client:
         with self.plain_errors():
             from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-            get_artifact_repository(artifact_uri, tracking_uri=self._full_uri).delete_artifacts(path)
+            get_artifact_repository(artifact_uri, tracking_uri=self.uri).delete_artifacts(path)
 
     @property
     def engine(self) -> Any:
@@ -168,7 +168,7 @@ class Client:
         with self.plain_errors():
             from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-            repository = get_artifact_repository(artifact_uri, tracking_uri=self._full_uri)
+            repository = get_artifact_repository(artifact_uri, tracking_uri=self.uri)
             files: dict[str, int] = {}
             folders: list[str | None] = [None]
             while folders:

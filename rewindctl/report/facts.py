@@ -108,7 +108,7 @@ def facts_of(registry: Registry, run: RunRecord) -> RunFacts:
         tried("files", lambda: _files(registry, run), {}) if run.finished else {},
         command_of(spec, run.parent_id) if spec else None,
         problems,
-        frozenset(tried("omitted", lambda: registry.omitted(run), set[str]())) if run.finished else frozenset(),
+        frozenset(tried("omitted", lambda: registry.artifacts.omitted(run), set[str]()) if run.finished else ()),
     )
 
 

@@ -63,7 +63,7 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
         bring_kept(registry, wanted.spec.fingerprint(), pipeline.console)
     if not pipeline.force and (found := _done(pipeline, wanted.spec, parent, request.trials)) is not None:
         pipeline.console.say(f"reused   {found.short}")
-        return Tuned(found, registry.read_json(found, BEST), reused=True)
+        return Tuned(found, registry.artifacts.read_json(found, BEST), reused=True)
     site = Site(
         registry.uri, registry.experiment, pipeline.device_name, pipeline.data_dir, arithmetic=pipeline.arithmetic
     )

@@ -54,7 +54,7 @@ def tuned(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     line = ("tune", "--parent", copied.prune, *SHORT, "--trials", "4", "--tracking-uri", copied.uri)
     assert run_command([*line, "--quiet"]) == 0
     (home,) = copied.registry().search(kind="tune")
-    best = copied.registry().read_json(home, "best.json")
+    best = copied.registry().artifacts.read_json(home, "best.json")
     return Tuned(copied, copied.store.with_name("optuna-journal.log"), home.run_id, best)
 
 

@@ -19,11 +19,13 @@ from rewindctl.console import Look
 from rewindctl.errors import UsageError
 from rewindctl.pipeline.resume import load_point
 from rewindctl.registry import Registry, RunRecord, glance
+from rewindctl.registry.records import KIND, SCHEMA
+from rewindctl.registry.searching import DELETED, search
 from rewindctl.report.facts import RunFacts
 from rewindctl.report.lineage import Family, forms
 from rewindctl.report.runs import line, page_of
 from rewindctl.report.screen import screen
-from rewindctl.specs import TuneSpec
+from rewindctl.specs import SCHEMA_VERSION, TuneSpec
 from rewindctl.tuning.sampling import counted, make_pruner, make_sampler
 from rewindctl.tuning.search import Search
 from rewindctl.tuning.storage import REPEATS, open_storage, open_study
@@ -200,16 +202,17 @@ def _look(path: Path) -> None:
     try:
         _read(registry)
     finally:
-        registry._downloads.cleanup()
+        registry.artifacts.downloads.cleanup()
 
 
 def _read(registry: Registry) -> None:
-    found = [*registry.search(), *registry.search_deleted()]
+    deleted = search(registry.client, [registry.experiment_id], {SCHEMA: str(SCHEMA_VERSION)}, view=DELETED)
+    found = [*registry.search(), *deleted]
     for run in found[:20]:
         shown(run)
         registry.children(run)
         assert registry.get(run.run_id, deleted=True).run_id == run.run_id
-    registry.search_everywhere(kind="dense")
+    search(registry.client, None, {KIND: "dense"})
     with suppress(UsageError):
         registry.resolve("abababab")
     with suppress(UsageError):

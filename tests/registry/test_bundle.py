@@ -257,8 +257,8 @@ def test_checkpoints_left_out_are_no_damage_and_serve_reports(chain: Chain, ligh
     assert_intact(target, 5)
     pd.testing.assert_frame_equal(frame_without_ids(chain.registry()), frame_without_ids(target))
     dense = target.get(merged.runs[chain.dense])
-    assert len(target.omitted(dense)) == 4
-    assert target.omitted(target.get(merged.runs[chain.prune])) == set()
+    assert len(target.artifacts.omitted(dense)) == 4
+    assert target.artifacts.omitted(target.get(merged.runs[chain.prune])) == set()
 
 
 def test_a_parent_without_checkpoints_is_refused_with_a_hint(
@@ -354,7 +354,7 @@ def test_a_failed_completion_is_undone(light: Path, bundle: Path, target: Regist
     )
     with pytest.raises(RegistryError, match="tracking store"):
         import_bundle(lambda: target, [bundle])
-    assert sum(bool(target.omitted(target.get(run))) for run in runs.values()) == 4
+    assert sum(bool(target.artifacts.omitted(target.get(run))) for run in runs.values()) == 4
     edit(store, "DROP TRIGGER full")
     assert len(import_bundle(lambda: target, [bundle]).completed) == 4
     assert_intact(target, 5)

@@ -311,7 +311,7 @@ def test_the_one_at_work_keeps_the_stage_from_a_clock_that_is_behind(
     set_tag(store, late.run_id, "rewindctl.fingerprint", spec_of().fingerprint())
     edit(store, "DELETE FROM tags WHERE key = ? AND run_uuid = ?", TICKET, late.run_id)
     with pytest.raises(BusyError, match=writer.run_id):
-        claim.win(registry._client, late.run_id, lambda: registry.search(fingerprint=spec_of().fingerprint()), Watch())
+        claim.win(registry.client, late.run_id, lambda: registry.search(fingerprint=spec_of().fingerprint()), Watch())
 
 
 @pytest.mark.parametrize("alive", [True, False])
@@ -328,7 +328,7 @@ def test_one_that_is_choosing_its_ticket_is_waited_for_unless_it_is_dead(
     late = registry.start(spec_of(1), "late", None, {})
     set_tag(store, late.run_id, "rewindctl.fingerprint", spec_of().fingerprint())
     with pytest.raises(BusyError, match=choosing.run_id):
-        claim.win(registry._client, late.run_id, lambda: registry.search(fingerprint=spec_of().fingerprint()), Watch())
+        claim.win(registry.client, late.run_id, lambda: registry.search(fingerprint=spec_of().fingerprint()), Watch())
 
 
 def test_a_stage_finished_since_the_caller_looked_is_not_run_again_unless_forced(registry: Registry) -> None:

@@ -53,7 +53,7 @@ def _result(registry: Registry, run: RunRecord) -> dict[str, Any]:
         "timed": sorted(key for key in run.metrics if key.startswith(TIMED[:2])),
     }
     if run.kind == "tune":
-        best = registry.read_json(run, "best.json")
+        best = registry.artifacts.read_json(run, "best.json")
         result["best"] = {key: best[key] for key in IN_BEST} | {"params": best["best"]["params"]}
         result["comparison"] = best["comparison"]["best"], best["comparison"]["reference"]
         with registry.artifact(run, "trials.csv").open() as file:

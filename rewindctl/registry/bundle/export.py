@@ -103,12 +103,12 @@ def _json(index: Index) -> bytes:
 def _entry(registry: Registry, run: RunRecord, checkpoints: bool) -> tuple[RunEntry, dict[str, Path]]:
     """A run as the index has it, and its files by digest, their bytes verified. Raises: IntegrityError."""
     manifest = registry.manifest(run)
-    omitted = registry.omitted(run)
+    omitted = registry.artifacts.omitted(run)
     if not checkpoints:
         omitted |= {path for path in manifest if path.startswith(CHECKPOINTS)}
     local = {path: registry.artifact(run, path) for path in manifest if path not in omitted}
     digests = {path: manifest[path]["sha256"] for path in local}
-    local[MANIFEST_FILE] = registry.manifest_file(run)
+    local[MANIFEST_FILE] = registry.artifacts.manifest_file(run)
     digests[MANIFEST_FILE] = sha256(local[MANIFEST_FILE])
     try:
         entry = RunEntry(

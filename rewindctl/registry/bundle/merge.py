@@ -167,7 +167,7 @@ class _Merge:
             return True
         wanted = self.bundle.manifests[entry.run_id].results()
         try:
-            path = self.registry.manifest_file(run)
+            path = self.registry.artifacts.manifest_file(run)
             return bool(wanted) and parse_manifest(path.read_bytes(), f"run {run.run_id}").results() == wanted
         except IntegrityError:
             return False  # a damaged run takes no one's place

@@ -17,10 +17,12 @@ from rewindctl.registry.deleting.strays import find_run, resume_points, temporar
 from rewindctl.registry.deleting.versions import refuse_foreign_versions
 from rewindctl.registry.outbox import is_kept, kept_folder
 from rewindctl.registry.ownership import Watch
-from rewindctl.registry.records import KINDS, REPORT, TRIAL_STATE, RunRecord
+from rewindctl.registry.records import KINDS, REPORT, SCHEMA, TRIAL_STATE, RunRecord
 from rewindctl.registry.registry import Registry
+from rewindctl.registry.searching import DELETED, search
 from rewindctl.registry.store import sqlite_path
 from rewindctl.registry.writer import resume_file
+from rewindctl.specs import SCHEMA_VERSION
 
 SORTS = {
     "superseded": "unfinished runs of stages that another run finished",
@@ -136,7 +138,8 @@ class Survey:
 
     def _deleted(self) -> Iterator[Item]:
         going = self._orphans.keys() if "orphans" in self.asked else set()
-        for run in self.registry.search_deleted():
+        ours, here = {SCHEMA: str(SCHEMA_VERSION)}, [self.registry.experiment_id]
+        for run in search(self.registry.client, here, ours, view=DELETED):
             if run.kind in KINDS and self._disk.files(run) and self._may_go(run, "deleted", going):
                 yield self._item("deleted", run)
 

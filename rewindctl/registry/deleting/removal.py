@@ -13,8 +13,9 @@ from rewindctl.registry.deleting.versions import drop_versions, refuse_foreign_v
 from rewindctl.registry.inputs import made_model
 from rewindctl.registry.outbox import forget, kept_folder
 from rewindctl.registry.ownership import Watch, shown
-from rewindctl.registry.records import ERROR, KINDS, OWNER, REMOVED, WEIGHTS_FROM, RunRecord
+from rewindctl.registry.records import DENSE_RUN, ERROR, KINDS, OWNER, REMOVED, WEIGHTS_FROM, RunRecord
 from rewindctl.registry.registry import Registry
+from rewindctl.registry.searching import search
 from rewindctl.registry.store import StoreError
 from rewindctl.registry.writer import resume_file
 
@@ -89,7 +90,7 @@ def remove(registry: Registry, runs: Iterable[RunRecord], before: Before = lambd
 def descendants(registry: Registry, run: RunRecord) -> list[RunRecord]:
     """Every live run that was made from `run`, also where a run between the two is gone."""
     found = {one.run_id: one for children in registry.descendants(run).values() for one in children}
-    for one in registry.search_everywhere(dense_run_id=run.dense_run_id):
+    for one in search(registry.client, None, {DENSE_RUN: run.dense_run_id}):
         if run.kind == "dense" or one.tags.get(WEIGHTS_FROM, "").startswith(f"{run.run_id}@"):
             found[one.run_id] = one
     found.pop(run.run_id, None)

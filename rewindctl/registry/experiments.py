@@ -1,0 +1,101 @@
+"""The experiment that a registry is opened on: which one it is, found or made, with its views in the UI."""
+
+import os
+import re
+
+from rewindctl.catalog import unknown
+from rewindctl.errors import RegistryError, UnknownNameError, UsageError
+from rewindctl.registry.opening import project_run
+from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, sqlite_path
+from rewindctl.registry.views import experiment_tags
+from rewindctl.safe_text import redacted
+
+DEFAULT_EXPERIMENT = "rewindctl"
+
+
+def open_experiment(client: Client, name: str | None, make: bool) -> tuple[str, str]:
+    """Name and ID of the experiment that is meant, made where it is missing.
+
+    Without `make` the default one alone is made. Raises: RegistryError, UnknownNameError.
+    """
+    name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    project = os.environ.get("MLFLOW_EXPERIMENT_ID") if os.environ.get("MLFLOW_RUN_ID") else None
+    if project is not None:
+        _require_project_run(client)
+    if name is None and project is not None:  # inside `mlflow run`: stay in the experiment of its run
+        found = client.impatient().get_experiment(project)
+        return found.name, found.experiment_id
+    name = name or DEFAULT_EXPERIMENT
+    return name, _find_or_make(client, name, make or name == DEFAULT_EXPERIMENT)
+
+
+def _find_or_make(client: Client, name: str, make: bool) -> str:
+    quick = client.impatient()  # a wrong address is said at once
+    found = quick.get_experiment_by_name(name)
+    if found is None and not make:
+        raise _no_experiment(client, name)
+    if found is None:
+        try:
+            tags = experiment_tags()
+            return str(client.create_experiment(name, _artifact_location(client, name), tags))
+        except StoreError as error:
+            if error.code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = quick.get_experiment_by_name(name)  # another process was first
+            if found is None:
+                raise RegistryError(
+                    f"experiment {name!r} can neither be made nor read: {error.message}",
+                    "give another --experiment",
+                ) from None
+    if found.lifecycle_stage != "active":
+        raise RegistryError(
+            f"experiment {name!r} was deleted", f"restore it: mlflow experiments restore -x {found.experiment_id}"
+        )
+    return str(found.experiment_id)
+
+
+def _no_experiment(client: Client, name: str) -> UnknownNameError:
+    names = sorted(one.name for one in client.search_experiments())
+    others = "see them: rewindctl doctor; make one: rewindctl init --experiment NAME"
+    return unknown("no experiment", name, names, others=others)
+
+
+def _require_project_run(client: Client) -> None:
+    """`mlflow run` of an address works in a folder of its own, where a relative path is another, passing store.
+
+    Raises: RegistryError.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    path = sqlite_path(uri)
+    here = path is not None and not path.is_absolute() and absolute_uri(uri) == client.uri
+    if here and project_run(client) is None:
+        raise RegistryError(
+            f"the run of mlflow run is not in {client.display_uri}, which {uri} is here",
+            "give mlflow run an absolute MLFLOW_TRACKING_URI, such as sqlite:////home/me/mlflow.db",
+        )
+
+
+def _artifact_location(client: Client, name: str) -> str | None:
+    path = sqlite_path(client.uri)
+    if path is None:
+        return None  # the server decides
+    return (path.parent / "mlruns" / re.sub(r"[^A-Za-z0-9._-]", "_", name)).as_uri()
+
+
+def experiment_of(tracking_uri: str, run_id: str) -> str:
+    """The name of the experiment that a run is in. Raises: UsageError when there is no such run."""
+    client = connect(tracking_uri)
+    try:
+        return str(client.get_experiment(client.get_run(run_id).info.experiment_id).name)
+    except StoreError as error:
+        if error.code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise UsageError(f"no run {run_id!r} in {redacted(tracking_uri)}", "was its store made anew?") from None
+
+
+def describe(client: Client, experiment_id: str) -> None:
+    """Give an experiment that was made otherwise its description and its views in the UI; what it has is kept."""
+    present = client.get_experiment(experiment_id).tags
+    for key, value in experiment_tags().items():
+        if key not in present:
+            client.set_experiment_tag(experiment_id, key, value)

@@ -1,0 +1,64 @@
+"""What a run was made from, and what was made from it: along the parent tags, whichever experiment."""
+
+from collections.abc import Mapping
+
+from rewindctl.errors import RegistryError, UsageError
+from rewindctl.registry import records as tag
+from rewindctl.registry.records import RunRecord
+from rewindctl.registry.references import get
+from rewindctl.registry.searching import search
+from rewindctl.registry.store import Client
+
+
+def parent_of(client: Client, run: RunRecord) -> RunRecord:
+    """The run that it was made from. Raises: RegistryError, UsageError."""
+    if run.kind == tag.REPORT:
+        raise UsageError(f"run {run.run_id} is a report: it has no parent", "its params name what it is made of")
+    if run.parent_id is None:
+        raise RegistryError(f"run {run.run_id} has no parent", "its lineage was edited: run the stage again")
+    try:
+        return get(client, run.parent_id)
+    except UsageError as error:
+        raise RegistryError(f"the parent of run {run.run_id} is gone: {error.message}", error.hint) from None
+
+
+def root_of(client: Client, run: RunRecord) -> RunRecord:
+    """The dense run that its tag names. Raises: UsageError."""
+    try:
+        return get(client, run.dense_run_id)
+    except UsageError as error:
+        raise UsageError(f"the dense run of run {run.run_id} is gone: {error.message}", error.hint) from None
+
+
+def ancestors(client: Client, run: RunRecord, known: Mapping[str, RunRecord]) -> list[RunRecord]:
+    """The run and its ancestors, the dense run first. Raises: RegistryError."""
+    chain = [run]
+    while chain[0].kind != "dense":
+        parent = known.get(chain[0].parent_id or "") or parent_of(client, chain[0])
+        if parent.run_id in {link.run_id for link in chain}:
+            raise RegistryError(f"run {parent.run_id} is its own ancestor", "its parent tag was edited: run it again")
+        chain.insert(0, parent)
+    return chain
+
+
+def children_of(client: Client, run: RunRecord) -> list[RunRecord]:
+    """The runs whose parent it is, oldest first."""
+    return search(client, None, {tag.PARENT: run.run_id})
+
+
+def descendants(client: Client, run: RunRecord) -> dict[str, list[RunRecord]]:
+    """The children of the run and of each run below it, by parent: two queries."""
+    root = run.dense_run_id  # a tag: it may hold anything, quotes too
+    family = search(client, None, {tag.DENSE_RUN: root}) if tag.RUN_ID.fullmatch(root) else []
+    by_parent: dict[str, list[RunRecord]] = {}
+    for other in {one.run_id: one for one in [*family, *children_of(client, run)]}.values():
+        by_parent.setdefault(other.parent_id or "", []).append(other)
+    found: dict[str, list[RunRecord]] = {}
+    open_ids, seen = [run.run_id], {run.run_id}
+    while open_ids:
+        parent = open_ids.pop()
+        found[parent] = [child for child in by_parent.get(parent, []) if child.run_id not in seen]
+        new = [child.run_id for child in found[parent]]
+        seen.update(new)
+        open_ids += new
+    return found

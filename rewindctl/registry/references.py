@@ -1,0 +1,86 @@
+"""Which run is meant: by its ID, the first digits of it, or a model's alias. A deleted one is said to be so."""
+
+import re
+from contextlib import suppress
+
+from rewindctl.catalog import listed
+from rewindctl.errors import UsageError
+from rewindctl.registry import records as tag
+from rewindctl.registry.models import NOT_THERE
+from rewindctl.registry.records import RunRecord
+from rewindctl.registry.searching import BOTH, search
+from rewindctl.registry.store import Client, StoreError, absolute_uri
+
+SHORTEST_PREFIX = 6
+
+
+def get(client: Client, run_id: str, *, deleted: bool = False) -> RunRecord:
+    """A run by its full ID. Raises: UsageError."""
+    try:
+        run = client.get_run(run_id)
+    except StoreError as error:
+        if error.code in NOT_THERE:
+            raise UsageError(f"no run {run_id!r} in {client.display_uri}", "list the runs: rewindctl list") from None
+        raise
+    record = RunRecord.from_mlflow(run)
+    if record.deleted and not deleted:
+        raise _deleted(client, record)
+    return record
+
+
+def resolve(client: Client, reference: str, *, deleted: bool = False) -> RunRecord:
+    """A run by whatever a person may write for it. Raises: UsageError."""
+    if reference.startswith("models:/"):
+        return get(client, _run_of_alias(client, reference), deleted=deleted)
+    if re.fullmatch(r"[0-9a-f]{32}", reference):
+        return get(client, reference, deleted=deleted)
+    if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},32}}", reference):
+        raise UsageError(
+            f"{reference!r} is not a run",
+            f"give a run ID, at least {SHORTEST_PREFIX} of its first digits, or models:/NAME@alias",
+        )
+    there = search(client, None, {}, prefix=reference, view=BOTH)
+    found = [run for run in there if deleted or not run.deleted] or there
+    if not found:
+        raise UsageError(f"no run starts with {reference!r} in {client.display_uri}", "list the runs: rewindctl list")
+    if len(found) > 1:
+        raise UsageError(
+            f"{reference!r} is the start of {len(found)} runs: {', '.join(run.run_id for run in found[:3])}",
+            "give more digits",
+        )
+    if found[0].deleted and not deleted:
+        raise _deleted(client, found[0])
+    return found[0]
+
+
+def _deleted(client: Client, run: RunRecord) -> UsageError:
+    if run.tags.get(tag.ERROR) == tag.REMOVED:
+        return UsageError(
+            f"run {run.run_id} was deleted, its files too", "run its stage again, or list the runs: rewindctl list"
+        )
+    where = "" if client.uri == absolute_uri(None) else f" with MLFLOW_TRACKING_URI={client.display_uri}"
+    return UsageError(
+        f"run {run.run_id} was deleted",
+        f"restore it: mlflow runs restore --run-id {run.run_id}{where}; or list the others: rewindctl list",
+    )
+
+
+def _run_of_alias(client: Client, reference: str) -> str:
+    match = re.fullmatch(r"models:/([^@/]+)@([^@/]+)", reference)
+    if match is None:
+        raise UsageError(f"{reference!r} is not a model alias", "write models:/resnet20-cifar10-dense@seed-0")
+    try:
+        version = client.get_model_version_by_alias(match[1], match[2])
+    except StoreError as error:
+        if error.code in NOT_THERE:
+            raise _no_alias(client, match[1], reference) from None
+        raise
+    return str(version.run_id)
+
+
+def _no_alias(client: Client, model: str, reference: str) -> UsageError:
+    known: list[str] = []
+    with suppress(StoreError):  # there is no such model either
+        known = [f"models:/{model}@{alias}" for alias in sorted(client.get_registered_model(model).aliases)]
+    hint = f"known: {listed(known)}" if known else "list the baselines: rewindctl list --kind dense"
+    return UsageError(f"no model {reference} in {client.display_uri}", hint)
