@@ -31,7 +31,7 @@ from rewindctl.datasets import load_dataset
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.models import build_network, register_model
 from rewindctl.models.network import NetworkConfig
-from rewindctl.pipeline import Pipeline, stages
+from rewindctl.pipeline import Pipeline, RunPolicy, stages
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_spec, retrain_spec
 from rewindctl.pipeline.settings import dense_settings
@@ -164,8 +164,7 @@ def open_pipeline(store: Path, device: torch.device) -> Pipeline:
         open_registry=partial(Registry, f"sqlite:///{store}"),
         console=Console(quiet=True),
         device_name=str(device),
-        force=True,
-        checkpoint_seconds=RESUME_SECONDS,
+        policy=RunPolicy(force=True, checkpoint_seconds=RESUME_SECONDS),
     )
 
 

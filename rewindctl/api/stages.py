@@ -8,7 +8,7 @@ from rewindctl.api.reading import Method, StoreOptions, registry_of
 from rewindctl.api.run import Run
 from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.console import Console
-from rewindctl.pipeline import Outcome, Pipeline
+from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
 from rewindctl.pipeline import iterate as walk
 from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_spec
 from rewindctl.registry import Registry, RunRecord
@@ -144,14 +144,13 @@ def _pipeline(parent: Run | str | None, options: RunOptions) -> Pipeline:
     store = StoreOptions(tracking_uri=options.get("tracking_uri"), experiment=options.get("experiment"))
     own = parent.registry if isinstance(parent, Run) and not any(store.values()) else None
     data_dir = options.get("data_dir")
+    arithmetic = Arithmetic(options.get("precision", AUTO), options.get("deterministic", True))
     return Pipeline(
         lambda: own or registry_of(store, make=True),
         Console(quiet=not options.get("progress", False)),
         options.get("device", "auto"),
         None if data_dir is None else Path(data_dir),
-        options.get("force", False),
-        options.get("checkpoint_every", 60.0),
-        arithmetic=Arithmetic(options.get("precision", AUTO), options.get("deterministic", True)),
+        RunPolicy(options.get("force", False), options.get("checkpoint_every", 60.0), arithmetic=arithmetic),
     )
 
 

@@ -18,7 +18,7 @@ from rewindctl.safe_text import finite
 if TYPE_CHECKING:
     from rewindctl.datasets.facts import DataFacts
     from rewindctl.engines.work import Site
-    from rewindctl.pipeline import Outcome, Pipeline
+    from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
     from rewindctl.registry import Registry, RunRecord
 
 STORE = "Store"
@@ -65,31 +65,19 @@ class Session:
         """A pipeline on the device asked for; it opens the registry when it first needs it. Raises: UsageError."""
         from rewindctl.pipeline import Pipeline
 
-        return Pipeline(
-            self.registry,
-            self.console,
-            self.device,
-            self.data_dir,
-            self.force,
-            self.checkpoint_every,
-            self.wait,
-            self.arithmetic,
-        )
+        return Pipeline(self.registry, self.console, self.device, self.data_dir, self._policy)
 
     def site(self, registry: "Registry") -> "Site":
         """What workers need to run stages as this command would. Raises: UsageError."""
         from rewindctl.engines.work import Site
 
-        return Site(
-            registry.uri,
-            registry.experiment,
-            self.device,
-            self.data_dir,
-            self.checkpoint_every,
-            force=self.force,
-            wait=self.wait,
-            arithmetic=self.arithmetic,
-        )
+        return Site(registry.uri, registry.experiment, self.device, self.data_dir, self._policy)
+
+    @property
+    def _policy(self) -> "RunPolicy":
+        from rewindctl.pipeline import RunPolicy
+
+        return RunPolicy(self.force, self.checkpoint_every, self.wait, self.arithmetic)
 
     @property
     def arithmetic(self) -> Arithmetic:

@@ -4,15 +4,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from rewindctl.arithmetic import Arithmetic
 from rewindctl.console import Console
 from rewindctl.errors import RewindError
 from rewindctl.files import disk_error
-from rewindctl.pipeline import Outcome, Pipeline
+from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
 from rewindctl.pipeline.stages import failed_run
 from rewindctl.pipeline.trials import run_stage
 from rewindctl.registry import Registry
@@ -24,17 +24,14 @@ Progress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Site:
-    """What a worker needs to run stages: store, experiment, device, data, threads (0: torch's choice), arithmetic."""
+    """What a worker needs to run stages: store, experiment, device, data, policy, threads (0: torch's choice)."""
 
     tracking_uri: str
     experiment: str
     device: str = "auto"
     data_dir: Path | None = None
-    checkpoint_seconds: float = 60.0
+    policy: RunPolicy = field(default_factory=RunPolicy)
     threads: int = 0
-    arithmetic: Arithmetic = field(default_factory=Arithmetic)
-    force: bool = False
-    wait: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,22 +87,8 @@ class Worker:
         self.console = console or Reporter(report)
         if site.threads:
             torch.set_num_threads(site.threads)
-        registry: list[Registry] = []
-
-        def opened() -> Registry:
-            registry[:] = registry or [Registry(site.tracking_uri, site.experiment)]
-            return registry[0]
-
-        self.pipeline = Pipeline(
-            opened,
-            self.console,
-            site.device,
-            site.data_dir,
-            force=site.force,
-            checkpoint_seconds=site.checkpoint_seconds,
-            wait=site.wait,
-            arithmetic=site.arithmetic,
-        )
+        opened = partial(Registry, site.tracking_uri, site.experiment)
+        self.pipeline = Pipeline(opened, self.console, site.device, site.data_dir, site.policy)
 
     def run(self, task: Task) -> Answer:
         """The answer to a task; an interrupt is passed on."""

@@ -25,13 +25,18 @@ def load_network(registry: Registry, run: RunRecord) -> nn.Module:
         source, iteration = registry.parent(run), run.spec.iteration
     dense = registry.lineage(run)[0].spec
     assert isinstance(dense, DenseSpec)
-    network = network_of(dense, TrainState.load(registry.artifact(source, checkpoint_path(iteration))))
+    network = network_of(dense, load_state(registry, source, iteration))
     if (mask := load_mask(registry, run)) is not None:
         try:
             mask.apply_(dict(network.named_parameters()))
         except (KeyError, ValueError) as error:
             raise IntegrityError(f"the mask of run {run.run_id} does not fit its network: {error}") from None
     return network
+
+
+def load_state(registry: Registry, run: RunRecord, iteration: int | None) -> TrainState:
+    """The checkpoint of a run at an iteration; None: its last. Raises: RegistryError, IntegrityError."""
+    return TrainState.load(registry.artifact(run, checkpoint_path(iteration)))
 
 
 def load_mask(registry: Registry, run: RunRecord) -> Mask | None:

@@ -59,14 +59,12 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     dense = pipeline.dense_of(parent)
     wanted = asked(request, parent, dense, pipeline.dataset(dense.dataset))
     storage = storage or default_place(registry.uri)
-    if not pipeline.force:
+    if not pipeline.policy.force:
         bring_kept(registry, wanted.spec.fingerprint(), pipeline.console)
-    if not pipeline.force and (found := _done(pipeline, wanted.spec, parent, request.trials)) is not None:
+    if not pipeline.policy.force and (found := _done(pipeline, wanted.spec, parent, request.trials)) is not None:
         pipeline.console.say(f"reused   {found.short}")
         return Tuned(found, registry.artifacts.read_json(found, BEST), reused=True)
-    site = Site(
-        registry.uri, registry.experiment, pipeline.device_name, pipeline.data_dir, arithmetic=pipeline.arithmetic
-    )
+    site = Site(registry.uri, registry.experiment, pipeline.device_name, pipeline.data_dir, pipeline.policy)
     work = Work(
         site,
         wanted.spec.canonical(),

@@ -14,6 +14,7 @@ from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import DivergedError, RegistryError
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.requests import RetrainOptions, retrain_child
+from rewindctl.pipeline.train_run import in_arithmetic
 from rewindctl.pipeline.waiting import bring_kept
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import Watch as OwnerWatch
@@ -181,10 +182,10 @@ class Trials:
 
     def _train(self, spec: TrialSpec, seed: int, title: str, writer: RunWriter, watch: "Watch") -> float:
         """Accuracy on the held-out part after the last iteration."""
-        prepared = self.pipeline.prepared(self._retraining(spec), self.parent)
-        dense, settings = self.dense, replace(prepared.settings, seed=seed)
-        settings = self.pipeline.in_arithmetic(settings, prepared.network, dense, writer)
-        with self.pipeline.console.progress(title, spec.iterations) as progressed:
+        prepared, console = self.pipeline.prepared(self._retraining(spec), self.parent), self.pipeline.console
+        prepared = replace(prepared, settings=replace(prepared.settings, seed=seed))
+        settings = in_arithmetic(prepared, self.data, writer, self.pipeline.policy.arithmetic, console)
+        with console.progress(title, spec.iterations) as progressed:
             observer = TrialObserver(writer, watch, progressed, spec.iterations, suffix(spec, seed))
             result = train(prepared.network, self.data, settings, prepared.start, observer, prepared.mask)
         speed = {f"iterations_per_second{suffix(spec, seed)}": result.iterations_per_second}

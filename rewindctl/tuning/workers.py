@@ -91,7 +91,7 @@ def _help(work: Work) -> None:
         torch.set_num_threads(max(1, work.site.threads))
         registry = Registry(work.site.tracking_uri, work.site.experiment)
         site = work.site
-        pipeline = Pipeline(lambda: registry, console, site.device, site.data_dir, arithmetic=site.arithmetic)
+        pipeline = Pipeline(lambda: registry, console, site.device, site.data_dir, site.policy)
         parent, home = registry.get(work.parent_run_id), registry.get(work.home_run_id)
         trials = Trials(pipeline, TuneSpec.model_validate_json(work.spec), parent, home)
         work.search(console.say).work(trials.objective, wait=False)

@@ -27,6 +27,7 @@ from rewindctl.engines.work import Answer, Site, Task
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.plan import Plan, make_plan
 from rewindctl.paper.study import parse_study
+from rewindctl.pipeline import RunPolicy
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.writer import resume_file
@@ -47,6 +48,7 @@ panels:
     {rest}
 """
 DIVERGES = "{method: finetune, lr: 1.0e+9}"
+OFTEN = RunPolicy(checkpoint_seconds=0.2)
 LONG = 200  # iterations of a stage that something happens to
 METHODS = "[{method: lr_rewind}, {method: weight_rewind, k: 6}]"
 
@@ -215,7 +217,7 @@ def test_the_stage_of_a_killed_worker_is_gone_on_with_where_its_share_of_a_gpu_i
     cluster: Cluster, state: None
 ) -> None:
     plan, registry = make("[{method: lr_rewind}]", LONG), Registry(cluster.uri, "killed")
-    engine = cluster.engine(Site(cluster.uri, "killed", "cpu", threads=1, checkpoint_seconds=0.2), gpus=0.5)
+    engine = cluster.engine(Site(cluster.uri, "killed", "cpu", policy=OFTEN, threads=1), gpus=0.5)
     assert engine.slots == 1  # the node with the GPU has one CPU
     killed: list[int] = []
 
@@ -254,7 +256,7 @@ def test_the_iterations_of_a_stage_under_way_are_seen(cluster: Cluster) -> None:
 
 def test_a_plan_is_interrupted_on_a_ray_of_its_own_and_gone_on_with(store: Path) -> None:
     registry = Registry(f"sqlite:///{store}", "interrupted")
-    site, plan = Site(registry.uri, "interrupted", "cpu", threads=1, checkpoint_seconds=0.2), make("", LONG)
+    site, plan = Site(registry.uri, "interrupted", "cpu", policy=OFTEN, threads=1), make("", LONG)
     handler = signal.getsignal(signal.SIGTERM)
     engine = RayCluster(site, jobs=None, address=None, cpus=0.5, gpus=None)
     engine.check({})
@@ -311,7 +313,7 @@ def test_the_stages_of_a_killed_node_end_on_the_other(
     cluster: Cluster, state: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan, registry = make("", LONG, seeds=(0, 1)), Registry(cluster.uri, "node")
-    engine = cluster.engine(Site(cluster.uri, "node", "cpu", threads=1, checkpoint_seconds=0.2))
+    engine = cluster.engine(Site(cluster.uri, "node", "cpu", policy=OFTEN, threads=1))
     raylet = cluster.raylet
     killed: list[int] = []
 

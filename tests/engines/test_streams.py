@@ -17,7 +17,7 @@ from rewindctl.engines.several import Result, Work
 from rewindctl.engines.streams import Streams
 from rewindctl.engines.work import Answer, Site, Task
 from rewindctl.errors import RewindError
-from rewindctl.pipeline import Outcome, Pipeline
+from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.pipeline.trials import Trial
 from rewindctl.registry import Registry
@@ -40,7 +40,7 @@ def pipeline_on(uri: str) -> Pipeline:
 
 
 def site_of(uri: str) -> Site:
-    return Site(uri, "rewindctl", "cpu", checkpoint_seconds=0.0)
+    return Site(uri, "rewindctl", "cpu", policy=RunPolicy(checkpoint_seconds=0.0))
 
 
 def run(uri: str, trials: list[Trial], engine: Engine, *, force: bool = False) -> list[Result]:
@@ -75,7 +75,7 @@ def test_trials_in_threads_have_the_bytes_of_trials_in_turn(copied_chain: Chain)
     records = [registry.get(run_id) for run_id in in_turn]
     parent = registry.get(copied_chain.prune)
     trials = [Trial((run.spec,), None if run.kind == "dense" else parent) for run in records]
-    site = replace(site_of(uri), force=True)
+    site = replace(site_of(uri), policy=RunPolicy(force=True, checkpoint_seconds=0.0))
     at_once = ids(run(uri, trials, Streams(site, 3), force=True))
     assert not set(at_once) & set(in_turn)
     assert [digests(uri, run_id) for run_id in at_once] == [digests(uri, run_id) for run_id in in_turn]
@@ -154,7 +154,7 @@ def test_a_trial_that_waits_for_another_process_stops_at_once(store: Path) -> No
 def test_on_a_gpu_a_stream_each_makes_the_bytes_of_trials_in_turn(store: Path) -> None:
     uri = f"sqlite:///{store}"
     trials = [Trial((dense(pipeline_on(uri), seed, iterations=60),)) for seed in range(4)]
-    site = replace(site_of(uri), device="cuda:0", force=True)
+    site = replace(site_of(uri), device="cuda:0", policy=RunPolicy(force=True, checkpoint_seconds=0.0))
     in_turn, at_once = (ids(run(uri, trials, engine, force=True)) for engine in (InProcess(site), Streams(site, 4)))
     assert [digests(uri, run_id) for run_id in at_once] == [digests(uri, run_id) for run_id in in_turn]
 

@@ -18,9 +18,9 @@ from rewindctl.models import build_network
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline import background
 from rewindctl.pipeline.background import MOST, Background
+from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.pipeline.resume import load_point
-from rewindctl.pipeline.stages import RunObserver
 from rewindctl.registry import Registry
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.device import resolve_device

@@ -15,12 +15,13 @@ from conftest import Chain, Cli
 from servers import BACKENDS, POSTGRESQL, Cable, Postgres, Server
 
 from rewindctl.errors import KeptError, UsageError
-from rewindctl.pipeline import stages
+from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunRecord, RunWriter, delivery, outage, ownership
 from rewindctl.registry.outbox import Outbox, kept_folder
 from rewindctl.registry.records import HEARTBEAT
 from rewindctl.report import log
+from rewindctl.training.records import Evaluation
 from rewindctl.tuning import study
 
 LINE = ("train-dense", "--model", "resnet8", "--dataset", "digits", "--iterations", "24", "--batch-size", "32")
@@ -41,9 +42,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def at(monkeypatch: pytest.MonkeyPatch) -> At:
     """Do something when a training has come to an iteration, all before its evaluation written, and it not yet."""
     todo: dict[int, list[Callable[[], object]]] = {}
-    evaluated = stages.RunObserver.evaluated
+    evaluated = RunObserver.evaluated
 
-    def hooked(self: stages.RunObserver, evaluation: stages.Evaluation) -> None:
+    def hooked(self: RunObserver, evaluation: Evaluation) -> None:
         actions = todo.pop(evaluation.iteration, [])
         if actions:
             self.background.wait()
@@ -51,7 +52,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> At:
             action()
         evaluated(self, evaluation)
 
-    monkeypatch.setattr(stages.RunObserver, "evaluated", hooked)
+    monkeypatch.setattr(RunObserver, "evaluated", hooked)
     return lambda iteration, action: todo.setdefault(iteration, []).append(action)
 
 

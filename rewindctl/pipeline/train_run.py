@@ -1,0 +1,74 @@
+"""The training of a run: gone on with where it was interrupted, its metrics, checkpoints and speed in the run."""
+
+from dataclasses import replace
+
+from rewindctl.arithmetic import AUTO, Arithmetic
+from rewindctl.console import Console
+from rewindctl.datasets.batches import DeviceData
+from rewindctl.pipeline.background import Background
+from rewindctl.pipeline.observer import RunObserver
+from rewindctl.pipeline.policy import RunPolicy
+from rewindctl.pipeline.resume import load_point
+from rewindctl.pipeline.starts import Prepared
+from rewindctl.registry import RunWriter
+from rewindctl.registry import records as tag
+from rewindctl.registry.paths import FINAL
+from rewindctl.training.loop import train
+from rewindctl.training.precision import choose_for
+from rewindctl.training.records import TrainResult, TrainSettings
+from rewindctl.training.usage import Usage
+
+
+def train_run(
+    writer: RunWriter, ready: Prepared, data: DeviceData, title: str, policy: RunPolicy, console: Console
+) -> TrainResult:
+    """Train with metrics and checkpoints going to the run."""
+    settings = in_arithmetic(ready, data, writer, policy.arithmetic, console)
+    resume, background = load_point(writer), Background()
+    with console.progress(title, settings.iterations, resume.wall_seconds if resume else 0.0) as progressed:
+        observer = RunObserver(writer, background, progressed, policy.checkpoint_seconds, Usage(data.device))
+        if resume is not None:
+            observer.kept = resume.state.iteration
+            console.say(f"going on with run {writer.run_id} from iteration {resume.state.iteration:,}")
+        try:
+            with background:
+                result = train(ready.network, data, settings, ready.start, observer, ready.mask, resume)
+                background.wait()
+        except KeyboardInterrupt:
+            kept = f"kept up to iteration {observer.kept:,}" if observer.kept else "nothing to go on from yet"
+            console.say(f"stopped  {title} ({writer.run_id[:8]}): {kept}")
+            raise
+    writer.tag({tag.UPDATES: "CUDA graph" if result.captured else "eager"})
+    if result.why_eager:
+        console.say(f"note: trained without a CUDA graph, more slowly: {result.why_eager[:300]}")
+    _write(writer, result, settings.iterations)
+    return result
+
+
+def _write(writer: RunWriter, result: TrainResult, iterations: int) -> None:
+    with writer.artifact(FINAL) as path:
+        result.state.save(path)
+    writer.log_metrics(
+        {
+            "test_accuracy_best": result.test_accuracy_best,
+            "iterations_per_second": result.iterations_per_second,
+            "duration_seconds": result.duration_seconds,
+        },
+        iterations,
+    )
+    writer.log_network(iterations)
+
+
+def in_arithmetic(
+    ready: Prepared, data: DeviceData, writer: RunWriter, asked: Arithmetic, console: Console
+) -> TrainSettings:
+    """The settings with the precision chosen, which the run is told; one that is gone on with keeps its own."""
+    _, height, width, channels = data.train_images.shape
+    batch = (ready.settings.batch_size, channels, height, width)
+    before = writer.found.get(tag.PRECISION)
+    choice = choose_for(before or asked.precision, data.device, ready.network, batch)
+    deterministic = writer.found.get(tag.DETERMINISTIC, str(asked.deterministic)) == str(True)
+    writer.tag({tag.PRECISION: choice.precision, tag.DETERMINISTIC: str(deterministic)})
+    if choice.precision == "bf16" and asked.precision == AUTO and not before:
+        console.say(f"trains in bf16: {choice.why} (--precision fp32 for float32)")
+    return replace(ready.settings, precision=choice.precision, deterministic=deterministic)
