@@ -36,7 +36,7 @@ from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_spec, retrain_spec
 from rewindctl.pipeline.settings import dense_settings
 from rewindctl.registry import Registry
-from rewindctl.registry.store import Client
+from rewindctl.registry.client import Client
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.seeds import derived_seed
 from rewindctl.specs import DenseSpec

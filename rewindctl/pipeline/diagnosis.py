@@ -13,8 +13,9 @@ from rewindctl.counting import count_of
 from rewindctl.datasets.files import places
 from rewindctl.datasets.inventory import inventory
 from rewindctl.errors import RewindError
+from rewindctl.registry.address import absolute_uri, sqlite_path
 from rewindctl.registry.recovery import kept
-from rewindctl.registry.store import absolute_uri, connect, sqlite_path
+from rewindctl.registry.store import connect
 from rewindctl.registry.writer import resume_file
 from rewindctl.safe_text import redacted
 from rewindctl.training.device import environment, resolve_device

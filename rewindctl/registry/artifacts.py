@@ -7,10 +7,10 @@ from typing import Any
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import sha256
 from rewindctl.registry import records as tag
+from rewindctl.registry.client import Client, StoreError
 from rewindctl.registry.manifest import ALTERED, MOST_JSON_BYTES, parse_manifest
 from rewindctl.registry.paths import CHECKPOINTS, local_path
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.store import Client, StoreError
 from rewindctl.registry.writer import MANIFEST_FILE
 from rewindctl.temporary import temporary_folder
 

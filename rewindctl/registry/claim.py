@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 
 from rewindctl.errors import BusyError
+from rewindctl.registry.client import Client
 from rewindctl.registry.ownership import Watch, number, shown
 from rewindctl.registry.records import OWNER, TICKET, RunRecord
-from rewindctl.registry.store import Client
 
 CHOOSING_SECONDS = 30.0  # a contender that takes longer to get a ticket is waited for from outside
 LOOK_SECONDS = 0.05

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rewindctl.errors import DiskError
+from rewindctl.registry.client import AwayError, Client, StoreError
 from rewindctl.registry.inputs import DataInput, log_inputs, log_network
 from rewindctl.registry.models import register_dense
 from rewindctl.registry.outbox import END, FILE, Entry, Outbox
 from rewindctl.registry.ownership import Heartbeat
-from rewindctl.registry.store import AwayError, Client, StoreError
 from rewindctl.specs import DenseSpec, parse_spec
 
 METRICS_PER_BATCH = 1_000  # MLflow's limits

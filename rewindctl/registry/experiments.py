@@ -5,8 +5,10 @@ import re
 
 from rewindctl.catalog import unknown
 from rewindctl.errors import RegistryError, UnknownNameError, UsageError
+from rewindctl.registry.address import absolute_uri, sqlite_path
+from rewindctl.registry.client import Client, StoreError
 from rewindctl.registry.opening import project_run
-from rewindctl.registry.store import Client, StoreError, absolute_uri, connect, sqlite_path
+from rewindctl.registry.store import connect
 from rewindctl.registry.views import experiment_tags
 from rewindctl.safe_text import redacted
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
-from rewindctl.registry.store import absolute_uri, sqlite_path
+from rewindctl.registry.address import absolute_uri, sqlite_path
 
 MOST = 100  # runs: those that started last
 LOCKED_SECONDS = 0.2

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from rewindctl.registry.client import Client
 from rewindctl.registry.records import DATA_CONTEXT, DATASET, KIND, METHOD, MODEL, SEED, SPARSITY
-from rewindctl.registry.store import Client
 
 DIGEST_DIGITS = 12  # what the UI has room for; the whole digest is in the profile
 NOT_IN_A_NAME = str.maketrans(dict.fromkeys("/:.%\"'", "_"))

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from rewindctl.errors import RegistryError, UsageError
 from rewindctl.registry import records as tag
+from rewindctl.registry.client import Client
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.references import get
 from rewindctl.registry.searching import search
-from rewindctl.registry.store import Client
 
 
 def parent_of(client: Client, run: RunRecord) -> RunRecord:

@@ -3,9 +3,9 @@
 import re
 
 from rewindctl.registry import records as tag
+from rewindctl.registry.client import Client, StoreError
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.searching import search
-from rewindctl.registry.store import Client, StoreError
 from rewindctl.safe_text import markdown
 from rewindctl.specs import DenseSpec
 

@@ -11,10 +11,10 @@ from typing import Any
 from rewindctl.errors import KeptError
 from rewindctl.registry import claim, outage, ownership
 from rewindctl.registry import records as tag
+from rewindctl.registry.client import AwayError, Client, StoreError
 from rewindctl.registry.outbox import Entry, Outbox
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.store import AwayError, Client, StoreError
 from rewindctl.registry.writer import RunWriter, resume_file
 from rewindctl.specs import SCHEMA_VERSION, Spec
 

@@ -7,8 +7,8 @@ import time
 from contextlib import suppress
 
 from rewindctl import processes
+from rewindctl.registry.client import Client
 from rewindctl.registry.records import HEARTBEAT, OWNER, TICKET, RunRecord
-from rewindctl.registry.store import Client
 
 MOST_DIGITS = 15  # of a number in a tag, which anyone may have written
 HEARTBEAT_SECONDS = 15.0

@@ -9,13 +9,14 @@ from rewindctl.counting import count_of
 from rewindctl.errors import BusyError, IntegrityError, RegistryError, RewindError, UsageError
 from rewindctl.registry import claim
 from rewindctl.registry import records as tag
+from rewindctl.registry.address import absolute_uri
+from rewindctl.registry.client import StoreError
 from rewindctl.registry.experiments import experiment_of
 from rewindctl.registry.opening import about_of, create_run
 from rewindctl.registry.outbox import Outbox, is_kept, kept_folder
 from rewindctl.registry.ownership import Watch, now, release, this_process
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.store import StoreError, absolute_uri
 from rewindctl.registry.writer import RunWriter
 from rewindctl.safe_text import redacted
 

@@ -6,10 +6,11 @@ from contextlib import suppress
 from rewindctl.catalog import listed
 from rewindctl.errors import UsageError
 from rewindctl.registry import records as tag
+from rewindctl.registry.address import absolute_uri
+from rewindctl.registry.client import Client, StoreError
 from rewindctl.registry.models import NOT_THERE
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.searching import BOTH, search
-from rewindctl.registry.store import Client, StoreError, absolute_uri
 
 SHORTEST_PREFIX = 6
 

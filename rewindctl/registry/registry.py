@@ -8,12 +8,13 @@ from typing import Any
 from rewindctl.arithmetic import AUTO
 from rewindctl.registry import experiments, lineage, models, references
 from rewindctl.registry import records as tag
+from rewindctl.registry.address import absolute_uri
 from rewindctl.registry.artifacts import Artifacts
 from rewindctl.registry.opening import Opening, open_report
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.searching import search
-from rewindctl.registry.store import absolute_uri, connect
+from rewindctl.registry.store import connect
 from rewindctl.registry.writer import RunWriter
 from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
 

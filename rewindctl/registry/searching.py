@@ -7,8 +7,8 @@ seconds for a thousand runs. Its tables are read here by MLflow's own mapping of
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rewindctl.registry.client import Client
 from rewindctl.registry.records import RunRecord, text_of
-from rewindctl.registry.store import Client
 
 PAGE = 1_000
 FEW = 900  # runs whose values are asked for by ID, so that the store is searched once and not four times

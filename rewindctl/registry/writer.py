@@ -16,12 +16,12 @@ from typing import Any
 from rewindctl.errors import DiskError, KeptError, RegistryError, RewindError, UsageError
 from rewindctl.files import sha256, state_folder, writing
 from rewindctl.registry import outage, ownership
+from rewindctl.registry.client import AwayError, Client, StoreError
 from rewindctl.registry.delivery import Post, deliver
 from rewindctl.registry.inputs import DataInput
 from rewindctl.registry.outbox import END, FILE, Entry, Outbox
 from rewindctl.registry.paths import local_path
 from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, TICKET, RunRecord
-from rewindctl.registry.store import AwayError, Client, StoreError
 from rewindctl.safe_text import scrubbed
 from rewindctl.specs import DenseSpec
 from rewindctl.temporary import temporary_folder

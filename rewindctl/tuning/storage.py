@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import disk_hint, state_folder
-from rewindctl.registry.store import sqlite_path
+from rewindctl.registry.address import sqlite_path
 from rewindctl.safe_text import redacted, remember, scrubbed
 from rewindctl.specs import TuneSpec
 

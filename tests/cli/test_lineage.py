@@ -9,8 +9,8 @@ import pytest
 from conftest import Chain, Cli
 
 from rewindctl.registry import RunRecord, lineage
+from rewindctl.registry.client import Client
 from rewindctl.registry.searching import search
-from rewindctl.registry.store import Client
 from rewindctl.report.lineage import forms
 
 EDGE = re.compile(r'^    "?r?([0-9a-f]{32})"? (-->|->|-\.) ?(?:"([^"]*)" \.-> )?"?r?([0-9a-f]{32})"?')
@@ -118,9 +118,9 @@ def test_children_are_found_in_other_experiments_and_without_reading_every_run(
         asked.append(str(tags))
         return search(client, experiment_ids, tags)
 
-    monkeypatch.setattr(lineage, "search", noted)
     line = ("--parent", copied_chain.prune, "--method", "finetune", "--iterations", "2", "--experiment", "other")
     elsewhere = cli("retrain", *line, "--tracking-uri", copied_chain.uri).run_id
+    monkeypatch.setattr(lineage, "search", noted)
     registry = copied_chain.registry()
     found = registry.descendants(registry.get(copied_chain.prune))
     assert elsewhere in {run.run_id for run in found[copied_chain.prune]}

@@ -21,9 +21,9 @@ from rewindctl.models import build_network
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry, RunWriter
+from rewindctl.registry.client import StoreError
 from rewindctl.registry.models import register_dense
 from rewindctl.registry.records import OWNER
-from rewindctl.registry.store import StoreError
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec
 

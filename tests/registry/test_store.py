@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 from rewindctl.errors import RegistryError, UsageError
-from rewindctl.registry.store import StoreError, absolute_uri, connect, redacted, sqlite_path, ui_command
+from rewindctl.registry.address import absolute_uri, sqlite_path
+from rewindctl.registry.client import StoreError
+from rewindctl.registry.store import connect
+from rewindctl.registry.ui_server import ui_command
+from rewindctl.safe_text import redacted
 
 SECRET = "s3cret"
 

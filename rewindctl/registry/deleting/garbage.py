@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rewindctl.counting import count_of
 from rewindctl.errors import RegistryError
+from rewindctl.registry.address import sqlite_path
 from rewindctl.registry.deleting.disk import Disk, size_of
 from rewindctl.registry.deleting.removal import Before, descendants, leaf_first, remove
 from rewindctl.registry.deleting.strays import find_run, resume_points, temporary_files, unreferenced_folders
@@ -20,7 +21,6 @@ from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import KINDS, REPORT, SCHEMA, TRIAL_STATE, RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.searching import DELETED, search
-from rewindctl.registry.store import sqlite_path
 from rewindctl.registry.writer import resume_file
 from rewindctl.specs import SCHEMA_VERSION
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rewindctl.errors import RegistryError, RewindError, UsageError
+from rewindctl.registry.client import StoreError
 from rewindctl.registry.deleting.disk import Disk
 from rewindctl.registry.deleting.versions import drop_versions, refuse_foreign_versions
 from rewindctl.registry.inputs import made_model
@@ -16,7 +17,6 @@ from rewindctl.registry.ownership import Watch, shown
 from rewindctl.registry.records import DENSE_RUN, ERROR, KINDS, OWNER, REMOVED, WEIGHTS_FROM, RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.searching import search
-from rewindctl.registry.store import StoreError
 from rewindctl.registry.writer import resume_file
 
 Before = Callable[[RunRecord], None]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from rewindctl.errors import UsageError
 from rewindctl.files import state_folder
+from rewindctl.registry.address import sqlite_path
 from rewindctl.registry.paths import local_path
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.store import sqlite_path
 from rewindctl.registry.writer import MANIFEST_FILE, resume_file
 from rewindctl.temporary import abandoned
 

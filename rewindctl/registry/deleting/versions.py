@@ -6,10 +6,10 @@ from typing import Any
 
 from rewindctl.errors import RegistryError, RewindError
 from rewindctl.registry import records as tag
+from rewindctl.registry.client import Client, StoreError
 from rewindctl.registry.models import dense_model, iterations_of
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.store import Client, StoreError
 
 
 def refuse_foreign_versions(registry: Registry, run: RunRecord) -> None:

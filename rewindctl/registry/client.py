@@ -1,0 +1,183 @@
+"""Calls of a tracking store: asked again where it went away, failures as errors of one line."""
+
+import errno
+import gc
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from rewindctl.errors import RegistryError, RewindError
+from rewindctl.files import FORBIDDEN, FULL, disk_hint
+from rewindctl.registry import outage
+from rewindctl.registry.address import sqlite_path
+from rewindctl.registry.sqlite_guard import guard_engines
+from rewindctl.safe_text import redacted, remember, scrubbed
+
+T = TypeVar("T")
+# MLflow's own patience, minutes in which a training stands still, is not wanted: see `Client` and `RunWriter`.
+HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# Done twice is done once; makers of experiments and registered models are told that there is one.
+REPEATABLE = (
+    *("get_", "search_", "list_", "download_", "set_", "log_", "update_", "delete_"),
+    *("create_experiment", "create_registered_model"),
+)
+CHECK = "check --tracking-uri and the store"
+# SQLite's, PostgreSQL's, and MLflow's own when it has tried three numbers for a model version.
+CONFLICTS = ("UNIQUE constraint failed", "duplicate key value", "Model Version creation error")
+# What SQLite says of its disk, and what the system would have said.
+SQLITE_WORDS = {
+    "database or disk is full": errno.ENOSPC,
+    "readonly database": errno.EROFS,
+    "unable to open database file": errno.EACCES,
+    "disk I/O error": errno.EIO,
+}
+DISK_WORDS = SQLITE_WORDS | {os.strerror(number): number for number in (*FULL, *FORBIDDEN, errno.EIO)}
+
+
+class Client:
+    """An MlflowClient whose failures are RegistryErrors of one line.
+
+    A store that goes away is asked again for `patience` seconds, unless that might do something twice.
+    """
+
+    def __init__(self, uri: str, patience: float = 0.0) -> None:
+        # MLflow reports usage to its makers at import unless told not to; experiments are nobody's business.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # With a server it prints each run's address, password and all, to stdout, and a bar for each download.
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+        for key, value in HTTP_DEFAULTS.items():
+            os.environ.setdefault(key, value)
+        from mlflow import MlflowClient
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is told once, by us
+        # Interrupted within a query, or cut off from its database, it would print a traceback.
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+        remember(uri)
+        self.uri, self.display_uri = uri, redacted(uri)
+        self._patience, self._remote = patience, sqlite_path(uri) is None
+        if not self._remote:
+            guard_engines()
+        with self.plain_errors():
+            self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def impatient(self) -> "Client":
+        """The same client, whose calls fail at once when the store is away."""
+        other = Client.__new__(Client)
+        other.__dict__.update(self.__dict__, _patience=0.0)
+        return other
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self.patiently(lambda: method(*args, **kwargs), repeatable=name.startswith(REPEATABLE))
+
+        return call
+
+    def patiently(self, call: Callable[[], T], *, repeatable: bool = True) -> T:
+        """The call's result; where the store is away and the call may be repeated, asked for again for a while."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                with self.plain_errors():
+                    return call()
+            except AwayError:
+                if time.monotonic() >= deadline or not repeatable:
+                    raise
+            time.sleep(outage.RETRY_SECONDS)
+
+    def delete_artifacts(self, artifact_uri: str, path: str | None = None) -> None:
+        """Delete the artifacts of a run, or those below `path`: what MlflowClient has no method for."""
+        with self.plain_errors():
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            get_artifact_repository(artifact_uri, tracking_uri=self.uri).delete_artifacts(path)
+
+    @property
+    def engine(self) -> Any:
+        """The database's own connections, None where the store is a server."""
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        store = self._client._tracking_client.store
+        return store.engine if isinstance(store, SqlAlchemyStore) else None
+
+    def list_files(self, artifact_uri: str) -> dict[str, int]:
+        """Every file below an artifact URI and its bytes, whatever became of its run; empty where there is none."""
+        with self.plain_errors():
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            repository = get_artifact_repository(artifact_uri, tracking_uri=self.uri)
+            files: dict[str, int] = {}
+            folders: list[str | None] = [None]
+            while folders:
+                for entry in repository.list_artifacts(folders.pop()):
+                    if entry.is_dir:
+                        folders.append(entry.path)
+                    else:
+                        files[entry.path] = entry.file_size or 0
+            return files
+
+    @contextmanager
+    def plain_errors(self) -> Iterator[None]:
+        """Failures of MLflow and of what it stands on become a StoreError of one line."""
+        try:
+            yield
+        except RewindError:
+            raise
+        except (KeyboardInterrupt, SystemExit) as error:
+            _let_go(error)
+            raise
+        except Exception as error:  # MLflow's, SQLAlchemy's, drivers', and those of an answer that is none
+            reason = scrubbed(_reason(error)[:3_000])  # MLflow's messages hold whole addresses
+            message = f"the tracking store {self.display_uri} answered: {reason[:300]}"
+            if self._remote and outage.is_outage(error):
+                raise AwayError(message) from error
+            raise StoreError(message, hint_for(reason), str(getattr(error, "error_code", ""))) from error
+
+
+class StoreError(RegistryError):
+    """What the store answered; `code` is MLflow's error code, empty for other failures."""
+
+    def __init__(self, message: str, hint: str = CHECK, code: str = "") -> None:
+        super().__init__(message, hint)
+        self.code = code
+
+    @property
+    def conflict(self) -> bool:
+        """Whether another run was writing the same row at that moment: asked again, the store finds it there."""
+        return any(words in self.message for words in CONFLICTS)
+
+
+class AwayError(StoreError):
+    """The store did not answer, or cannot just now; what it was asked may have been done all the same."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "start the tracking server again, or give another --tracking-uri")
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what an interrupted call held: a cursor within a query keeps SQLite's lock from whoever cleans up now."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+    gc.collect()  # a session and its transaction hold each other
+
+
+def _reason(error: Exception) -> str:
+    """The line that says why: of SQLAlchemy's many the driver's, else the first."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "Error) " in line), lines[0] if lines else type(error).__name__)
+
+
+def hint_for(reason: str) -> str:
+    """What to do when the disk of a store or of its artifacts is the reason; else to check the store."""
+    for words, number in DISK_WORDS.items():
+        if words in reason:
+            return disk_hint(OSError(number, reason))
+    return CHECK
