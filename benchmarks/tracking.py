@@ -3,9 +3,10 @@
     python benchmarks/tracking.py --rounds 5 --output tracking.json
 
 A network small enough for a GPU's speed on a CPU, with the evaluations of a full-length run, one every 2,000 updates.
-Rounds alternate; the machine must have nothing else to do. `writing` is what the writing thread computes as a share of
-the training without: what that could lose if nothing of it ran beside. The chain is dense -> prune ->
-retrain over SQLite: its seconds but for those of training.
+Rounds alternate; the machine must have nothing else to do. Two shares of the training without bound what it can lose,
+and are steadier than the difference of two speeds: `calls`, the seconds that the training itself is in calls that
+report to the run, waiting included; `writing`, what the writing thread computes beside it, which a machine with no core
+to spare takes from the training. The chain is dense -> prune -> retrain over SQLite: its seconds but for training.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from rewindctl.models import build_network, register_model
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline import Pipeline, RunPolicy, stages
 from rewindctl.pipeline.background import Background
+from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_spec, retrain_spec
 from rewindctl.pipeline.settings import dense_settings
 from rewindctl.registry import Registry
@@ -80,7 +83,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     device = resolve_device(options.device)
-    head = f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    head = f"{device_name(device)}, torch {torch.__version__}"
     with tempfile.TemporaryDirectory(prefix="rewindctl-bench-") as folder:
         began = time.perf_counter()
         Registry(f"sqlite:///{folder}/empty.db")
@@ -109,14 +112,17 @@ def compare_training(folder: Path, options: argparse.Namespace, device: torch.de
     rows = []
     for number in range(-1, options.rounds):  # the first round warms up
         row: dict[str, float] = {}
+        written, called = Written(), Spent()
         for name in sorted(ways, reverse=number % 2 == 1):  # the order alternates, or the first would be favoured
-            with Written() as written:
+            with ExitStack() as watched:
+                watched.enter_context(written)
+                for report in ("evaluated", "checkpoint", "resumable", "progressed"):
+                    watched.enter_context(called.watching(RunObserver, report, "calls"))
                 training, around = ways[name]()
-            row["writing_cpu_seconds"] = max(row.get("writing_cpu_seconds", 0.0), written.seconds)
             row |= {f"{name}_iterations_per_second": options.iterations / training, f"{name}_around_seconds": around}
         row["ratio"] = row["with_iterations_per_second"] / row["without_iterations_per_second"]
         seconds = options.iterations / row["without_iterations_per_second"]
-        row["writing_share"] = row["writing_cpu_seconds"] / seconds
+        row |= {"writing_share": written.seconds / seconds, "calls_share": called.seconds["calls"] / seconds}
         rows.append(row)
     return rows[1:]
 
@@ -234,14 +240,15 @@ class Watching:
 
 
 def print_training(head: str, rows: list[dict[str, float]]) -> None:
-    table = Table("training", "it/s", "against without", "writing", "seconds before and after it")
+    table = Table("training", "it/s", "against without", "calls", "writing", "seconds before and after it")
     ratios = [row["ratio"] for row in rows]
     for name in ("without", "with"):
         speed = statistics.median(row[f"{name}_iterations_per_second"] for row in rows)
         around = statistics.median(row[f"{name}_around_seconds"] for row in rows)
         beside = f"x{statistics.median(ratios):.3f} [{min(ratios):.3f}, {max(ratios):.3f}]" if name == "with" else ""
-        share = f"{statistics.median(row['writing_share'] for row in rows):.2%}" if name == "with" else ""
-        table.add_row(f"{name} the registry", f"{speed:,.0f}", beside, share, f"{around:.2f}")
+        shares = [statistics.median(row[f"{what}_share"] for row in rows) for what in ("calls", "writing")]
+        cells = [f"{share:.2%}" if name == "with" else "" for share in shares]
+        table.add_row(f"{name} the registry", f"{speed:,.0f}", beside, *cells, f"{around:.2f}")
     RichConsole().print(f"{head}, {len(rows)} rounds", table)
 
 

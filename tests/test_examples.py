@@ -39,5 +39,5 @@ def test_the_notebook_goes_from_baseline_to_figure(monkeypatch: pytest.MonkeyPat
         if cell["cell_type"] == "code":
             exec(compile(source(cell), "baseline_to_figure.ipynb", "exec"), namespace)
     assert (tmp_path / "baseline_to_figure.png").stat().st_size > 10_000
-    assert len(list_runs(kind="retrain")) == 24
+    assert len(list_runs(kind="retrain")) == 18
     assert set(compare().cells.query("schedule == 'one_shot'")["n"]) == {2}

@@ -18,7 +18,7 @@ from rewindctl.registry import Registry, RunWriter, ownership
 from rewindctl.registry import records as tag
 
 SECONDS = ("train-dense", *TINY, "--iterations", "400", "--evaluate-every", "50", "--checkpoint-every", "0")
-PROCESSES = 8
+PROCESSES = 5
 OnWait = Callable[[Callable[[], object]], None]
 
 

@@ -218,7 +218,7 @@ def test_of_many_processes_that_start_a_stage_one_runs_it(server: Server) -> Non
         subprocess.Popen(
             [*line, "--tracking-uri", server.uri], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        for _ in range(8 if server.backend.startswith("sqlite") else 3)  # a minute less of importing torch
+        for _ in range(5 if server.backend.startswith("sqlite") else 3)  # a minute less of importing torch
     ]
     answers = [one.communicate(timeout=300) for one in started]
     (run,) = Registry(server.uri, "many").search()
