@@ -83,6 +83,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def require_state_folder() -> None:
+    """Raises: DiskError where the state folder is none, or cannot be made."""
+    try:
+        state_folder().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, state_folder()) from error
+
+
 def state_folder() -> Path:
     """What this machine keeps of work under way: `$XDG_STATE_HOME/rewindctl`."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "rewindctl"

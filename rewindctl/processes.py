@@ -1,7 +1,32 @@
-"""What the system tells of processes: whether one is there, since when, and where its number means it."""
+"""What the system tells of processes: whether one is there, since when, and where its number means it; interrupts."""
 
 import os
+import signal
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+_interrupts: list[int] = []
+
+
+def take_interrupts() -> None:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt in this process; a Ctrl-C that the shell has switched off stays so."""
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """The handler of both signals."""
+    _interrupts.append(number)
+    raise KeyboardInterrupt
+
+
+def raise_if_interrupted() -> None:
+    """Raise an interrupt that Python dropped, as it does in a destructor or a callback of a weak reference."""
+    if _interrupts:
+        _interrupts.clear()
+        raise KeyboardInterrupt
 
 
 def is_there(pid: int) -> bool:

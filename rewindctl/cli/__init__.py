@@ -4,10 +4,8 @@ import difflib
 import os
 import re
 import shlex
-import signal
 import sys
 import traceback
-from types import FrameType
 from typing import Any, NoReturn
 
 import typer
@@ -41,6 +39,7 @@ from rewindctl.cli.session import Globals, StoppedError
 from rewindctl.console import Console
 from rewindctl.errors import RewindError
 from rewindctl.files import disk_error, of_the_disk
+from rewindctl.processes import take_interrupts
 from rewindctl.safe_text import redacted
 
 INTERRUPTED = 130
@@ -170,9 +169,5 @@ def _wrong_usage(error: Any, console: Console) -> int:
 
 def main() -> NoReturn:
     """The `rewindctl` command. SIGTERM ends a run as Ctrl-C does: recorded as KILLED."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    take_interrupts()
     sys.exit(run())
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -50,6 +50,15 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
+def require_store(uri: str) -> None:
+    """Raises: RegistryError for a SQLite file that is not there."""
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        raise RegistryError(
+            f"there is no store {redacted(uri)}", "the first run makes it; for one elsewhere give --tracking-uri"
+        )
+
+
 def without_user(uri: str) -> str:
     """The address without user name and password."""
     found = user_info(uri)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewindctl.errors import KeptError
+from rewindctl.files import require_state_folder
 from rewindctl.registry import claim, outage, ownership
 from rewindctl.registry import records as tag
 from rewindctl.registry.client import AwayError, Client, StoreError
@@ -33,8 +34,9 @@ class Opening:
     def open(self, look: claim.Look, watch: Watch, resume: bool) -> RunWriter:
         """The run to write to; what `Registry.start` does. `look` reads all runs of the stage.
 
-        Raises: BusyError; KeptError when this machine has the stage's results, and only has to upload them.
+        Raises: BusyError; DiskError; KeptError when this machine has the stage's results, and only has to upload them.
         """
+        require_state_folder()  # before work is done that could not be kept
         claim.refuse_if_busy(look, watch)
         mine = self._create()
         try:

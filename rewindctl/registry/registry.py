@@ -8,7 +8,7 @@ from typing import Any
 from rewindctl.arithmetic import AUTO
 from rewindctl.registry import experiments, lineage, models, references
 from rewindctl.registry import records as tag
-from rewindctl.registry.address import absolute_uri
+from rewindctl.registry.address import absolute_uri, require_store
 from rewindctl.registry.artifacts import Artifacts
 from rewindctl.registry.opening import Opening, open_report
 from rewindctl.registry.ownership import Watch
@@ -22,14 +22,17 @@ from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
 class Registry:
     """Our runs in an experiment. Opening it makes the store and the experiment where they are missing.
 
-    Without `make`, for who only reads, the default experiment alone is made. Raises: RegistryError when the store
-    cannot be reached or written, UnknownNameError without `make` for an experiment that there is not.
+    Without `make`, for who only reads, no SQLite store is made, and no experiment but the default one. Raises:
+    RegistryError when the store cannot be reached or written; without `make` also when it is missing, and
+    UnknownNameError when the experiment is.
 
     `client` is the store itself, for the other modules of this room; `artifacts` are the files of all its runs.
     """
 
     def __init__(self, tracking_uri: str | None = None, experiment: str | None = None, *, make: bool = True) -> None:
         self.uri = absolute_uri(tracking_uri)
+        if not make:
+            require_store(self.uri)
         self.client = connect(self.uri)
         self.display_uri = self.client.display_uri  # without credentials
         self.experiment, self.experiment_id = experiments.open_experiment(self.client, experiment, make)

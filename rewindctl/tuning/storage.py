@@ -15,6 +15,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
@@ -131,9 +132,11 @@ def _opened(
         pruner=pruner,
     )
     known = study.user_attrs
+    if SPEC not in known and study.get_trials(deepcopy=False):
+        raise UsageError(f"study {spec.study!r} was not made by rewindctl tune", "choose another --study")
+    if study.directions != [StudyDirection.MAXIMIZE]:  # no trial of ours could end in it, and the search not either
+        raise UsageError(f"study {spec.study!r} does not maximise one value", "choose another --study")
     if SPEC not in known:
-        if study.get_trials(deepcopy=False):
-            raise UsageError(f"study {spec.study!r} was not made by rewindctl tune", "choose another --study")
         study.set_user_attr(PARENT, parent_run_id)
         study.set_user_attr(SPEC, spec.canonical())
         return study

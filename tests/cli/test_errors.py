@@ -15,6 +15,9 @@ PRUNE = "prune --parent abcdef"
 RETRAIN = "retrain --parent abcdef"
 ITERATE = "iterate --parent abcdef --method lr_rewind"
 
+READING = ("list", "show abcdef", "lineage abcdef", "compare", "verify --all", "gc", "ui", "remove abcdef")
+READING += ("registry export all.bundle",)
+
 # Refused before a store is opened, so that none is made.
 WITHOUT_STORE: list[Case] = [
     # names
@@ -41,6 +44,9 @@ WITHOUT_STORE: list[Case] = [
     ("compare --accuracy worst", 2, "--accuracy|'worst'|'final', 'best'", "rewindctl compare --help"),
     (f"{PRUNE} --sparsity 0.5 --structure blocks", 2, "--structure|'blocks'|'unstructured', 'structured'", "--help"),
     ("list --kind masks", 2, "--kind|'masks'|'dense', 'prune', 'retrain'", "rewindctl list --help"),
+    # who reads makes no store
+    *((line, 1, "there is no store sqlite:///|mlflow.db", "the first run makes it|--tracking-uri") for line in READING),
+    ("list --tracking-uri sqlite:///no/such/folder/m.db", 1, "there is no store", "--tracking-uri"),
     # targets
     (f"{PRUNE} --sparsity 0", 2, "--sparsity 0 is outside (0, 1)", "such as 0.893"),
     (f"{PRUNE} --sparsity 1", 2, "--sparsity 1 is outside (0, 1)", "such as 0.893"),
@@ -117,7 +123,7 @@ WITHOUT_STORE: list[Case] = [
     ),
     ("list --tracking-uri runs", 1, "tracking URI 'runs' has no scheme", "sqlite:///runs/mlflow.db"),
     ("list --tracking-uri carrier://pigeon", 1, "carrier://pigeon", "--tracking-uri"),
-    ("list --tracking-uri sqlite:///file/mlflow.db", 1, "file/mlflow.db cannot be written", "--tracking-uri"),
+    (f"{DENSE} --tracking-uri sqlite:///file/mlflow.db", 1, "file/mlflow.db cannot be written", "--tracking-uri"),
     ("list --tracking-uri sqlite:///file", 1, "file cannot be used as an MLflow store", "--tracking-uri"),
     ("ui --port 0", 2, "--port|0", "rewindctl ui --help"),
     ("ui --port 65536", 2, "--port|65536", "rewindctl ui --help"),

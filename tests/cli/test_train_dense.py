@@ -6,12 +6,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 from conftest import TINY, Answer, Chain, Cli
 
+from rewindctl import processes
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
 from rewindctl.registry.store import connect
@@ -141,3 +142,24 @@ def test_after_a_hard_kill_the_same_command_marks_the_dead_run_and_succeeds(stor
     assert registry.get(dead.run_id).status == "KILLED"
     assert registry.get(answer.run_id).finished
     assert registry.get(answer.run_id).fingerprint == dead.fingerprint
+
+
+def test_an_interrupt_that_python_dropped_ends_the_training_all_the_same(store: Path, cli: Cli) -> None:
+    with suppress(KeyboardInterrupt):  # as in a destructor
+        processes.interrupt(signal.SIGINT, None)
+    answer = cli("train-dense", *TINY)
+    assert answer.code == 130
+    (run,) = Registry(f"sqlite:///{store}").search()
+    assert (run.status, run.tags[tag.ERROR]) == ("KILLED", "interrupted")
+    assert cli("train-dense", *TINY).code == 0
+
+
+def test_a_state_folder_that_is_a_file_is_refused_before_the_work(
+    store: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    answer = cli("train-dense", *TINY)
+    assert (answer.code, answer.out) == (1, "")
+    assert f"error: {tmp_path / 'file' / 'rewindctl'} cannot be written: Not a directory" in answer.err
+    assert Registry(f"sqlite:///{store}").search() == []

@@ -93,6 +93,14 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
         study(str(tmp_path / "a.log"), spec())
 
 
+@pytest.mark.parametrize("directions", [["minimize"], ["maximize", "maximize"]])
+def test_a_study_of_another_aim_is_refused(tmp_path: Path, directions: list[str]) -> None:
+    place = str(tmp_path / "a.log")
+    optuna.create_study(study_name="a", storage=open_storage(place), directions=directions)
+    with pytest.raises(UsageError, match="does not maximise one value"):
+        study(place, spec())
+
+
 @pytest.mark.parametrize("cut", [1, 7, 40])
 def test_a_journal_that_ends_in_half_a_line_goes_on(tmp_path: Path, cut: int) -> None:
     place = tmp_path / "a.log"
