@@ -30,6 +30,7 @@ from rewindctl.pruning.density import plot_density
 from rewindctl.registry import Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.paths import LAYERS, MASK
+from rewindctl.registry.writer import resume_file
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.safe_text import finite
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
@@ -137,6 +138,8 @@ class Pipeline:
         find = (lambda: None) if force else partial(self.registry.find, spec.fingerprint(), parent, precision)
         found = find_or_start(find, start, self.console, self.policy.wait)
         if isinstance(found, RunRecord):
+            with suppress(OSError):  # left by a process that was killed at the very end; gc finds it too
+                resume_file(found.run_id).unlink()
             self.console.say(f"reused   {found.short}: test accuracy {found.metrics['test_accuracy']:.2%}")
             return Outcome(found, reused=True)
         run = self._run(found, spec, labels.label_tag(name, tags[tag.SEED]), work)

@@ -14,6 +14,7 @@ from conftest import TINY, Chain, Cli
 from rewindctl.pipeline.resume import load_point, save_point
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.paths import checkpoint_path
+from rewindctl.registry.writer import resume_file
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.records import ResumePoint
 
@@ -98,3 +99,11 @@ def test_a_resume_point_without_wall_seconds_is_read(chain: Chain, store: Path) 
     point.state.save(writer.resume_file, {"evaluations": [], "training_seconds": 5.0, "digests": {}})
     assert load_point(writer) == ResumePoint(point.state, (), 5.0, 5.0)
     writer.fail(KeyboardInterrupt())
+
+
+def test_a_resume_point_that_a_kill_at_the_very_end_left_goes_when_the_run_is_found(chain: Chain, cli: Cli) -> None:
+    left = resume_file(chain.dense)
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.touch()
+    assert cli("train-dense", *TINY, "--tracking-uri", chain.uri).run_id == chain.dense
+    assert not left.exists()

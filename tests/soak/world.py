@@ -17,7 +17,7 @@ import yaml
 from soak import disks
 from soak.forks import Child, Ended, Place, Work, command, fork, fresh, import_all, modules_of
 
-PASSING = r"home/mlruns/|tmp/[a-z0-9_]{8}$|.*\.lock[0-9a-f-]+\.rename$"
+PASSING = r"home/mlruns/|tmp/[a-z0-9_]{8}$|cache/matplotlib/|.*\.lock[0-9a-f-]+\.rename$"
 PARTS = ("home", "state", "cache", "tmp", "out")  # the store with its artifacts; the folders that XDG names; TMPDIR
 DENSE = ("train-dense", "--model", "resnet8", "--dataset", "digits", "--seed", "0", "--iterations", "24")
 DENSE += ("--batch-size", "32", "--evaluate-every", "4", "--rewind-points", "6,12", "--checkpoint-every", "0")
@@ -105,7 +105,8 @@ class World:
             raise RuntimeError(f"rewindctl {' '.join(arguments)}: exit code {ended.code}: {ended.err}")
         import json
 
-        import_all(json.loads(self._modules.read_text()))
+        # A search's too: one that becomes another user may not be allowed to read Python's files any more.
+        import_all([*json.loads(self._modules.read_text()), "rewindctl.tuning.study"])
         return (ended.out.splitlines() or [""])[0]
 
     def keep(self, name: str) -> None:
@@ -128,8 +129,8 @@ class World:
     def files(self) -> set[str]:
         """Every file by its path, but for artifacts, and what others have for a moment and a kill may leave.
 
-        That is Python's trial of whether TMPDIR can be written to, and Optuna's lock on its way out: the latter goes
-        with a later search.
+        That is Python's trial of whether TMPDIR can be written to, Optuna's lock on its way out, which goes with a later
+        search, and Matplotlib's list of the fonts here.
         """
         found = (path for part in PARTS for path in self.part(part).rglob("*") if not path.is_dir())
         names = {str(path.relative_to(self.root / "world")) for path in found}
