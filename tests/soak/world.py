@@ -129,8 +129,8 @@ class World:
     def files(self) -> set[str]:
         """Every file by its path, but for artifacts, and what others have for a moment and a kill may leave.
 
-        That is Python's trial of whether TMPDIR can be written to, Optuna's lock on its way out, which goes with a later
-        search, and Matplotlib's list of the fonts here.
+        That is Python's trial of whether TMPDIR can be written to, Optuna's lock on its way out, which goes with a
+        later search, and Matplotlib's list of the fonts here.
         """
         found = (path for part in PARTS for path in self.part(part).rglob("*") if not path.is_dir())
         names = {str(path.relative_to(self.root / "world")) for path in found}
