@@ -209,6 +209,7 @@ def test_a_comparison_has_a_row_a_result_and_a_row_a_cell(chain: Chain) -> None:
         (lambda uri: iterate("abcdef", "lr_rewind", step=2, tracking_uri=uri), "--step 2 is outside"),
         (lambda uri: open_run("the best", tracking_uri=uri), "'the best' is not a run"),
         (lambda uri: list_runs(where="accuracy", tracking_uri=uri), "where 'accuracy' is not a condition"),
+        (lambda uri: list_runs(kind="prun", tracking_uri=uri), "unknown kind 'prun': did you mean 'prune'?"),  # type: ignore[arg-type]
         (lambda uri: compare(accuracy="last", tracking_uri=uri), "unknown accuracy 'last'"),  # type: ignore[arg-type]
     ],
 )

@@ -53,13 +53,22 @@ def test_commas_join_and_spaces_do_not_matter() -> None:
     assert found == [Condition("method", "=", "lr_rewind"), Condition("compression", ">=", "5x")]
 
 
-@pytest.mark.parametrize("text", ["", "compression", "compression>", ">5", "a>5,", "a b>5", "5"])
+@pytest.mark.parametrize(
+    "text", ["", "compression", "compression>", ">5", "a>5,", "a b>5", "5", "a>>5", "a=>5", "a==5", "a=!5"]
+)
 def test_what_is_no_condition_is_refused_by_name(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_conditions(text, "--where")
     assert caught.value.message.startswith("--where '")
     assert "is not a condition" in caught.value.message
     assert "compression>5" in caught.value.hint
+    assert caught.value.hint.endswith("the signs are != < <= = > >=")
+
+
+def test_an_order_is_asked_of_numbers_alone() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_conditions("method=a,accuracy>high", "--where")
+    assert caught.value.message == "--where 'accuracy>high': 'high' is not a number"
 
 
 def test_an_unknown_column_is_refused_with_the_known_ones() -> None:

@@ -5,11 +5,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from rewindctl.api.run import Run
+from rewindctl.catalog import unknown
 from rewindctl.conditions import parse_conditions
 from rewindctl.errors import UsageError
 from rewindctl.pipeline.verify import verify as problems_of
 from rewindctl.registry import Registry
-from rewindctl.report.runs import select, spec_order
+from rewindctl.report.runs import ALL_KINDS, select, spec_order
 from rewindctl.rewinding.methods import methods
 from rewindctl.specs import Kind
 
@@ -71,6 +72,8 @@ def list_runs(
     **options: Unpack[StoreOptions],
 ) -> list[Run]:
     """The runs of the experiment that `rewindctl list` would list, in the order of their specs. Raises: RewindError."""
+    if kind is not None and kind not in ALL_KINDS:
+        raise unknown("unknown kind", kind, ALL_KINDS)
     if method is not None:
         methods[method]
     conditions = [] if where is None else parse_conditions(where, "where")

@@ -1,19 +1,21 @@
 """Runs as a list: which of them, in which order, which page; and what a line says of one."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 from rewindctl.catalog import Catalog, unknown
-from rewindctl.conditions import Condition
+from rewindctl.conditions import Condition, not_a_number
 from rewindctl.counting import count_of
 from rewindctl.errors import UsageError
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
+from rewindctl.rewinding.methods import methods
 from rewindctl.safe_text import one_line
 
 KINDS = ("dense", "prune", "retrain")
+ALL_KINDS = (*KINDS, "tune", "trial", "report")
 OWN_TAG = "rewindctl."
 ATTRIBUTES = ("kind", "name", "status")
 TAGGED = ("kind", "model", "dataset", "structure", "scope", "method")  # words that the store itself can look for
@@ -46,14 +48,19 @@ def select(registry: Registry, tags: dict[str, str], conditions: list[Condition]
     """The runs of the experiment with these tags that meet every condition.
 
     A condition is on a metric, a param, a tag of ours (without `rewindctl.`), the name, kind or status; a metric goes
-    before a param and a param before a tag of the same name. Raises: UsageError for a column that no run has.
+    before a param and a param before a tag of the same name. Raises: UsageError for a column that no run has, and for
+    a value that it cannot have.
     """
     asked = {one.name: one.wanted for one in conditions if one.sign == "=" and one.name in TAGGED}
     words = {name: word for name, word in asked.items() if word != "none" and re.fullmatch(r"[A-Za-z][\w-]*", word)}
     found = registry.search(**(words | tags))
-    for condition in conditions if found else ():
-        if all(value_of(run, condition.name) is None for run in found):
+    for condition in conditions:
+        values = {value_of(run, condition.name) for run in found} - {None}
+        if condition.name in ("kind", "status", "method"):
+            _require_word(condition, values)
+        elif found and not values:
             raise _unknown(condition.name, found)
+        _require_comparable(condition, values)
     return [run for run in found if all(_holds(run, condition) for condition in conditions)]
 
 
@@ -157,6 +164,22 @@ def natural(text: str) -> tuple[tuple[str, int], ...]:
 
 def _holds(run: RunRecord, condition: Condition) -> bool:
     return condition.holds(value_of(run, condition.name), SAME.get(condition.name, 0.0))
+
+
+def _require_word(condition: Condition, had: Collection[float | str | None]) -> None:
+    """Raises: UnknownNameError for a word that neither we have for such a column nor a run has there."""
+    words = {"kind": ALL_KINDS, "status": tag.STATUSES, "method": ("none", *methods)}[condition.name]
+    if condition.wanted not in words and condition.wanted not in had:
+        raise unknown(f"--where: unknown {condition.name}", condition.wanted, words)
+
+
+def _require_comparable(condition: Condition, values: Collection[float | str | None]) -> None:
+    """Raises: UsageError for text that is asked of numbers, and for an order of text. `none` stands for no value."""
+    kinds = {isinstance(value, str) for value in values if value != "none"}
+    if kinds == {True} and condition.ordered:
+        raise UsageError(f"--where '{condition}': {condition.name} is text, which has no order", "use = or !=")
+    if kinds == {False} and condition.name not in TAGGED and condition.number is None and condition.wanted != "none":
+        raise not_a_number(condition, "--where")
 
 
 def _unknown(column: str, runs: list[RunRecord]) -> UsageError:

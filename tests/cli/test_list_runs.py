@@ -94,6 +94,30 @@ def test_a_wrong_condition_says_what_is_known(chain: Chain, cli: Cli, where: str
     assert "compression" in answer.err.splitlines()[1]
 
 
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("seed==0", "--where 'seed==0' is not a condition"),
+        ("test_accuracy>abc", "--where 'test_accuracy>abc': 'abc' is not a number"),
+        ("test_accuracy=abc", "--where 'test_accuracy=abc': 'abc' is not a number"),
+        ("method=lr_rewnd", "--where: unknown method 'lr_rewnd': did you mean 'lr_rewind'?"),
+        ("model>5", "--where 'model>5': model is text, which has no order"),
+        ("status=KILED", "--where: unknown status 'KILED': did you mean 'KILLED'?"),
+        ("method=lr", "--where: unknown method 'lr'"),
+        ("kind!=prun", "--where: unknown kind 'prun': did you mean 'prune'?"),
+    ],
+)
+def test_a_value_that_no_run_can_have_is_refused(chain: Chain, cli: Cli, where: str, words: str) -> None:
+    answer = cli("list", "--where", where, "--tracking-uri", chain.uri)
+    assert (answer.code, answer.out) == (2, "")
+    assert words in answer.err
+
+
+@pytest.mark.parametrize("where", ["status=KILLED", "kind=trial", "method=rewind", "k=none,seed!=0", "k>100"])
+def test_a_value_that_a_run_may_have_is_not(chain: Chain, cli: Cli, where: str) -> None:
+    assert listed(cli, chain, "--where", where) == []
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_order_lists_every_run_and_is_reversed_on_request(chain: Chain, cli: Cli, order: str) -> None:
     ordered = listed(cli, chain, "--sort", order)

@@ -130,7 +130,8 @@ def test_ancestors_are_kept() -> None:
 REFUSED = [
     ("method=finetun", "selects none of 60 cells", "loosen"),
     ("compression>nan", "selects none", "loosen"),
-    ("method>a", "selects none", "loosen"),
+    ("method>a", "'a' is not a number", "text takes = and !="),
+    ("sparsity==0.5", "'sparsity==0.5' is not a condition", "the signs are"),
     ("", "'' is not a condition", "write method=lr_rewind"),
     (",", "'' is not a condition", "write"),
     ("method", "'method' is not a condition", "write"),
