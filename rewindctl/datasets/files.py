@@ -34,12 +34,20 @@ def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
         for place in places(data_dir) if is_plain(name) else ():
             if _record(place, name).is_file():
                 return _read_imported(place, name)
-        if others := ", ".join(imported(data_dir)):
-            try:
-                datasets[name]
-            except UnknownNameError as error:
-                raise UnknownNameError(error.message, f"{error.hint}; imported: {others}") from None
+        require_dataset(name, data_dir)
     return datasets[name](data_dir)
+
+
+def require_dataset(name: str, data_dir: Path | None) -> None:
+    """Raises: UnknownNameError for a name of no data set, built in or imported."""
+    try:
+        datasets[name]
+    except UnknownNameError as error:
+        others = imported(data_dir)
+        if others and name not in others:
+            raise UnknownNameError(error.message, f"{error.hint}; imported: {', '.join(others)}") from None
+        if name not in others:
+            raise
 
 
 def find_npz(name: str, data_dir: Path | None) -> Path | None:

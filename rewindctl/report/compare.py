@@ -11,6 +11,7 @@ import pandas as pd
 from rewindctl.catalog import unknown
 from rewindctl.counting import count_of
 from rewindctl.datasets.facts import facts_of
+from rewindctl.datasets.files import require_dataset
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.plan import check_scale
 from rewindctl.paper.study import load_study, shipped
@@ -265,9 +266,30 @@ def _own_figures() -> list[str]:
     return [name for name, study in shipped().items() if study.part_of_report and study.figures]
 
 
+def _require_names(source: Registry | Path, model: str | None, dataset: str | None) -> None:
+    """Raises: UsageError for a name that no run has and that is none of ours; a run may have a plug-in's."""
+    from rewindctl.models import models
+
+    def in_runs(column: str, name: str) -> bool:
+        return (
+            name in set(read_rows(source)[column])
+            if isinstance(source, Path)
+            else bool(source.search(**{column: name}))
+        )
+
+    if model is not None and not in_runs("model", model):
+        models[model]
+    if dataset is not None and not in_runs("dataset", dataset):
+        require_dataset(dataset, None)
+
+
 def _nothing(source: Registry | Path, rows: pd.DataFrame, wanted: Wanted) -> RewindError:
-    """Which of the three kinds of run is missing, and the command that makes the next one."""
+    """Which of the three kinds of run is missing, and the command that makes the next one.
+
+    Raises: UsageError for a network or a data set that there is not.
+    """
     model, dataset = wanted.model, wanted.dataset
+    _require_names(source, model, dataset)
     of = " ".join(filter(None, (model and f"of {model}", dataset and f"on {dataset}")))
     if isinstance(source, Path):
         return RewindError(f"nothing to compare {of}{' ' if of else ''}in {source}", "it has no row of a retraining")

@@ -83,7 +83,9 @@ EARLY: list[Case] = [
     ("train-dense --modle resnet8", 2, "--modle|--model", "rewindctl train-dense --help"),
 ]
 LATE: list[Case] = [
-    ("compare --dataset mnist", 1, "nothing to compare on mnist", "--dataset mnist"),
+    ("compare --dataset cifar10", 1, "nothing to compare on cifar10", "--dataset cifar10"),
+    ("compare --dataset digit", 2, "unknown data set 'digit': did you mean 'digits'?", "known: cifar10"),
+    ("compare --model resnt8 --dataset digits", 2, "unknown model 'resnt8'", "known: |resnet"),
     ("compare --figure curves --output {store}/x", 2, "cannot be written", "another --output"),
     ("list --where sparsty>0", 2, "--where: no run has 'sparsty': did you mean 'sparsity'?", "known: "),
     ("list --page 9", 2, "--page 9 is past the last page, 1", "smaller --page"),
