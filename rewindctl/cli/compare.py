@@ -80,7 +80,7 @@ def compare(
     from rewindctl.report.compare import Wanted
     from rewindctl.report.compare import compare as summarise
 
-    form = format or ("json" if session.json else "text")
+    form = session.form(format)
     names = tuple(study or ())
     wanted = Wanted(
         names, table, figure, form, against, scale, None, accuracy, delta, model, dataset, report, claims, margin

@@ -28,7 +28,7 @@ def lineage(
     """
     from rewindctl.report.lineage import family_of, forms
 
-    chosen = format or ("json" if session.json else "text")
+    chosen = session.form(format)
     registry = session.registry(make=False)
     family = family_of(registry, registry.resolve(run))
     if chosen == "json":

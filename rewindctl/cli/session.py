@@ -13,6 +13,7 @@ import typer
 from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.cli import complete
 from rewindctl.console import Console
+from rewindctl.errors import UsageError
 from rewindctl.safe_text import finite
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ class Session:
         from rewindctl.registry import Registry
 
         return Registry(self.tracking_uri, self.experiment, make=make)
+
+    def form(self, given: str | None) -> str:
+        """What --format says, or --json. Raises: UsageError when they say different things."""
+        if self.json and given not in (None, "json"):
+            raise UsageError(f"both --json and --format {given} are given", "give one of the two")
+        return given or ("json" if self.json else "text")
 
     def pipeline(self) -> "Pipeline":
         """A pipeline on the device asked for; it opens the registry when it first needs it. Raises: UsageError."""

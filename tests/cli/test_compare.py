@@ -43,7 +43,7 @@ def test_text_is_what_is_printed_unless_asked_otherwise(chain: Chain, cli: Cli) 
     assert plain.err == ""
 
 
-@pytest.mark.parametrize("flag", [("--json",), ("--format", "json")])
+@pytest.mark.parametrize("flag", [("--json",), ("--format", "json"), ("--json", "--format", "json")])
 def test_json_is_a_list_with_the_runs_behind_each_number(chain: Chain, cli: Cli, flag: tuple[str, ...]) -> None:
     cells = json.loads(cli("compare", "--table", "cells", *flag, *at(chain)).out)
     assert {cell["run_ids"] for cell in cells} == {chain.dense, chain.finetune, chain.weight_rewind, chain.lr_rewind}

@@ -41,6 +41,8 @@ WITHOUT_STORE: list[Case] = [
     ("compare --table tabel5", 2, "unknown table 'tabel5': did you mean 'table5'?", "known: cells, results, table1"),
     ("compare --figure fig9", 2, "unknown figure 'fig9': did you mean 'fig6'?", "known: curves, fig1"),
     ("compare --format markdwn", 2, "'markdwn': did you mean 'markdown'?", "known: csv, json, latex, markdown, text"),
+    ("compare --json --format csv", 2, "both --json and --format csv are given", "give one of the two"),
+    ("lineage abcdef --json --format mermaid", 2, "both --json and --format mermaid", "give one of the two"),
     ("compare --accuracy worst", 2, "--accuracy|'worst'|'final', 'best'", "rewindctl compare --help"),
     (f"{PRUNE} --sparsity 0.5 --structure blocks", 2, "--structure|'blocks'|'unstructured', 'structured'", "--help"),
     ("list --kind masks", 2, "--kind|'masks'|'dense', 'prune', 'retrain'", "rewindctl list --help"),
