@@ -29,6 +29,7 @@ def commands() -> Iterator[str]:
     from rewindctl.cli import app
 
     root = typer.main.get_command(app)
+    give_types(root, app.registered_callback.callback)
     found = dict(sorted(leaves(root, app)))
     everywhere = shared(found.values())
     running = [command for command in found.values() if "--force" in spellings(command)]
