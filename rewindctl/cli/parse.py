@@ -6,27 +6,34 @@ from rewindctl.errors import UsageError
 from rewindctl.sparsity import target_sparsity
 
 MOST_SEEDS = 10_000
+LAST_SEED = 2**32 - 1
 
 
 def one_or_more_seeds(seed: int | None, text: str | None) -> tuple[int, ...]:
     """From --seed or --seeds; 0 when none is given. Raises: UsageError when both are."""
     if text is None:
-        return seeds("0" if seed is None else str(seed), "seed")
+        if seed is not None and not 0 <= seed <= LAST_SEED:
+            raise UsageError(f"--seed {seed} is outside 0 to {LAST_SEED}", "give one number, such as 0")
+        return (seed or 0,)
     if seed is not None:
         raise UsageError(f"both --seed {seed} and --seeds {text} are given", "give one of the two")
     return seeds(text)
 
 
-def seeds(text: str, option: str = "seeds") -> tuple[int, ...]:
+def seeds(text: str) -> tuple[int, ...]:
     """`3`, `0-4`, `0,2,5-7`: sorted, each once. Raises: UsageError."""
     found: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UsageError(f"--{option} {text!r} is not a list of seeds", "write 0-4, or 0,2,5")
+            raise UsageError(f"--seeds {text!r} is not a list of seeds", "write 0-4, or 0,2,5")
         low, high = int(first), int(last or first)
-        if high < low or high >= 2**32 or high - low >= MOST_SEEDS:
-            raise UsageError(f"--{option} {part.strip()!r} is not a range of seeds", "write 0-4, smallest first")
+        if high > LAST_SEED:
+            raise UsageError(f"--seeds {part.strip()!r}: a seed is at most {LAST_SEED}", "write 0-4, or 0,2,5")
+        if high < low:
+            raise UsageError(f"--seeds {part.strip()!r} is not a range of seeds", "write 0-4, smallest first")
+        if high - low >= MOST_SEEDS:
+            raise UsageError(f"--seeds {part.strip()!r}: more than {MOST_SEEDS:,} seeds", "write 0-4, or 0,2,5")
         found.update(range(low, high + 1))
     return tuple(sorted(found))
 

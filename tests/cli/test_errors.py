@@ -79,9 +79,10 @@ WITHOUT_STORE: list[Case] = [
     (f"{DENSE} --seeds -1", 2, "--seeds '-1' is not a list of seeds", "write 0-4"),
     (f"{DENSE} --seeds ''", 2, "--seeds '' is not a list of seeds", "write 0-4"),
     (f"{DENSE} --seeds 0,,2", 2, "--seeds '0,,2' is not a list of seeds", "write 0-4"),
-    (f"{DENSE} --seeds 0-99999", 2, "--seeds '0-99999' is not a range of seeds", "write 0-4"),
-    (f"{DENSE} --seed -1", 2, "--seed '-1'", "write 0-4"),
-    (f"{DENSE} --seed 4294967296", 2, "--seed '4294967296'", "write 0-4"),
+    (f"{DENSE} --seeds 0-99999", 2, "--seeds '0-99999': more than 10,000 seeds", "write 0-4"),
+    (f"{DENSE} --seeds 0,4294967296", 2, "--seeds '4294967296': a seed is at most 4294967295", "write 0-4"),
+    (f"{DENSE} --seed -1", 2, "--seed -1 is outside 0 to 4294967295", "one number"),
+    (f"{DENSE} --seed 4294967296", 2, "--seed 4294967296 is outside 0 to 4294967295", "one number"),
     (f"{DENSE} --seed 1 --seeds 0-2", 2, "both --seed 1 and --seeds 0-2 are given", "give one of the two"),
     # numbers of a dense run
     (f"{DENSE} --iterations 0", 2, "--iterations 0 is not positive", "such as 1000"),
