@@ -53,6 +53,8 @@ def dense_spec(
         raise UsageError(f"--iterations {length} is not positive", "give a number of updates, such as 1000")
     if evaluate_every is not None and evaluate_every <= 0:
         raise UsageError(f"--evaluate-every {evaluate_every} is not positive", "give a number of iterations")
+    if learning_rate is not None:
+        _require_rate(learning_rate, 0.1)
     batch = base.batch_size if batch_size is None else batch_size
     if batch <= 0:
         raise UsageError(f"--batch-size {batch} is not positive", "give a number of images, such as 128")
@@ -174,20 +176,26 @@ def plan_against(dense: DenseSpec, options: RetrainOptions, where: str) -> Retra
     rate, iterations = options.learning_rate, options.iterations
     if iterations is not None and iterations <= 0:
         raise UsageError(f"--iterations {iterations} is not positive", "give a number of updates, such as 1000")
-    if rate is not None and not (rate > 0 and math.isfinite(rate)):
-        raise UsageError(f"--lr {rate} is not a positive number", "give a rate such as 0.001")
+    if rate is not None:
+        _require_rate(rate, 0.001)
     asked = (options.k, options.weights_k, options.lr_k, rate, iterations, options.lr_clock)
     plan = methods[options.method](RetrainRequest(dense.iterations, *asked, recorded=dense.rewind_points))
-    _require_point(plan.weights_iteration, dense, where)
+    _require_point(plan.weights_iteration, dense, where, last=options.k is None)  # --k N would leave nothing to train
     return plan
 
 
-def _require_point(iteration: int, dense: DenseSpec, where: str) -> None:
+def _require_rate(rate: float, usual: float) -> None:
+    if not (rate > 0 and math.isfinite(rate)):
+        raise UsageError(f"--lr {rate} is not a positive number", f"give a rate such as {usual}")
+
+
+def _require_point(iteration: int, dense: DenseSpec, where: str, *, last: bool = True) -> None:
+    """Raises: UsageError with the iterations that will do; the dense run's last is one of them only if `last`."""
     if iteration not in dense.rewind_points:
+        points = [point for point in dense.rewind_points if last or point != dense.iterations]
         raise UsageError(
             f"iteration {iteration} of {where} is not recorded",
-            f"recorded: {', '.join(map(str, dense.rewind_points))}; "
-            "or train the dense run with --rewind-points and that iteration",
+            f"recorded: {', '.join(map(str, points))}; or train the dense run with --rewind-points and that iteration",
         )
 
 
