@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import zip_longest
 
 from rewindctl.console import Look
 from rewindctl.registry import RunRecord
@@ -18,6 +19,7 @@ KEY = 10  # columns of the words at the left
 MOST_CHILDREN = 4
 MOST_SPEC = 6
 MOST_NUMBERS = 7
+LONGEST_NAME = 34  # of a metric
 MOST_LAYERS = 6
 MOST_FILES = 6
 POINTS = 40
@@ -92,9 +94,24 @@ def _numbers(run: RunRecord) -> list[str]:
     """The metrics in two columns, those of the result first."""
     first = ("test_accuracy", "delta_accuracy", "test_accuracy_best", "compression", "sparsity")
     keys = [key for key in first if key in run.metrics] + sorted(set(run.metrics) - set(first))
-    cells = [f"{one_line(key)[:25]:25} {_number(run.metrics[key])}" for key in keys]
-    rows = [f"{left:36}{right}" for left, right in zip(cells[::2], [*cells[1::2], ""], strict=False)]
-    return _shortened(rows, MOST_NUMBERS, "rows") or ["none"]
+    cells = [(one_line(key)[:LONGEST_NAME], _number(run.metrics[key])) for key in keys]
+    return _shortened(_in_two_columns(cells), MOST_NUMBERS, "rows") or ["none"]
+
+
+def _in_two_columns(cells: list[tuple[str, str]]) -> list[str]:
+    """Down the left column, as wide as the longest name, then down the right, for the last of those that fit there."""
+    if not cells:
+        return []
+    wide, number = (max(len(cell[place]) for cell in cells) for place in (0, 1))
+    room = WIDTH - KEY - (wide + number + 3) - (number + 1)
+    short = [place for place, (key, _) in enumerate(cells) if place and len(key) <= room]
+    right = short[len(short) - min(len(short), len(cells) // 2) :]
+    left = [cells[place] for place in sorted({*range(len(cells))} - {*right})]
+    width = max((len(cells[place][0]) for place in right), default=0)
+    beside = [f"{cells[place][0]:{width}} {cells[place][1]}" for place in right]
+    return [
+        f"{key:{wide}} {value:{number}}  {other}" for (key, value), other in zip_longest(left, beside, fillvalue="")
+    ]
 
 
 def _number(value: float) -> str:
@@ -107,7 +124,12 @@ def _accuracy(facts: RunFacts, look: Look) -> list[str]:
     if len(points) < 2:
         return []
     values, last = [value for _, value in points], points[-1][0]
-    return [f"{sparkline(values, look)} {min(values):.1%} to {max(values):.1%}, to iteration {last:,}"]
+    return [_drawn(values, f"between {min(values):.1%} and {max(values):.1%}, to iteration {last:,}", look)]
+
+
+def _drawn(values: list[float], text: str, look: Look) -> str:
+    """A sparkline, as long as the text beside it lets it be."""
+    return f"{sparkline(values, look, min(POINTS, WIDTH - KEY - 1 - len(text)))} {text}"
 
 
 def _spec(facts: RunFacts) -> list[str]:
@@ -116,7 +138,7 @@ def _spec(facts: RunFacts) -> list[str]:
     words = []
     for key, value in fields.items():
         if key not in UNSHOWN:
-            shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            shown = ",".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
             words.append(f"{key}={shown[:12] if key in DIGESTS else shown}".replace(" ", "_"))
     rows = textwrap.wrap(one_line(" ".join(words)), WIDTH - KEY, break_on_hyphens=False)
     problem = [facts.problems["spec"]] if "spec" in facts.problems else []
@@ -128,7 +150,7 @@ def _layers(facts: RunFacts, look: Look) -> list[str]:
     if not facts.layers:
         return [facts.problems["layers"]] if "layers" in facts.problems else []
     kept = [1 - layer.sparsity for layer in facts.layers]
-    rows = [f"{sparkline(kept, look)} {min(kept):.1%} to {max(kept):.1%} kept, {len(kept)} layers, first to last"]
+    rows = [_drawn(kept, f"between {min(kept):.1%} and {max(kept):.1%} kept, {len(kept)} layers, in order", look)]
     room = MOST_LAYERS - 1
     chosen = facts.layers
     if len(chosen) > room:

@@ -59,8 +59,10 @@ def test_a_retraining_is_shown_with_all_that_belongs_to_it(chain: Chain, cli: Cl
     assert shown["children"] == ["none"]
     words = " ".join(shown["numbers"]).split()
     assert words[words.index("test_accuracy") + 1] == f"{run.metrics['test_accuracy']:.4g}"
-    assert {name for name in run.metrics if not name.startswith("system/")} <= set(words)
-    assert {"k=6", "method=weight_rewind", "iterations=18"} <= set(" ".join(shown["spec"]).split())
+    assert {name for name in run.metrics if not name.startswith("system/gpu")} <= set(words)
+    spec = " ".join(shown["spec"])
+    assert {"k=6", "lr_k=none", "method=weight_rewind", "iterations=18"} <= set(spec.split())
+    assert "None" not in spec
     assert "10 layers" in shown["layers"][0]
     assert {line.split()[1] for line in shown["files"]} == set(registry.manifest(run))
 
@@ -69,6 +71,8 @@ def test_the_curve_has_a_bar_for_each_evaluation(chain: Chain, cli: Cli) -> None
     line = sections(cli("show", chain.lr_rewind, "--tracking-uri", chain.uri).out)["accuracy"][0]
     curve = chain.registry().history(chain.registry().get(chain.lr_rewind), "test_accuracy")
     assert len(line.split()[0]) == len(curve) == 3
+    values = [value for _, _, value in curve]
+    assert f" between {min(values):.1%} and {max(values):.1%}, " in line
     assert line.endswith(", to iteration 24")
 
 

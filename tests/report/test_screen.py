@@ -47,6 +47,20 @@ def test_without_unicode_everything_is_ascii() -> None:
     assert not screen(facts, LOOK).isascii()
 
 
+@pytest.mark.parametrize("count", [1, 2, 8, 13])
+def test_metrics_have_their_whole_names(count: int) -> None:
+    names = ["test_accuracy", "system/process_memory_megabytes", "system/gpu_utilization_percentage", "lr"]
+    metrics = dict.fromkeys([*names, *(f"loss_{n}" for n in range(9))][:count], -1.234e-5)
+    words = screen(RunFacts(record(0, metrics=metrics)), LOOK).split()
+    assert [words[words.index(name) + 1] for name in metrics] == ["-1.234e-05"] * count
+
+
+def test_a_long_curve_leaves_room_for_what_is_said_of_it() -> None:
+    facts = RunFacts(record(0), accuracies=[(1000 * n, n / 72) for n in range(73)])
+    (line,) = (line for line in screen(facts, LOOK).splitlines() if line.startswith("accuracy"))
+    assert line.endswith(" between 0.0% and 100.0%, to iteration 72,000")
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=3 * POINTS), st.booleans())
 @example([2.2250738585072014e-308, 0.0], True)
 def test_a_sparkline_rises_where_its_values_rise(values: list[float], unicode: bool) -> None:
