@@ -164,6 +164,7 @@ class Pipeline:
                 where = {tag.DIVERGED_ITERATION: str(error.iteration), tag.DIVERGED_RATE: f"{error.learning_rate:g}"}
                 with suppress(RegistryError):  # the run is closed in any case
                     writer.tag(where)
+                error.hint += f"; the FAILED run: rewindctl show {writer.run_id}"
             writer.fail(error)
             error.__dict__[FAILED_RUN] = writer.run_id
             raise

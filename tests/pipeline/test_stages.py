@@ -325,6 +325,7 @@ def test_a_training_that_diverges_is_recorded_with_iteration_and_rate(store: Pat
     assert run.tags[tag.DIVERGED_ITERATION] == "1"
     assert float(run.tags[tag.DIVERGED_RATE]) == 1e30
     assert run.tags[tag.ERROR] in answer.err
+    assert f"; the FAILED run: rewindctl show {run.run_id}\n" in answer.err
     assert "test_accuracy_best" not in run.metrics
 
 
