@@ -20,8 +20,9 @@ EXIT_CODES = """\
 | 2 | wrong usage: an option, a value, a name, a parent; nothing was run |
 | 130 | interrupted (Ctrl-C, SIGTERM): the same command goes on |
 
-stdout has data only: run IDs, tables, or with `--json` one JSON document. Progress, remarks and errors go to stderr. An
-error is one line that names the value and one that says what to do; `--debug` adds the traceback.
+stdout has data only: run IDs, tables, or with `--json` one JSON document; where a command makes several runs, one JSON
+object a run, a line each. Progress, remarks and errors go to stderr, with `--json` too. An error is one line that names
+the value and one that says what to do; `--debug` adds the traceback.
 """
 
 

@@ -196,7 +196,7 @@ ENVIRONMENT = {
     "REWINDCTL_OUTAGE_SECONDS": "how long a tracking server that went away is waited for at the end of a run; 300",
     "NO_COLOR": "no bold and no colour",
     "FORCE_COLOR": "bold and colour also where there is no terminal",
-    "TERM": "`dumb`: the same",
+    "TERM": "`dumb`: a terminal without bold and colour",
     "CUDA_VISIBLE_DEVICES": "which GPUs there are, as everywhere with CUDA",
     "CUBLAS_WORKSPACE_CONFIG": "set to `:4096:8` where it is not set: repeatable matrix products",
     "MLFLOW_DISABLE_TELEMETRY": "set to `true` where it is not set: MLflow reports nothing to its makers",

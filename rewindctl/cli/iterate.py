@@ -30,7 +30,9 @@ def iterate(
     parent: Parent,
     method: Method,
     step: Annotated[float, typer.Option(help="Fraction of the remaining weights removed at each level.")] = 0.2,
-    until: Annotated[float, typer.Option(help="Sparsity of the last level.")] = 0.893,
+    until: Annotated[
+        float, typer.Option(help="Sparsity to reach: the last level is the first at or above it.")
+    ] = 0.893,
     k: K = None,
     weights_k: WeightsK = None,
     lr_k: LrK = None,
