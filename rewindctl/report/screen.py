@@ -5,7 +5,6 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import zip_longest
 
 from rewindctl.console import Look
 from rewindctl.registry import RunRecord
@@ -20,6 +19,7 @@ MOST_CHILDREN = 4
 MOST_SPEC = 6
 MOST_NUMBERS = 7
 LONGEST_NAME = 34  # of a metric
+USUAL_NUMBER = 9  # columns: what is beside what hangs on the names alone
 MOST_LAYERS = 6
 MOST_FILES = 6
 POINTS = 40
@@ -99,19 +99,17 @@ def _numbers(run: RunRecord) -> list[str]:
 
 
 def _in_two_columns(cells: list[tuple[str, str]]) -> list[str]:
-    """Down the left column, as wide as the longest name, then down the right, for the last of those that fit there."""
+    """The left column is as wide as the longest name; the first half of those that fit beside it are to the right."""
     if not cells:
         return []
-    wide, number = (max(len(cell[place]) for cell in cells) for place in (0, 1))
+    wide, number = max(len(key) for key, _ in cells), max(USUAL_NUMBER, *(len(value) for _, value in cells))
     room = WIDTH - KEY - (wide + number + 3) - (number + 1)
     short = [place for place, (key, _) in enumerate(cells) if place and len(key) <= room]
-    right = short[len(short) - min(len(short), len(cells) // 2) :]
+    right = short[: len(cells) // 2]
     left = [cells[place] for place in sorted({*range(len(cells))} - {*right})]
     width = max((len(cells[place][0]) for place in right), default=0)
-    beside = [f"{cells[place][0]:{width}} {cells[place][1]}" for place in right]
-    return [
-        f"{key:{wide}} {value:{number}}  {other}" for (key, value), other in zip_longest(left, beside, fillvalue="")
-    ]
+    beside = [f"{cells[place][0]:{width}} {cells[place][1]}" for place in right] + [""] * (len(left) - len(right))
+    return [f"{key:{wide}} {value:{number}}  {other}" for (key, value), other in zip(left, beside, strict=True)]
 
 
 def _number(value: float) -> str:
