@@ -9,9 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from rewindctl.catalog import unknown
-from rewindctl.counting import count_of
 from rewindctl.datasets.facts import facts_of
-from rewindctl.datasets.files import require_dataset
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.plan import check_scale
 from rewindctl.paper.study import load_study, shipped
@@ -22,6 +20,7 @@ from rewindctl.report.claims_table import claims_table, with_legend
 from rewindctl.report.figures import figures
 from rewindctl.report.formats import Table, as_table, formats
 from rewindctl.report.frame import Network, tidy_frame
+from rewindctl.report.nothing import nothing_to_compare
 from rewindctl.report.page import how_made, html_page, markdown_page
 from rewindctl.report.published import Against
 from rewindctl.report.rows import read_rows
@@ -162,7 +161,7 @@ def compare(source: Registry | Path, wanted: Wanted) -> Comparison:
     if wanted.names():
         return replace(_compare_studies(rows, wanted), source=name)
     if not (rows["method"] != "none").any():
-        raise _nothing(source, rows, wanted)
+        raise nothing_to_compare(source, rows, wanted.model, wanted.dataset)
     cells = summarise(rows, wanted.accuracy)
     sections = [claims_section(rows, wanted)] if wanted.claims else []
     if not wanted.claims or wanted.figure:
@@ -264,46 +263,3 @@ def _report_studies() -> list[str]:
 def _own_figures() -> list[str]:
     """The report's figures, each the name of its study."""
     return [name for name, study in shipped().items() if study.part_of_report and study.figures]
-
-
-def _require_names(source: Registry | Path, model: str | None, dataset: str | None) -> None:
-    """Raises: UsageError for a name that no run has and that is none of ours; a run may have a plug-in's."""
-    from rewindctl.models import models
-
-    def in_runs(column: str, name: str) -> bool:
-        return (
-            name in set(read_rows(source)[column])
-            if isinstance(source, Path)
-            else bool(source.search(**{column: name}))
-        )
-
-    if model is not None and not in_runs("model", model):
-        models[model]
-    if dataset is not None and not in_runs("dataset", dataset):
-        require_dataset(dataset, None)
-
-
-def _nothing(source: Registry | Path, rows: pd.DataFrame, wanted: Wanted) -> RewindError:
-    """Which of the three kinds of run is missing, and the command that makes the next one.
-
-    Raises: UsageError for a network or a data set that there is not.
-    """
-    model, dataset = wanted.model, wanted.dataset
-    _require_names(source, model, dataset)
-    of = " ".join(filter(None, (model and f"of {model}", dataset and f"on {dataset}")))
-    if isinstance(source, Path):
-        return RewindError(f"nothing to compare {of}{' ' if of else ''}in {source}", "it has no row of a retraining")
-    prunes = [run for run in source.search(kind="prune") if run.finished and run.dense_run_id in set(rows["run_id"])]
-    if len(rows) == 0:
-        hint = f"first: rewindctl train-dense --model {model or 'resnet8'} --dataset {dataset or 'digits'} --seeds 0-2"
-    elif not prunes:
-        hint = f"next: rewindctl prune --parent {rows['run_id'].iloc[0]} --compression 20"
-    else:
-        hint = f"next: rewindctl retrain --parent {prunes[0].run_id} --method lr_rewind"
-    orphans = [run for run in source.search(kind="retrain") if run.finished]  # with a lineage each would be a row
-    found = f"{len(rows)} dense, {len(prunes)} prune and 0 retrain runs are finished"
-    if orphans and not (model or dataset):
-        found += f", and {count_of(len(orphans), 'retrain run')} whose parent or dense run is gone"
-        gone = f"see what is gone: rewindctl lineage {orphans[0].run_id}"
-        hint = f"{gone}; restore it (mlflow runs restore --run-id), or {hint}"
-    return RewindError(f"nothing to compare {of}{' ' if of else ''}in experiment {source.experiment!r}: {found}", hint)
