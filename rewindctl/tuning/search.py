@@ -18,7 +18,7 @@ from rewindctl.counting import count_of
 from rewindctl.errors import DivergedError
 from rewindctl.registry.ownership import is_gone, this_process
 from rewindctl.tuning.sampling import DIVERGED, counted, place_of
-from rewindctl.tuning.storage import BEAT, OWNER, REPEATS
+from rewindctl.tuning.storage import BEAT, OWNER, REPEATS, fits
 
 BEAT_SECONDS = 30.0
 SILENT_SECONDS = 600.0  # a worker of another machine that says nothing for so long is gone
@@ -121,7 +121,9 @@ class Search:
             self.study.tell(trial.number, state=TrialState.FAIL)
         except (ValueError, UpdateFinishedTrialError):
             return False
-        if set(trial.params) == set(self.space):  # of a trial killed before, the next one draws the same point
+        # Of a trial killed before, the next one draws the same point. A journal may say anything.
+        whole = set(trial.params) == set(self.space)
+        if whole and all(fits(value, self.space[name]) for name, value in trial.params.items()):
             self.study.enqueue_trial(trial.params, user_attrs={REPEATS: trial.number})
         return True
 

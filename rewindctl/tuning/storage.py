@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -159,11 +160,20 @@ def _check_trials(study: optuna.Study) -> None:
         notes = trial.user_attrs
         right = isinstance(notes.get(OWNER, ""), str) and _is_number(notes.get(BEAT, 0.0))
         right = right and notes.get(REPEATS, 0) in range(len(trials)) and _is_number(trial.value or 0.0)
-        right = right and all(_is_number(value) for value in trial.params.values())
+        right = right and all(fits(value, trial.distributions[name]) for name, value in trial.params.items())
         if not right or (trial.state == TrialState.COMPLETE and trial.value is None):
             raise IntegrityError(
                 f"trial {trial.number} of study {study.study_name!r} was altered", "restore its storage from a backup"
             )
+
+
+def fits(value: Any, among: BaseDistribution) -> bool:
+    """Whether a setting is a number that may be drawn from `among`; a logarithm and back may miss an end a little."""
+    if isinstance(among, CategoricalDistribution):
+        return _is_number(value) and value in among.choices
+    if not (isinstance(among, FloatDistribution | IntDistribution) and _is_number(value)):
+        return False
+    return among.low <= value <= among.high or any(math.isclose(value, end) for end in (among.low, among.high))
 
 
 def _is_number(value: Any) -> bool:

@@ -134,9 +134,7 @@ class World:
         """
         found = (path for part in PARTS for path in self.part(part).rglob("*") if not path.is_dir())
         names = {str(path.relative_to(self.root / "world")) for path in found}
-        return {
-            name for name in names if not re.match(r"home/mlruns/|tmp/[a-z0-9_]{8}$|.*\.lock[0-9a-f-]+\.rename$", name)
-        }
+        return {name for name in names if not re.match(PASSING, name)}
 
 
 @dataclass

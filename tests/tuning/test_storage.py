@@ -158,3 +158,15 @@ def test_a_lock_that_a_killed_process_was_giving_back_goes(tmp_path: Path) -> No
     study(str(tmp_path / "journal.log"), spec())
     assert not dead.is_symlink()
     assert fresh.is_symlink(), "its process may be about to remove it"
+
+
+def test_a_setting_outside_its_interval_is_named(tmp_path: Path) -> None:
+    journal = tmp_path / "a.log"
+    first = study(str(journal), spec()).ask()
+    drawn = first.suggest_float("lr", 1e-5, 0.1, log=True)
+    study(str(journal), spec())
+    text = journal.read_text()
+    assert str(drawn) in text
+    journal.write_text(text.replace(str(drawn), "5.0"))
+    with pytest.raises(IntegrityError, match="trial 0 of study 'a' was altered"):
+        study(str(journal), spec())
