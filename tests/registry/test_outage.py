@@ -379,8 +379,10 @@ def test_a_search_uploads_what_was_kept_of_it(
 def test_the_next_report_uploads_the_one_that_was_kept(
     train: Cli, cli: Cli, cable: Cable, server: Server, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train()
-    line = ("compare", "--log", "--tracking-uri", cable.uri, "--experiment", name)
+    where = ("--tracking-uri", cable.uri, "--experiment", name)
+    prune = cli("prune", "--parent", train().run_id, "--compression", "5", *where).run_id
+    cli("retrain", "--parent", prune, "--method", "lr_rewind", "--iterations", "4", *where)
+    line = ("compare", "--log", *where)
     written = log.Comparison.write_files
     with monkeypatch.context() as patch:
         patch.setattr(log.Comparison, "write_files", lambda *wanted, **how: (written(*wanted, **how), cable.pull())[0])
