@@ -7,7 +7,6 @@ from functools import partial
 
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.resume import save_point
-from rewindctl.processes import raise_if_interrupted
 from rewindctl.registry import RunWriter
 from rewindctl.registry.paths import checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState
@@ -52,7 +51,6 @@ class RunObserver:
 
     def progressed(self, iteration: int) -> None:
         self.background.check()
-        raise_if_interrupted()
         self.shown(iteration)
 
     def _write(self, state: TrainState) -> None:

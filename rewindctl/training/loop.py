@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import DivergedError
 from rewindctl.models import Network
+from rewindctl.processes import raise_if_interrupted
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.kernels import reproducible
@@ -61,6 +62,7 @@ def train(
                 wall_seconds = time.perf_counter() - began
                 observer.resumable(partial(stepper.point, t, tuple(evaluations), training_seconds, wall_seconds))
                 since = time.perf_counter()
+            raise_if_interrupted()
             observer.progressed(t)
             if t < settings.iterations:
                 stepper.update(t)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
-from types import FrameType
 
 import torch
 
@@ -18,6 +17,7 @@ from rewindctl.engines.local import devices, share
 from rewindctl.engines.work import Site
 from rewindctl.errors import RewindError
 from rewindctl.pipeline import Pipeline
+from rewindctl.processes import interrupt
 from rewindctl.registry import Registry
 from rewindctl.specs import TuneSpec
 from rewindctl.tuning.sampling import make_pruner, make_sampler
@@ -84,7 +84,7 @@ def _end(process: BaseProcess) -> None:
 def _help(work: Work) -> None:
     """In a new process: Ctrl-C is the parent's to pass on, as SIGTERM; without the parent nobody draws conclusions."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _raise)
+    signal.signal(signal.SIGTERM, interrupt)
     threading.Thread(target=_follow_parent, daemon=True).start()
     console = Remarks(quiet=work.quiet)
     try:
@@ -100,10 +100,6 @@ def _help(work: Work) -> None:
         os._exit(1)
     except KeyboardInterrupt:
         os._exit(130)
-
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _follow_parent() -> None:
