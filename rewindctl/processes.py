@@ -2,11 +2,15 @@
 
 import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
-_interrupts: list[int] = []
+_interrupts: list[int] = []  # that were raised
+_blocks: list[None] = []  # that no interrupt may break into
+_held_back: list[int] = []
 
 
 def take_interrupts() -> None:
@@ -16,10 +20,28 @@ def take_interrupts() -> None:
         signal.signal(signal.SIGINT, interrupt)
 
 
-def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def interrupt(number: int, frame: FrameType | None) -> None:
     """The handler of both signals."""
+    if _blocks and not _held_back:  # who asks twice is not kept waiting
+        _held_back.append(number)
+        return
     _interrupts.append(number)
     raise KeyboardInterrupt
+
+
+@contextmanager
+def hold_interrupts() -> Iterator[None]:
+    """One interrupt waits for the end of the block; for code of others that it would leave half done."""
+    if threading.current_thread() is not threading.main_thread():  # no handler runs in another thread
+        yield
+        return
+    _blocks.append(None)
+    try:
+        yield
+    finally:
+        _blocks.pop()
+        if _held_back and not _blocks:
+            interrupt(_held_back.pop(), None)
 
 
 def raise_if_interrupted() -> None:

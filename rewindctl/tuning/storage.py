@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import disk_hint, state_folder
+from rewindctl.processes import hold_interrupts
 from rewindctl.registry.address import sqlite_path
 from rewindctl.safe_text import redacted, remember, scrubbed
 from rewindctl.specs import TuneSpec
@@ -69,7 +70,7 @@ def open_storage(place: str) -> BaseStorage:
         Path(place).parent.mkdir(parents=True, exist_ok=True)
         _remove_dead_locks(Path(place))
         mend(Path(place))
-        return JournalStorage(JournalFileBackend(place))
+        return JournalStorage(_Journal(place))
     except Exception as error:  # SQLAlchemy, drivers, JSON, the file system: each has errors of its own
         reason = next((scrubbed(line) for line in str(error).splitlines() if line.strip()), type(error).__name__)
         otherwise = "give --storage another path, or the URL of a database"
@@ -77,6 +78,14 @@ def open_storage(place: str) -> BaseStorage:
             f"the study storage {shown(place)} cannot be used: {reason[:300]}",
             disk_hint(error, otherwise) if isinstance(error, OSError) else otherwise,
         ) from None
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's lock, broken into as it is given back, stays behind, and says that a file is missing."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with hold_interrupts():
+            super().append_logs(logs)
 
 
 def _remove_dead_locks(journal: Path) -> None:
@@ -96,13 +105,14 @@ def mend(journal: Path) -> None:
         if file.read() == b"\n":
             return
     lock = JournalFileSymlinkLock(str(journal))
-    lock.acquire()  # another worker may be in the middle of a line
-    try:
-        data = journal.read_bytes()
-        if not data.endswith(b"\n"):
-            os.truncate(journal, data.rfind(b"\n") + 1)
-    finally:
-        lock.release()
+    with hold_interrupts():
+        lock.acquire()  # another worker may be in the middle of a line
+        try:
+            data = journal.read_bytes()
+            if not data.endswith(b"\n"):
+                os.truncate(journal, data.rfind(b"\n") + 1)
+        finally:
+            lock.release()
 
 
 def open_study(

@@ -1,12 +1,20 @@
 """Where a study is kept: places, damage, and names that belong to another search."""
 
 import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
+from rewindctl.processes import interrupt, raise_if_interrupted
 from rewindctl.specs import TuneSpec
 from rewindctl.tuning.sampling import make_pruner, make_sampler
 from rewindctl.tuning.storage import checked_place, default_place, open_storage, open_study, shown
@@ -158,6 +166,50 @@ def test_a_lock_that_a_killed_process_was_giving_back_goes(tmp_path: Path) -> No
     study(str(tmp_path / "journal.log"), spec())
     assert not dead.is_symlink()
     assert fresh.is_symlink(), "its process may be about to remove it"
+
+
+@contextmanager
+def interrupted_at(line: int, code_of: Callable[..., Any], fired: list[int]) -> Iterator[None]:
+    """Ctrl-C before the given one of the lines that run in the file of a function, counted from 0."""
+    file = code_of.__code__.co_filename
+    seen = iter(range(10**6))
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename != file:
+            return None
+        if event == "line" and next(seen) == line:
+            fired.append(line)
+            signal.raise_signal(signal.SIGINT)
+        return trace
+
+    before, tracer = signal.signal(signal.SIGINT, interrupt), sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
+        signal.signal(signal.SIGINT, before)
+        with suppress(KeyboardInterrupt):
+            raise_if_interrupted()  # it was not dropped, and no later training is to end by it
+
+
+def test_an_interrupt_at_any_line_of_a_write_leaves_the_journal_whole_and_unlocked(tmp_path: Path) -> None:
+    place = tmp_path / "a.log"
+    opened = study(str(place), spec())
+    for line in range(1000):
+        fired: list[int] = []
+        try:
+            with interrupted_at(line, JournalFileBackend.append_logs, fired):
+                opened.set_user_attr("line", line)
+        except KeyboardInterrupt:
+            assert fired
+        else:
+            assert not fired, "an interrupt is not lost"
+            break
+        assert [path.name for path in tmp_path.glob("a.log*")] == ["a.log"], f"a lock is left, line {line}"
+        assert place.read_bytes().endswith(b"\n")
+        assert study(str(place), spec()).user_attrs["line"] == line, "what was begun was written"
+    assert line > 20
 
 
 def test_a_setting_outside_its_interval_is_named(tmp_path: Path) -> None:
