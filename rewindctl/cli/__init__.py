@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import traceback
+from functools import cache
 from typing import Any, NoReturn
 
 import typer
@@ -107,6 +108,12 @@ def options(
     del debug  # read from the arguments in `run`, where errors end up
 
 
+@cache
+def _command() -> Any:
+    """All commands, with their options made from their signatures."""
+    return typer.main.get_command(app)
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -115,7 +122,7 @@ def run(arguments: list[str] | None = None) -> int:
     complete.join_words(os.environ)
     arguments = ["--debug"] * debug + [argument for argument in arguments if argument != "--debug"]
     try:
-        code = int(app(arguments, prog_name="rewindctl", standalone_mode=False) or 0)
+        code = int(_command()(arguments, prog_name="rewindctl", standalone_mode=False) or 0)
         if code == INTERRUPTED:  # newer Typers make an exit code of Ctrl-C
             raise KeyboardInterrupt
         return code
