@@ -15,6 +15,7 @@ from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.settings import dense_settings
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec
+from rewindctl.training.kernels import reproducible
 from rewindctl.training.precision import choose_for
 from rewindctl.training.step import Stepper
 
@@ -34,7 +35,7 @@ class Speed:
 def measured_speed(
     spec: DenseSpec, facts: DataFacts, device: torch.device, seconds: float, arithmetic: Arithmetic
 ) -> Speed:
-    """Of the recipe of `spec`, over about `seconds`, evaluations apart."""
+    """Of the recipe of `spec`, over about `seconds`, with the kernels that a training takes, evaluations apart."""
     config = NetworkConfig(facts.channels, facts.classes, spec.norm_momentum, spec.norm_epsilon)
     network = build_network(spec.model, config, seed=0)
     data = DeviceData.upload(_noise(facts, max(4 * spec.batch_size, facts.classes)), device)
@@ -45,7 +46,12 @@ def measured_speed(
         precision=choose_for(arithmetic.precision, device, network, batch).precision,
         deterministic=arithmetic.deterministic,
     )
-    stepper = Stepper(network, data, settings, TrainState.initial(network), None)
+    with reproducible(device, settings.deterministic):
+        stepper = Stepper(network, data, settings, TrainState.initial(network), None)
+        return Speed(_updates_per_second(stepper, seconds), settings.precision)
+
+
+def _updates_per_second(stepper: Stepper, seconds: float) -> float:
     for t in range(WARM_UP):
         stepper.update(t)
     stepper.mean_loss()  # waits for the device
@@ -56,7 +62,7 @@ def measured_speed(
         if t % WAIT_EVERY == 0:
             stepper.mean_loss()
     stepper.mean_loss()
-    return Speed((t - WARM_UP) / (time.perf_counter() - began), settings.precision)
+    return (t - WARM_UP) / (time.perf_counter() - began)
 
 
 def _noise(facts: DataFacts, size: int) -> Dataset:
