@@ -5,19 +5,25 @@
 `in turn` gives each trial an update after the other; `streams` is what `--jobs` does on a GPU: a thread and a stream
 for each; `stacked` has the weights of all in tensors of one dimension more: one call (`torch.func.vmap`) updates all.
 On CUDA each is captured in graphs. Trials differ in seed, batches and mask; `apart` is how far the weights of `stacked`
-are from those of `in turn` after 3 updates of all, the largest difference of any. Prints iterations per second in sum.
+are from those of `in turn` after 3 updates of all, the largest difference of any. Prints iterations per second in sum,
+whether the updates were graphs, and whether the weights of `streams` ended as those of `in turn`, byte for byte.
+All run as a training does: deterministic, unless --no-deterministic. A way that fails keeps the numbers it has, says
+so, and makes the exit status 1.
 """
 
 import argparse
 import json
 import statistics
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from throughput import first_line
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy
@@ -32,6 +38,7 @@ from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.device import device_name, resolve_device
 from rewindctl.training.graph import captured
+from rewindctl.training.kernels import reproducible
 from rewindctl.training.precision import choose_for
 from rewindctl.training.step import Stepper
 
@@ -47,6 +54,7 @@ class Given:
     data: Dataset
     on_device: DeviceData
     precision: str
+    deterministic: bool = True
 
     def trials(self, count: int, capture: bool = True) -> list[Stepper]:
         return [self._trial(seed, capture) for seed in range(count)]
@@ -57,7 +65,9 @@ class Given:
         network = build_network(self.model, config, seed)
         batch = (spec.batch_size, self.data.channels, *self.data.image_size)
         chosen = choose_for(self.precision, self.on_device.device, network, batch).precision
-        settings = replace(dense_settings(spec), precision=chosen, constant_lr=0.01, seed=seed)
+        settings = replace(
+            dense_settings(spec), precision=chosen, constant_lr=0.01, seed=seed, deterministic=self.deterministic
+        )
         draw = torch.Generator().manual_seed(seed)
         kept = {name: torch.rand(kernel.shape, generator=draw) < KEPT for name, kernel in kernels(network).items()}
         return Stepper(network, self.on_device, settings, TrainState.initial(network), Mask(kept), capture)
@@ -127,19 +137,18 @@ def streams(steppers: Sequence[Stepper]) -> Callable[[int, int], None]:
     lanes = [torch.cuda.Stream(device) if device.type == "cuda" else None for _ in steppers]
 
     def one(stepper: Stepper, lane: torch.cuda.Stream | None, first: int, count: int) -> None:
-        with torch.cuda.stream(lane):
+        here = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        with here, torch.cuda.stream(lane):  # both are a thread's own
             for t in range(first, first + count):
                 stepper.update(t)
 
     def updates(first: int, count: int) -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        pairs = zip(steppers, lanes, strict=True)
-        threads = [threading.Thread(target=one, args=(*pair, first, count)) for pair in pairs]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(len(steppers)) as pool:
+            started = [pool.submit(one, *pair, first, count) for pair in zip(steppers, lanes, strict=True)]
+        for thread in started:
+            thread.result()  # raises what the thread raised
 
     return updates
 
@@ -172,33 +181,81 @@ def apart(given: Given, count: int) -> float:
 WAYS = {"in turn": in_turn, "streams": streams, "stacked": stacked}
 
 
+@dataclass
+class Way:
+    """One way of updating several trials, and what was measured of it."""
+
+    make: Callable[[Sequence[Stepper]], Callable[[int, int], None]]
+    speeds: list[float] = field(default_factory=list)
+    trials: list[Stepper] = field(default_factory=list)
+    done: int = 0
+    failed: str = ""
+    _updates: Callable[[int, int], None] | None = None
+
+    def measure(self, given: Given, count: int, iterations: int) -> None:
+        """One round more; none after a failure."""
+        if self.failed:
+            return
+        try:
+            with reproducible(given.on_device.device, given.deterministic):
+                self.speeds.append(self._speed(given, count, iterations))
+        except Exception as error:
+            self.failed = first_line(error)
+
+    def _speed(self, given: Given, count: int, iterations: int) -> float:
+        if self._updates is None:
+            self.trials = given.trials(count)
+            self._updates = self.make(self.trials)
+        device, began = given.on_device.device, time.perf_counter()
+        self._updates(self.done, iterations)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self.done += iterations
+        return count * iterations / (time.perf_counter() - began)
+
+    def same_as(self, other: "Way") -> bool | None:
+        """Whether the weights are the same bytes, None where that is no question or not all updates were made."""
+        if self is other or self.make is stacked or self.failed or self.done != other.done:
+            return None
+        pairs = zip(self.trials, other.trials, strict=True)
+        return all(torch.equal(p, one.parameters[n]) for two, one in pairs for n, p in two.parameters.items())
+
+    def row(self, in_turn: "Way") -> dict[str, object]:
+        ratios = [value / other for value, other in zip(self.speeds[1:], in_turn.speeds[1:], strict=False)]
+        return {
+            "iterations_per_second": round(statistics.median(self.speeds[1:]), 2) if self.speeds[1:] else None,
+            "ratio_to_in_turn": round(statistics.median(ratios), 3) if ratios else None,
+            "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)] if ratios else None,
+            "rounds": len(self.speeds[1:]),
+            "captured": self.captured(),
+            "why_eager": next((one.why_eager for one in self.trials if one.why_eager), ""),
+            "same_weights": self.same_as(in_turn),
+            "failed": self.failed,
+        }
+
+    def captured(self) -> bool:
+        """`stacked` has a graph of its own, or fails."""
+        if self.make is stacked:
+            return bool(self.speeds) and self.trials[0].device.type == "cuda"
+        return bool(self.trials) and all(one.captured for one in self.trials)
+
+
 def measure(given: Given, count: int, iterations: int, rounds: int) -> list[dict[str, object]]:
     """A row for each way: iterations per second of `count` trials in sum, and against `in turn`."""
-    device = given.on_device.device
-    ways = {name: make(given.trials(count)) for name, make in WAYS.items()}
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    done = dict.fromkeys(ways, 0)
+    ways = {name: Way(make) for name, make in WAYS.items()}
     for number in range(-1, rounds):  # the first round warms up
         for name in sorted(ways, reverse=number % 2 == 1):  # the order alternates, or the first would be favoured
-            began = time.perf_counter()
-            ways[name](done[name], iterations)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            speeds[name].append(count * iterations / (time.perf_counter() - began))
-            done[name] += iterations
-    rows = []
-    for name, values in speeds.items():
-        ratios = [value / other for value, other in zip(values[1:], speeds["in turn"][1:], strict=True)]
-        rows.append(
-            {
-                "trials": count,
-                "way": name,
-                "iterations_per_second": round(statistics.median(values[1:]), 2),
-                "ratio_to_in_turn": round(statistics.median(ratios), 3),
-                "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
-            }
-        )
-    return rows
+            ways[name].measure(given, count, iterations)
+    return [{"trials": count, "way": name} | way.row(ways["in turn"]) for name, way in ways.items()]
+
+
+def line_of(row: dict[str, object]) -> str:
+    line = f"{row['trials']:>2} trials  {row['way']:8} {row['iterations_per_second']!s:>10} it/s"
+    line += f"   x{row['ratio_to_in_turn']}  {row['ratio_range']}  {'graph' if row['captured'] else 'eager'}"
+    line += f": {row['why_eager']}" if row["why_eager"] else ""
+    if row["same_weights"] is not None:
+        line += ", the same bytes" if row["same_weights"] else ", OTHER BYTES than in turn"
+    return line + (f"  FAILED after {row['rounds']} rounds: {row['failed']}" if row["failed"] else "")
 
 
 def main() -> None:
@@ -207,6 +264,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=True, help="as train does")
     parser.add_argument("--trials", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--iterations", type=int, default=10, help="of each trial, way and round")
     parser.add_argument("--rounds", type=int, default=5)
@@ -214,21 +272,33 @@ def main() -> None:
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
     data = load_dataset(arguments.dataset)
-    given = Given(arguments.model, data, DeviceData.upload(data, device), arguments.precision)
+    on_device = DeviceData.upload(data, device)
+    given = Given(arguments.model, data, on_device, arguments.precision, arguments.deterministic)
     head = f"{arguments.model} on {arguments.dataset}, {device_name(device)}, torch {torch.__version__}"
-    difference = apart(replace(given, precision="fp32"), 2)
-    print(f"{head}\napart in fp32 after {COMPARED} updates: {difference:.1e}")
-    rows = []
+    made: dict[str, Any] = {"what": head, "deterministic": arguments.deterministic, "rows": []}
+    print(head)
+    made["apart"] = said_apart(replace(given, precision="fp32"))
     for count in arguments.trials:
-        for row in measure(given, count, arguments.iterations, arguments.rounds):
-            rows.append(row)
-            print(
-                f"{row['trials']:>2} trials  {row['way']:8} {row['iterations_per_second']:>10} it/s"
-                f"   x{row['ratio_to_in_turn']}  {row['ratio_range']}"
-            )
-    if arguments.output:
-        made = {"what": head, "apart": difference, "rows": rows}
-        arguments.output.write_text(json.dumps(made, indent=2) + "\n")
+        made["rows"] += (rows := measure(given, count, arguments.iterations, arguments.rounds))
+        print("\n".join(map(line_of, rows)))
+        if arguments.output:
+            arguments.output.write_text(json.dumps(made, indent=2) + "\n")
+    failed = sorted({str(row["way"]) for row in made["rows"] if row["failed"]})
+    failed += ["apart"] if isinstance(made["apart"], str) else []
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def said_apart(given: Given) -> float | str:
+    """How far apart two stacked trials are; what failed, when they could not be made: the speeds are measured still."""
+    try:
+        with reproducible(given.on_device.device, given.deterministic):
+            difference: float | str = apart(given, 2)
+    except Exception as error:
+        difference = f"FAILED: {first_line(error)}"
+    said = difference if isinstance(difference, str) else f"{difference:.1e}"
+    print(f"apart in fp32 after {COMPARED} updates: {said}")
+    return difference
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ Opponents are eager loops:
     plain      torchvision transforms in a DataLoader, everything at its defaults
     sensible   the same with workers, channels-last and, where it is fast, bf16 autocast
     in memory  channels-last float32 over batches that lie ready, neither drawn nor augmented: the least a loop must do
-Ours are `fp32` and `auto` (what --precision auto chooses) and, on CUDA, `eager`: auto without the graph.
-Prints iterations per second and ratios to `plain`, median of the rounds; writes JSON with --output.
+Ours are `fp32` and `auto` (what --precision auto chooses) and, on CUDA, `eager`: auto without the graph, and `free`:
+auto with whatever kernels are fastest. The others run as a training does: deterministic, unless --no-deterministic.
+Prints iterations per second and ratios to `plain`, median of the rounds; writes JSON with --output after each round.
+A loop that fails keeps the numbers it has, says so, and makes the exit status 1.
 """
 
 import argparse
@@ -16,8 +18,10 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -32,6 +36,7 @@ from rewindctl.pipeline.requests import dense_spec
 from rewindctl.pipeline.settings import dense_settings
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.device import device_name, resolve_device
+from rewindctl.training.kernels import reproducible
 from rewindctl.training.precision import choose_for, missing_unit
 from rewindctl.training.step import Stepper
 
@@ -62,7 +67,7 @@ class Images(Dataset[tuple[torch.Tensor, int]]):
 
 def endless(loader: "DataLoader[tuple[torch.Tensor, int]]") -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     while True:
-        yield from loader  # type: ignore[misc]
+        yield from loader
 
 
 def eager_step(
@@ -103,44 +108,101 @@ def in_memory(data: DeviceData, batch: int) -> Iterator[tuple[torch.Tensor, torc
         yield from ready
 
 
-def contenders(model: str, dataset: str, device: torch.device) -> dict[str, Callable[[], None]]:
+@dataclass
+class Loop:
+    """A contender: what makes its update, and what was measured of it. `deterministic`: None for another's loop."""
+
+    make: Callable[[], Callable[[], None] | Stepper]
+    deterministic: bool | None = None
+    speeds: list[float] = field(default_factory=list)
+    stepper: Stepper | None = None
+    failed: str = ""
+    _step: Callable[[], None] | None = None
+
+    def measure(self, iterations: int, device: torch.device) -> None:
+        """One round more; none after a failure."""
+        if self.failed:
+            return
+        try:
+            with self._kernels(device):
+                self._step = self._step or self._made()
+                self.speeds.append(speed(self._step, iterations, device))
+        except Exception as error:
+            self.failed = first_line(error)
+
+    def _kernels(self, device: torch.device) -> AbstractContextManager[None]:
+        return nullcontext() if self.deterministic is None else reproducible(device, self.deterministic)
+
+    def _made(self) -> Callable[[], None]:
+        made = self.make()
+        if not isinstance(made, Stepper):
+            return made
+        stepper, counter = made, iter(range(10**9))
+        self.stepper = stepper
+        return lambda: stepper.update(next(counter))
+
+    def row(self, name: str, plain: list[float]) -> dict[str, object]:
+        ratios = [value / other for value, other in zip(self.speeds, plain, strict=False)]  # of rounds that both made
+        row: dict[str, object] = {
+            "loop": name,
+            "iterations_per_second": round(statistics.median(self.speeds), 2) if self.speeds else None,
+            "ratio_to_plain": round(statistics.median(ratios), 3) if ratios else None,
+            "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)] if ratios else None,
+            "rounds": len(self.speeds),
+            "failed": self.failed,
+        }
+        if self.stepper:
+            row |= {"precision": self.stepper.settings.precision, "deterministic": self.deterministic}
+            row |= {"captured": self.stepper.captured, "why_eager": self.stepper.why_eager}
+        return row
+
+
+def first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def contenders(model: str, dataset: str, device: torch.device, deterministic: bool) -> dict[str, Loop]:
     data = load_dataset(dataset)
     spec = dense_spec(model, data, 0)
     config = NetworkConfig(data.channels, data.classes, spec.norm_momentum, spec.norm_epsilon)
     on_device = DeviceData.upload(data, device)
-    images, cuda = Images(data, spec.crop_padding), device.type == "cuda"
-    workers = min(8, os.cpu_count() or 1)
-    plain = DataLoader(images, spec.batch_size, shuffle=True, drop_last=True)
-    sensible = DataLoader(
-        images,
-        spec.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        persistent_workers=True,
-        pin_memory=cuda,
-    )
+    cuda, decay = device.type == "cuda", spec.weight_decay
 
     def network() -> Network:
         return build_network(model, config, 0)
 
-    def ours(asked: str, capture: bool = True) -> Callable[[], None]:
-        one, counter = network(), iter(range(10**9))
-        batch = (spec.batch_size, data.channels, *data.image_size)
-        settings = replace(dense_settings(spec), precision=choose_for(asked, device, one, batch).precision)
-        stepper = Stepper(one, on_device, settings, TrainState.initial(one), None, capture)
-        return lambda: stepper.update(next(counter))
+    def loader(**options: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        images = Images(data, spec.crop_padding)
+        return endless(DataLoader(images, spec.batch_size, shuffle=True, drop_last=True, **options))
 
-    decay, bf16 = spec.weight_decay, not missing_unit(device)
-    ready = in_memory(on_device, spec.batch_size)
-    steps = {
-        "plain": eager_step(network(), endless(plain), device, decay),
-        "sensible": eager_step(network(), endless(sensible), device, decay, channels_last=True, bf16=bf16),
-        "in memory": eager_step(network(), ready, device, decay, channels_last=True),
-        "fp32": ours("fp32"),
-        "auto": ours("auto"),
+    def sensible() -> Callable[[], None]:
+        workers = min(8, os.cpu_count() or 1)
+        batches = loader(num_workers=workers, persistent_workers=True, pin_memory=cuda)
+        bf16 = not missing_unit(device)
+        return eager_step(network(), batches, device, decay, channels_last=True, bf16=bf16)
+
+    def ready() -> Callable[[], None]:
+        return eager_step(network(), in_memory(on_device, spec.batch_size), device, decay, channels_last=True)
+
+    def ours(asked: str, deterministic: bool, capture: bool = True) -> Loop:
+        def make() -> Stepper:
+            one, batch = network(), (spec.batch_size, data.channels, *data.image_size)
+            precision = choose_for(asked, device, one, batch).precision
+            settings = replace(dense_settings(spec), precision=precision, deterministic=deterministic)
+            return Stepper(one, on_device, settings, TrainState.initial(one), None, capture)
+
+        return Loop(make, deterministic)
+
+    loops = {
+        "plain": Loop(lambda: eager_step(network(), loader(), device, decay)),
+        "sensible": Loop(sensible),
+        "in memory": Loop(ready),
+        "fp32": ours("fp32", deterministic),
+        "auto": ours("auto", deterministic),
     }
-    return steps | ({"eager": ours("auto", capture=False)} if cuda else {})
+    if cuda:
+        loops |= {"eager": ours("auto", deterministic, capture=False), "free": ours("auto", deterministic=False)}
+    return loops
 
 
 def speed(step: Callable[[], None], iterations: int, device: torch.device) -> float:
@@ -155,39 +217,40 @@ def speed(step: Callable[[], None], iterations: int, device: torch.device) -> fl
     return iterations / (time.perf_counter() - began)
 
 
+def line_of(row: dict[str, object]) -> str:
+    line = (
+        f"{row['loop']:12} {row['iterations_per_second']!s:>10} it/s   x{row['ratio_to_plain']}  {row['ratio_range']}"
+    )
+    if "captured" in row:
+        line += f"  {row['precision']}, {'graph' if row['captured'] else 'eager'}"
+        line += "" if row["deterministic"] else ", not deterministic"
+        line += f": {row['why_eager']}" if row["why_eager"] else ""
+    return line + (f"  FAILED after {row['rounds']} rounds: {row['failed']}" if row["failed"] else "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=True, help="as train does")
     parser.add_argument("--iterations", type=int, default=10, help="per contender and round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
-    steps = contenders(arguments.model, arguments.dataset, device)
-    speeds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(arguments.rounds):
-        for name in sorted(steps, reverse=number % 2 == 1):  # the order alternates, or the first would be favoured
-            speeds[name].append(speed(steps[name], arguments.iterations, device))
-    rows = []
-    for name, values in speeds.items():
-        ratios = [value / plain for value, plain in zip(values, speeds["plain"], strict=True)]
-        rows.append(
-            {
-                "loop": name,
-                "iterations_per_second": round(statistics.median(values), 2),
-                "ratio_to_plain": round(statistics.median(ratios), 3),
-                "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
-            }
-        )
     head = f"{arguments.model} on {arguments.dataset}, {device_name(device)}, torch {torch.__version__}"
-    print(head)
-    for row in rows:
-        speed_text = f"{row['iterations_per_second']:>10} it/s"
-        print(f"{row['loop']:12} {speed_text}   x{row['ratio_to_plain']}  {row['ratio_range']}")
-    if arguments.output:
-        arguments.output.write_text(json.dumps({"what": head, "rows": rows}, indent=2) + "\n")
+    loops = contenders(arguments.model, arguments.dataset, device, arguments.deterministic)
+    rows: list[dict[str, object]] = []
+    for number in range(arguments.rounds):
+        for name in sorted(loops, reverse=number % 2 == 1):  # the order alternates, or the first would be favoured
+            loops[name].measure(arguments.iterations, device)
+        rows = [loop.row(name, loops["plain"].speeds) for name, loop in loops.items()]
+        if arguments.output:
+            arguments.output.write_text(json.dumps({"what": head, "rows": rows}, indent=2) + "\n")
+    print("\n".join([head, *map(line_of, rows)]))
+    if failed := [name for name, loop in loops.items() if loop.failed]:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
