@@ -1,76 +1,178 @@
 #!/usr/bin/env bash
-# What to measure on a machine with a GPU, in this order: the CUDA tests, speed against plain loops, several trials at
-# once, bf16 against fp32 over three seeds, then the report's ResNet-20 cells at full length for as long as SECONDS_LEFT
-# allows. Results go to the folder OUT.
+# What to measure on a machine with a GPU, a part at a time:
 #
-#   OUT=results SECONDS_LEFT=1500 bash benchmarks/gpu.sh [tests|speed|several|precision|cells]
+#   tests      the tests that need a GPU
+#   speed      where the time of an update goes; four networks against plain loops
+#   several    several trials at once: three ways of updating them, then as commands
+#   precision  baselines of full length in bf16 and in fp32, three seeds each
+#   cells      cells of the report at full length, the most telling first, as far as the time goes
+#   all        one after another
 #
-# Needs CIFAR-10 where rewindctl looks for it ($REWINDCTL_DATA).
-set -euo pipefail
-cd "$(dirname "$0")/.."
+#   OUT=results bash benchmarks/gpu.sh PART
+#
+# Made for a machine without network that kills a command after ten minutes and returns few files. A part ends by itself
+# SECONDS_LEFT (540) after its start and leaves two files in OUT: PART.txt, what it printed, and PART.tar.gz, what it
+# made (in pieces .00, .01, ... of MAX_SIZE, 15M, where it is larger). The registry is in the folder STATE: trainings that
+# were stopped go on from there when the part is called again. `all` gives each part SECONDS_LEFT.
+#
+# Exit status: 0 all done, 1 something failed, 2 wrong usage, 3 nothing failed but the time was over: call it again.
+#
+# CIFAR-10 must be where rewindctl looks for it ($REWINDCTL_DATA). What else can be chosen, here as a minute on a CPU:
+#
+#   DEVICE=cpu DATASET=digits MODELS=resnet8 ITERATIONS=6 ROUNDS=1 TRIALS="1 2" SEEDS=0 JOBS=1 CELLS="my-study.yaml" \
+#     OUT=results STATE=state bash benchmarks/gpu.sh several
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-out=${OUT:-results}
-mkdir -p "$out"
-out=$(cd "$out" && pwd)
-what=${1:-all}
-deadline=$((SECONDS + ${SECONDS_LEFT:-1500}))
+python=${PYTHON:-python3}
+device=${DEVICE:-cuda}
+dataset=${DATASET:-cifar10}
+state=${STATE:-${TMPDIR:-/tmp}/rewindctl}
+read -ra models <<<"${MODELS:-resnet20 resnet56 resnet110 wrn16_8}"
+read -ra trials <<<"${TRIALS:-1 2 4 8}"
+# A line is a study and its options: ResNet-20 at 9.35x, table 5, then where LR rewinding starts to lose (figure 5).
+lines=${CELLS:-"fig1 --cells schedule=one_shot,sparsity=0.893 --seeds 0-4
+table5 --seeds 0-2
+wrn_checkpoint --seeds 0-2
+lr_clock --cells sparsity=0.893 --seeds 0-4
+fig1 --seeds 0-2"}
+ends_in=${SECONDS_LEFT:-540}
+to_save=90 # seconds kept at the end of a part for reports and the bundle of its runs
+least=5    # seconds: less is not worth a start
+into=(bash -c 'exec "${@:2}" >>"$1"' into) # FILE COMMAND ...: its answer goes to the file, the rest is shown
 
-tests() { python3 -m pytest -m cuda tests 2>&1 | tee "$out/cuda_tests.txt"; }
+tests() {
+  # Only the files with the mark: others import what a machine that only computes may not have.
+  local files
+  mapfile -t files < <(grep -rlw --include='test_*.py' 'mark\.cuda' tests)
+  if [ "$device" != cpu ]; then # without a GPU that works they would all be skipped
+    attempt gpu 60 "$python" -c 'import torch; torch.ones(1, device="cuda").cpu(); print(torch.cuda.get_device_name())'
+  fi
+  attempt tests "$ends_in" "$python" -m pytest -m cuda -v -p no:cacheprovider "${files[@]}"
+}
 
 speed() {
-  for model in resnet20 resnet56 resnet110 wrn16_8; do
-    python3 benchmarks/throughput.py --model "$model" --device cuda --iterations 100 --rounds 5 \
-      --output "$out/throughput_$model.json" | tee "$out/throughput_$model.txt"
+  local model chosen=(--dataset "$dataset" --device "$device")
+  # Training fills no new memory. What filling would cost is seen beside it; a process each, as the profiler wants.
+  for fill in no-fill fill; do
+    attempt "kernels_$fill" 60 "$python" benchmarks/kernel_times.py --model "${models[0]}" "${chosen[@]}" "--$fill" \
+      --updates "${ITERATIONS:-50}" --output "$made/kernels_$fill.json"
+  done
+  for model in "${models[@]}"; do
+    attempt "throughput_$model" 180 "$python" benchmarks/throughput.py --model "$model" "${chosen[@]}" \
+      --iterations "${ITERATIONS:-50}" --rounds "${ROUNDS:-5}" --output "$made/throughput_$model.json"
   done
 }
 
-# Trials side by side, two ways and in turn; then as commands: the sum of iterations_per_second in several_N.jsonl is
-# what N at once make together.
 several() {
-  python3 benchmarks/several.py --device cuda --trials 1 2 4 8 --iterations 200 --rounds 5 \
-    --output "$out/several_ways.json" | tee "$out/several_ways.txt"
-  export MLFLOW_TRACKING_URI="sqlite:///${STORE:-/tmp/rewindctl/mlflow.db}"
-  for jobs in 1 2 4 8; do
-    timeout --signal=INT 120 python3 -m rewindctl --experiment several train-dense --model resnet20 --dataset cifar10 \
-      --seeds "0-$((jobs - 1))" --iterations 12000 --jobs "$jobs" --device cuda --force --json \
-      2>>"$out/several.log" >"$out/several_$jobs.jsonl" || true
+  local jobs files=()
+  attempt several_ways 240 "$python" benchmarks/several.py --model "${models[0]}" --dataset "$dataset" \
+    --device "$device" --trials "${trials[@]}" --iterations "${ITERATIONS:-200}" --rounds "${ROUNDS:-5}" \
+    --output "$made/several_ways.json"
+  for jobs in "${trials[@]}"; do
+    files+=("$made/several_$jobs.jsonl")
+    attempt "several_$jobs" 150 "${into[@]}" "${files[-1]}" "$python" -m rewindctl --experiment several train-dense \
+      --model "${models[0]}" --dataset "$dataset" --device "$device" --seeds "0-$((jobs - 1))" --jobs "$jobs" \
+      --iterations "${ITERATIONS:-12000}" --force --json
   done
+  deadline=$end
+  attempt together 60 "$python" benchmarks/together.py --experiment several --output "$made/together.json" "${files[@]}"
 }
 
-# Full-length baselines in both precisions, seed by seed: their accuracies are in precision.jsonl.
 precision() {
-  export MLFLOW_TRACKING_URI="sqlite:///${STORE:-/tmp/rewindctl/mlflow.db}"
-  for seed in 0 1 2; do
-    for arithmetic in bf16 fp32; do
-      left=$((deadline - SECONDS))
-      [ "$left" -gt 60 ] || return 0
-      timeout --signal=INT "$left" python3 -m rewindctl train-dense --model resnet20 --dataset cifar10 --seed "$seed" \
-        --precision "$arithmetic" --device cuda --json 2>>"$out/precision.log" >>"$out/precision.jsonl" || true
-    done
+  local arithmetic experiment
+  deadline=$((end - to_save))
+  for arithmetic in bf16 fp32; do
+    # `cells` takes any precision and finds the bf16 ones; the others are kept apart from it.
+    experiment=$([ "$arithmetic" = bf16 ] && echo rewindctl || echo fp32)
+    attempt "train_$arithmetic" "$ends_in" "${into[@]}" "$made/$arithmetic.jsonl" "$python" -m rewindctl train-dense \
+      --experiment "$experiment" --model "${models[0]}" --dataset "$dataset" --device "$device" --json \
+      --seeds "${SEEDS:-0-2}" --jobs "${JOBS:-3}" --precision "$arithmetic" ${ITERATIONS:+--iterations "$ITERATIONS"}
   done
+  deadline=$end
+  save rewindctl
+  save fp32
 }
 
 cells() {
-  export MLFLOW_TRACKING_URI="sqlite:///${STORE:-/tmp/rewindctl/mlflow.db}"
-  # The most telling first: ResNet-20 at 9.35x, table 5, then where LR rewinding starts to lose (figure 5's question).
-  # Stopped at the deadline, a stage goes on from its resume point at the next call; what is done is never run again.
-  stage fig1 --cells "schedule=one_shot,sparsity=0.893" --seeds 0-4
-  stage table5 --seeds 0-2
-  stage wrn_checkpoint --seeds 0-2
-  stage lr_clock --cells "sparsity=0.893" --seeds 0-4
-  stage fig1 --seeds 0-2
-  python3 -m rewindctl compare --report --log --output "$out/plots" --format markdown || true
-  python3 -m rewindctl registry export "$out/runs.bundle" --no-checkpoints --max-size 15M --overwrite || true
+  local line words number=0
+  deadline=$((end - to_save))
+  while read -ra words; do
+    ((${#words[@]})) || continue
+    line="$((++number))_$(basename "${words[0]}" .yaml)"
+    attempt "$line" "$ends_in" "$python" -m rewindctl --experiment rewindctl reproduce "${words[@]}" \
+      --device "$device" --jobs "${JOBS:-8}" --output "$made/$line"
+  done <<<"$lines"
+  deadline=$end
+  attempt compare 60 "$python" -m rewindctl --experiment rewindctl compare --report --log --output "$made/plots" \
+    --format markdown
+  save rewindctl
 }
 
-stage() {
-  left=$((deadline - SECONDS))
-  [ "$left" -gt 60 ] || return 0
-  timeout --signal=INT "$left" python3 -m rewindctl reproduce "$@" --device cuda --jobs "${JOBS:-1}" \
-    --output "$out/$1" 2>&1 | tee -a "$out/cells.log" || true
+# The finished runs of an experiment: metrics, specs and masks, not the networks.
+save() {
+  attempt "save_$1" 60 "$python" -m rewindctl --experiment "$1" registry export "$made/$1.bundle" --no-checkpoints \
+    --overwrite
 }
 
-case $what in
-  all) tests && speed && several && precision && cells ;;
-  *) "$what" ;;
+# NAME SECONDS COMMAND ...: at most so long, and not beyond the deadline; a failure is said and remembered.
+attempt() {
+  local name=$1 most=$2 began=$SECONDS status
+  shift 2
+  if ((most > deadline - SECONDS)); then most=$((deadline - SECONDS)); fi
+  if ((most < least)); then
+    echo "-- $name: no time left"
+    short=1
+    return
+  fi
+  echo "-- $name"
+  timeout --kill-after=25 "$most" "$@" </dev/null 2>&1 | tee -a "$made/$name.txt"
+  status=${PIPESTATUS[0]}
+  if ((status == 124 || (status == 137 && SECONDS - began >= most))); then
+    echo "-- $name: stopped after $most s"
+    short=1
+  elif ((status)); then
+    echo "-- $name: FAILED with exit status $status"
+    failed=1
+  fi
+  pack
+}
+
+# What there is, in OUT; after every step, since the next may be the one that is killed.
+pack() {
+  local packed=$state/$part.tar.gz
+  tar -C "$made" -czf "$packed" . || failed=1
+  rm -f "$out/$part".tar.gz*
+  if [ "$(stat -c %s "$packed")" -le "$(numfmt --from=iec "${MAX_SIZE:-15M}")" ]; then
+    cp "$packed" "$out/$part.tar.gz"
+  else
+    split -d -b "${MAX_SIZE:-15M}" "$packed" "$out/$part.tar.gz."
+  fi || failed=1
+}
+
+run() (
+  part=$1 failed=0 short=0 made=$state/made/$1
+  end=$((SECONDS + ends_in)) && deadline=$end
+  rm -rf "$made" && mkdir -p "$made" || exit 1
+  export MLFLOW_TRACKING_URI="sqlite:///$state/mlflow.db"
+  trap pack EXIT
+  trap 'exit 1' INT TERM
+  "$part"
+  if ((failed)); then echo "-- $part: FAILED" && exit 1; fi
+  if ((short)); then echo "-- $part: stopped by the time" && exit 3; fi
+  echo "-- $part: done"
+)
+
+case ${1:-all} in
+  tests | speed | several | precision | cells) parts=("$1") ;;
+  all) parts=(tests speed several precision cells) ;;
+  *) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2 && exit 2 ;;
 esac
+mkdir -p "${OUT:=results}" "$state" || exit 1
+out=$(cd "$OUT" && pwd) state=$(cd "$state" && pwd) worst=0
+for part in "${parts[@]}"; do
+  run "$part" 2>&1 | tee "$out/$part.txt"
+  status=${PIPESTATUS[0]}
+  if ((worst != 1 && status)); then worst=$status; fi
+done
+exit "$worst"
