@@ -48,7 +48,7 @@ tests() {
   if [ "$device" != cpu ]; then # without a GPU that works they would all be skipped
     attempt gpu 60 "$python" -c 'import torch; torch.ones(1, device="cuda").cpu(); print(torch.cuda.get_device_name())'
   fi
-  attempt tests "$ends_in" "$python" -m pytest -m cuda -v -p no:cacheprovider "${files[@]}"
+  attempt tests "$ends_in" "$python" -m pytest -m cuda -vv -o timeout=120 -p no:cacheprovider "${files[@]}"
 }
 
 speed() {
@@ -154,7 +154,7 @@ run() (
   part=$1 failed=0 short=0 made=$state/made/$1
   end=$((SECONDS + ends_in)) && deadline=$end
   rm -rf "$made" && mkdir -p "$made" || exit 1
-  export MLFLOW_TRACKING_URI="sqlite:///$state/mlflow.db"
+  export MLFLOW_TRACKING_URI="sqlite:///$state/mlflow.db" XDG_STATE_HOME=$state
   trap pack EXIT
   trap 'exit 1' INT TERM
   "$part"
