@@ -67,7 +67,7 @@ speed() {
 several() {
   local jobs files=()
   attempt several_ways 240 "$python" benchmarks/several.py --model "${models[0]}" --dataset "$dataset" \
-    --device "$device" --trials "${trials[@]}" --iterations "${ITERATIONS:-200}" --rounds "${ROUNDS:-5}" \
+    --device "$device" --trials "${trials[@]}" --iterations "${ITERATIONS:-100}" --rounds "${ROUNDS:-5}" \
     --output "$made/several_ways.json"
   for jobs in "${trials[@]}"; do
     files+=("$made/several_$jobs.jsonl")
