@@ -39,6 +39,7 @@ fig1 --seeds 0-2"}
 ends_in=${SECONDS_LEFT:-540}
 to_save=90 # seconds kept at the end of a part for reports and the bundle of its runs
 least=5    # seconds: less is not worth a start
+often=(--checkpoint-every 10) # seconds of each training that are lost when the time is over
 into=(bash -c 'exec "${@:2}" >>"$1"' into) # FILE COMMAND ...: its answer goes to the file, the rest is shown
 
 tests() {
@@ -87,7 +88,8 @@ precision() {
     experiment=$([ "$arithmetic" = bf16 ] && echo rewindctl || echo fp32)
     attempt "train_$arithmetic" "$ends_in" "${into[@]}" "$made/$arithmetic.jsonl" "$python" -m rewindctl train-dense \
       --experiment "$experiment" --model "${models[0]}" --dataset "$dataset" --device "$device" --json \
-      --seeds "${SEEDS:-0-2}" --jobs "${JOBS:-3}" --precision "$arithmetic" ${ITERATIONS:+--iterations "$ITERATIONS"}
+      --seeds "${SEEDS:-0-2}" --jobs "${JOBS:-3}" --precision "$arithmetic" "${often[@]}" \
+      ${ITERATIONS:+--iterations "$ITERATIONS"}
   done
   deadline=$end
   save rewindctl
@@ -101,18 +103,27 @@ cells() {
     ((${#words[@]})) || continue
     line="$((++number))_$(basename "${words[0]}" .yaml)"
     attempt "$line" "$ends_in" "$python" -m rewindctl --experiment rewindctl reproduce "${words[@]}" \
-      --device "$device" --jobs "${JOBS:-8}" --output "$made/$line"
+      --device "$device" --jobs "${JOBS:-8}" "${often[@]}" --output "$made/$line"
   done <<<"$lines"
   deadline=$end
-  attempt compare 60 "$python" -m rewindctl --experiment rewindctl compare --report --log --output "$made/plots" \
-    --format markdown
+  if any_finished rewindctl; then
+    attempt compare 60 "$python" -m rewindctl --experiment rewindctl compare --report --log --output "$made/plots" \
+      --format markdown
+  fi
   save rewindctl
 }
 
 # The finished runs of an experiment: metrics, specs and masks, not the networks.
 save() {
+  any_finished "$1" || return
   attempt "save_$1" 60 "$python" -m rewindctl --experiment "$1" registry export "$made/$1.bundle" --no-checkpoints \
     --overwrite
+}
+
+# There may be none where the time was over before the first; elsewhere the step that needs one says what is wrong.
+any_finished() {
+  ((!short)) && return
+  "$python" -m rewindctl --experiment "$1" list --json 2>/dev/null </dev/null | grep -c '"FINISHED"' >/dev/null
 }
 
 # NAME SECONDS COMMAND ...: at most so long, and not beyond the deadline; a failure is said and remembered.
