@@ -1,6 +1,7 @@
 """One update: where it is defined, captured and run."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class Stepper:
         self._watch()
         self.captured, self.why_eager = False, ""
         self._capture = capture and data.device.type == "cuda"
-        self._run = self._step
+        self._replay: Callable[[], None] | None = None
 
     def _use(self, mask: Mask | None) -> None:
         """Zero weight and momentum once; with the gradient masked too, w' = w - lr * 0 keeps them at exactly 0."""
@@ -74,7 +75,7 @@ class Stepper:
         if self._capture:
             self._capture = False
             self._to_graph()
-        self._run()
+        (self._replay or self._step)()
         self.losses += 1
 
     def _step(self) -> None:
@@ -128,13 +129,17 @@ class Stepper:
     def _to_graph(self) -> None:
         """Replay from now on; a network of one's own that no graph can hold is trained without one."""
         try:
-            self._run = captured(self._step, self.changed(), self.device)
+            self._replay = captured(self._step, self.changed(), self.device)
             self.captured = True
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             self._forget_gradients()
             self.why_eager = next(iter(str(error).splitlines()), type(error).__name__)
+
+    def close(self) -> None:
+        """Let go of the graph, with its memory, before another training captures one on this thread's stream."""
+        self._replay = None
 
     def _watch(self) -> None:
         """What is kept on the device of the losses, and of the first that is not finite."""
