@@ -14,6 +14,7 @@ from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.training.graph import captured
+from rewindctl.training.losses import Losses
 from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
 
 
@@ -47,8 +48,7 @@ class Stepper:
         check_shapes(start.momentum, dict(self.parameters), "momentum")
         self.momentum = {name: torch.zeros_like(p).copy_(start.momentum[name]) for name, p in self.parameters.items()}
         self._use(mask)
-        self._t, self.losses = -1, 0
-        self._watch()
+        self._t, self.losses = -1, Losses(data.device)
         self.captured, self.why_eager = False, ""
         self._capture = capture and data.device.type == "cuda"
         self._replay: Callable[[], None] | None = None
@@ -70,13 +70,13 @@ class Stepper:
             self.current_rate = rate
             self.rate.fill_(rate)
         if t != self._t + 1:
-            self.iteration.fill_(t)
+            self.losses.iteration.fill_(t)
         self._t = t
         if self._capture:
             self._capture = False
             self._to_graph()
         (self._replay or self._step)()
-        self.losses += 1
+        self.losses.count += 1
 
     def _step(self) -> None:
         images, labels = self.stream.take()
@@ -101,7 +101,7 @@ class Stepper:
             list(gradients.values()),
             [self.momentum[name] for name in gradients],
             fused=True,
-            found_inf=self.stopped if self.device.type == "cuda" else None,
+            found_inf=self.losses.stopped if self.device.type == "cuda" else None,
             weight_decay=self.settings.weight_decay,
             momentum=self.settings.momentum,
             lr=self.rate,
@@ -117,12 +117,11 @@ class Stepper:
 
     def changed(self) -> list[Tensor]:
         """Every tensor that `_step` writes to and that outlives it."""
-        watched = [self.iteration, self.loss_sum, self.diverged_at, self.diverged_loss, self.stopped]
         return [
             *self.parameters.values(),
             *self.network.buffers(),
             *self.momentum.values(),
-            *watched,
+            *self.losses.tensors(),
             self.stream.index,
         ]
 
@@ -141,14 +140,6 @@ class Stepper:
         """Let go of the graph, with its memory, before another training captures one on this thread's stream."""
         self._replay = None
 
-    def _watch(self) -> None:
-        """What is kept on the device of the losses, and of the first that is not finite."""
-        self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.diverged_at = torch.full_like(self.iteration, -1)
-        self.diverged_loss = torch.zeros((), device=self.device)
-        self.stopped = torch.zeros((), device=self.device)
-
     def _look_at(self, loss: Tensor) -> None:
         """Sum the losses and stop at the first that is not finite, before its update.
 
@@ -157,28 +148,18 @@ class Stepper:
         """
         if self.device.type == "cpu" and not math.isfinite(value := float(loss)):
             raise DivergedError(self._t, self.settings.rate(self._t), value)
-        self.loss_sum += loss
+        self.losses.add(loss)
         if self.device.type != "cpu":
-            first = ~torch.isfinite(loss) & (self.diverged_at < 0)
-            self.diverged_at.copy_(torch.where(first, self.iteration, self.diverged_at))
-            self.diverged_loss.copy_(torch.where(first, loss, self.diverged_loss))
-            self.stopped.copy_(self.diverged_at >= 0)
-            self.iteration += 1
+            self.losses.stop_if_bad(loss)
 
     def _raise_if_diverged(self) -> None:
-        iteration = int(self.diverged_at)
-        if iteration >= 0:
-            raise DivergedError(iteration, self.settings.rate(iteration), float(self.diverged_loss))
+        if bad := self.losses.first_bad():
+            raise DivergedError(bad[0], self.settings.rate(bad[0]), bad[1])
 
     def mean_loss(self) -> float | None:
         """Mean training loss since the last call, None when there was no update. Raises: DivergedError."""
         self._raise_if_diverged()
-        if self.losses == 0:
-            return None
-        mean = float(self.loss_sum) / self.losses
-        self.loss_sum.zero_()
-        self.losses = 0
-        return mean
+        return self.losses.take_mean()
 
     def state(self, t: int) -> TrainState:
         """A copy on the host after `t` updates of this run."""

@@ -197,7 +197,7 @@ def test_a_stepper_is_gone_with_its_last_name(data: DeviceData, start: TrainStat
 def tensors(stepper: Stepper) -> list[torch.Tensor]:
     """All that a stepper, its network and its stream hold, found by looking and not by its own list."""
     found = [*stepper.network.state_dict().values()]
-    for holder in (stepper, stepper.stream, stepper.stream._draws):
+    for holder in (stepper, stepper.losses, stepper.stream, stepper.stream._draws):
         for held in vars(holder).values():
             found += [
                 value for value in (held.values() if isinstance(held, dict) else [held]) if torch.is_tensor(value)
