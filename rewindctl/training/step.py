@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.sgd import sgd
 
+from rewindctl.arithmetic import Precision
 from rewindctl.datasets.batches import BatchStream, DeviceData
 from rewindctl.errors import DivergedError
 from rewindctl.models import Network
@@ -33,8 +34,13 @@ class Stepper:
         start: TrainState,
         mask: Mask | None,
         capture: bool = True,
+        compiled: bool = False,
     ) -> None:
-        """`capture=False` is the reference path: every operation started by itself, on CUDA too."""
+        """`capture=False` is the reference path: every operation started by itself, on CUDA too.
+
+        `compiled` has PyTorch's compiler join the operations of forward and backward pass: fewer kernels, other last
+        bits, and a minute or more before the first update.
+        """
         self.network, self.settings, self.device = network, settings, data.device
         self.first_batch = start.data_position
         start.load_into(network)
@@ -50,6 +56,8 @@ class Stepper:
         self._use(mask)
         self._t, self.losses = -1, Losses(data.device)
         self.captured, self.why_eager = False, ""
+        # It compiles at its first call: while the step is rehearsed, where it will be captured.
+        self._loss = torch.compile(mean_loss_of) if compiled else mean_loss_of
         self._capture = capture and data.device.type == "cuda"
         self._replay: Callable[[], None] | None = None
 
@@ -80,9 +88,7 @@ class Stepper:
 
     def _step(self) -> None:
         images, labels = self.stream.take()
-        with torch.autocast(self.device.type, torch.bfloat16, self.settings.precision == "bf16", cache_enabled=False):
-            logits = self.network(images)
-        loss = cross_entropy(logits.float(), labels)
+        loss = self._loss(self.network, images, labels, self.settings.precision)
         self._look_at(loss.detach())
         loss.backward()
         self._descend()
@@ -177,6 +183,13 @@ class Stepper:
     ) -> ResumePoint:
         """Where the run can go on from after `t` updates, just evaluated."""
         return ResumePoint(self.state(t), evaluations, training_seconds, wall_seconds)
+
+
+def mean_loss_of(network: Network, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
+    """Over a batch, in float32."""
+    with torch.autocast(images.device.type, torch.bfloat16, precision == "bf16", cache_enabled=False):
+        logits = network(images)
+    return cross_entropy(logits.float(), labels)
 
 
 def _on_host(tensor: Tensor) -> Tensor:
