@@ -2,7 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Two processes of one thread each: two threads each would stand in each other's way on two cores.
-SIDE_BY_SIDE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Neighbours stay together, since they share what is slow to make.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 SECONDS ?= 600
 SEED ?= 0
@@ -29,7 +30,7 @@ test-projects: $(VENV)/.dev ## mlflow run in environments that uv and virtualenv
 test-postgres: $(VENV)/.dev ## a server and direct runs over PostgreSQL, which is started for it
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
 		{ echo "PostgreSQL is needed: apt-get install postgresql" >&2; exit 1; }
-	$(BIN)/python -m pytest -m postgres
+	$(SIDE_BY_SIDE) -m postgres
 
 test-browser: $(VENV)/.dev ## the MLflow UI in a real browser
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || \

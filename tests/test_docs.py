@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from string import Template
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ import pytest
 import typer
 import yaml
 from conftest import Chain, Cli
+from started import Started
 
 from rewindctl.cli import app
 from rewindctl.registry import Registry, RunRecord
@@ -251,22 +253,15 @@ def test_what_is_masked_and_what_is_not() -> None:
 def test_the_tutorial_answers_as_it_shows(tmp_path: Path) -> None:
     commands = told((ROOT / "docs" / "tutorial.md").read_text())
     assert len(commands) > 8
-    parts = [f'rewindctl() {{ "{sys.executable}" -m rewindctl "$@"; }}']
-    parts += [f"echo '@@@'\n{command}\necho \"@@@ exit $?\"" for command, _ in commands]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
-    done = subprocess.run(
-        ["bash", "-c", "\n".join(parts)],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    answers = re.findall(r"^@@@\n(.*?)^@@@ exit (\d+)$", done.stdout, re.MULTILINE | re.DOTALL)
-    assert len(answers) == len(commands), done.stdout
-    for (command, shown), (answer, code) in zip(commands, answers, strict=True):
-        assert code == "0", f"{command}\n{answer}"
+    variables: dict[str, str] = {}
+    for command, shown in commands:
+        assigned, line = re.fullmatch(r"(?:(\w+)=\$\()?rewindctl (.*?)\)?", command).groups()
+        process = Started(*shlex.split(Template(line).substitute(variables)), merged=not assigned)
+        out, err = process.communicate()
+        assert process.returncode == 0, f"{command}\n{out}{err}"
+        if assigned:
+            variables[assigned] = out.strip()
+        answer = err if assigned else out
         assert fits(shown, answer.splitlines()), f"{command}\n{answer}"
 
 

@@ -33,11 +33,14 @@ def test_a_notebook_is_kept_without_output_and_parses(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_the_notebook_goes_from_baseline_to_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a fifth of the training: the calls are what a notebook can get wrong."""
     monkeypatch.setenv("MPLBACKEND", "Agg")
     namespace: dict[str, Any] = {}
-    for cell in cells("baseline_to_figure.ipynb"):
-        if cell["cell_type"] == "code":
-            exec(compile(source(cell), "baseline_to_figure.ipynb", "exec"), namespace)
+    code = [source(cell) for cell in cells("baseline_to_figure.ipynb") if cell["cell_type"] == "code"]
+    shorter = [text.replace('"digits", seed=seed)', '"digits", seed=seed, iterations=60)') for text in code]
+    assert shorter != code
+    for text in shorter:
+        exec(compile(text, "baseline_to_figure.ipynb", "exec"), namespace)
     assert (tmp_path / "baseline_to_figure.png").stat().st_size > 10_000
     assert len(list_runs(kind="retrain")) == 18
     assert set(compare().cells.query("schedule == 'one_shot'")["n"]) == {2}

@@ -4,7 +4,6 @@ python tests/workload.py sqlite:////tmp/soak/mlflow.db --processes 16 --seconds 
 """
 
 import argparse
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, TypeVar
+
+from started import forks
 
 KEYS = ("train_loss", "test_accuracy")
 LEAST_STEPS = 20
@@ -42,10 +43,7 @@ def at_once(work: Callable[..., T], processes: int, *arguments: Any) -> list[T]:
     They are forked from one that has imported everything and touched no store: importing torch so many times would
     take minutes and gigabytes.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["workload", "rewindctl.pipeline", "mlflow", "mlflow.store.tracking.sqlalchemy_store"]
-    )
+    context = forks()
     gate = context.Barrier(processes)
     with ProcessPoolExecutor(processes, context, _ready, (gate,)) as pool:
         started = [pool.submit(_gated, work, number, *arguments) for number in range(processes)]

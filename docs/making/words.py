@@ -199,6 +199,7 @@ ENVIRONMENT = {
     "TERM": "`dumb`: a terminal without bold and colour",
     "CUDA_VISIBLE_DEVICES": "which GPUs there are, as everywhere with CUDA",
     "CUBLAS_WORKSPACE_CONFIG": "set to `:4096:8` where it is not set: repeatable matrix products",
+    "CUDA_DEVICE_MAX_CONNECTIONS": "set to `32` where it is not set: a queue of the GPU for each training on it",
     "MLFLOW_DISABLE_TELEMETRY": "set to `true` where it is not set: MLflow reports nothing to its makers",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "set to `true`: stdout is for data",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "set to `false`",

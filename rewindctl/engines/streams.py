@@ -16,12 +16,14 @@ import torch
 from rewindctl.engines.local import GRACE_SECONDS, LOOK_SECONDS, share
 from rewindctl.engines.work import Answer, Reporter, Site, Task, Worker
 
+MOST = 32  # streams that PyTorch makes: then it hands out the first again, and two threads would capture on one
+
 
 class Streams:
-    """`jobs` threads, each with a registry of its own, that share the cores and the data sets."""
+    """`jobs` threads, each with a registry of its own, that share the cores and the data sets; at most MOST."""
 
     def __init__(self, site: Site, jobs: int) -> None:
-        self.slots = jobs
+        self.slots = jobs = min(jobs, MOST)
         self.shown: Callable[[], None] = lambda: None
         self._site = replace(site, threads=share(jobs))
         self._stop = threading.Event()

@@ -21,6 +21,8 @@ def resolve_device(name: str) -> torch.device:
     """`auto` is the first CUDA device, else the CPU. Raises: UsageError for a device that is not there."""
     # Deterministic matrix products on CUDA need this before the first one; harmless elsewhere.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Of the default 8 queues of a GPU two of more streams may share one and wait for each other.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else _cpu()
     kind, _, index = name.partition(":")

@@ -1,13 +1,19 @@
-"""A step of fixed shapes as a CUDA graph: hundreds of kernels started by one call."""
+"""A step of fixed shapes as a CUDA graph: hundreds of kernels started by one call.
+
+Several threads may train on one GPU. One at a time rehearses and captures, and none evaluates then (`alone`), for what
+libraries do when a thread first calls them can spoil a capture. Each captures on a stream of its own (`aside`).
+"""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
-_CAPTURING = threading.Lock()
 WARM_UP = 3  # steps in which libraries choose their kernels and make their handles; PyTorch's advice
+_ALONE = threading.Lock()
 
 
 def captured(step: Callable[[], None], changed: Sequence[Tensor], device: torch.device) -> Callable[[], None]:
@@ -17,32 +23,58 @@ def captured(step: Callable[[], None], changed: Sequence[Tensor], device: torch.
     a checkpoint makes every one of its updates as an unbroken one does. Raises: RuntimeError when `step` waits for
     the device, or does what no graph can hold.
     """
-    rehearse(step, changed, device)
     graph = torch.cuda.CUDAGraph()
-    # Another thread may be training beside this one: it goes on, and only calls of this thread may spoil the capture.
-    with _CAPTURING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        step()
+    with alone(device), aside(device) as stream:
+        rehearse(step, changed)
+        _capture(step, graph, stream)
     return graph.replay
 
 
-def rehearse(step: Callable[[], None], changed: Sequence[Tensor], device: torch.device) -> None:
-    """Make a few steps and take them back; on CUDA in a stream of their own, as a capture wants."""
-    before = [tensor.clone() for tensor in changed]
+def alone(device: torch.device) -> AbstractContextManager[Any]:
+    """Keep captures by other threads out: around what may make a library's handles or wait for the whole GPU."""
+    return _ALONE if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def aside(device: torch.device) -> Iterator[torch.cuda.Stream]:
+    """Make a stream that is not the default one current, and its device: this thread's own if it has one, else a new.
+
+    Graphs of one stream share the workspace of its matrix products: those of different threads must not be of one.
+    """
+    current = torch.cuda.current_stream(device)
+    stream = torch.cuda.Stream(device) if current == torch.cuda.default_stream(device) else current
+    stream.wait_stream(current)
     try:
-        if device.type == "cuda":
-            current, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-            aside.wait_stream(current)
-            with torch.cuda.stream(aside):
-                _repeat(step)
-            current.wait_stream(aside)
-        else:
-            _repeat(step)
+        with torch.cuda.stream(stream):
+            yield stream
+    finally:
+        current.wait_stream(stream)
+
+
+def rehearse(step: Callable[[], None], changed: Sequence[Tensor]) -> None:
+    """Make a few steps and take them back."""
+    before = [tensor.detach().clone() for tensor in changed]
+    try:
+        for _ in range(WARM_UP):
+            step()
     finally:
         with torch.no_grad():
             for tensor, value in zip(changed, before, strict=True):
                 tensor.copy_(value)
 
 
-def _repeat(step: Callable[[], None]) -> None:
-    for _ in range(WARM_UP):
-        step()
+def _capture(step: Callable[[], None], graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> None:
+    """Raises what `step` raised: a capture that it spoiled raises at its end again, and only that it was spoiled."""
+    first: BaseException | None = None
+    try:
+        # Another thread may be training beside this one: it goes on, only calls of this thread may spoil the capture.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            try:
+                step()
+            except BaseException as error:
+                first = error
+                raise
+    except RuntimeError as error:
+        raise first or error from None
+    finally:
+        del first  # which holds this frame, and so itself, the graph and the step

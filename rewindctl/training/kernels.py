@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -22,15 +23,20 @@ def reproducible(device: torch.device, deterministic: bool) -> Iterator[None]:
 @contextmanager
 def _chosen_kernels(deterministic: bool) -> Iterator[None]:
     convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    memory: Any = torch.utils.deterministic  # its type does not tell of the setting
     mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    precision = convolutions.fp32_precision
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.backends.cudnn.benchmark = not deterministic
-    convolutions.fp32_precision = "ieee"
+    precision, filled = convolutions.fp32_precision, memory.fill_uninitialized_memory
     try:
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        # Else PyTorch writes NaN into each new tensor first: a kernel for nearly every kernel of a step, and no other
+        # bytes, since nothing here reads what it has not written.
+        memory.fill_uninitialized_memory = False
+        torch.backends.cudnn.benchmark = not deterministic
+        convolutions.fp32_precision = "ieee"
         yield
     finally:
         torch.set_deterministic_debug_mode(mode)
+        memory.fill_uninitialized_memory = filled
         torch.backends.cudnn.benchmark = benchmark
         convolutions.fp32_precision = precision
 

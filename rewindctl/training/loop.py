@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import closing
 from functools import partial
 
 import torch
@@ -13,6 +14,7 @@ from rewindctl.models import Network
 from rewindctl.processes import raise_if_interrupted
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.training.graph import alone
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.records import Evaluation, Observer, ResumePoint, TrainResult, TrainSettings
 from rewindctl.training.step import Stepper
@@ -38,8 +40,10 @@ def train(
     it is raised at the next evaluation, with the iteration that it happened at.
     """
     began = time.perf_counter() - (resume.wall_seconds if resume else 0.0)
-    with reproducible(data.device, settings.deterministic):
-        stepper = Stepper(network, data, settings, resume.state if resume else start, mask)
+    with (
+        reproducible(data.device, settings.deterministic),
+        closing(Stepper(network, data, settings, resume.state if resume else start, mask)) as stepper,
+    ):
         stepper.first_batch = start.data_position
         done = resume.state.iteration if resume else -1
         evaluations = list(resume.evaluations) if resume else []
@@ -78,7 +82,7 @@ def evaluate(network: Network, data: DeviceData) -> tuple[float, float]:
     network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=data.device)
     loss = torch.zeros((), dtype=torch.float64, device=data.device)
-    with torch.inference_mode():
+    with torch.inference_mode(), alone(data.device):
         for images, labels in zip(
             data.test_images.split(EVALUATION_BATCH), data.test_labels.split(EVALUATION_BATCH), strict=True
         ):

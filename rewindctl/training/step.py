@@ -1,18 +1,21 @@
 """One update: where it is defined, captured and run."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.sgd import sgd
 
+from rewindctl.arithmetic import Precision
 from rewindctl.datasets.batches import BatchStream, DeviceData
 from rewindctl.errors import DivergedError
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.training.graph import captured
+from rewindctl.training.losses import Losses
 from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
 
 
@@ -31,8 +34,13 @@ class Stepper:
         start: TrainState,
         mask: Mask | None,
         capture: bool = True,
+        compiled: bool = False,
     ) -> None:
-        """`capture=False` is the reference path: every operation started by itself, on CUDA too."""
+        """`capture=False` is the reference path: every operation started by itself, on CUDA too.
+
+        `compiled` has PyTorch's compiler join the operations of forward and backward pass: fewer kernels, other last
+        bits, and a minute or more before the first update.
+        """
         self.network, self.settings, self.device = network, settings, data.device
         self.first_batch = start.data_position
         start.load_into(network)
@@ -46,11 +54,12 @@ class Stepper:
         check_shapes(start.momentum, dict(self.parameters), "momentum")
         self.momentum = {name: torch.zeros_like(p).copy_(start.momentum[name]) for name, p in self.parameters.items()}
         self._use(mask)
-        self._t, self.losses = -1, 0
-        self._watch()
+        self._t, self.losses = -1, Losses(data.device)
         self.captured, self.why_eager = False, ""
+        # It compiles at its first call: while the step is rehearsed, where it will be captured.
+        self._loss = torch.compile(mean_loss_of) if compiled else mean_loss_of
         self._capture = capture and data.device.type == "cuda"
-        self._run = self._step
+        self._replay: Callable[[], None] | None = None
 
     def _use(self, mask: Mask | None) -> None:
         """Zero weight and momentum once; with the gradient masked too, w' = w - lr * 0 keeps them at exactly 0."""
@@ -69,19 +78,17 @@ class Stepper:
             self.current_rate = rate
             self.rate.fill_(rate)
         if t != self._t + 1:
-            self.iteration.fill_(t)
+            self.losses.iteration.fill_(t)
         self._t = t
         if self._capture:
             self._capture = False
             self._to_graph()
-        self._run()
-        self.losses += 1
+        (self._replay or self._step)()
+        self.losses.count += 1
 
     def _step(self) -> None:
         images, labels = self.stream.take()
-        with torch.autocast(self.device.type, torch.bfloat16, self.settings.precision == "bf16", cache_enabled=False):
-            logits = self.network(images)
-        loss = cross_entropy(logits.float(), labels)
+        loss = self._loss(self.network, images, labels, self.settings.precision)
         self._look_at(loss.detach())
         loss.backward()
         self._descend()
@@ -100,7 +107,7 @@ class Stepper:
             list(gradients.values()),
             [self.momentum[name] for name in gradients],
             fused=True,
-            found_inf=self.stopped if self.device.type == "cuda" else None,
+            found_inf=self.losses.stopped if self.device.type == "cuda" else None,
             weight_decay=self.settings.weight_decay,
             momentum=self.settings.momentum,
             lr=self.rate,
@@ -116,19 +123,18 @@ class Stepper:
 
     def changed(self) -> list[Tensor]:
         """Every tensor that `_step` writes to and that outlives it."""
-        watched = [self.iteration, self.loss_sum, self.diverged_at, self.diverged_loss, self.stopped]
         return [
             *self.parameters.values(),
             *self.network.buffers(),
             *self.momentum.values(),
-            *watched,
+            *self.losses.tensors(),
             self.stream.index,
         ]
 
     def _to_graph(self) -> None:
         """Replay from now on; a network of one's own that no graph can hold is trained without one."""
         try:
-            self._run = captured(self._step, self.changed(), self.device)
+            self._replay = captured(self._step, self.changed(), self.device)
             self.captured = True
         except torch.OutOfMemoryError:
             raise
@@ -136,13 +142,9 @@ class Stepper:
             self._forget_gradients()
             self.why_eager = next(iter(str(error).splitlines()), type(error).__name__)
 
-    def _watch(self) -> None:
-        """What is kept on the device of the losses, and of the first that is not finite."""
-        self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.diverged_at = torch.full_like(self.iteration, -1)
-        self.diverged_loss = torch.zeros((), device=self.device)
-        self.stopped = torch.zeros((), device=self.device)
+    def close(self) -> None:
+        """Let go of the graph, with its memory, before another training captures one on this thread's stream."""
+        self._replay = None
 
     def _look_at(self, loss: Tensor) -> None:
         """Sum the losses and stop at the first that is not finite, before its update.
@@ -152,28 +154,18 @@ class Stepper:
         """
         if self.device.type == "cpu" and not math.isfinite(value := float(loss)):
             raise DivergedError(self._t, self.settings.rate(self._t), value)
-        self.loss_sum += loss
+        self.losses.add(loss)
         if self.device.type != "cpu":
-            first = ~torch.isfinite(loss) & (self.diverged_at < 0)
-            self.diverged_at.copy_(torch.where(first, self.iteration, self.diverged_at))
-            self.diverged_loss.copy_(torch.where(first, loss, self.diverged_loss))
-            self.stopped.copy_(self.diverged_at >= 0)
-            self.iteration += 1
+            self.losses.stop_if_bad(loss)
 
     def _raise_if_diverged(self) -> None:
-        iteration = int(self.diverged_at)
-        if iteration >= 0:
-            raise DivergedError(iteration, self.settings.rate(iteration), float(self.diverged_loss))
+        if bad := self.losses.first_bad():
+            raise DivergedError(bad[0], self.settings.rate(bad[0]), bad[1])
 
     def mean_loss(self) -> float | None:
         """Mean training loss since the last call, None when there was no update. Raises: DivergedError."""
         self._raise_if_diverged()
-        if self.losses == 0:
-            return None
-        mean = float(self.loss_sum) / self.losses
-        self.loss_sum.zero_()
-        self.losses = 0
-        return mean
+        return self.losses.take_mean()
 
     def state(self, t: int) -> TrainState:
         """A copy on the host after `t` updates of this run."""
@@ -191,6 +183,13 @@ class Stepper:
     ) -> ResumePoint:
         """Where the run can go on from after `t` updates, just evaluated."""
         return ResumePoint(self.state(t), evaluations, training_seconds, wall_seconds)
+
+
+def mean_loss_of(network: Network, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
+    """Over a batch, in float32."""
+    with torch.autocast(images.device.type, torch.bfloat16, precision == "bf16", cache_enabled=False):
+        logits = network(images)
+    return cross_entropy(logits.float(), labels)
 
 
 def _on_host(tensor: Tensor) -> Tensor:

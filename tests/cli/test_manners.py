@@ -4,8 +4,6 @@ import re
 import shlex
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Answer, Chain, Cli, copy_chain
+from started import Started
 
 from rewindctl.cli import _typed
 from rewindctl.cli.session import KEPT_RUNS
@@ -82,8 +81,7 @@ def test_an_interrupted_command_says_what_is_kept_and_how_to_go_on(chain: Chain,
     words = [word.format(prune=copied.prune, dense=copied.dense) for word in COMMANDS[name]]
     words += ["--tracking-uri", copied.uri, "--device", "cpu"]
     words += ["--evaluate-every", "5"] if name in ("train-dense", "tune") else []
-    line = [sys.executable, "-m", "rewindctl", *words]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Started(*words)
     wait_for(lambda: under_way(copied.store), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
@@ -106,7 +104,7 @@ def under_way(store: Path) -> bool:
         return bool(connection.execute(query).fetchone()[0])
 
 
-def wait_for(ready: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+def wait_for(ready: Callable[[], bool], process: Started) -> None:
     while not ready():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)

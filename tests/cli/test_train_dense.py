@@ -3,14 +3,13 @@
 import json
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 from conftest import TINY, Answer, Chain, Cli
+from started import Started
 
 from rewindctl import processes
 from rewindctl.registry import Registry
@@ -105,10 +104,9 @@ def test_a_stage_that_a_live_process_is_at_is_left_to_it(chain: Chain, store: Pa
 # A process that ends early. These start real ones: what a signal does to one at work is the point.
 
 
-def training(store: Path, *arguments: str) -> "subprocess.Popen[str]":
+def training(store: Path, *arguments: str) -> Started:
     """A training in a process of its own, under way: its first evaluation is in the store."""
-    line = [sys.executable, "-m", "rewindctl", "train-dense", *arguments, "--tracking-uri", f"sqlite:///{store}"]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Started("train-dense", *arguments, "--tracking-uri", f"sqlite:///{store}")
     with closing(sqlite3.connect(store, timeout=20)) as connection:
         while connection.execute("SELECT COUNT(*) FROM metrics").fetchone() == (0,):
             assert process.poll() is None, process.communicate()

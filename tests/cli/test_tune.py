@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from conftest import Chain, Cli, copy_chain
+from started import Started
 
 from rewindctl.cli import run as run_command
 from rewindctl.registry import Registry, RunRecord
@@ -375,9 +376,8 @@ def test_the_dashboard_opens_the_storage(tuned: Tuned, dashboard: str) -> None:
 LONG = ("--iterations", "40", "--trials", "5", "--compare-seeds", "0")
 
 
-def start(chain: Chain, *extra: str) -> "subprocess.Popen[str]":
-    line = [sys.executable, "-m", "rewindctl", *long_line(chain), *extra]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(chain: Chain, *extra: str) -> Started:
+    return Started(*long_line(chain), *extra)
 
 
 def long_line(chain: Chain) -> list[str]:
@@ -395,7 +395,7 @@ def rows(chain: Chain) -> list[dict[str, str]]:
         ]
 
 
-def wait_for_trials(chain: Chain, count: int, process: "subprocess.Popen[str]") -> None:
+def wait_for_trials(chain: Chain, count: int, process: Started) -> None:
     while process.poll() is None and len(chain.registry().search(kind="trial")) < count:
         time.sleep(0.05)
 

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Cli
+from started import Started, on_one_core
 from studies import panel, text_of
 
 from rewindctl.engines.local import default_jobs, devices, share
@@ -23,7 +22,6 @@ METHODS = [{"method": "finetune"}, {"method": "lr_rewind"}]
 QUICK = panel(iterations=20, sparsities=[0.5], methods=METHODS)
 LONG = panel(iterations=150, sparsities=[0.5], methods=METHODS)
 STAGES = 4  # a baseline, a mask, two retrainings
-Popen = subprocess.Popen[str]
 
 
 def write(tmp_path: Path, *panels: dict[str, Any]) -> str:
@@ -31,29 +29,14 @@ def write(tmp_path: Path, *panels: dict[str, Any]) -> str:
     return "tiny.yaml"
 
 
-def one_core() -> None:
-    """As many threads in every process, however many cores there are and processes to share them."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-
-
 @pytest.fixture
-def start(tmp_path: Path, store: Path) -> Iterator[Callable[..., Popen]]:
+def start(tmp_path: Path, store: Path) -> Iterator[Callable[..., Started]]:
     """Start `rewindctl reproduce ...` as the leader of a group of its own; what is left of it at the end is killed."""
-    started: list[Popen] = []
+    started: list[Started] = []
 
-    def call(*arguments: str, jobs: int = 2) -> Popen:
-        line = [sys.executable, "-m", "rewindctl", "reproduce", *arguments, "--jobs", str(jobs), "--trials", "1"]
-        process = subprocess.Popen(
-            [*line, "--checkpoint-every", "0", "--device", "cpu"],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=one_core,  # noqa: PLW1509 (no thread of ours is in the way)
-        )
+    def call(*arguments: str, jobs: int = 2) -> Started:
+        line = ("reproduce", *arguments, "--jobs", str(jobs), "--trials", "1", "--checkpoint-every", "0")
+        process = Started(*line, "--device", "cpu", first=on_one_core)
         started.append(process)
         return process
 
@@ -77,7 +60,7 @@ def members(group: int) -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], Any], process: Popen, seconds: float = 90) -> Any:
+def wait_for(condition: Callable[[], Any], process: Started, seconds: float = 90) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -109,7 +92,7 @@ def check_whole(stages: int = STAGES) -> None:
             assert finished[run.dense_run_id].kind == "dense"
 
 
-def end(process: Popen) -> tuple[int, str, str]:
+def end(process: Started) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=150)
     assert "Traceback" not in err, err
     return process.returncode, out, err
@@ -155,7 +138,9 @@ def test_workers_share_the_cores_and_each_has_one_at_least() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_runs_and_bytes_of_one(start: Callable[..., Popen], tmp_path: Path, store: Path) -> None:
+def test_two_processes_make_the_runs_and_bytes_of_one(
+    start: Callable[..., Started], tmp_path: Path, store: Path
+) -> None:
     study = write(tmp_path, QUICK)
     fresh = store.read_bytes()
     code, out, err = end(start(study, "--json", jobs=2))
@@ -174,7 +159,7 @@ def test_two_processes_make_the_runs_and_bytes_of_one(start: Callable[..., Popen
 
 
 @pytest.mark.slow
-def test_a_stage_whose_process_is_killed_is_tried_again(start: Callable[..., Popen], tmp_path: Path) -> None:
+def test_a_stage_whose_process_is_killed_is_tried_again(start: Callable[..., Started], tmp_path: Path) -> None:
     process = start(write(tmp_path, LONG))
     run = wait_for(under_way, process)
     pid = int(run.tags[tag.OWNER].split(":")[1])
@@ -187,11 +172,11 @@ def test_a_stage_whose_process_is_killed_is_tried_again(start: Callable[..., Pop
     assert Registry().get(run.run_id).finished  # it went on where it was
 
 
-def to_parent(process: Popen, number: signal.Signals) -> None:
+def to_parent(process: Started, number: signal.Signals) -> None:
     process.send_signal(number)
 
 
-def to_group(process: Popen, number: signal.Signals) -> None:
+def to_group(process: Started, number: signal.Signals) -> None:
     os.killpg(process.pid, number)
 
 
@@ -204,10 +189,10 @@ def to_group(process: Popen, number: signal.Signals) -> None:
     ],
 )
 def test_an_interrupted_study_goes_on_where_it_was(
-    start: Callable[..., Popen],
+    start: Callable[..., Started],
     tmp_path: Path,
     jobs: int,
-    send: Callable[[Popen, signal.Signals], None],
+    send: Callable[[Started, signal.Signals], None],
     number: signal.Signals,
 ) -> None:
     study = write(tmp_path, LONG)
@@ -228,7 +213,7 @@ def test_an_interrupted_study_goes_on_where_it_was(
         assert Registry().get(run.run_id).finished
 
 
-def wait_gone(process: Popen) -> None:
+def wait_gone(process: Started) -> None:
     deadline = time.monotonic() + 30
     while members(process.pid):
         assert time.monotonic() < deadline, "processes are left behind"
@@ -236,7 +221,7 @@ def wait_gone(process: Popen) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupt_while_processes_start_ends_them_too(start: Callable[..., Popen], tmp_path: Path) -> None:
+def test_an_interrupt_while_processes_start_ends_them_too(start: Callable[..., Started], tmp_path: Path) -> None:
     process = start(write(tmp_path, LONG))
     wait_for(lambda: len(members(process.pid)) >= 3, process)  # the parent, the tracker of resources, a worker
     os.killpg(process.pid, signal.SIGINT)
@@ -247,7 +232,7 @@ def test_an_interrupt_while_processes_start_ends_them_too(start: Callable[..., P
 
 
 @pytest.mark.slow
-def test_processes_without_a_parent_record_what_they_do_and_end(start: Callable[..., Popen], tmp_path: Path) -> None:
+def test_processes_without_a_parent_record_what_they_do_and_end(start: Callable[..., Started], tmp_path: Path) -> None:
     study = write(tmp_path, LONG)
     process = start(study)
     run = wait_for(under_way, process)

@@ -14,7 +14,7 @@ from rewindctl.console import Console
 from rewindctl.engines.choose import local_engine, on_one_gpu
 from rewindctl.engines.local import Engine, InProcess, Processes
 from rewindctl.engines.several import Result, Work
-from rewindctl.engines.streams import Streams
+from rewindctl.engines.streams import MOST, Streams
 from rewindctl.engines.work import Answer, Site, Task
 from rewindctl.errors import RewindError
 from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
@@ -147,6 +147,12 @@ def test_a_trial_that_waits_for_another_process_stops_at_once(store: Path) -> No
     engine.close()
     wait_for(lambda: not trials_running())
     busy.fail(KeyboardInterrupt())
+
+
+def test_no_two_threads_get_the_same_stream() -> None:
+    engine = Streams(site_of("sqlite:///unused"), 10 * MOST)
+    assert engine.slots == MOST
+    engine.close()
 
 
 @pytest.mark.cuda

@@ -3,13 +3,12 @@
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from conftest import TINY, Chain, Cli
+from started import Started
 
 from rewindctl.pipeline.resume import load_point, save_point
 from rewindctl.registry import Registry, RunRecord
@@ -22,12 +21,11 @@ DENSE = ("train-dense", "--model", "resnet8", "--dataset", "digits", "--iteratio
 DENSE += ("--rewind-points", "0,50,100", "--checkpoint-every", "0")
 
 
-def start(uri: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "rewindctl", "--tracking-uri", uri, *DENSE]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(uri: str) -> Started:
+    return Started("--tracking-uri", uri, *DENSE)
 
 
-def wait_for_progress(uri: str, evaluations: int, process: "subprocess.Popen[bytes]") -> None:
+def wait_for_progress(uri: str, evaluations: int, process: Started) -> None:
     """Until the run under way has that many evaluations, or ends."""
     while process.poll() is None:
         runs = Registry(uri).search()

@@ -2,8 +2,6 @@
 
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -11,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, Chain, Cli
+from started import Started
 
 from rewindctl.console import Console
 from rewindctl.pipeline import waiting
@@ -32,12 +31,11 @@ def registry(store: Path) -> Registry:
     return Registry(f"sqlite:///{store}")
 
 
-def process(store: Path, *arguments: str) -> "subprocess.Popen[str]":
-    line = [sys.executable, "-m", "rewindctl", *arguments, "--tracking-uri", f"sqlite:///{store}"]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def process(store: Path, *arguments: str) -> Started:
+    return Started(*arguments, "--tracking-uri", f"sqlite:///{store}")
 
 
-def at_work(store: Path) -> "subprocess.Popen[str]":
+def at_work(store: Path) -> Started:
     """A training in a process of its own, under way and with a resume point: its third evaluation is in the store."""
     started = process(store, *SECONDS)
     with closing(sqlite3.connect(store, timeout=20)) as connection:
@@ -141,8 +139,9 @@ def test_an_interrupted_wait_leaves_the_other_run_alone(
     writer = held(chain, registry)
     before = registry.get(writer.run_id)
     waiter = process(store, "train-dense", *TINY)
-    assert waiter.stderr is not None
-    assert f"waits for run {writer.run_id} " in waiter.stderr.readline()
+    while f"waits for run {writer.run_id} " not in waiter.err:
+        assert waiter.poll() is None, waiter.communicate()
+        time.sleep(0.02)
     waiter.send_signal(number)
     out, err = waiter.communicate(timeout=60)
     assert (waiter.returncode, out) == (130, "")

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import TINY, Chain, Cli
+from started import Started
 
 from rewindctl.errors import RegistryError
 from rewindctl.files import sha256
@@ -376,12 +377,12 @@ KILLS = {
 def test_a_killed_import_counts_for_nothing_and_can_be_repeated(
     bundle: Path, target: Registry, store: Path, moment: str
 ) -> None:
-    line = [sys.executable, "-m", "rewindctl", "registry", "import", str(bundle)]
-    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        while not count(store, KILLS[moment]):
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            time.sleep(0.002)
-        process.kill()
+    process = Started("registry", "import", str(bundle))
+    while not count(store, KILLS[moment]):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
     by_id = {run.run_id: run for run in target.search()}
     for run in by_id.values():  # what is finished has finished ancestors
         assert not run.finished or run.parent_id is None or by_id[run.parent_id].finished
@@ -392,13 +393,12 @@ def test_a_killed_import_counts_for_nothing_and_can_be_repeated(
 
 
 def test_an_interrupted_import_takes_its_runs_back(bundle: Path, target: Registry, store: Path) -> None:
-    line = [sys.executable, "-m", "rewindctl", "registry", "import", str(bundle)]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not count(store, "runs WHERE name LIKE '%prune%'"):
-            assert process.poll() is None
-            time.sleep(0.002)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate()
+    process = Started("registry", "import", str(bundle))
+    while not count(store, "runs WHERE name LIKE '%prune%'"):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
     assert (process.returncode, out) == (130, "")
     assert err.startswith("error: interrupted")
     nothing_is_left(target)
@@ -421,8 +421,7 @@ def test_a_run_made_in_the_moment_of_an_interrupt_is_taken_back_too(
 
 
 def test_imports_at_the_same_time_make_nothing_twice(bundle: Path, target: Registry) -> None:
-    line = [sys.executable, "-m", "rewindctl", "registry", "import", str(bundle)]
-    processes = [subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    processes = [Started("registry", "import", str(bundle)) for _ in range(2)]
     errors = [process.communicate()[1] for process in processes]
     for process, error in zip(processes, errors, strict=True):
         assert process.returncode == 0 or re.match("error: run [0-9a-f]{32} (is being imported by|came during)", error)

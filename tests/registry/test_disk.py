@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Chain
+from started import Started
 
 from rewindctl.datasets import load_dataset
 from rewindctl.errors import DiskError, RewindError
@@ -167,14 +168,14 @@ def test_a_report_that_was_killed_is_closed_by_the_next(registry: Registry) -> N
 
 @pytest.mark.slow
 def test_a_store_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "rewindctl", "init"]
-    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not any(path.stat().st_size > 100_000 for path in tmp_path.glob(".mlflow-*.db")):
-            assert process.poll() is None
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
+    process = Started("init")
+    while not any(path.stat().st_size > 100_000 for path in tmp_path.glob(".mlflow-*.db")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "mlflow.db").exists()
-    assert subprocess.run(line, check=False, capture_output=True).returncode == 0
+    assert Started("init").wait() == 0
     assert sorted(path.name for path in tmp_path.iterdir() if "mlflow" in path.name) == [".mlflow.db.lock", "mlflow.db"]
 
 

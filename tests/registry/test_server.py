@@ -1,8 +1,6 @@
 """The same chain on a real MLflow server: the same bytes, tags, params and metrics as on SQLite."""
 
 import json
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -12,6 +10,7 @@ import pandas as pd
 import pytest
 from conftest import TINY, Chain, Cli
 from servers import BACKENDS, Server
+from started import Started
 
 from rewindctl.cli import run as run_command
 from rewindctl.errors import BusyError, RegistryError
@@ -213,13 +212,8 @@ def test_of_many_that_start_a_stage_one_gets_it(server: Server, chain: Chain) ->
 
 @pytest.mark.slow
 def test_of_many_processes_that_start_a_stage_one_runs_it(server: Server) -> None:
-    line = [sys.executable, "-m", "rewindctl", "train-dense", *TINY, "--experiment", "many"]
-    started = [
-        subprocess.Popen(
-            [*line, "--tracking-uri", server.uri], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(5 if server.backend.startswith("sqlite") else 3)  # a minute less of importing torch
-    ]
+    line = ("train-dense", *TINY, "--experiment", "many", "--tracking-uri", server.uri)
+    started = [Started(*line) for _ in range(5)]
     answers = [one.communicate(timeout=300) for one in started]
     (run,) = Registry(server.uri, "many").search()
     assert run.finished

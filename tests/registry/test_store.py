@@ -1,8 +1,6 @@
 """Reaching a store: absolute addresses, plain errors, no secrets, one first use at a time."""
 
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from started import Started
 
 from rewindctl.errors import RegistryError, UsageError
 from rewindctl.registry.address import absolute_uri, sqlite_path
@@ -162,11 +161,7 @@ def test_a_tracking_server_has_its_own_ui() -> None:
 @pytest.mark.slow
 def test_four_processes_may_use_a_fresh_store_first_at_once(tmp_path: Path) -> None:
     """MLflow alone dies here: its migrations race."""
-    line = [sys.executable, "-m", "rewindctl", "init"]
-    processes = [
-        subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
+    processes = [Started("init") for _ in range(4)]
     answers = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, answers
     assert {out for out, _ in answers} == {f"sqlite:///{tmp_path}/mlflow.db\n"}

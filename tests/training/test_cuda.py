@@ -1,7 +1,10 @@
 """The laws of training where the loop differs: on a GPU. Skipped where there is none."""
 
+import threading
 import warnings
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -138,20 +141,75 @@ def test_a_graph_makes_the_bytes_of_the_reference_path(
         assert len({stepper.mean_loss() for stepper in steppers}) == 1
 
 
-def test_a_network_that_waits_for_the_device_is_trained_without_a_graph(data: DeviceData, saved: Saved) -> None:
-    class Waits(type(network())):  # type: ignore[misc]
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            float(images.sum())
-            return super().forward(images)  # type: ignore[no-any-return]
+@pytest.mark.parametrize("own_streams", [True, False])
+def test_trainings_captured_and_replayed_at_once_are_those_made_in_turn(
+    data: DeviceData, saved: Saved, own_streams: bool
+) -> None:
+    """Four threads that begin together, each on a stream of its own as the engine has them, or all on the default."""
+    together = threading.Barrier(4)
+    settings = [replace(SETTINGS, seed=seed, iterations=120, evaluate_every=40) for seed in range(4)]
 
+    def begin(chosen: TrainSettings) -> TrainResult:
+        together.wait(60)
+        with torch.cuda.stream(torch.cuda.Stream(data.device) if own_streams else None):
+            return run(data, chosen, initial())[0]
+
+    in_turn = [run(data, chosen, initial())[0] for chosen in settings]
+    with ThreadPoolExecutor(4) as threads:
+        at_once = list(threads.map(begin, settings))
+    assert [result.why_eager for result in at_once] == [""] * 4
+    assert all(result.captured for result in at_once)
+    assert [saved(result.state) for result in at_once] == [saved(result.state) for result in in_turn]
+    assert [result.evaluations for result in at_once] == [result.evaluations for result in in_turn]
+
+
+class Waiting(torch.nn.Module):
+    """Waits for the device, as no graph can; where that is refused says so in words of its own."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        try:
+            float(images.sum())
+        except RuntimeError:
+            raise RuntimeError("it cannot wait\nhere") from None
+        return super().forward(images)  # type: ignore[no-any-return,misc]
+
+
+@pytest.mark.parametrize("own_stream", [True, False])
+def test_a_network_that_waits_for_the_device_is_trained_without_a_graph_on_the_stream_it_came_on(
+    data: DeviceData, saved: Saved, own_stream: bool
+) -> None:
     value = network()
-    value.__class__ = Waits
-    result = train(value, data, SETTINGS, initial(), Keeper())
-    assert not result.captured
-    assert result.why_eager
-    expected, _ = run(data, SETTINGS, initial())
+    value.__class__ = type("WaitingNetwork", (Waiting, type(value)), {})
+    with torch.cuda.stream(torch.cuda.Stream(data.device) if own_stream else None):
+        before = torch.cuda.current_stream(data.device)
+        result = train(value, data, SETTINGS, initial(), Keeper())
+        assert torch.cuda.current_stream(data.device) == before
+        assert (result.captured, result.why_eager) == (False, "it cannot wait")
+        expected, _ = run(data, SETTINGS, initial())
     assert expected.captured
     assert saved(result.state) == saved(expected.state)
+
+
+def test_a_graph_goes_with_its_training(data: DeviceData) -> None:
+    stepper = Stepper(network(), data, SETTINGS, initial(), None)
+    stepper.update(0)
+    assert stepper.captured
+    graph = weakref.ref(stepper._replay.__self__)  # type: ignore[union-attr]
+    stepper.close()
+    assert graph() is None
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_graph_is_made_on_the_device_of_the_data_whichever_is_current(saved: Saved) -> None:
+    there = DeviceData.upload(load_dataset("digits", None), torch.device("cuda", 1))
+    settings = replace(SETTINGS, iterations=30)
+    with reproducible(there.device, deterministic=True):
+        replayed, eager = (Stepper(network(), there, settings, initial(), None, capture) for capture in (True, False))
+        for t in range(30):
+            replayed.update(t)
+            eager.update(t)
+        assert replayed.captured
+        assert saved(replayed.state(30)) == saved(eager.state(30))
 
 
 def test_bf16_is_near_fp32_and_its_own_bytes(data: DeviceData, saved: Saved) -> None:

@@ -39,13 +39,18 @@ def test_a_gpu_that_is_not_there_is_refused_not_replaced() -> None:
             resolve_device(name)
 
 
-def test_deterministic_matrix_products_are_asked_for_unless_set_already(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+@pytest.mark.parametrize(
+    ("name", "value"), [("CUBLAS_WORKSPACE_CONFIG", ":4096:8"), ("CUDA_DEVICE_MAX_CONNECTIONS", "32")]
+)
+def test_the_settings_of_cuda_are_made_unless_they_are_already(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.delenv(name, raising=False)
     resolve_device("cpu")
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    assert os.environ[name] == value
+    monkeypatch.setenv(name, "its user's")
     resolve_device("cpu")
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    assert os.environ[name] == "its user's"
 
 
 def test_the_environment_is_json_and_says_what_ran() -> None:

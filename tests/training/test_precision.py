@@ -1,5 +1,8 @@
 """bfloat16 and rehearsed steps: what they may change, and what they must not."""
 
+import gc
+import threading
+import weakref
 from dataclasses import replace
 from typing import get_args
 
@@ -18,7 +21,7 @@ from rewindctl.pruning import Mask, prune
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.schedule import Schedule
 from rewindctl.specs import PruneSpec
-from rewindctl.training.graph import rehearse
+from rewindctl.training.graph import alone, rehearse
 from rewindctl.training.loop import train
 from rewindctl.training.precision import WORTH_CONVERTING, choose, missing_unit, multiply_adds
 from rewindctl.training.records import TrainResult
@@ -129,7 +132,7 @@ def test_rehearsed_steps_are_taken_back(data: DeviceData, start: TrainState, mas
         unbroken.update(t)
         if t == at:
             before = [tensor.clone() for tensor in tensors(rehearsed)]
-            rehearse(rehearsed._step, rehearsed.changed(), CPU)
+            rehearse(rehearsed._step, rehearsed.changed())
             assert all(torch.equal(a, b) for a, b in zip(before, tensors(rehearsed), strict=True))
         rehearsed.update(t)
     assert equal(unbroken.state(SETTINGS.iterations), rehearsed.state(SETTINGS.iterations))
@@ -145,7 +148,7 @@ def test_a_rehearsal_that_fails_is_taken_back_too(data: DeviceData, start: Train
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        rehearse(step, stepper.changed(), CPU)
+        rehearse(step, stepper.changed())
     assert all(torch.equal(a, b) for a, b in zip(before, tensors(stepper), strict=True))
 
 
@@ -163,10 +166,38 @@ def test_where_no_graph_can_be_made_the_updates_are_made_without_one_and_why_is_
     assert tried.why_eager
 
 
+def test_captures_and_evaluations_on_a_gpu_are_one_at_a_time_and_a_cpu_waits_for_none() -> None:
+    gpu, told = torch.device("cuda", 0), []
+
+    def evaluate() -> None:
+        with alone(gpu):
+            told.append("evaluated")
+
+    with alone(gpu), alone(CPU):
+        other = threading.Thread(target=evaluate)
+        other.start()
+        told.append("captured")
+    other.join()
+    assert told == ["captured", "evaluated"]
+
+
+def test_a_stepper_is_gone_with_its_last_name(data: DeviceData, start: TrainState) -> None:
+    """Not when the garbage collector comes by: what it and its graph hold of a GPU is another training's by then."""
+    stepper = Stepper(network(), data, SETTINGS, start, None)
+    stepper.update(0)
+    seen = weakref.ref(stepper)
+    gc.disable()
+    try:
+        del stepper
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
 def tensors(stepper: Stepper) -> list[torch.Tensor]:
     """All that a stepper, its network and its stream hold, found by looking and not by its own list."""
     found = [*stepper.network.state_dict().values()]
-    for holder in (stepper, stepper.stream, stepper.stream._draws):
+    for holder in (stepper, stepper.losses, stepper.stream, stepper.stream._draws):
         for held in vars(holder).values():
             found += [
                 value for value in (held.values() if isinstance(held, dict) else [held]) if torch.is_tensor(value)
