@@ -2,7 +2,7 @@
 # What to measure on a machine with a GPU, a part at a time:
 #
 #   tests      the tests that need a GPU
-#   speed      where the time of an update goes; four networks against plain loops
+#   speed      where the time of an update goes; four networks against plain loops; one network compiled
 #   several    several trials at once: three ways of updating them, then as commands
 #   precision  baselines of full length in bf16 and in fp32, three seeds each
 #   cells      cells of the report at full length, the most telling first, as far as the time goes
@@ -27,6 +27,7 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
 device=${DEVICE:-cuda}
 dataset=${DATASET:-cifar10}
+compiled=${COMPILED-$([ "$device" = cpu ] || echo yes)} # it takes a minute on a GPU, minutes on a CPU; empty for not
 state=${STATE:-${TMPDIR:-/tmp}/rewindctl}
 read -ra models <<<"${MODELS:-resnet20 resnet56 resnet110 wrn16_8}"
 read -ra trials <<<"${TRIALS:-1 2 4 8}"
@@ -49,11 +50,11 @@ tests() {
   if [ "$device" != cpu ]; then # without a GPU that works they would all be skipped
     attempt gpu 60 "$python" -c 'import torch; torch.ones(1, device="cuda").cpu(); print(torch.cuda.get_device_name())'
   fi
-  attempt tests "$ends_in" "$python" -m pytest -m cuda -vv -o timeout=120 -p no:cacheprovider "${files[@]}"
+  attempt tests "$ends_in" "$python" -m pytest -m cuda -vv -o timeout=180 -p no:cacheprovider "${files[@]}"
 }
 
 speed() {
-  local model chosen=(--dataset "$dataset" --device "$device")
+  local model fill chosen=(--dataset "$dataset" --device "$device")
   # Training fills no new memory. What filling would cost is seen beside it; a process each, as the profiler wants.
   for fill in no-fill fill; do
     attempt "kernels_$fill" 60 "$python" benchmarks/kernel_times.py --model "${models[0]}" "${chosen[@]}" "--$fill" \
@@ -63,6 +64,11 @@ speed() {
     attempt "throughput_$model" 180 "$python" benchmarks/throughput.py --model "$model" "${chosen[@]}" \
       --iterations "${ITERATIONS:-50}" --rounds "${ROUNDS:-5}" --output "$made/throughput_$model.json"
   done
+  [ "$compiled" ] || return
+  attempt kernels_compiled 180 "$python" benchmarks/kernel_times.py --model "${models[0]}" "${chosen[@]}" --compiled \
+    --updates "${ITERATIONS:-50}" --output "$made/kernels_compiled.json"
+  attempt throughput_compiled 180 "$python" benchmarks/throughput.py --model "${models[0]}" "${chosen[@]}" --compiled \
+    --iterations "${ITERATIONS:-50}" --rounds "${ROUNDS:-5}" --output "$made/throughput_compiled.json"
 }
 
 several() {

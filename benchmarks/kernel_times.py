@@ -4,7 +4,8 @@
 
 On CUDA these are the kernels of a replayed graph, on a CPU the operations; of a masked trial, in the kernels that
 training takes. --fill: with PyTorch's filling of new memory, its default where all is deterministic. `busy` is the sum
-of the kernels' times, `wall` the time of an update without the profiler: the rest is waiting.
+of the kernels' times, `wall` the time of an update without the profiler: the rest is waiting. --compiled: with both
+passes joined by PyTorch's compiler.
 One setting a process: a second session of the profiler may see nothing.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 from several import Given
+from throughput import wait_for
 from torch.profiler import ProfilerActivity, profile
 
 from rewindctl.datasets import load_dataset
@@ -70,8 +72,7 @@ def measured(stepper: Stepper, updates: int) -> dict[str, Any]:
     def run(count: int = updates) -> None:
         for _ in range(count):
             stepper.update(next(t))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
 
     run(WARM_UP)
     began = time.perf_counter()
@@ -98,7 +99,7 @@ def measured(stepper: Stepper, updates: int) -> dict[str, Any]:
 
 
 def lines_of(made: dict[str, Any]) -> Iterator[str]:
-    yield f"{made['what']}, {made['precision']}{', filled' if made['fill'] else ''}"
+    yield ", ".join([made["what"], made["precision"], *(name for name in ("fill", "compiled") if made[name])])
     how = "graph" if made["captured"] else f"eager: {made['why_eager']}" if made["why_eager"] else "eager"
     busy, wall = made["busy_us_per_update"], made["wall_us_per_update"]
     yield f"{made['started_per_update']} started an update, busy {busy} us of {wall} us, {how}"
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=True, help="as train does")
     parser.add_argument("--fill", action=argparse.BooleanOptionalAction, default=False, help="new memory, with NaN")
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--updates", type=int, default=50)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
@@ -125,9 +127,10 @@ def main() -> None:
         "what": f"{arguments.model} on {arguments.dataset}, {device_name(device)}, torch {torch.__version__}",
         "deterministic": arguments.deterministic,
         "fill": arguments.fill,
+        "compiled": arguments.compiled,
     }
     with chosen(device, arguments.deterministic, arguments.fill):
-        made |= measured(given.trials(1)[0], arguments.updates)
+        made |= measured(given.trials(1, arguments.compiled)[0], arguments.updates)
     print("\n".join(lines_of(made)))
     if arguments.output:
         arguments.output.write_text(json.dumps(made, indent=1) + "\n")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from throughput import first_line
+from throughput import first_line, wait_for
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy
@@ -56,10 +56,10 @@ class Given:
     precision: str
     deterministic: bool = True
 
-    def trials(self, count: int, capture: bool = True) -> list[Stepper]:
-        return [self._trial(seed, capture) for seed in range(count)]
+    def trials(self, count: int, compiled: bool = False) -> list[Stepper]:
+        return [self._trial(seed, compiled) for seed in range(count)]
 
-    def _trial(self, seed: int, capture: bool) -> Stepper:
+    def _trial(self, seed: int, compiled: bool) -> Stepper:
         spec = dense_spec(self.model, self.data, seed)
         config = NetworkConfig(self.data.channels, self.data.classes, spec.norm_momentum, spec.norm_epsilon)
         network = build_network(self.model, config, seed)
@@ -70,7 +70,7 @@ class Given:
         )
         draw = torch.Generator().manual_seed(seed)
         kept = {name: torch.rand(kernel.shape, generator=draw) < KEPT for name, kernel in kernels(network).items()}
-        return Stepper(network, self.on_device, settings, TrainState.initial(network), Mask(kept), capture)
+        return Stepper(network, self.on_device, settings, TrainState.initial(network), Mask(kept), compiled=compiled)
 
 
 class Stacked:
@@ -143,8 +143,7 @@ def streams(steppers: Sequence[Stepper]) -> Callable[[int, int], None]:
                 stepper.update(t)
 
     def updates(first: int, count: int) -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
         with ThreadPoolExecutor(len(steppers)) as pool:
             started = [pool.submit(one, *pair, first, count) for pair in zip(steppers, lanes, strict=True)]
         for thread in started:
@@ -208,8 +207,7 @@ class Way:
             self._updates = self.make(self.trials)
         device, began = given.on_device.device, time.perf_counter()
         self._updates(self.done, iterations)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
         self.done += iterations
         return count * iterations / (time.perf_counter() - began)
 

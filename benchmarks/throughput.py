@@ -8,6 +8,7 @@ Opponents are eager loops:
     in memory  channels-last float32 over batches that lie ready, neither drawn nor augmented: the least a loop must do
 Ours are `fp32` and `auto` (what --precision auto chooses) and, on CUDA, `eager`: auto without the graph, and `free`:
 auto with whatever kernels are fastest. The others run as a training does: deterministic, unless --no-deterministic.
+--compiled adds auto with its passes joined by PyTorch's compiler. Of ours the seconds to the first update are told too.
 Prints iterations per second and ratios to `plain`, median of the rounds; writes JSON with --output after each round.
 A loop that fails keeps the numbers it has, says so, and makes the exit status 1.
 """
@@ -116,6 +117,7 @@ class Loop:
     deterministic: bool | None = None
     speeds: list[float] = field(default_factory=list)
     stepper: Stepper | None = None
+    seconds_to_start: float = 0.0
     failed: str = ""
     _step: Callable[[], None] | None = None
 
@@ -125,7 +127,7 @@ class Loop:
             return
         try:
             with self._kernels(device):
-                self._step = self._step or self._made()
+                self._step = self._step or self._made(device)
                 self.speeds.append(speed(self._step, iterations, device))
         except Exception as error:
             self.failed = first_line(error)
@@ -133,12 +135,14 @@ class Loop:
     def _kernels(self, device: torch.device) -> AbstractContextManager[None]:
         return nullcontext() if self.deterministic is None else reproducible(device, self.deterministic)
 
-    def _made(self) -> Callable[[], None]:
-        made = self.make()
+    def _made(self, device: torch.device) -> Callable[[], None]:
+        began, made = time.perf_counter(), self.make()
         if not isinstance(made, Stepper):
             return made
-        stepper, counter = made, iter(range(10**9))
-        self.stepper = stepper
+        stepper, counter = made, iter(range(1, 10**9))
+        stepper.update(0)  # which compiles and captures
+        wait_for(device)
+        self.stepper, self.seconds_to_start = stepper, time.perf_counter() - began
         return lambda: stepper.update(next(counter))
 
     def row(self, name: str, plain: list[float]) -> dict[str, object]:
@@ -154,6 +158,7 @@ class Loop:
         if self.stepper:
             row |= {"precision": self.stepper.settings.precision, "deterministic": self.deterministic}
             row |= {"captured": self.stepper.captured, "why_eager": self.stepper.why_eager}
+            row |= {"seconds_to_start": round(self.seconds_to_start, 2)}
         return row
 
 
@@ -161,7 +166,9 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
-def contenders(model: str, dataset: str, device: torch.device, deterministic: bool) -> dict[str, Loop]:
+def contenders(
+    model: str, dataset: str, device: torch.device, deterministic: bool, compiled: bool = False
+) -> dict[str, Loop]:
     data = load_dataset(dataset)
     spec = dense_spec(model, data, 0)
     config = NetworkConfig(data.channels, data.classes, spec.norm_momentum, spec.norm_epsilon)
@@ -184,12 +191,12 @@ def contenders(model: str, dataset: str, device: torch.device, deterministic: bo
     def ready() -> Callable[[], None]:
         return eager_step(network(), in_memory(on_device, spec.batch_size), device, decay, channels_last=True)
 
-    def ours(asked: str, deterministic: bool, capture: bool = True) -> Loop:
+    def ours(asked: str, deterministic: bool, capture: bool = True, compiled: bool = False) -> Loop:
         def make() -> Stepper:
             one, batch = network(), (spec.batch_size, data.channels, *data.image_size)
             precision = choose_for(asked, device, one, batch).precision
             settings = replace(dense_settings(spec), precision=precision, deterministic=deterministic)
-            return Stepper(one, on_device, settings, TrainState.initial(one), None, capture)
+            return Stepper(one, on_device, settings, TrainState.initial(one), None, capture, compiled)
 
         return Loop(make, deterministic)
 
@@ -202,19 +209,22 @@ def contenders(model: str, dataset: str, device: torch.device, deterministic: bo
     }
     if cuda:
         loops |= {"eager": ours("auto", deterministic, capture=False), "free": ours("auto", deterministic=False)}
-    return loops
+    return loops | ({"compiled": ours("auto", deterministic, compiled=True)} if compiled else {})
 
 
 def speed(step: Callable[[], None], iterations: int, device: torch.device) -> float:
     step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     began = time.perf_counter()
     for _ in range(iterations):
         step()
+    wait_for(device)
+    return iterations / (time.perf_counter() - began)
+
+
+def wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return iterations / (time.perf_counter() - began)
 
 
 def line_of(row: dict[str, object]) -> str:
@@ -222,7 +232,7 @@ def line_of(row: dict[str, object]) -> str:
         f"{row['loop']:12} {row['iterations_per_second']!s:>10} it/s   x{row['ratio_to_plain']}  {row['ratio_range']}"
     )
     if "captured" in row:
-        line += f"  {row['precision']}, {'graph' if row['captured'] else 'eager'}"
+        line += f"  {row['precision']}, {'graph' if row['captured'] else 'eager'} after {row['seconds_to_start']} s"
         line += "" if row["deterministic"] else ", not deterministic"
         line += f": {row['why_eager']}" if row["why_eager"] else ""
     return line + (f"  FAILED after {row['rounds']} rounds: {row['failed']}" if row["failed"] else "")
@@ -234,13 +244,14 @@ def main() -> None:
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=True, help="as train does")
+    parser.add_argument("--compiled", action="store_true", help="also compiled: a minute or more before it starts")
     parser.add_argument("--iterations", type=int, default=10, help="per contender and round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
     head = f"{arguments.model} on {arguments.dataset}, {device_name(device)}, torch {torch.__version__}"
-    loops = contenders(arguments.model, arguments.dataset, device, arguments.deterministic)
+    loops = contenders(arguments.model, arguments.dataset, device, arguments.deterministic, arguments.compiled)
     rows: list[dict[str, object]] = []
     for number in range(arguments.rounds):
         for name in sorted(loops, reverse=number % 2 == 1):  # the order alternates, or the first would be favoured
