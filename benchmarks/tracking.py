@@ -3,16 +3,18 @@
     python benchmarks/tracking.py --rounds 5 --output tracking.json
 
 A network small enough for a GPU's speed on a CPU, with the evaluations of a full-length run, one every 2,000 updates.
-Rounds alternate; the machine must have nothing else to do. Two shares of the training without bound what it can lose,
-and are steadier than the difference of two speeds: `calls`, the seconds that the training itself is in calls that
-report to the run, waiting included; `writing`, what the writing thread computes beside it, which a machine with no core
-to spare takes from the training. The chain is dense -> prune -> retrain over SQLite: its seconds but for training.
+Rounds alternate; the machine must have nothing else to do. On a CPU one thread trains, and `CPU` compares the seconds
+that it computed: what others on the machine take is not in it. Two shares of the training without bound what it can
+lose: `calls`, the seconds that the training itself is in calls that report to the run, waiting included; `writing`,
+what the writing thread computes beside it, which a machine with no core to spare takes from the training. The chain is
+dense -> prune -> retrain over SQLite: its seconds but for training.
 """
 
 import argparse
 import json
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -33,7 +35,7 @@ from rewindctl.datasets import load_dataset
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.models import build_network, register_model
 from rewindctl.models.network import NetworkConfig
-from rewindctl.pipeline import Pipeline, RunPolicy, stages
+from rewindctl.pipeline import Pipeline, RunPolicy, stages, train_run
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_spec, retrain_spec
@@ -83,6 +85,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     device = resolve_device(options.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
     head = f"{device_name(device)}, torch {torch.__version__}"
     with tempfile.TemporaryDirectory(prefix="rewindctl-bench-") as folder:
         began = time.perf_counter()
@@ -112,15 +116,18 @@ def compare_training(folder: Path, options: argparse.Namespace, device: torch.de
     rows = []
     for number in range(-1, options.rounds):  # the first round warms up
         row: dict[str, float] = {}
-        written, called = Written(), Spent()
+        written, called, computed = Written(), Spent(), Spent(time.thread_time)
         for name in sorted(ways, reverse=number % 2 == 1):  # the order alternates, or the first would be favoured
             with ExitStack() as watched:
                 watched.enter_context(written)
                 for report in ("evaluated", "checkpoint", "resumable", "progressed"):
                     watched.enter_context(called.watching(RunObserver, report, "calls"))
+                for module in (train_run, sys.modules[__name__]):
+                    watched.enter_context(computed.watching(module, "train", name))
                 training, around = ways[name]()
             row |= {f"{name}_iterations_per_second": options.iterations / training, f"{name}_around_seconds": around}
         row["ratio"] = row["with_iterations_per_second"] / row["without_iterations_per_second"]
+        row["cpu_ratio"] = computed.seconds["without"] / computed.seconds["with"]
         seconds = options.iterations / row["without_iterations_per_second"]
         row |= {"writing_share": written.seconds / seconds, "calls_share": called.seconds["calls"] / seconds}
         rows.append(row)
@@ -193,11 +200,11 @@ def chain_seconds(folder: Path, number: int, device: torch.device) -> dict[str, 
 
 
 class Spent:
-    """Seconds of the main thread by what they went to."""
+    """Seconds of the main thread, by a clock, by what they went to."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: Counter[str] = Counter()
-        self._depth = 0
+        self._clock, self._depth = clock, 0
 
     def row(self, began: float, training: float) -> dict[str, float]:
         """Of a stage that has just ended; what is counted next is the next one's."""
@@ -215,12 +222,12 @@ class Spent:
         def call(*args: Any, **values: Any) -> Any:
             if self._depth or threading.current_thread() is not threading.main_thread():
                 return function(*args, **values)
-            self._depth, began = 1, time.perf_counter()
+            self._depth, began = 1, self._clock()
             try:
                 return function(*args, **values)
             finally:
                 self._depth = 0
-                self.seconds[label] += time.perf_counter() - began
+                self.seconds[label] += self._clock() - began
 
         return call
 
@@ -240,16 +247,19 @@ class Watching:
 
 
 def print_training(head: str, rows: list[dict[str, float]]) -> None:
-    table = Table("training", "it/s", "against without", "calls", "writing", "seconds before and after it")
-    ratios = [row["ratio"] for row in rows]
+    table = Table("training", "it/s", "against without", "CPU", "calls", "writing", "seconds before and after it")
     for name in ("without", "with"):
         speed = statistics.median(row[f"{name}_iterations_per_second"] for row in rows)
         around = statistics.median(row[f"{name}_around_seconds"] for row in rows)
-        beside = f"x{statistics.median(ratios):.3f} [{min(ratios):.3f}, {max(ratios):.3f}]" if name == "with" else ""
+        beside = [spread([row[key] for row in rows]) if name == "with" else "" for key in ("ratio", "cpu_ratio")]
         shares = [statistics.median(row[f"{what}_share"] for row in rows) for what in ("calls", "writing")]
         cells = [f"{share:.2%}" if name == "with" else "" for share in shares]
-        table.add_row(f"{name} the registry", f"{speed:,.0f}", beside, *cells, f"{around:.2f}")
+        table.add_row(f"{name} the registry", f"{speed:,.0f}", *beside, *cells, f"{around:.2f}")
     RichConsole().print(f"{head}, {len(rows)} rounds", table)
+
+
+def spread(ratios: list[float]) -> str:
+    return f"x{statistics.median(ratios):.3f} [{min(ratios):.3f}, {max(ratios):.3f}]"
 
 
 def print_chain(rounds: list[dict[str, dict[str, float]]], fresh: float) -> None:
