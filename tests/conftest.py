@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,6 +21,10 @@ for name in (
     "REWINDCTL_DATA",
 ):
     os.environ.pop(name, None)
+
+# The same examples everywhere, however slow the machine is at that moment.
+settings.register_profile("law", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("law")
 
 from rewindctl.cli import run as run_command  # noqa: E402 (after the environment is clean)
 from rewindctl.registry import Registry  # noqa: E402

@@ -91,7 +91,9 @@ def on_one_core() -> None:
     """Lead a group of one's own, on one core: as many threads in every process, however many cores there are."""
     os.setsid()
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        cores = sorted(os.sched_getaffinity(0))
+        beside = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        os.sched_setaffinity(0, {cores[beside % len(cores)]})
 
 
 def _command(

@@ -49,7 +49,7 @@ def a_project(folder: Path, python: str) -> Path:
     for name in ("MLproject", "conda.yaml"):
         text = (ROOT / name).read_text()
         (folder / name).write_text(text.replace("python=3.11\n", f"python={python}\n"))
-    shutil.copytree(ROOT / "rewindctl", folder / "rewindctl")
+    shutil.copytree(ROOT / "rewindctl", folder / "rewindctl", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 

@@ -77,7 +77,7 @@ def project(tmp_path: Path) -> Path:
     """A copy of what `mlflow run` needs, so that nothing is written into the checkout."""
     for name in ("MLproject", "conda.yaml"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "rewindctl", tmp_path / "rewindctl")
+    shutil.copytree(ROOT / "rewindctl", tmp_path / "rewindctl", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 

@@ -62,8 +62,7 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     if not pipeline.policy.force:
         bring_kept(registry, wanted.spec.fingerprint(), pipeline.console)
     if not pipeline.policy.force and (found := _done(pipeline, wanted.spec, parent, request.trials)) is not None:
-        pipeline.console.say(f"reused   {found.short}")
-        return Tuned(found, registry.artifacts.read_json(found, BEST), reused=True)
+        return _reused(pipeline, found)
     site = Site(registry.uri, registry.experiment, pipeline.device_name, pipeline.data_dir, pipeline.policy)
     work = Work(
         site,
@@ -78,6 +77,8 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     work.search(pipeline.console.say)  # a study of another search is refused before there is a run
     opened = _open_run(pipeline, wanted.spec, parent, request.trials, storage)
     home = registry.get(opened.run_id)
+    if isinstance(opened, RunRecord) and opened.finished:
+        return _reused(pipeline, opened)
     trials = Trials(pipeline, wanted.spec, parent, home)
     if isinstance(opened, RunRecord):
         pipeline.console.say(f"joining  {home.short} of {home.tags.get(tag.OWNER)}")
@@ -88,6 +89,11 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     except BaseException as error:
         opened.fail(error)
         raise
+
+
+def _reused(pipeline: Pipeline, run: RunRecord) -> Tuned:
+    pipeline.console.say(f"reused   {run.short}")
+    return Tuned(run, pipeline.registry.artifacts.read_json(run, BEST), reused=True)
 
 
 def _done(pipeline: Pipeline, spec: TuneSpec, parent: RunRecord, trials: int) -> RunRecord | None:
@@ -101,7 +107,7 @@ def _done(pipeline: Pipeline, spec: TuneSpec, parent: RunRecord, trials: int) ->
 def _open_run(
     pipeline: Pipeline, spec: TuneSpec, parent: RunRecord, trials: int, storage: str
 ) -> RunWriter | RunRecord:
-    """A run of this search to write, or the one that another process is writing.
+    """A run of this search to write, or the one that another process is writing or has just finished.
 
     Raises: RegistryError.
     """
@@ -121,6 +127,8 @@ def _open_run(
     except RegistryError:
         same = search(fingerprint=spec.fingerprint())
         running = [run for run in same if run.status == "RUNNING" and run.parent_id == parent.run_id]
+        if not running and (found := _done(pipeline, spec, parent, trials)) is not None:
+            return found
         if not running:
             raise
         return running[-1]

@@ -148,11 +148,12 @@ class Trials:
                 return self.pipeline.registry.start(spec, name, self.home, tags, resume=False, watch=owners)
             except RegistryError:
                 same = self.pipeline.registry.search(fingerprint=spec.fingerprint())
-                if not any(run.status == "RUNNING" for run in same):
+                running = any(run.status == "RUNNING" for run in same)
+                if (found := self._finished(spec)) is not None:
+                    return found
+                if not running:
                     raise
             time.sleep(WAIT_SECONDS)
-            if (found := self._finished(spec)) is not None:
-                return found
 
     def _run(self, spec: TrialSpec, name: str, writer: RunWriter, watch: "Watch") -> Result:
         began = time.perf_counter()

@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 def get(port: int, path: str) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=60) as answer:
         return bytes(answer.read())
 
 
@@ -75,7 +75,7 @@ def assert_only_own_names(port: int) -> None:
         for path in ("", "ajax-api/2.0/mlflow/experiments/search?max_results=1"):
             request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", headers={"Host": host})
             with pytest.raises(urllib.error.HTTPError) as caught:
-                urllib.request.urlopen(request, timeout=5)
+                urllib.request.urlopen(request, timeout=60)
             assert caught.value.code == 403
 
 

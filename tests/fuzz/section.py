@@ -65,7 +65,7 @@ def _one(name: str, seconds: float, seed: int, how: str) -> dict[str, Any]:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=seconds + START_SECONDS,
+            timeout=max(0.0, seconds) + START_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rewindctl.errors import RewindError
 
-PATIENCE_SECONDS = 5
+PATIENCE_SECONDS = 20  # of a clock on the wall: the machine may be at other work
 LONGEST_MESSAGE = 20_000
 RUNS_CODE = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "pty.spawn")
 CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.symlink", "os.link", "shutil.rmtree")

@@ -46,7 +46,7 @@ def test_a_killed_training_goes_on_in_the_same_run(store: Path, tmp_path: Path, 
     generator = random.Random(9)
     for kill in range(2):
         process = start(uri)
-        wait_for_progress(uri, generator.randint(2, 8) + 8 * kill, process)
+        wait_for_progress(uri, generator.randint(2, 5) + 4 * kill, process)
         process.send_signal(signal.SIGKILL)
         assert process.wait(30) == -signal.SIGKILL
     assert start(uri).wait(120) == 0

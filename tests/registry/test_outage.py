@@ -154,7 +154,9 @@ def test_a_server_killed_and_started_again_during_a_training(
     name: str,
     unbroken: dict[str, list[tuple[int, float]]],
     number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("REWINDCTL_OUTAGE_SECONDS", "300")  # it has to import everything to start
     store = Path(shutil.copy(empty_store, tmp_path / "server.db"))
     server = Server(tmp_path, f"sqlite:///{store}").start().wait()
     try:
@@ -259,11 +261,13 @@ def test_a_server_that_never_answers_is_asked_by_one_write_alone(
     train: Cli, cable: Cable, at: At, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A training that asked at each evaluation would stand still for a timeout each."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 3600.0)  # a beat asks too
     asked: list[int] = []
+    at(8, lambda: monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1"))
     at(8, cable.freeze)
     for iteration in (12, 16, 20, 24):
         at(iteration, lambda: asked.append(cable.refused))
+    at(24, lambda: monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30"))
     at(24, cable.plug)
     assert train().code == 0
     assert asked == [2] * 4  # MLflow asks again once

@@ -1,6 +1,7 @@
 """The soak, `make soak`: section after section, each with its share of the time; exit code 1 for a broken law."""
 
 import argparse
+import signal
 import sys
 import time
 import traceback
@@ -16,6 +17,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 def main() -> int:
     options = _options()
     quiet_threads()
+    # In a process that is forked, until the command takes both signals itself: a killed one ends as an interrupted one.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from soak.page import write_figures
     from soak.sections import SHARES, Done, section, title
 

@@ -2,8 +2,6 @@
 
 import math
 import multiprocessing
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -305,7 +303,7 @@ def test_workers_killed_at_any_moment_leave_a_study_that_ends_exactly(tmp_path: 
         while process.poll() is None and len(search(place, 14).study.trials) < 4 * (kill + 1):
             time.sleep(0.02)
         time.sleep(0.03 * kill)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
     assert subprocess.run(line, check=False).returncode == 0
     last, whole = search(place, 14), search(tmp_path / "whole.log", 14)
