@@ -1,6 +1,7 @@
 """A step whose passes PyTorch's compiler makes follows the step as it is written."""
 
 import shutil
+import sysconfig
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rewindctl.training.kernels import reproducible
 from rewindctl.training.step import Stepper
 
 UPDATES = 4
+CAN_COMPILE = shutil.which("g++") is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 class Small(Network):
@@ -48,7 +50,7 @@ def follows(device: torch.device) -> Stepper:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.skipif(not CAN_COMPILE, reason="needs g++ and the headers of Python")
 def test_compiled_updates_follow_those_that_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     follows(torch.device("cpu"))
