@@ -15,17 +15,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from several import Given
-from throughput import wait_for
+from throughput import options, wait_for, what
 from torch.profiler import ProfilerActivity, profile
 
 from rewindctl.datasets import load_dataset
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.training.device import device_name, resolve_device
+from rewindctl.training.device import resolve_device
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.step import Stepper
 
@@ -109,22 +108,17 @@ def lines_of(made: dict[str, Any]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet20")
-    parser.add_argument("--dataset", default="cifar10")
-    parser.add_argument("--device", default="auto")
+    parser = options(__doc__)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=True, help="as train does")
     parser.add_argument("--fill", action=argparse.BooleanOptionalAction, default=False, help="new memory, with NaN")
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--updates", type=int, default=50)
-    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     device, data = resolve_device(arguments.device), load_dataset(arguments.dataset)
     on_device = DeviceData.upload(data, device)
     given = Given(arguments.model, data, on_device, arguments.precision, arguments.deterministic)
     made: dict[str, Any] = {
-        "what": f"{arguments.model} on {arguments.dataset}, {device_name(device)}, torch {torch.__version__}",
+        "what": what(arguments, device),
         "deterministic": arguments.deterministic,
         "fill": arguments.fill,
         "compiled": arguments.compiled,

@@ -11,19 +11,16 @@ All run as a training does: deterministic, unless --no-deterministic. A way that
 so, and makes the exit status 1.
 """
 
-import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from throughput import first_line, wait_for
+from throughput import compared, first_line, options, wait_for, what
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy
@@ -36,7 +33,7 @@ from rewindctl.pipeline.requests import dense_spec
 from rewindctl.pipeline.settings import dense_settings
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.training.device import device_name, resolve_device
+from rewindctl.training.device import resolve_device
 from rewindctl.training.graph import captured
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.precision import choose_for
@@ -219,12 +216,8 @@ class Way:
         return all(torch.equal(p, one.parameters[n]) for two, one in pairs for n, p in two.parameters.items())
 
     def row(self, in_turn: "Way") -> dict[str, object]:
-        ratios = [value / other for value, other in zip(self.speeds[1:], in_turn.speeds[1:], strict=False)]
         return {
-            "iterations_per_second": round(statistics.median(self.speeds[1:]), 2) if self.speeds[1:] else None,
-            "ratio_to_in_turn": round(statistics.median(ratios), 3) if ratios else None,
-            "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)] if ratios else None,
-            "rounds": len(self.speeds[1:]),
+            **compared(self.speeds[1:], "in_turn", in_turn.speeds[1:]),
             "captured": self.captured(),
             "why_eager": next((one.why_eager for one in self.trials if one.why_eager), ""),
             "same_weights": self.same_as(in_turn),
@@ -257,22 +250,17 @@ def line_of(row: dict[str, object]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet20")
-    parser.add_argument("--dataset", default="cifar10")
-    parser.add_argument("--device", default="auto")
+    parser = options(__doc__)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=True, help="as train does")
     parser.add_argument("--trials", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--iterations", type=int, default=10, help="of each trial, way and round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
     data = load_dataset(arguments.dataset)
     on_device = DeviceData.upload(data, device)
     given = Given(arguments.model, data, on_device, arguments.precision, arguments.deterministic)
-    head = f"{arguments.model} on {arguments.dataset}, {device_name(device)}, torch {torch.__version__}"
+    head = what(arguments, device)
     made: dict[str, Any] = {"what": head, "deterministic": arguments.deterministic, "rows": []}
     print(head)
     made["apart"] = said_apart(replace(given, precision="fp32"))

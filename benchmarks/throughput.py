@@ -146,20 +146,23 @@ class Loop:
         return lambda: stepper.update(next(counter))
 
     def row(self, name: str, plain: list[float]) -> dict[str, object]:
-        ratios = [value / other for value, other in zip(self.speeds, plain, strict=False)]  # of rounds that both made
-        row: dict[str, object] = {
-            "loop": name,
-            "iterations_per_second": round(statistics.median(self.speeds), 2) if self.speeds else None,
-            "ratio_to_plain": round(statistics.median(ratios), 3) if ratios else None,
-            "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)] if ratios else None,
-            "rounds": len(self.speeds),
-            "failed": self.failed,
-        }
+        row = {"loop": name, **compared(self.speeds, "plain", plain), "failed": self.failed}
         if self.stepper:
             row |= {"precision": self.stepper.settings.precision, "deterministic": self.deterministic}
             row |= {"captured": self.stepper.captured, "why_eager": self.stepper.why_eager}
             row |= {"seconds_to_start": round(self.seconds_to_start, 2)}
         return row
+
+
+def compared(speeds: list[float], name: str, others: list[float]) -> dict[str, object]:
+    """Median speed, and the ratio to another's over the rounds that both made."""
+    ratios = [value / other for value, other in zip(speeds, others, strict=False)]
+    return {
+        "iterations_per_second": round(statistics.median(speeds), 2) if speeds else None,
+        f"ratio_to_{name}": round(statistics.median(ratios), 3) if ratios else None,
+        "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)] if ratios else None,
+        "rounds": len(speeds),
+    }
 
 
 def first_line(error: BaseException) -> str:
@@ -238,19 +241,29 @@ def line_of(row: dict[str, object]) -> str:
     return line + (f"  FAILED after {row['rounds']} rounds: {row['failed']}" if row["failed"] else "")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(description: str | None) -> argparse.ArgumentParser:
+    """What every measurement of updates is asked."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=True, help="as train does")
+    parser.add_argument("--output", type=Path)
+    return parser
+
+
+def what(arguments: argparse.Namespace, device: torch.device) -> str:
+    return f"{arguments.model} on {arguments.dataset}, {device_name(device)}, torch {torch.__version__}"
+
+
+def main() -> None:
+    parser = options(__doc__)
     parser.add_argument("--compiled", action="store_true", help="also compiled: a minute or more before it starts")
     parser.add_argument("--iterations", type=int, default=10, help="per contender and round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
-    head = f"{arguments.model} on {arguments.dataset}, {device_name(device)}, torch {torch.__version__}"
+    head = what(arguments, device)
     loops = contenders(arguments.model, arguments.dataset, device, arguments.deterministic, arguments.compiled)
     rows: list[dict[str, object]] = []
     for number in range(arguments.rounds):

@@ -11,9 +11,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 IMPORTED = (
     *("started", "workload", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "optuna", "pandas", "rich.progress"),
@@ -60,14 +64,24 @@ class Started:
         return file.read_text() if file.exists() else ""
 
     def poll(self) -> int | None:
-        return self.wait(0, patient=False)
+        self._process.join(0)
+        return self.returncode
 
-    def wait(self, timeout: float | None = None, *, patient: bool = True) -> int | None:
+    def wait(self, timeout: float | None = None) -> int | None:
         """Its exit code, minus the signal that ended it. Raises: subprocess.TimeoutExpired."""
         self._process.join(timeout)
-        if patient and self.returncode is None and timeout is not None:
-            raise subprocess.TimeoutExpired("rewindctl", timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("rewindctl", timeout or 0)
         return self.returncode
+
+    def until(self, ready: Callable[[], T], every: float = 0.02, seconds: float = 300) -> T:
+        """Look every so many seconds: what `ready` answers when it is true. Fails when the command ends before."""
+        deadline = time.monotonic() + seconds
+        while not (found := ready()):
+            assert time.monotonic() < deadline, "it did not happen in time"
+            assert self.poll() is None, self.communicate()
+            time.sleep(every)
+        return found
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Wait for its end: what it wrote to stdout and to stderr. Raises: subprocess.TimeoutExpired."""

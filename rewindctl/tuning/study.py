@@ -127,11 +127,11 @@ def _open_run(
     except RegistryError:
         same = search(fingerprint=spec.fingerprint())
         running = [run for run in same if run.status == "RUNNING" and run.parent_id == parent.run_id]
-        if not running and (found := _done(pipeline, spec, parent, trials)) is not None:
+        if running:
+            return running[-1]
+        if (found := _done(pipeline, spec, parent, trials)) is not None:
             return found
-        if not running:
-            raise
-        return running[-1]
+        raise
     writer.tag(tags)  # a run gone on with may have been asked for fewer trials
     _mark(writer)  # interrupted, the same command goes on with this run: its trials are its children
     return writer

@@ -4,8 +4,6 @@ import re
 import shlex
 import signal
 import sqlite3
-import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -82,7 +80,7 @@ def test_an_interrupted_command_says_what_is_kept_and_how_to_go_on(chain: Chain,
     words += ["--tracking-uri", copied.uri, "--device", "cpu"]
     words += ["--evaluate-every", "5"] if name in ("train-dense", "tune") else []
     process = Started(*words)
-    wait_for(lambda: under_way(copied.store), process)
+    process.until(lambda: under_way(copied.store))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, ""), err
@@ -102,9 +100,3 @@ def under_way(store: Path) -> bool:
             WHERE status = 'RUNNING' AND tags.key = 'rewindctl.kind' AND tags.value != 'prune'
         """
         return bool(connection.execute(query).fetchone()[0])
-
-
-def wait_for(ready: Callable[[], bool], process: Started) -> None:
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)

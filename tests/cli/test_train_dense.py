@@ -3,7 +3,6 @@
 import json
 import signal
 import sqlite3
-import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -108,9 +107,7 @@ def training(store: Path, *arguments: str) -> Started:
     """A training in a process of its own, under way: its first evaluation is in the store."""
     process = Started("train-dense", *arguments, "--tracking-uri", f"sqlite:///{store}")
     with closing(sqlite3.connect(store, timeout=20)) as connection:
-        while connection.execute("SELECT COUNT(*) FROM metrics").fetchone() == (0,):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
+        process.until(lambda: connection.execute("SELECT COUNT(*) FROM metrics").fetchone() != (0,))
     return process
 
 

@@ -62,13 +62,8 @@ def members(group: int) -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], Any], process: Started, seconds: float = 90) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    return found
+def wait_for(condition: Callable[[], Any], process: Started) -> Any:
+    return process.until(condition, every=0.1, seconds=90)
 
 
 def under_way() -> RunRecord | None:

@@ -2,7 +2,6 @@
 
 import signal
 import sqlite3
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -39,9 +38,8 @@ def at_work(store: Path) -> Started:
     """A training in a process of its own, under way and with a resume point: its third evaluation is in the store."""
     started = process(store, *SECONDS)
     with closing(sqlite3.connect(store, timeout=20)) as connection:
-        while connection.execute("SELECT COUNT(*) FROM metrics WHERE key = 'test_accuracy'").fetchone()[0] < 3:
-            assert started.poll() is None, started.communicate()
-            time.sleep(0.02)
+        count = "SELECT COUNT(*) FROM metrics WHERE key = 'test_accuracy'"
+        started.until(lambda: connection.execute(count).fetchone()[0] >= 3)
     return started
 
 
@@ -139,9 +137,7 @@ def test_an_interrupted_wait_leaves_the_other_run_alone(
     writer = held(chain, registry)
     before = registry.get(writer.run_id)
     waiter = process(store, "train-dense", *TINY)
-    while f"waits for run {writer.run_id} " not in waiter.err:
-        assert waiter.poll() is None, waiter.communicate()
-        time.sleep(0.02)
+    waiter.until(lambda: f"waits for run {writer.run_id} " in waiter.err)
     waiter.send_signal(number)
     out, err = waiter.communicate(timeout=60)
     assert (waiter.returncode, out) == (130, "")

@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -378,9 +377,7 @@ def test_a_killed_import_counts_for_nothing_and_can_be_repeated(
     bundle: Path, target: Registry, store: Path, moment: str
 ) -> None:
     process = Started("registry", "import", str(bundle))
-    while not count(store, KILLS[moment]):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
+    process.until(lambda: count(store, KILLS[moment]), every=0.002)
     process.kill()
     process.wait()
     by_id = {run.run_id: run for run in target.search()}
@@ -394,9 +391,7 @@ def test_a_killed_import_counts_for_nothing_and_can_be_repeated(
 
 def test_an_interrupted_import_takes_its_runs_back(bundle: Path, target: Registry, store: Path) -> None:
     process = Started("registry", "import", str(bundle))
-    while not count(store, "runs"):
-        assert process.poll() is None
-        time.sleep(0.002)
+    process.until(lambda: count(store, "runs"), every=0.002)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
     assert (process.returncode, out) == (130, "")

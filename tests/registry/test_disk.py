@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -170,12 +169,13 @@ def test_a_report_that_was_killed_is_closed_by_the_next(registry: Registry) -> N
 @pytest.mark.slow
 def test_a_store_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
     process = Started("init")
-    while True:
+
+    def is_half_made() -> bool:
         with suppress(FileNotFoundError):  # renamed in that moment
-            if any(path.stat().st_size > 100_000 for path in tmp_path.glob(".mlflow-*.db")):
-                break
-        assert process.poll() is None
-        time.sleep(0.002)
+            return any(path.stat().st_size > 100_000 for path in tmp_path.glob(".mlflow-*.db"))
+        return False
+
+    process.until(is_half_made, every=0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "mlflow.db").exists()
