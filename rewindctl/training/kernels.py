@@ -1,8 +1,7 @@
-"""Which kernels a GPU may use: a setting of the process, shared by the trainings in it."""
+"""What a process computes float32 with: settings that the trainings and evaluations in its threads share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,33 +11,61 @@ from rewindctl.training.shared import Shared
 
 @contextmanager
 def reproducible(device: torch.device, deterministic: bool) -> Iterator[None]:
-    """On CUDA: float32 is float32 (not TF32), and with `deterministic` the same seed gives the same bytes.
+    """Float32 is float32 (not TF32, nor bfloat16), and on CUDA with `deterministic` the same seed gives the same bytes.
 
-    Without it cuDNN takes the kernels that it measures to be fastest.
+    Without it cuDNN takes the kernels that it measures to be fastest, unless another thread wants the same bytes.
     """
-    with _kernels[deterministic] if device.type == "cuda" else nullcontext():
+    if device.type != "cuda":
+        with _float32:
+            yield
+        return
+    with _float32, _fastest, _deterministic if deterministic else nullcontext():
         yield
 
 
 @contextmanager
-def _chosen_kernels(deterministic: bool) -> Iterator[None]:
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+def _whole_float32() -> Iterator[None]:
+    """PyTorch may be told, for the whole process, to round the inputs of products of float32; its cuDNN does at first.
+
+    Source: PyTorch's notes on CUDA semantics, on TF32, and on numerical accuracy, for oneDNN on a CPU.
+    """
+    backends: Any = torch.backends  # its type does not tell of the settings
+    parts = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+    before = [part.fp32_precision for part in parts]
+    try:
+        for part in parts:
+            part.fp32_precision = "ieee"
+        yield
+    finally:
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision
+
+
+@contextmanager
+def _fastest_kernels() -> Iterator[None]:
     memory: Any = torch.utils.deterministic  # its type does not tell of the setting
+    filled = memory.fill_uninitialized_memory
+    with _kernels(deterministic=False):
+        try:
+            # Else PyTorch writes NaN into each new tensor first: a kernel for nearly every kernel of a step, and no
+            # other bytes, since nothing here reads what it has not written.
+            memory.fill_uninitialized_memory = False
+            yield
+        finally:
+            memory.fill_uninitialized_memory = filled
+
+
+@contextmanager
+def _kernels(deterministic: bool) -> Iterator[None]:
     mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    precision, filled = convolutions.fp32_precision, memory.fill_uninitialized_memory
     try:
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
-        # Else PyTorch writes NaN into each new tensor first: a kernel for nearly every kernel of a step, and no other
-        # bytes, since nothing here reads what it has not written.
-        memory.fill_uninitialized_memory = False
         torch.backends.cudnn.benchmark = not deterministic
-        convolutions.fp32_precision = "ieee"
         yield
     finally:
         torch.set_deterministic_debug_mode(mode)
-        memory.fill_uninitialized_memory = filled
         torch.backends.cudnn.benchmark = benchmark
-        convolutions.fp32_precision = precision
 
 
-_kernels = {choice: Shared(partial(_chosen_kernels, choice)) for choice in (True, False)}
+# Whoever is in an inner one is in those before it, and so what is undone last is what was there first.
+_float32, _fastest, _deterministic = Shared(_whole_float32), Shared(_fastest_kernels), Shared(lambda: _kernels(True))

@@ -78,11 +78,14 @@ def train(
 
 
 def evaluate(network: Network, data: DeviceData) -> tuple[float, float]:
-    """Mean loss and accuracy, correct / total, over the whole test set. Leaves the network in training mode."""
+    """Mean loss and accuracy, correct / total, over the whole test set. Leaves the network in training mode.
+
+    In float32 by deterministic kernels, whatever the training's precision and whatever else the process does.
+    """
     network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=data.device)
     loss = torch.zeros((), dtype=torch.float64, device=data.device)
-    with torch.inference_mode(), alone(data.device):
+    with torch.inference_mode(), alone(data.device), reproducible(data.device, deterministic=True):
         for images, labels in zip(
             data.test_images.split(EVALUATION_BATCH), data.test_labels.split(EVALUATION_BATCH), strict=True
         ):

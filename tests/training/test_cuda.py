@@ -324,6 +324,28 @@ def test_accuracy_is_that_of_the_cpu(data: DeviceData) -> None:
     assert abs(accuracy_there - accuracy) <= 3 / len(here.test_labels)
 
 
+def test_an_evaluation_is_in_whole_float32_with_the_same_bytes_alone_and_beside_a_training(data: DeviceData) -> None:
+    """The kernels of an evaluation are no training's: with cuDNN's own choice TF32 would be on, and the fastest kernel
+    another each time."""
+    value, seen = network().to(data.device).to(memory_format=torch.channels_last), []
+
+    def look(*_: object) -> None:
+        backends = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision  # type: ignore[attr-defined]
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark, *backends))
+
+    value.register_forward_hook(look)
+    alone = evaluate(value, data)
+    for deterministic in (True, False):
+        with reproducible(data.device, deterministic):
+            assert evaluate(value, data) == alone
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert evaluate(value, data) == alone
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {(True, False, "ieee", "ieee")}
+
+
 def test_the_environment_names_the_gpu_and_its_software(data: DeviceData) -> None:
     record = environment(data.device)
     assert record["device"] == torch.cuda.get_device_name(data.device)

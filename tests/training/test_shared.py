@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import permutations, product
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from rewindctl.datasets import load_dataset
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.kernels import reproducible
-from rewindctl.training.loop import train
+from rewindctl.training.loop import evaluate, train
 from rewindctl.training.shared import Shared
 
 GPU = torch.device("cuda", 0)  # only its settings, which can be made where there is none
@@ -79,3 +81,71 @@ def test_what_new_memory_holds_decides_no_byte() -> None:
             end = train(network(), data, SETTINGS, start, Keeper()).state
         ends.append([*end.parameters.values(), *end.buffers.values(), *end.momentum.values()])
     assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+BACKENDS: Any = torch.backends
+FLOAT32 = (BACKENDS.cudnn.conv, BACKENDS.cuda.matmul, BACKENDS.mkldnn.conv, BACKENDS.mkldnn.matmul)
+
+
+@pytest.fixture
+def rounded() -> Iterator[tuple[str, ...]]:
+    """A process that has told PyTorch to round what it multiplies, as a notebook may."""
+    before = [part.fp32_precision for part in FLOAT32]
+    torch.set_float32_matmul_precision("medium")
+    BACKENDS.cudnn.conv.fp32_precision, BACKENDS.mkldnn.conv.fp32_precision = "tf32", "bf16"
+    try:
+        yield precisions()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        for part, precision in zip(FLOAT32, before, strict=True):
+            part.fp32_precision = precision
+
+
+def precisions() -> tuple[str, ...]:
+    return tuple(part.fp32_precision for part in FLOAT32)
+
+
+def test_every_evaluation_is_in_whole_float32_whatever_the_process_is_set_to(rounded: tuple[str, ...]) -> None:
+    """By its only door: no caller can forget it. The settings of a GPU are there without one."""
+    data, value, seen = DeviceData.upload(load_dataset("digits"), torch.device("cpu")), network(), []
+    value.register_forward_hook(lambda *_: seen.append(precisions()))
+    assert "ieee" not in rounded
+    found = evaluate(value, data)
+    assert set(seen) == {("ieee",) * len(FLOAT32)}
+    assert precisions() == rounded
+    with reproducible(GPU, False):
+        assert evaluate(value, data) == found
+        assert precisions() == ("ieee",) * len(FLOAT32)
+    assert precisions() == rounded
+
+
+def test_a_training_in_float32_is_the_same_whatever_the_process_is_set_to(rounded: tuple[str, ...]) -> None:
+    data = DeviceData.upload(load_dataset("digits"), torch.device("cpu"))
+    start, seen, value = TrainState.initial(network()), [], network()
+    value.register_forward_hook(lambda *_: seen.append(precisions()))
+    train(value, data, SETTINGS, start, Keeper())
+    assert set(seen) == {("ieee",) * len(FLOAT32)}
+    assert precisions() == rounded
+
+
+@pytest.mark.parametrize("choices", list(product([True, False], repeat=3)))
+def test_kernels_are_deterministic_as_long_as_one_of_several_wants_it(choices: tuple[bool, ...]) -> None:
+    """In whatever order they leave: the last undoes everything, and none takes from another what it asked for."""
+
+    def state() -> tuple[int, bool, tuple[str, ...]]:
+        return torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark, precisions()
+
+    before = state()
+    for leaving in permutations(range(3)):
+        entered = [reproducible(GPU, choice) for choice in choices]
+        inside: list[bool] = []
+        for one, choice in zip(entered, choices, strict=True):
+            one.__enter__()
+            inside.append(choice)
+            assert state() == (int(any(inside)), not any(inside), ("ieee",) * len(FLOAT32))
+        left = set(range(3))
+        for index in leaving:
+            entered[index].__exit__(None, None, None)
+            left.remove(index)
+            wanted = any(choices[one] for one in left)
+            assert state() == ((int(wanted), not wanted, ("ieee",) * len(FLOAT32)) if left else before)
