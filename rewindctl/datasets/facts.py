@@ -6,17 +6,13 @@ from pathlib import Path
 from rewindctl.datasets.cifar import published_digest
 from rewindctl.datasets.dataset import Dataset
 from rewindctl.datasets.files import load_dataset
-from rewindctl.errors import DataError
 
 CIFAR_SIZE, CIFAR_IMAGE = 50_000, (32, 32)
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Name, digest, number of training images, their height and width, channels, classes.
-
-    `digest` is empty for a data set that is not here and whose digest is not known.
-    """
+    """Name, digest, number of training images, their height and width, channels, classes."""
 
     name: str
     digest: str
@@ -28,21 +24,12 @@ class DataFacts:
 
 def facts_of(name: str, data_dir: Path | None) -> DataFacts:
     """From what is published of a data set, else from the data. Raises: UnknownNameError, DataError."""
-    known = published_digest(name)
-    if known:
-        return _cifar(name, known)
-    try:
-        return describe_facts(load_dataset(name, data_dir))
-    except DataError:
-        if known is None:
-            raise
-        return _cifar(name, "")
+    digest = published_digest(name)
+    if digest is not None:
+        return DataFacts(name, digest, CIFAR_SIZE, CIFAR_IMAGE, 3, 100 if name == "cifar100" else 10)
+    return describe_facts(load_dataset(name, data_dir))
 
 
 def describe_facts(data: Dataset) -> DataFacts:
     """The facts of a data set in memory."""
     return DataFacts(data.name, data.digest, data.train_size, data.image_size, data.channels, data.classes)
-
-
-def _cifar(name: str, digest: str) -> DataFacts:
-    return DataFacts(name, digest, CIFAR_SIZE, CIFAR_IMAGE, 3, 100 if name == "cifar100" else 10)

@@ -53,7 +53,7 @@ class RayCluster:
     def check(self, data: Mapping[str, str]) -> None:
         """Join the cluster and see that stages can run there, before any does. Until `close` stdout is shut.
 
-        `data`: the digest of each data set needed, empty where it is not known. Raises: RewindError, UsageError.
+        `data`: the digest of each data set needed. Raises: RewindError, UsageError.
         """
         # Ray prints what befalls its nodes to stdout, from threads, whatever it is told; that is in its logs too.
         self._held.enter_context(redirect_stdout(_Nowhere()))

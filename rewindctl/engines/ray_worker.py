@@ -97,7 +97,7 @@ def _worker(site: Site, share: float) -> Worker:
 
 
 def _check_data(name: str, meant: str, found: str) -> None:
-    if meant and found != meant:
+    if found != meant:
         raise DataError(
             f"data set {name!r} is {found[:12]} here, {meant[:12]} in the plan", "give every node the same data"
         )

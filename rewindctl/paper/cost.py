@@ -59,8 +59,7 @@ def plan_json(plan: Plan, state: State, speeds: Speeds, device: str, missing: li
     """The plan with its costs: `stages` (each once), `totals`, and for each kind the stages done, to do and shared.
 
     `hours` are those of the training iterations to do, at the speeds known; None when one is not known. A stage is
-    shared when more than one cell needs it. Fingerprints of stages on a `missing` data set whose digest is not
-    published change with the data.
+    shared when more than one cell needs it. `missing`: data sets that the stages to do need and that are not here.
     """
     uses = plan.uses()
     rows = [

@@ -1,9 +1,8 @@
 """A study's results: each of its cells once, ours and the published number beside it."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +105,9 @@ def study_report(
     """The results that `rows` (of `tidy_frame` or `read_rows`) hold for the cells of `study` at `scale`.
 
     `selected`: groups of the cells that were asked for, None for all; the others show what runs they have.
-    The runs of a cell are those of its group: the same experiment whatever the seed. Where the digest of a data set
-    is not known without the data, it is the one that most rows have. Raises: UsageError, DataError.
+    The runs of a cell are those of its group: the same experiment whatever the seed. Raises: UsageError, DataError.
     """
-    plan = make_plan([study], _with_digests(facts, rows), (0,), scale)
+    plan = make_plan([study], facts, (0,), scale)
     groups = {cell.group for cell in plan.cells}
     own = rows[rows["group"].isin(groups)].drop_duplicates("run_id")
     by_group = dict(iter(own.groupby("group")))
@@ -121,17 +119,6 @@ def study_report(
     baselines = rows[rows["run_id"].isin(set(own["dense_run_id"]))]
     used = rows[rows["group"].isin(groups) | rows.index.isin(baselines.index)]
     return StudyReport(study, pd.DataFrame(cells), used, against, accuracy, facts, data_dir)
-
-
-def _with_digests(facts: Callable[[str], DataFacts], rows: pd.DataFrame) -> Callable[[str], DataFacts]:
-    def found(name: str) -> DataFacts:
-        known = facts(name)
-        if known.digest:
-            return known
-        seen = Counter(digest for digest in rows.loc[rows["dataset"] == name, "data_digest"] if digest)
-        return replace(known, digest=min(seen, key=lambda digest: (-seen[digest], digest)) if seen else "")
-
-    return found
 
 
 def _cell(

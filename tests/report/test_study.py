@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from report.conftest import Tiny
-from study_rows import NO_ROWS, facts, made_rows, tiny_study, with_digest
+from study_rows import NO_ROWS, facts, made_rows, tiny_study
 
 from rewindctl.paper.plan import make_plan
 from rewindctl.paper.reference import renda_points, report_points, report_tables
@@ -184,13 +184,6 @@ def test_nothing_scaled_is_unmarked_or_has_a_difference(tmp_path: Path, name: st
     names = {path.name for path in report.write(tmp_path, form)} - {"runs.csv"}
     assert all("scaled-x0.01" in name for name in names)
     assert len(names) == (4 if study.figures else 1)
-
-
-def test_digest_that_is_not_known_without_the_data_is_that_of_the_rows() -> None:
-    study = shipped()["fig4"]
-    assert facts("cifar100").digest == ""
-    assert set(report_of(study, made_rows(study)).cells["n"]) == {3}
-    assert set(study_report(made_rows(study), study, facts=with_digest).cells["n"]) == {3}
 
 
 def test_parameters_are_counted_and_equal_the_published_ones() -> None:
