@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rewindctl import __version__
+from rewindctl.datasets import load_dataset
 from rewindctl.engines.ray_cluster import RayCluster, settings
 from rewindctl.engines.ray_nodes import Node, check_resources, check_store
 from rewindctl.engines.ray_worker import Look, Post, look, place_of
@@ -153,7 +154,9 @@ def test_a_node_says_what_is_wrong_with_its_data(store: Path, data: dict[str, st
 
 
 def test_a_node_that_has_everything_says_nothing(store: Path) -> None:
-    assert look(Post(Site(f"sqlite:///{store}", "x", "cpu"), 0, {}), {"digits": ""}) == Look(__version__)
+    assert look(Post(Site(f"sqlite:///{store}", "x", "cpu"), 0, {}), {"digits": load_dataset("digits").digest}) == Look(
+        __version__
+    )
 
 
 def test_a_node_that_cannot_reach_the_server_says_so() -> None:
