@@ -137,12 +137,15 @@ class TuneSpec(Spec):
     are made is not a field: a search of 40 begins with the 20 of a shorter one.
     """
 
+    LATER = ("weights_k", "lr_k")
     kind: Literal["tune"] = "tune"
     schema_version: Literal[1] = SCHEMA_VERSION
     parent_fingerprint: str
     study: Annotated[str, Field(min_length=1, max_length=200)]
     method: str
     k: Iteration | None = None
+    weights_k: Iteration | None = None
+    lr_k: Iteration | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     iterations: Positive | None = None
     lr_clock: LrClock = "rewound"

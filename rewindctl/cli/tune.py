@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 import typer
 
 from rewindctl.cli import choices, complete
-from rewindctl.cli.choices import K, LrClock, OptimizerState, Parent
+from rewindctl.cli.choices import K, LrClock, LrK, OptimizerState, Parent, WeightsK
 from rewindctl.cli.session import Session, command, run_json
 
 PANELS = {
-    choices.RETRAINING: ("k", "lr", "iterations", "lr_clock", "optimizer_state"),
+    choices.RETRAINING: ("k", "weights_k", "lr_k", "lr", "iterations", "lr_clock", "optimizer_state"),
     "Search": ("trials", "study", "storage", "space", "pruner", "seed", "jobs"),
     "Judgement": ("seeds", "holdout", "holdout_seed", "evaluate_every", "compare_seeds"),
 }
@@ -21,7 +21,7 @@ def tune(
     session: Session,
     parent: Parent,
     method: Annotated[
-        str, typer.Option(help="finetune, weight_rewind or lr_rewind.", autocompletion=complete.names("method"))
+        str, typer.Option(help="finetune, weight_rewind, lr_rewind or rewind.", autocompletion=complete.names("method"))
     ] = "finetune",
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls included.")] = 20,
     study: Annotated[str | None, typer.Option(help="Name to go on by. [from parent and options]")] = None,
@@ -30,9 +30,14 @@ def tune(
     ] = None,
     space: Annotated[
         Path | None,
-        typer.Option(help="YAML: lr, iterations, momentum, k. [finetune: lr 0.00001-0.1; weight_rewind: k]"),
+        typer.Option(
+            help="YAML: lr, iterations, momentum, k, weights_k, lr_k. "
+            "[finetune: lr 0.00001-0.1; weight_rewind: k; rewind: weights_k, lr_k]"
+        ),
     ] = None,
     k: K = None,
+    weights_k: WeightsK = None,
+    lr_k: LrK = None,
     lr: Annotated[float | None, typer.Option("--lr", help="finetune: this rate, where it is not searched.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Length, where not searched. [that of the dense run]")] = None,
     lr_clock: LrClock = "rewound",
@@ -58,6 +63,7 @@ def tune(
     Examples:
         rewindctl tune --parent 3f2a9c --method finetune --trials 20
         rewindctl tune --parent 3f2a9c --method weight_rewind --lr-clock restarted --seeds 3 --jobs 2
+        rewindctl tune --parent 3f2a9c --method rewind --lr-k 0 --trials 12
         rewindctl tune --parent 3f2a9c --study night --storage journal.log --space space.yaml --trials 50
     """
     from rewindctl.tuning.request import TuneRequest
@@ -71,6 +77,8 @@ def tune(
         storage,
         space,
         k,
+        weights_k,
+        lr_k,
         lr,
         iterations,
         lr_clock,

@@ -1,6 +1,6 @@
 """What a user asks `tune` for: checked before anything is opened, then completed from the parent."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,8 @@ class TuneRequest:
     storage: str | None = None
     space_file: Path | None = None
     k: int | None = None
+    weights_k: int | None = None
+    lr_k: int | None = None
     learning_rate: float | None = None
     iterations: int | None = None
     lr_clock: str = "rewound"
@@ -66,11 +68,25 @@ class TuneRequest:
     def space(self) -> Space | None:
         """The space of the file, None where none is given. Raises: UsageError."""
         found = read_space(self.space_file, self.method) if self.space_file else None
-        fixed = {"lr": self.learning_rate, "iterations": self.iterations, "k": self.k}
-        for name, value in fixed.items():
-            if found is not None and name in found and value is not None:
-                raise UsageError(f"--{name} {value:g} is fixed, and searched in {self.space_file}", "leave one out")
+        if found is not None and (given := [name for name in self.fixed if name in found]):
+            raise UsageError(f"{self.options(given[0])} is fixed, and searched in {self.space_file}", "leave one out")
         return found
+
+    @property
+    def fixed(self) -> dict[str, float]:
+        """The settings of a space that are given and not searched."""
+        values = {
+            "lr": self.learning_rate,
+            "iterations": self.iterations,
+            "k": self.k,
+            "weights_k": self.weights_k,
+            "lr_k": self.lr_k,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def options(self, *names: str) -> str:
+        """What is fixed, or these of it, as it was given."""
+        return " ".join(f"--{name.replace('_', '-')} {self.fixed[name]:g}" for name in names or self.fixed)
 
     @property
     def chosen_pruner(self) -> str:
@@ -98,6 +114,8 @@ def asked(request: TuneRequest, parent: RunRecord, dense: DenseSpec, dataset: Da
         "parent_fingerprint": parent.spec.fingerprint(),
         "method": request.method,
         "k": request.k,
+        "weights_k": request.weights_k,
+        "lr_k": request.lr_k,
         "learning_rate": request.learning_rate,
         "iterations": request.iterations,
         "lr_clock": request.lr_clock,
@@ -127,10 +145,10 @@ def _space(request: TuneRequest, dense: DenseSpec) -> Space:
     space, where = request.space(), str(request.space_file)
     if space is None:
         space, where = usual_space(request.method, dense), "the usual space"
-        fixed = {"lr": request.learning_rate, "k": request.k}
-        if gone := [name for name, value in fixed.items() if name in space and value is not None]:
+        space = {name: one for name, one in space.items() if name not in request.fixed}
+        if not space:
             raise UsageError(
-                f"--{gone[0]} {fixed[gone[0]]:g} leaves nothing to search",
+                f"{request.options()} leaves nothing to search",
                 f"give --space FILE with {' or '.join(SEARCHED[request.method])}",
             )
     return on_points(space, dense, where)
@@ -138,13 +156,16 @@ def _space(request: TuneRequest, dense: DenseSpec) -> Space:
 
 def _longest(request: TuneRequest, space: Space, dense: DenseSpec) -> int:
     """Iterations of the longest training of the space. Raises: UsageError when it does not fit the method."""
-    first = {name: one.values[0] for name, one in space.items()}
-    k = int(min(space["k"].values)) if "k" in space else request.k
+    first = {name: min(one.values) for name, one in space.items()}  # the earliest iteration trains the longest
+    k, weights_k, lr_k = (
+        int(first[name]) if name in first else given
+        for name, given in (("k", request.k), ("weights_k", request.weights_k), ("lr_k", request.lr_k))
+    )
     rate = first.get("lr", request.learning_rate)
-    options = RetrainOptions(request.method, k=k, learning_rate=rate, lr_clock=request.lr_clock)
+    options = RetrainOptions(request.method, k, weights_k, lr_k, rate, lr_clock=request.lr_clock)
     plan = plan_against(dense, options, "the dense run")
     if request.iterations is not None or "iterations" in space:
-        plan_against(dense, RetrainOptions(request.method, k=k, iterations=request.iterations or 1), "the dense run")
+        plan_against(dense, replace(options, iterations=request.iterations or 1), "the dense run")
         return longest(space, "iterations", request.iterations or plan.iterations)
     return plan.iterations
 

@@ -1,8 +1,8 @@
-"""What a search may vary: learning rate, iterations, momentum, K; from a YAML file, or the usual for a method."""
+"""What a search may vary: learning rate, iterations, momentum, K, W and C; from a file, or the usual for a method."""
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ SEARCHED = {
     "finetune": ("lr", "iterations", "momentum"),
     "weight_rewind": ("k", "momentum"),
     "lr_rewind": ("iterations", "momentum"),
+    "rewind": ("weights_k", "lr_k", "momentum"),
 }
 HINT = "write a line such as: lr: {type: float, low: 0.00001, high: 0.1, log: true}"
 
@@ -79,8 +80,10 @@ FITS: dict[str, tuple[Callable[[float], bool], str, bool]] = {
     "lr": (lambda value: 0 < value <= 1e6, "rates are above 0, and no larger than 1e6", False),
     "iterations": (lambda value: 1 <= value <= MOST_ITERATIONS, "at least 1 iteration, at most a trillion", True),
     "momentum": (lambda value: 0 <= value < 1, "momentum is at least 0 and below 1", False),
-    "k": (lambda value: 0 <= value <= MOST_ITERATIONS, "iterations count from 0, to at most a trillion", True),
-}
+} | dict.fromkeys(
+    ("k", "weights_k", "lr_k"),
+    (lambda value: 0 <= value <= MOST_ITERATIONS, "iterations count from 0, to at most a trillion", True),
+)
 
 
 def read_space(path: Path, method: str) -> Space:
@@ -117,28 +120,47 @@ def _dimension(document: Document, name: str, where: str, method: str) -> Dimens
 
 
 def usual_space(method: str, dense: DenseSpec) -> Space:
-    """The rate of fine-tuning, K of weight rewinding. Raises: UsageError for a method without a usual space."""
+    """The rate of fine-tuning, K of weight rewinding, W and C of rewinding.
+
+    C up to the last boundary of the schedule: a later clock only shortens the training at the lowest rate. Raises:
+    UsageError for a method without a usual space.
+    """
     if method == "finetune":
         return {"lr": Dimension(type="float", low=LOWEST_RATE, high=HIGHEST_RATE, log=True)}
     if method == "weight_rewind":
         return {"k": Dimension(type="categorical", choices=tuple(map(float, dense.rewind_points[:-1])))}
+    if method == "rewind":
+        latest = dense.lr_boundaries[-1] if dense.lr_boundaries else dense.iterations - 1
+        points = tuple(map(float, dense.rewind_points))
+        return {
+            "weights_k": Dimension(type="categorical", choices=points),
+            "lr_k": Dimension(type="int", low=0, high=latest),
+        }
     raise UsageError(f"there is no usual space for {method}", f"give --space FILE with {' or '.join(SEARCHED[method])}")
 
 
 def on_points(space: Space, dense: DenseSpec, where: str) -> Space:
-    """`space` with K among the recorded rewind points of the dense run. Raises: UsageError."""
-    if "k" not in space:
-        return space
-    points, k = dense.rewind_points[:-1], space["k"]
+    """`space` with K and W among the recorded rewind points of the dense run, C before its end. Raises: UsageError."""
+    if "lr_k" in space and max(space["lr_k"].values) >= dense.iterations:
+        latest = max(space["lr_k"].values)
+        raise UsageError(
+            f"{where}: lr_k {latest:.0f} leaves nothing to train", f"give iterations from 0 to {dense.iterations - 1}"
+        )
+    points = {"k": dense.rewind_points[:-1], "weights_k": dense.rewind_points}  # from K = N nothing would be trained
+    return {name: _on(points[name], name, one, where) if name in points else one for name, one in space.items()}
+
+
+def _on(points: Sequence[int], name: str, one: Dimension, where: str) -> Dimension:
+    """`one` with no other value than `points`. Raises: UsageError."""
     recorded = f"recorded: {', '.join(map(str, points))}"
-    if k.choices is not None:
-        if missing := [value for value in k.choices if value not in points]:
-            raise UsageError(f"{where}: k {missing[0]:g} is no recorded rewind point to train from", recorded)
-        return space
-    inside = tuple(float(point) for point in points if k.values[0] <= point <= k.values[1])
+    if one.choices is not None:
+        if missing := [value for value in one.choices if value not in points]:
+            raise UsageError(f"{where}: {name} {missing[0]:g} is no recorded rewind point to train from", recorded)
+        return one
+    inside = tuple(float(point) for point in points if one.values[0] <= point <= one.values[1])
     if not inside:
-        raise UsageError(f"{where}: no rewind point from {k.values[0]:g} to {k.values[1]:g} is recorded", recorded)
-    return space | {"k": Dimension(type="categorical", choices=inside)}
+        raise UsageError(f"{where}: no rewind point from {one.values[0]:g} to {one.values[1]:g} is recorded", recorded)
+    return Dimension(type="categorical", choices=inside)
 
 
 def space_text(space: Space) -> str:

@@ -89,6 +89,8 @@ class Trials:
         return RetrainOptions(
             spec.method,
             k=params.get("k", spec.k),
+            weights_k=params.get("weights_k", spec.weights_k),
+            lr_k=params.get("lr_k", spec.lr_k),
             learning_rate=params.get("lr", spec.learning_rate),
             iterations=params.get("iterations", spec.iterations),
             lr_clock=spec.lr_clock,

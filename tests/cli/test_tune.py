@@ -135,6 +135,33 @@ def test_the_command_for_a_full_run_retrains_the_mask_at_the_best_rate(tuned: Tu
     assert run.params["iterations"] == "12"
 
 
+def test_a_search_of_what_lies_between_the_two_rewindings_ends_in_its_best_point(
+    tuned: Tuned, cli: Cli, tmp_path: Path
+) -> None:
+    """Weights of a recorded iteration, the clock anywhere; what is found is what `retrain` runs."""
+    where = ("--tracking-uri", tuned.chain.uri)
+    line = ("tune", "--parent", tuned.chain.prune, "--method", "rewind", "--trials", "4", "--compare-seeds", "0")
+    space = "weights_k: {type: int, low: 1, high: 24}\nlr_k: {type: int, low: 6, high: 20}"
+    (tmp_path / "space.yaml").write_text(space)
+    line += ("--space", "space.yaml", "--pruner", "none", "--storage", "between.log", *where)
+    answer = cli(*line, "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    trials = [run for run in tuned.registry().search(kind="trial") if run.parent_id == found["run_id"]]
+    points = {(int(run.params["weights_iteration"]), int(run.params["clock_start"])) for run in trials}
+    assert len(trials) == 4
+    assert {weights for weights, _ in points} <= {6, 12, 24}
+    assert {clock for _, clock in points} <= set(range(6, 21))
+    for run in trials:
+        assert int(run.params["iterations"]) == 24 - int(run.params["clock_start"])
+    best = found["tuning"]["best"]["params"]
+    program, *words = shlex.split(found["tuning"]["command"])
+    assert program == "rewindctl"
+    run = tuned.registry().get(cli(*words, *where).run_id)
+    assert (int(run.params["weights_k"]), int(run.params["lr_k"])) == (best["weights_k"], best["lr_k"])
+    assert cli(*line).out.strip() == found["run_id"]
+
+
 def test_the_same_command_finds_the_search_done(tuned: Tuned, cli: Cli) -> None:
     before = len(tuned.registry().search())
     assert cli(*tuned.line("--trials", "4")).out == f"{tuned.home}\n"
@@ -242,10 +269,13 @@ SPACES = {
     "unknown.yaml": "rate: {type: float, low: 0.1, high: 1}",
     "between.yaml": "k: {type: categorical, choices: [0, 7]}",
     "lr.yaml": "lr: {type: float, low: 0.001, high: 1}",
+    "clock.yaml": "lr_k: {type: int, low: 0, high: 24}",
+    "early.yaml": "lr_k: {type: int, low: 0, high: 12}",
 }
 REFUSED_EARLY = [
     ("--method finetun", "did you mean 'finetune'?", "known: finetune"),
-    ("--method rewind", "rewind has no setting to search", "known: finetune, lr_rewind, weight_rewind"),
+    ("--method rewind --space clock.yaml --lr-k 6", "--lr-k 6 is fixed, and searched in clock.yaml", "leave one out"),
+    ("--method finetune --space clock.yaml", "finetune has no setting 'lr_k'", "known: lr, iterations, momentum"),
     ("--trials 0", "0", "rewindctl tune --help"),
     ("--holdout 0", "--holdout 0 is outside (0, 1)", "such as 0.1"),
     ("--holdout 1", "--holdout 1 is outside (0, 1)", "such as 0.1"),
@@ -262,6 +292,16 @@ REFUSED_LATE = [
     ("--holdout 0.0001", "--holdout 0.0001 holds 0 of 1000", "such as 0.1"),
     ("--method weight_rewind --space between.yaml", "k 7 is no recorded rewind point", "recorded: 0, 6, 12"),
     ("--method weight_rewind --k 6", "--k 6 leaves nothing to search", "give --space FILE with k or momentum"),
+    (
+        "--method rewind --weights-k 6 --lr-k 0",
+        "--weights-k 6 --lr-k 0 leaves nothing to search",
+        "with weights_k or lr",
+    ),
+    ("--method rewind --weights-k 7", "iteration 7 of the dense run is not recorded", "recorded: 0, 6, 12, 24"),
+    ("--method rewind --lr-k 24", "--lr-k 24 is the dense run's last iteration", "an earlier iteration"),
+    ("--method rewind --space clock.yaml", "clock.yaml: lr_k 24 leaves nothing to train", "from 0 to 23"),
+    ("--method rewind --space early.yaml", "rewind needs --weights-k", "recorded: 0, 6, 12, 24"),
+    ("--weights-k 6", "--weights-k 6 has no meaning for finetune", "leave --weights-k out"),
     ("--method lr_rewind", "no usual space for lr_rewind", "give --space FILE with iterations or momentum"),
     ("--lr 0.01", "--lr 0.01 leaves nothing to search", "give --space FILE"),
     ("--k 6", "--k 6 has no meaning for finetune", "leave --k out"),

@@ -133,6 +133,24 @@ def test_k_is_one_of_the_recorded_points_but_the_last() -> None:
         on_points({"k": Dimension(type="int", low=7, high=11)}, recorded, "here")
 
 
+def test_weights_come_from_a_recorded_point_and_the_clock_starts_before_the_end() -> None:
+    recorded = dense(0, 6, 12, 24)
+    usual = distributions(usual_space("rewind", recorded))
+    assert usual == {"weights_k": CategoricalDistribution([0, 6, 12, 24]), "lr_k": IntDistribution(0, 23)}
+    stepped = usual_space("rewind", recorded.model_copy(update={"lr_boundaries": (12, 18)}))
+    assert distributions(stepped)["lr_k"] == IntDistribution(0, 18), "later clocks train at the last rate alone"
+    between = on_points({"weights_k": Dimension(type="int", low=7, high=24)}, recorded, "here")
+    assert distributions(between) == {"weights_k": CategoricalDistribution([12, 24])}
+    anywhere = {"lr_k": Dimension(type="int", low=1, high=23)}
+    assert on_points(anywhere, recorded, "here") == anywhere
+    for wrong in (Dimension(type="int", low=0, high=24), Dimension(type="categorical", choices=(24, 0))):
+        with pytest.raises(UsageError, match="lr_k 24 leaves nothing to train"):
+            on_points({"lr_k": wrong}, recorded, "here")
+    with pytest.raises(UsageError, match="weights_k 7 is no recorded") as caught:
+        on_points({"weights_k": Dimension(type="categorical", choices=(6, 7))}, recorded, "here")
+    assert caught.value.hint == "recorded: 0, 6, 12, 24"
+
+
 def test_the_usual_rates_are_around_the_reports() -> None:
     low, high = usual_space("finetune", dense(0, 24))["lr"].values
     assert low < 0.001 < high
