@@ -14,7 +14,7 @@ from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.plan import check_scale
 from rewindctl.paper.study import load_study, shipped
 from rewindctl.registry import Registry
-from rewindctl.report.cells import SETTINGS, summarise
+from rewindctl.report.cells import PRECISIONS, SETTINGS, summarise
 from rewindctl.report.claims import MARGIN, verdicts
 from rewindctl.report.claims_table import claims_table, with_legend
 from rewindctl.report.figures import figures
@@ -31,7 +31,7 @@ from rewindctl.report.tables import method_name, tables
 
 NAMES_OF_BEST = {"effect (points)": "effect on best (points)", "effect": "effect_on_best"}
 DEFAULT_OUTPUT = Path("plots")
-PANEL_OF_CELL = ("model", "dataset", "iterations", *SETTINGS, "dense_group", "sparsity_asked")
+PANEL_OF_CELL = ("model", "dataset", "iterations", *SETTINGS, *PRECISIONS, "dense_group", "sparsity_asked")
 
 
 @dataclass(frozen=True)
