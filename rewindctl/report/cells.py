@@ -24,7 +24,7 @@ LOW, HIGH = 0.1, 0.9
 
 
 def summarise(frame: pd.DataFrame, accuracy: str = "final") -> pd.DataFrame:
-    """One row per cell (a group key under a schedule, in one precision), from the rows of `tidy_frame`; the numbers are `statistics`."""
+    """One row per cell (a group key under a schedule, in one precision) of a tidy frame, with its `statistics`."""
     rows = []
     for _, trials in frame.groupby(KEYS, dropna=False, sort=False):
         first = trials.iloc[0]

@@ -209,8 +209,9 @@ def scale_of(dense: DenseSpec) -> float:
 
 def recipe_of(dense: DenseSpec) -> str:
     """The recipe's name, and what was changed of it but its length: `resnet learning_rate=0.05`."""
-    usual = recipes[dense.recipe] if dense.recipe in recipes else None
-    changed = [name for name in OF_RECIPE if usual and getattr(dense, name) != getattr(usual, name)]
+    if dense.recipe not in recipes:
+        return dense.recipe
+    changed = [name for name in OF_RECIPE if getattr(dense, name) != getattr(recipes[dense.recipe], name)]
     return " ".join([dense.recipe, *(f"{name}={getattr(dense, name)}" for name in changed)])
 
 

@@ -11,14 +11,13 @@ import pandas as pd
 
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.paper.plan import Cell, Plan, make_plan
-from rewindctl.paper.study import Panel, Study
+from rewindctl.paper.study import Study
 from rewindctl.report.cells import PRECISIONS, differences, statistics
 from rewindctl.report.formats import Table
-from rewindctl.report.frame import mask_columns, scale_of
+from rewindctl.report.frame import mask_columns, recipe_of, scale_of
 from rewindctl.report.published import Against, Published, published_of
 from rewindctl.report.section import Drawing, Section
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
-from rewindctl.training.recipes import default_recipe
+from rewindctl.specs import DenseSpec, PruneSpec
 
 NUMBERS = ("median", "p10", "p90", "baseline")
 NAN = dict.fromkeys(NUMBERS, math.nan) | differences(math.nan, math.nan, math.nan, math.nan)
@@ -153,7 +152,6 @@ def _cell(
     against: Against,
     accuracy: str,
 ) -> dict[str, Any]:
-    panel = study.panels[cell.panel]
     stage = plan.stages[cell.stages[0]]
     dense = plan.stages[stage.dense].spec
     assert isinstance(dense, DenseSpec)
@@ -165,6 +163,7 @@ def _cell(
         "dataset": cell.dataset,
         "iterations": dense.iterations,
         "scale": scale,
+        "recipe": recipe_of(dense),
         **_pruning(plan, cell),
         "schedule": cell.schedule,
         "step": cell.step,
@@ -179,7 +178,7 @@ def _cell(
         **{name: "" if trials is None else trials[name].iloc[0] for name in PRECISIONS},
     }
     row |= NO_RUNS if trials is None else statistics(trials, accuracy)
-    known = published_of(cell, _usual(plan, cell, panel), against)
+    known = published_of(cell, row, against)
     return row | _beside(row, known, scale) | {"group": cell.group}
 
 
@@ -190,17 +189,6 @@ def _pruning(plan: Plan, cell: Cell) -> dict[str, Any]:
     first = masks[-1] if masks else None
     at = first.iteration if first else None
     return mask_columns(first) | {"pruned_at": math.nan if at is None else at}
-
-
-def _usual(plan: Plan, cell: Cell, panel: Panel) -> bool:
-    """Whether the cell has the settings that both papers share, whatever its length."""
-    stage = plan.stages[cell.stages[0]]
-    usual = (panel.recipe or default_recipe(cell.model, cell.dataset)) == default_recipe(cell.model, cell.dataset)
-    if isinstance(stage.spec, RetrainSpec):
-        names = {cell.method, f"{cell.method} k={stage.spec.k}"}
-        usual &= cell.label.removesuffix(" restarted clock") in names
-    pruning = (panel.scope, panel.criterion, panel.channel_norm)
-    return usual and pruning == ("global", "magnitude", "keep")
 
 
 def _beside(row: dict[str, Any], known: Published | None, scale: float) -> dict[str, Any]:
