@@ -26,12 +26,14 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "criterion": {"magnitude": "the smallest weights go"},
     "order": dict.fromkeys(("spec", "accuracy", "compression", "started", "name"), ""),
     "format": dict.fromkeys(("text", "markdown", "latex", "csv", "json"), ""),
-    "table": dict.fromkeys(("results", "cells", "table1", "table2", "table3", "table4", "table5"), ""),
+    "table": dict.fromkeys(("results", "cells", "table1", "table2", "table3", "table4", "table5", "verdicts"), ""),
     "figure": dict.fromkeys(("curves", "fig1", "fig2", "fig3", "fig4", "fig5", "fig6"), ""),
     "study": {
         **dict.fromkeys(("fig1", "fig2", "fig3", "fig4", "fig5", "fig6"), "figure of the report"),
         **dict.fromkeys(("table1", "table2", "table3", "table4", "table5"), "table of the report"),
+        "in_between": "weights of W, clock from C: what lies between the rewindings",
         "lr_clock": "the text's clock against the code's",
+        "retrain_length": "accuracy against the iterations of retraining",
         "wrn_checkpoint": "single weights against units",
     },
     "column": dict.fromkeys(  # of runs, for `list --where`: a run may have more

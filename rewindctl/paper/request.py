@@ -7,6 +7,7 @@ from rewindctl.conditions import parse_conditions
 from rewindctl.counting import count_of
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
+from rewindctl.paper.comparisons import comparisons_of
 from rewindctl.paper.plan import Cell, Plan, make_plan
 from rewindctl.paper.study import Study, load_study, shipped
 
@@ -36,6 +37,8 @@ def planned(
 ) -> Plan:
     """The plan of what is asked for; without seeds, as many trials as each study has. Raises: UsageError, DataError."""
     plan = make_plan(studies, facts, seeds, scale)
+    for study in studies:
+        comparisons_of(study, facts, scale)  # a wrong one is refused before hours of training
     if cells is None:
         return plan
     columns = [field.name for field in fields(Cell) if field.name not in NOT_FOR_SELECTION] + ["compression"]

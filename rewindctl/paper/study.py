@@ -25,6 +25,7 @@ from rewindctl.training.recipes import recipes
 LARGEST_FILE = 100_000  # bytes: PyYAML takes seconds for more; the report's studies have 700
 NEEDED = {"model_type": "a mapping is needed", "tuple_type": "a list is needed"}
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
+Text = Annotated[str, Field(min_length=1, max_length=200)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -106,7 +107,11 @@ class Panel(_Part):
 
 
 class Study(_Part):
-    """Panels under a name, with the trials planned and the tables and figures that show them."""
+    """Panels under a name, with the trials planned, the tables and figures that show them, and what is compared.
+
+    A comparison has two sides: labels of full-length cells, conditions, or first `best of METHOD`; each scenario that
+    has both gets a verdict (table `verdicts`).
+    """
 
     schema_version: Literal[1] = Field(alias="schema")
     name: Name
@@ -116,6 +121,7 @@ class Study(_Part):
     part_of_report: bool = False
     tables: tuple[Name, ...] = ("cells",)
     figures: tuple[Name, ...] = ("curves",)
+    comparisons: Annotated[tuple[tuple[Text, Text], ...], Field(max_length=100)] = ()
     panels: Annotated[tuple[Panel, ...], Field(max_length=1_000)]
 
     @field_validator("title", "source")

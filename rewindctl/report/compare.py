@@ -28,6 +28,7 @@ from rewindctl.report.published import Against
 from rewindctl.report.rows import read_rows
 from rewindctl.report.section import Drawing, Section, tables_text, write_files, write_texts
 from rewindctl.report.study import StudyReport, study_report
+from rewindctl.report.study_figures import study_figures
 from rewindctl.report.study_tables import study_tables
 from rewindctl.report.tables import method_name, tables
 
@@ -91,7 +92,7 @@ class Wanted:
         if self.table is not None and self.table not in names:
             _require("table", self.table, study_tables if names else tables, study_tables)
         if self.figure is not None and self.figure not in names:
-            _require("figure", self.figure, figures, _own_figures())
+            _require("figure", self.figure, study_figures if names else figures, [*study_figures, *_own_figures()])
 
 
 def _require(kind: str, name: str, allowed: Iterable[str], others: Iterable[str]) -> None:

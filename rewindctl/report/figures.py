@@ -88,7 +88,7 @@ def _draw_panel(axes: Any, panel: pd.DataFrame, delta: str, of_study: bool) -> N
     best = "best-" if (panel["accuracy"] == "best").any() else ""
     axes.set_ylabel(f"{best}{AXIS[delta]}")
     axes.grid(visible=True, alpha=0.3)
-    axes.set_title(_title(panel))
+    axes.set_title(panel_title(panel))
     _legend(axes, panel, of_study)
 
 
@@ -176,7 +176,7 @@ def _draw_published(axes: Any, line: pd.DataFrame, delta: str, offset: float, st
     container.lines[0].set_markeredgewidth(0.9)
 
 
-def _title(panel: pd.DataFrame) -> str:
+def panel_title(panel: pd.DataFrame) -> str:
     """What is drawn, its length (and whether that is scaled), and the baselines that differences are taken from."""
     first = panel.iloc[0]
     length = count_of(int(first["iterations"]), "iteration")

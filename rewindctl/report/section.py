@@ -24,12 +24,13 @@ class Drawing:
     cells: pd.DataFrame
     delta: str
     draw: Callable[[pd.DataFrame, str], Any]
+    over: str = "against compression"
 
     @property
     def alt(self) -> str:
         """What is drawn, for who cannot see it."""
         axis = "in percent of the dense accuracy" if self.delta == "relative" else "in percentage points"
-        return f"{self.title}: difference from the dense accuracy {axis}, against compression"
+        return f"{self.title}: difference from the dense accuracy {axis}, {self.over}"
 
     def save(self, path: Path) -> None:
         """As PNG or SVG by the suffix, the same bytes for the same cells."""

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.datasets.facts import DataFacts
+from rewindctl.paper.comparisons import comparisons_of
 from rewindctl.paper.plan import Cell, Plan, make_plan
 from rewindctl.paper.study import Study
 from rewindctl.report.cells import PRECISIONS, differences, statistics
@@ -16,7 +17,7 @@ from rewindctl.report.formats import Table
 from rewindctl.report.frame import mask_columns, recipe_of, scale_of
 from rewindctl.report.published import Against, Published, published_of
 from rewindctl.report.section import Drawing, Section
-from rewindctl.specs import DenseSpec, PruneSpec
+from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
 
 NUMBERS = ("median", "p10", "p90", "baseline")
 NAN = dict.fromkeys(NUMBERS, math.nan) | differences(math.nan, math.nan, math.nan, math.nan)
@@ -41,6 +42,7 @@ class StudyReport:
     accuracy: str = "final"
     facts: Callable[[str], DataFacts] | None = field(default=None, repr=False)
     data_dir: Path | None = None
+    compared: tuple[tuple[str, str], ...] = ()
 
     @property
     def has_runs(self) -> bool:
@@ -65,7 +67,7 @@ class StudyReport:
         self, delta: str = "relative", tables: Sequence[str] = (), figures: Sequence[str] | None = None
     ) -> Section:
         """Its tables and figures, or those named. Raises: UnknownNameError."""
-        from rewindctl.report.figures import figures as drawings
+        from rewindctl.report.study_figures import OVER, study_figures
         from rewindctl.report.study_tables import study_tables
 
         made: dict[str, Table] = {}
@@ -77,8 +79,8 @@ class StudyReport:
         drawn: dict[str, Drawing] = {}
         for name in (self.study.figures if figures is None else figures) if len(self.cells) else ():
             stem = self.stem if name in ("curves", self.study.name) else f"{self.stem}-{name}"
-            draw = drawings["curves" if name == self.study.name else name]
-            drawn[stem] = Drawing(title, self.cells, delta, draw)
+            kind = "curves" if name == self.study.name else name
+            drawn[stem] = Drawing(title, self.cells, delta, study_figures[kind], OVER[kind])
         return Section(self.stem, title, made, drawn, self.rows)
 
     def text(self, format_name: str = "text") -> str:
@@ -120,7 +122,8 @@ def study_report(
     ]
     baselines = rows[rows["run_id"].isin(set(own["dense_run_id"]))]
     used = rows[rows["group"].isin(groups) | rows.index.isin(baselines.index)]
-    return StudyReport(study, pd.DataFrame(cells), used, against, accuracy, facts, data_dir)
+    compared = comparisons_of(study, facts, scale)
+    return StudyReport(study, pd.DataFrame(cells), used, against, accuracy, facts, data_dir, compared)
 
 
 def _by_precision(trials: pd.DataFrame | None) -> list[pd.DataFrame | None]:
@@ -152,6 +155,7 @@ def _cell(
         "scale": scale,
         "recipe": recipe_of(dense),
         **_pruning(plan, cell),
+        **_retraining(stage.spec),
         "schedule": cell.schedule,
         "step": cell.step,
         "method": cell.method,
@@ -176,6 +180,17 @@ def _pruning(plan: Plan, cell: Cell) -> dict[str, Any]:
     first = masks[-1] if masks else None
     at = first.iteration if first else None
     return mask_columns(first) | {"pruned_at": math.nan if at is None else at}
+
+
+def _retraining(spec: Spec) -> dict[str, float]:
+    """Where its weights come from, where its schedule starts (missing for a constant rate), and how long it is."""
+    if not isinstance(spec, RetrainSpec):
+        return dict.fromkeys(("weights_iteration", "clock_start", "retraining_iterations"), math.nan)
+    return {
+        "weights_iteration": spec.weights_iteration,
+        "clock_start": math.nan if spec.constant_lr is not None else spec.clock_start,
+        "retraining_iterations": spec.iterations,
+    }
 
 
 def _beside(row: dict[str, Any], known: Published | None, scale: float) -> dict[str, Any]:

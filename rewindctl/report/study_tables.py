@@ -40,6 +40,14 @@ def cells(report: "StudyReport") -> Table:
     )
 
 
+@study_tables.register("verdicts")
+def verdicts(report: "StudyReport") -> Table:
+    """The comparisons of a study, each with its effect, interval and verdict in every scenario."""
+    from rewindctl.report.study_verdicts import verdict_table
+
+    return verdict_table(report, _caption(report))
+
+
 @study_tables.register("table5")
 def table5(report: "StudyReport") -> Table:
     """The form of the report's table 5: a row per retraining and sparsity."""

@@ -93,12 +93,12 @@ def _of(one: Panel) -> tuple[str, str]:
 def test_weight_rewinding_of_the_report_goes_back_to_8000_with_the_clock_of_the_text() -> None:
     for study in shipped().values():
         rewound = [m for p in study.panels for m in p.methods if m.method == "weight_rewind"]
-        assert {m.k for m in rewound} <= {8000}
         if study.part_of_report:
+            assert {m.k for m in rewound} <= {8000}
             assert {m.lr_clock for m in rewound} <= {"rewound"}
 
 
-@pytest.mark.parametrize("name", [*CELLS, "lr_clock", "wrn_checkpoint"])
+@pytest.mark.parametrize("name", [*CELLS, "lr_clock", "wrn_checkpoint", "in_between", "retrain_length"])
 def test_a_printed_study_parses_to_itself(name: str, tmp_path: Path) -> None:
     path = tmp_path / "printed.yaml"
     path.write_text(study_text(name) + "\n")
