@@ -40,11 +40,11 @@ def paired(frame: pd.DataFrame, first: str, second: str, *, accuracy: str = "fin
     """
     trials = trials_of(frame, accuracy)
     one, other = side_of(trials, first), side_of(trials, second)
+    free = lifted(one, other)
     if set(one.rows.index) == set(other.rows.index):
         raise UsageError(
             f"{OPTION}: {first!r:.200} and {second!r:.200} are the same retrainings", "give two that differ"
         )
-    free = lifted(one, other)
     common = [column for column in [*SCENARIO, "scale"] if column not in free]
     sides = trials.index.isin(one.rows.index.union(other.rows.index))
     rows = [
