@@ -12,7 +12,7 @@ from rewindctl.paper.comparisons import BEST
 from rewindctl.report.best_of import LEGEND, best_of
 from rewindctl.report.contrast import NO_NUMBERS, SCENARIO
 from rewindctl.report.formats import Table
-from rewindctl.report.paired import of_best, pair_table, paired
+from rewindctl.report.paired import pair_table, paired
 from rewindctl.report.tables import method_name, pruning_name
 
 if TYPE_CHECKING:
@@ -26,10 +26,9 @@ def verdict_table(report: "StudyReport", caption: str) -> Table:
     """A row per comparison and scenario; one without runs of both sides says so."""
     rows = [row for first, second in report.compared for row in _rows(report, first, second)]
     made = pd.DataFrame(rows, columns=None if rows else ["precisions", "effect"])
-    table = pair_table(made)
+    table = pair_table(made, report.accuracy)
     legend = (LEGEND,) if any(first.startswith(BEST) for first, _ in report.compared) else ()
-    table = replace(table, caption=caption, notes=(*table.notes, *legend))
-    return table if report.accuracy == "final" else of_best(table)
+    return replace(table, caption=caption, notes=(*table.notes, *legend))
 
 
 def _rows(report: "StudyReport", first: str, second: str) -> list[dict[str, Any]]:
