@@ -115,7 +115,10 @@ def _command() -> Any:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run a command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run a command line and return its exit code.
+
+    0 done, 1 failed, 2 wrong usage, 3 nothing failed but the time or budget given was over, 130 interrupted.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     console = Console()
