@@ -1,6 +1,9 @@
+import time
+from dataclasses import replace
+
 import pytest
 
-from rewindctl.durations import LONGEST_SECONDS, duration_text, parse_duration
+from rewindctl.durations import LONGEST_SECONDS, Deadline, duration_text, parse_duration
 from rewindctl.errors import LimitError, UsageError
 
 
@@ -36,3 +39,11 @@ def test_longest_duration_is_a_year() -> None:
 
 def test_a_spent_limit_has_an_exit_code_of_its_own() -> None:
     assert LimitError("half of it is done").exit_code == 3
+
+
+def test_a_deadline_is_told_by_the_clock_that_is_never_set_and_elsewhere_by_the_other() -> None:
+    here = Deadline.at(time.monotonic() + 1_000)
+    assert 990 < here.left() <= 1_000
+    assert replace(here, wall=0.0).left() > 990
+    elsewhere = replace(here, boot="another machine", monotonic=0.0)
+    assert 990 < elsewhere.left() <= 1_000
