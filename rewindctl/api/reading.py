@@ -42,6 +42,15 @@ class Comparison:
 
         return summarise(self.runs, self.accuracy)
 
+    def pair(self, first: str, second: str) -> "pd.DataFrame":
+        """`first` against `second`, labels or conditions as `compare --pair` takes them: a row per scenario.
+
+        Effect in percentage points, interval, p, n, smallest effect and verdict. Raises: RewindError.
+        """
+        from rewindctl.report.paired import paired
+
+        return paired(self.runs, first, second, accuracy=self.accuracy)
+
 
 def compare(
     *,

@@ -10,7 +10,7 @@ from rewindctl.cli.session import Session, command
 
 PANELS = {
     "Runs": ("study", "model", "dataset", "scale", "source"),
-    "Table": ("table", "claims", "margin", "against", "format", "accuracy"),
+    "Table": ("table", "claims", "margin", "pair", "against", "format", "accuracy"),
     "Figure and files": ("figure", "delta", "output", "report", "log"),
 }
 
@@ -36,6 +36,14 @@ def compare(
         bool, typer.Option("--claims", help="The report's claims with a verdict each, instead of a table.")
     ] = False,
     margin: Annotated[float, typer.Option(min=0, help="With --claims: points that 'as good as' may be worse.")] = 0.1,
+    pair: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--pair",
+            metavar="LABEL LABEL",
+            help="Two labels, or conditions (method=lr_rewind,step=0.2), with the effect of one over the other.",
+        ),
+    ] = None,
     figure: Annotated[
         str | None,
         typer.Option(
@@ -75,6 +83,7 @@ def compare(
         rewindctl compare
         rewindctl compare --figure fig1 --output plots --format markdown
         rewindctl compare --study fig1 --study fig2 --claims --margin 0.2
+        rewindctl compare --pair 'weight_rewind k=8000' lr_rewind
         rewindctl compare --report --log --model resnet20 --dataset cifar10
     """
     from rewindctl.report.compare import Wanted
@@ -83,7 +92,21 @@ def compare(
     form = session.form(format)
     names = tuple(study or ())
     wanted = Wanted(
-        names, table, figure, form, against, scale, None, accuracy, delta, model, dataset, report, claims, margin
+        names,
+        table,
+        figure,
+        form,
+        against,
+        scale,
+        None,
+        accuracy,
+        delta,
+        model,
+        dataset,
+        report,
+        claims,
+        margin,
+        pair=pair,
     )
     wanted.check()  # unknown names are refused before a store is opened
     result = summarise(source or session.registry(make=False), wanted)

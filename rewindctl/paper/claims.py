@@ -5,15 +5,16 @@ Source: report, section 6 (paper.md: claims 2 and 3 are "supported by figures 1-
 """
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
 
 from rewindctl.paper.reference import renda_points
+from rewindctl.paper.reported import at_end, reports_own, usual
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "not decided"
+NOT_JUDGED = "cannot be judged"  # by any number of trials
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,11 @@ SOURCES = {
     ("wrn16_8", "cifar10", "unstructured", "iterative", 0.3): "figure 5",
     ("resnet110", "cifar10", "unstructured", "one_shot", None): "table 5",
 }
-USUAL = {"scope": "global", "criterion": "magnitude", "channel_norm": "keep"}
-# The report's text never states k, and its authors' code restarts the clock: both readings are the report's.
-LABELS = re.compile(r"finetune|lr_rewind|weight_rewind k=\d+( restarted clock)?")
 
 
 def report_source(scenario: "pd.Series[Any]", labels: tuple[str, ...]) -> str:
     """The figure or table of the report that shows a scenario of full length (`scale` 1); "" where none does."""
-    usual = all(scenario[key] == value for key, value in USUAL.items()) and scenario["scale"] == 1
-    if not usual or not all(LABELS.fullmatch(label) for label in labels):
+    if scenario["scale"] != 1 or not all(reports_own(scenario, label) for label in labels):
         return ""
     step = None if pd.isna(scenario["step"]) else scenario["step"]
     keys = (scenario["model"], scenario["dataset"], scenario["structure"], scenario["schedule"], step)
@@ -128,7 +125,7 @@ def state_of_the_art(scenario: "pd.Series[Any]") -> pd.DataFrame:
         & (points["schedule"] == scenario["schedule"])
         & (points["method"] == "lr_rewind")
     )
-    alike = all(scenario[key] == value for key, value in (USUAL | {"structure": "unstructured"}).items())
+    alike = usual(scenario, "lr_rewind") and at_end(scenario) and scenario["structure"] == "unstructured"
     if not alike or scenario["step"] != RENDA_STEP or scenario["scale"] != 1:
         theirs &= False
     chosen = points[theirs].sort_values("retrain_epochs").drop_duplicates("compression", keep="last")

@@ -6,19 +6,32 @@ from typing import Any
 import pandas as pd
 
 SETTINGS = ["structure", "scope", "criterion", "channel_norm", "pruned_at"]
-KEYS = ["model", "dataset", "iterations", "scale", *SETTINGS, "schedule", "step", "dense_group", "label", "group"]
+PRECISIONS = ["precision", "dense_precision"]
+KEYS = [
+    "model",
+    "dataset",
+    "iterations",
+    "scale",
+    *SETTINGS,
+    "schedule",
+    "step",
+    "dense_group",
+    "label",
+    "group",
+    *PRECISIONS,
+]
 LOW, HIGH = 0.1, 0.9
 
 
 def summarise(frame: pd.DataFrame, accuracy: str = "final") -> pd.DataFrame:
-    """One row per cell (a group key under a schedule), from the rows of `tidy_frame`; the numbers are `statistics`."""
+    """One row per cell (a group key under a schedule, in one precision) of a tidy frame, with its `statistics`."""
     rows = []
     for _, trials in frame.groupby(KEYS, dropna=False, sort=False):
         first = trials.iloc[0]
         row = {key: first[key] for key in (*KEYS, "method", "level", "sparsity_asked")}
         rows.append(row | statistics(trials, accuracy))
     cells = pd.DataFrame(rows)
-    order = ["model", "dataset", "iterations", "structure", "schedule", "step", "compression", "label"]
+    order = ["model", "dataset", "iterations", "structure", "schedule", "step", "compression", "label", *PRECISIONS]
     return cells.sort_values(order, ignore_index=True) if len(cells) else cells
 
 
@@ -44,9 +57,15 @@ def statistics(trials: pd.DataFrame, accuracy: str = "final") -> dict[str, Any]:
         "p90": float(values.quantile(HIGH)),
         "baseline": baseline,
         "run_ids": " ".join(trials["run_id"]),
-        "devices": "; ".join(sorted({str(device) for device in trials["device"] if pd.notna(device) and device})),
+        "devices": _each(trials["device"]),
+        "deterministic": _each(trials["deterministic"]),
     }
     return row | differences(row["median"], row["p10"], row["p90"], baseline)
+
+
+def _each(values: "pd.Series[Any]") -> str:
+    """The values that are there, each once."""
+    return "; ".join(sorted({str(value) for value in values if pd.notna(value) and value}))
 
 
 def differences(median: float, p10: float, p90: float, baseline: float) -> dict[str, float]:

@@ -18,34 +18,22 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.errors import RewindError, UsageError
-from rewindctl.paper.claims import (
-    CLAIMS,
-    CONTRADICTED,
-    STATE_OF_THE_ART,
-    SUPPORTED,
-    UNDECIDED,
-    Claim,
-    at_compression,
-    report_source,
-    state_of_the_art,
+from rewindctl.paper.claims import CLAIMS, CONTRADICTED, NOT_JUDGED, SUPPORTED, UNDECIDED, Claim, report_source
+from rewindctl.report.cells import PRECISIONS, SETTINGS
+from rewindctl.report.claims_overall import or_one, overall_rows
+from rewindctl.report.contrast import (
+    NO_PUBLISHED,
+    SCENARIO,
+    against_ours,
+    against_published,
+    significant,
+    trials_of,
 )
-from rewindctl.report import evidence
-from rewindctl.report.cells import SETTINGS
-from rewindctl.report.claims_overall import LEVEL_TEXT, or_one, overall_rows
-from rewindctl.report.pairing import complete_block, coverage, levels, with_scale
 from rewindctl.report.tables import method_name
-from rewindctl.safe_text import finite
 
 MARGIN = 0.1
-SCENARIO = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step", "dense_group"]
-NO_NUMBERS: dict[str, Any] = {
-    "n": 0,
-    "left_out": 0,
-    "levels": 0,
-    **dict.fromkeys(
-        ("lowest", "highest", "effect", "low", "high", "confidence", "p_supported", "p_contradicted", "smallest_effect")
-    ),
-}
+OF_SCENARIO = ("model", "dataset", "iterations", "scale", *SETTINGS, "schedule", "step", *PRECISIONS)
+OF_PAIRS = ("p", "p_above", "p_below", "deviation", "needed")  # claims have p-values of their own sides
 
 
 def verdicts(frame: pd.DataFrame, margin: float = MARGIN, accuracy: str = "final") -> pd.DataFrame:
@@ -60,12 +48,7 @@ def verdicts(frame: pd.DataFrame, margin: float = MARGIN, accuracy: str = "final
     """
     if not (math.isfinite(margin) and margin >= 0):
         raise UsageError(f"margin {margin} is not a number of percentage points", "give 0 or more, such as 0.1")
-    suffix = "" if accuracy == "final" else "_best"
-    trials = frame[frame["method"] != "none"].assign(
-        accuracy=lambda rows: 100 * rows[f"test_accuracy{suffix}"],
-        delta=lambda rows: 100 * (rows[f"test_accuracy{suffix}"] - rows[f"dense_accuracy{suffix}"]),
-    )
-    trials = with_scale(trials).sort_values([*SCENARIO, "label", "sparsity_asked"])
+    trials = trials_of(frame, accuracy)
     rows: list[dict[str, Any]] = []
     for claim in CLAIMS:
         made = [
@@ -85,28 +68,26 @@ def verdicts(frame: pd.DataFrame, margin: float = MARGIN, accuracy: str = "final
 
 def _scenario_rows(claim: Claim, trials: pd.DataFrame, margin: float) -> Iterator[dict[str, Any]]:
     """Each comparison of the claim's methods in one scenario, each with its settings."""
-    by_method = {method: sorted(set(rows["label"])) for method, rows in trials.groupby("method")}
-    others = [(method, label) for method in claim.against for label in by_method.get(method, [])]
-    for label in by_method.get(claim.method, []):
+    arms = {method: [rows for _, rows in of_method.groupby("label")] for method, of_method in trials.groupby("method")}
+    for own in arms.get(claim.method, []):
         if not claim.against:
-            yield _published(claim, trials, label, margin)
+            yield _row(claim, own, None, margin)
             continue
-        parts = {
-            (method, other): _paired(claim, trials, (claim.method, label), (method, other), margin)
-            for method, other in others
-        }
+        parts = [
+            (method, _row(claim, own, other, margin)) for method in claim.against for other in arms.get(method, [])
+        ]
         if len(claim.against) == 1:
-            yield from parts.values()
+            yield from (row for _, row in parts)
         elif parts:
             yield from _in_both(claim, parts)
 
 
-def _in_both(claim: Claim, parts: dict[tuple[str, str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _in_both(claim: Claim, parts: list[tuple[str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     """A row for each choice of one setting of both methods, then the comparisons that they rest on."""
-    first, second = ([row for (method, _), row in parts.items() if method == wanted] for wanted in claim.against)
+    first, second = ([row for method, row in parts if method == wanted] for wanted in claim.against)
     for one, other in zip_longest(first, second) if not (first and second) else product(first, second):
         yield _both(claim, one, other)
-    for row in parts.values():
+    for _, row in parts:
         yield row | {"role": "part"}
 
 
@@ -141,114 +122,35 @@ def _longest_need(parts: list[dict[str, Any]]) -> str:
     return limiting["remark"] or f"needs about {limiting['n'] + 1} trials"
 
 
-def _paired(
-    claim: Claim, trials: pd.DataFrame, method: tuple[str, str], other: tuple[str, str], margin: float
-) -> dict[str, Any]:
-    """One method against another on the same dense runs."""
-    both = levels(trials, method[1], "accuracy") - levels(trials, other[1], "accuracy")
-    block = complete_block(both)
-    row = _row(claim, trials, (method[1], other[1]), margin) | {
-        "comparison": f"{method_name(*method)} - {method_name(*other)}",
-        "test": f"sign flips, {LEVEL_TEXT}",
-        "basis": "the same dense runs",
-    }
-    if block.empty:
-        return row | {"remark": "no dense run has both"}
-    effects = block.mean(axis=1).to_numpy()
-    row |= coverage(both, block) | _numbers(evidence.typical_values(effects), effects, float(effects.mean()), row)
-    deviation = _deviation(effects)
-    row["smallest_effect"] = finite(evidence.standard_effect(len(effects)) * deviation)
-    distance = abs(row["effect"] - row["bound"])
-    needed = evidence.needed_paired(distance, deviation) if len(effects) > 1 else None
-    return row | _decision(row, _need(needed, len(effects), evidence.FEWEST_PAIRED))
-
-
-def _published(claim: Claim, trials: pd.DataFrame, label: str, margin: float) -> dict[str, Any]:
-    """Our differences from our own dense runs against Renda et al.'s from theirs, at the compressions of both.
-
-    Their trials are known level by level only: the smallest of each level are taken as one trial, the middle ones as
-    another, the largest as the third. That is the widest that their averages can lie apart.
-    """
-    row = _row(claim, trials, (label,), margin) | {
-        "comparison": f"{method_name('lr_rewind', label)} - published LR rewinding",
-        "test": f"exchange with 3 published trials, {LEVEL_TEXT}",
-        "basis": STATE_OF_THE_ART,
-    }
-    published = state_of_the_art(trials.iloc[0])
-    grid = levels(trials, label, "delta")
-    found = {float(s): at_compression(published, 1 / (1 - float(s))) for s in grid.columns.to_numpy()}
-    matched = {sparsity: level for sparsity, level in found.items() if level is not None}
-    block = complete_block(grid[list(matched)])
-    if block.empty:
-        return row | {"n": len(grid), "remark": "nothing to compare with", "basis": "no published numbers"}
-    theirs = (
-        pd.DataFrame([matched[float(s)] for s in block.columns.to_numpy()])[["low", "middle", "high"]].mean().to_numpy()
-    )
-    ours = block.mean(axis=1).to_numpy()
-    values = evidence.exchange_values(ours, theirs)
-    row |= coverage(grid[list(block)], block) | _numbers(values, ours, float(ours.mean() - theirs.mean()), row)
-    deviation = _deviation(ours)
-    needed = None
-    if len(ours) > 1:
-        row["smallest_effect"] = finite(evidence.smallest_against(len(ours), deviation, theirs))
-        needed = evidence.needed_against(abs(row["effect"] - row["bound"]), deviation, theirs)
-    too_close = "too close for 3 published trials"
-    return row | _decision(row, _need(needed, len(ours), evidence.FEWEST_AGAINST, too_close))
-
-
-def _row(claim: Claim, trials: pd.DataFrame, labels: tuple[str, ...], margin: float) -> dict[str, Any]:
-    """What a comparison is of, before it has numbers."""
-    scenario = trials.iloc[0]
-    source = report_source(scenario, labels)
+def _row(claim: Claim, own: pd.DataFrame, other: pd.DataFrame | None, margin: float) -> dict[str, Any]:
+    """The claim's method against another on the same dense runs, or (None) against the published numbers."""
+    scenario, bound = own.iloc[0], 0.0 if claim.direction == "worse" else -margin
+    numbers = against_published(own, bound) if other is None else against_ours(own, other, bound)
+    sides = [scenario] if other is None else [scenario, other.iloc[0]]
+    source = report_source(scenario, tuple(side["label"] for side in sides))
     report = claim.report_verdict(source) or "-"
-    return {
+    names = [method_name(side["method"], side["label"]) for side in sides]
+    sided = ("p_below", "p_above") if claim.direction == "worse" else ("p_above", "p_below")
+    row = {
         "claim": claim.number,
         "role": "scenario",
-        **{key: scenario[key] for key in ("model", "dataset", "iterations", "scale", *SETTINGS, "schedule", "step")},
-        "comparison": "",
-        **NO_NUMBERS,
-        "bound": 0.0 if claim.direction == "worse" else -margin,
+        **{key: scenario[key] for key in OF_SCENARIO},
+        "comparison": " - ".join([*names, "published LR rewinding"][:2]),
+        **{name: value for name, value in numbers.items() if name not in OF_PAIRS},
+        **{name: numbers[p] for name, p in zip(("p_supported", "p_contradicted"), sided, strict=True)},
+        "bound": bound,
         "direction": claim.direction,
-        "test": "",
-        "verdict": UNDECIDED,
-        "remark": "",
         "report": report,
         "report_source": source if report != "-" else "",
-        "basis": "",
     }
-
-
-def _numbers(values: evidence.Array, effects: evidence.Array, effect: float, row: dict[str, Any]) -> dict[str, Any]:
-    """Effect, interval (none from one trial) and both p-values."""
-    low, high, confidence = evidence.interval(values) if len(effects) > 1 else (None, None, None)
-    above, below = evidence.p_above(values, row["bound"]), evidence.p_below(values, row["bound"])
-    supports, contradicts = (below, above) if row["direction"] == "worse" else (above, below)
-    return {
-        "effect": effect,
-        "low": None if low is None else float(low),
-        "high": None if high is None else float(high),
-        "confidence": confidence,
-        "p_supported": float(supports),
-        "p_contradicted": float(contradicts),
-    }
+    return row | _decision(row, numbers["remark"])
 
 
 def _decision(row: dict[str, Any], need: str) -> dict[str, str]:
-    if or_one(row["p_supported"]) <= evidence.LEVEL / 2:
+    if row["basis"] == NO_PUBLISHED:
+        return {"verdict": NOT_JUDGED, "remark": need}
+    if significant(row["p_supported"]):
         return {"verdict": SUPPORTED, "remark": ""}
-    if or_one(row["p_contradicted"]) <= evidence.LEVEL / 2:
+    if significant(row["p_contradicted"]):
         return {"verdict": CONTRADICTED, "remark": ""}
     return {"verdict": UNDECIDED, "remark": need}
-
-
-def _need(needed: float | None, n: int, fewest: int, never: str = "") -> str:
-    """How many trials would decide; one trial has no deviation to tell from, but the test has its least number."""
-    if needed is None:
-        return f"needs at least {fewest} trials"
-    if math.isinf(needed):
-        return never or f"needs over {evidence.MOST_TRIALS:,} trials"
-    return f"needs about {max(int(needed), n + 1)} trials"
-
-
-def _deviation(effects: evidence.Array) -> float:
-    return float(effects.std(ddof=1)) if len(effects) > 1 else math.nan

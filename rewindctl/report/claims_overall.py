@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
-from rewindctl.counting import count_of
-from rewindctl.paper.claims import CONTRADICTED, SUPPORTED, UNDECIDED, Claim
-from rewindctl.report import evidence
+import pandas as pd
 
-LEVEL_TEXT = f"{100 * evidence.LEVEL / 2:g} % each way"
+from rewindctl.counting import count_of
+from rewindctl.paper.claims import CONTRADICTED, NOT_JUDGED, SUPPORTED, UNDECIDED, Claim
+from rewindctl.report import evidence
+from rewindctl.report.contrast import LEVEL_TEXT, significant
+from rewindctl.report.tables import pruning_name
+
+MOST_NAMED = 3
 
 
 def or_one(p: float | None) -> float:
@@ -29,28 +33,47 @@ def overall_rows(claim: Claim, rows: list[dict[str, Any]]) -> Iterator[dict[str,
 
 
 def _overall(claim: Claim, name: str, family: list[dict[str, Any]]) -> dict[str, Any]:
-    count = len(family)
-    held, failed = (
-        sum(p <= evidence.LEVEL / 2 for p in evidence.holm([or_one(row[key]) for row in family]))
-        for key in ("p_supported", "p_contradicted")
-    )
-    of = "all of the report's" if name == "report" else "all others"
-    if all(row["verdict"] == SUPPORTED for row in family):
-        verdict, remark = SUPPORTED, f"in all {count}"
-    elif failed:
-        verdict, remark = CONTRADICTED, f"in {failed} of {count} after Holm"
-    else:
-        verdict, remark = UNDECIDED, f"supported in {held} of {count} after Holm"
+    judged = [row for row in family if row["verdict"] != NOT_JUDGED]
+    left_out = _left_out([row for row in family if row["verdict"] == NOT_JUDGED])
+    verdict, remark = _verdict(judged) if judged else (NOT_JUDGED, "")
     return dict.fromkeys(family[0]) | {
         "claim": claim.number,
         "role": "overall",
-        "model": of,
+        "model": "all of the report's" if name == "report" else "all others",
         "comparison": claim.text,
-        "n": min(row["n"] for row in family),
+        "n": min(row["n"] for row in judged or family),
         "test": f"all scenarios, Holm, {LEVEL_TEXT}",
         "verdict": verdict,
-        "remark": remark,
+        "remark": "; ".join(filter(None, [remark, left_out])),
         "report": claim.report if name == "report" else "-",
         "report_source": "",
-        "basis": f"its {count_of(count, 'scenario')}",
+        "basis": f"its {count_of(len(judged or family), 'scenario')}",
     }
+
+
+def _verdict(judged: list[dict[str, Any]]) -> tuple[str, str]:
+    count = len(judged)
+    held, failed = (
+        sum(map(significant, evidence.holm([or_one(row[key]) for row in judged])))
+        for key in ("p_supported", "p_contradicted")
+    )
+    if all(row["verdict"] == SUPPORTED for row in judged):
+        return SUPPORTED, f"in all {count}"
+    if failed:
+        return CONTRADICTED, f"in {failed} of {count} after Holm"
+    return UNDECIDED, f"supported in {held} of {count} after Holm"
+
+
+def _left_out(rows: list[dict[str, Any]]) -> str:
+    """The scenarios that no trials can judge, each once, and why."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        names = reasons.setdefault(row["remark"], [])
+        name = row["report_source"] or f"{row['model']} on {row['dataset']} {pruning_name(pd.Series(row))}"
+        names += [] if name in names else [name]
+    return "; ".join(f"{_some(names)} {NOT_JUDGED}: {reason}" for reason, names in reasons.items())
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

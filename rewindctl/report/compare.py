@@ -1,6 +1,7 @@
 """The comparison as a whole: runs to cells to tables and figures, and to files."""
 
 import math
+import shlex
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.plan import check_scale
 from rewindctl.paper.study import load_study, shipped
 from rewindctl.registry import Registry
-from rewindctl.report.cells import SETTINGS, summarise
+from rewindctl.report.cells import PRECISIONS, SETTINGS, summarise
 from rewindctl.report.claims import MARGIN, verdicts
 from rewindctl.report.claims_table import claims_table, with_legend
 from rewindctl.report.figures import figures
@@ -22,6 +23,7 @@ from rewindctl.report.formats import Table, as_table, formats
 from rewindctl.report.frame import Network, tidy_frame
 from rewindctl.report.nothing import nothing_to_compare
 from rewindctl.report.page import how_made, html_page, markdown_page
+from rewindctl.report.paired import of_best, pair_table, paired
 from rewindctl.report.published import Against
 from rewindctl.report.rows import read_rows
 from rewindctl.report.section import Drawing, Section, tables_text, write_files, write_texts
@@ -31,7 +33,7 @@ from rewindctl.report.tables import method_name, tables
 
 NAMES_OF_BEST = {"effect (points)": "effect on best (points)", "effect": "effect_on_best"}
 DEFAULT_OUTPUT = Path("plots")
-PANEL_OF_CELL = ("model", "dataset", "iterations", *SETTINGS, "dense_group", "sparsity_asked")
+PANEL_OF_CELL = ("model", "dataset", "iterations", *SETTINGS, *PRECISIONS, "dense_group", "sparsity_asked")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Wanted:
     claims: bool = False
     margin: float = MARGIN
     selected: frozenset[str] | None = None
+    pair: tuple[str, str] | None = None
 
     def names(self) -> tuple[str, ...]:
         """The studies asked for, by a figure's or table's name too."""
@@ -78,6 +81,9 @@ class Wanted:
             raise UsageError(f"--margin {self.margin} is no number of points", "give a number such as 0.1")
         if self.claims and self.table is not None:
             raise UsageError(f"both --claims and --table {self.table} are given", "give one of the two")
+        other = "--claims" if self.claims else f"--table {self.table}" if self.table is not None else ""
+        if self.pair is not None and other:
+            raise UsageError(f"both --pair and {other} are given", "give one of the two")
         check_scale(self.scale)
         names = self.names()
         for name in names:
@@ -109,7 +115,7 @@ class Comparison:
     @property
     def text(self) -> str:
         """The tables as they are printed; of a report of everything the first, the rest is in its files."""
-        shown = self.sections if self.wanted.names() else self.sections[:1]
+        shown = self.sections if self.wanted.names() and not self.wanted.pair else self.sections[:1]
         return tables_text({stem: table for part in shown for stem, table in part.tables.items()}, self.wanted.format)
 
     def write(self, output: Path | None) -> list[Path]:
@@ -147,6 +153,7 @@ class Comparison:
             f"--against {wanted.against}",
             f"--accuracy {wanted.accuracy}",
         ]
+        options += [shlex.join(["--pair", *wanted.pair])] if wanted.pair else []
         return [*runs, " ".join(["rewindctl compare --report", *options]) + scale + f" --delta {wanted.delta}"]
 
 
@@ -163,8 +170,8 @@ def compare(source: Registry | Path, wanted: Wanted) -> Comparison:
     if not (rows["method"] != "none").any():
         raise nothing_to_compare(source, rows, wanted.model, wanted.dataset)
     cells = summarise(rows, wanted.accuracy)
-    sections = [claims_section(rows, wanted)] if wanted.claims else []
-    if not wanted.claims or wanted.figure:
+    sections = _question(rows, wanted)
+    if not sections or wanted.figure or (wanted.pair and wanted.report):
         sections.append(general_section(rows, cells, wanted))
     reports = (
         [report for report in make_reports(rows, _report_studies(), wanted) if report.has_runs] if wanted.report else []
@@ -194,8 +201,8 @@ def _compare_studies(rows: pd.DataFrame, wanted: Wanted) -> Comparison:
     drawn = None if wanted.figure is None or wanted.figure in own else (wanted.figure,)
     sections = tuple(report.section(wanted.delta, chosen, drawn) for report in reports)
     used = rows[rows["run_id"].isin({run_id for report in reports for run_id in report.rows["run_id"]})]
-    if wanted.claims:
-        sections = (claims_section(used, wanted), *(sections if wanted.figure else ()))
+    if question := _question(used, wanted):
+        sections = (*question, *(sections if wanted.figure or (wanted.pair and wanted.report) else ()))
     return Comparison(wanted, used, summarise(used, wanted.accuracy), reports, sections)
 
 
@@ -214,6 +221,20 @@ def make_reports(rows: pd.DataFrame, names: Sequence[str], wanted: Wanted) -> tu
         )
         for name in names
     )
+
+
+def _question(rows: pd.DataFrame, wanted: Wanted) -> list[Section]:
+    """The claims or the pair asked for, if any."""
+    if wanted.pair is not None:
+        return [pair_section(rows, wanted.pair, wanted.accuracy)]
+    return [claims_section(rows, wanted)] if wanted.claims else []
+
+
+def pair_section(rows: pd.DataFrame, pair: tuple[str, str], accuracy: str = "final") -> Section:
+    """Two ways to retrain against each other, a row per scenario. Raises: RewindError, UsageError."""
+    table = pair_table(paired(rows, *pair, accuracy=accuracy))
+    name, table = ("pair", table) if accuracy == "final" else ("pair-best", of_best(table))
+    return Section(name, f"{pair[0]} against {pair[1]}", {name: table}, {}, rows)
 
 
 def claims_section(rows: pd.DataFrame, wanted: Wanted) -> Section:

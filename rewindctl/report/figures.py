@@ -10,7 +10,7 @@ from rewindctl.catalog import Catalog
 from rewindctl.counting import count_of
 from rewindctl.report.cells import SETTINGS
 from rewindctl.report.section import Drawing, Section
-from rewindctl.report.tables import method_name, pruning_name, scale_name
+from rewindctl.report.tables import method_name, precision_name, pruning_name, scale_name, several_precisions
 from rewindctl.safe_text import drawn
 
 figures: Catalog[Callable[[pd.DataFrame, str], Any]] = Catalog("figure")
@@ -29,6 +29,7 @@ AXIS = {
     "relative": "accuracy difference\n(% of the dense accuracy)",
     "points": "accuracy difference\n(percentage points)",
 }
+Line = tuple[str, str]  # a label, and the name of a precision
 PANEL = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step", "dense_group"]
 MARGIN = 1.2
 OFFSET = 1.012  # neighbouring methods side by side, or their error bars hide each other
@@ -65,14 +66,16 @@ def curves(cells: pd.DataFrame, delta: str) -> Any:
 def _draw_panel(axes: Any, panel: pd.DataFrame, delta: str, of_study: bool) -> None:
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    labels = sorted(set(panel["label"]))
-    styles = _styles(panel, labels)
-    for index, label in enumerate(labels):
-        line = panel[panel["label"] == label].sort_values("compression")
-        offset = OFFSET ** (index - (len(labels) - 1) / 2)
-        if of_study:
-            _draw_published(axes, line, delta, offset, styles[label])
-        _draw_ours(axes, line, delta, offset, styles[label], of_study)
+    lines, several = _lines(panel), several_precisions(panel)
+    styles = _styles(panel, list(lines))
+    published = set()
+    for index, (key, line) in enumerate(lines.items()):
+        offset = OFFSET ** (index - (len(lines) - 1) / 2)
+        if of_study and key[0] not in published:
+            published.add(key[0])
+            of_label = panel[panel["label"] == key[0]].drop_duplicates("compression_asked")
+            _draw_published(axes, of_label.sort_values("compression_asked"), delta, offset, styles[key])
+        _draw_ours(axes, line, delta, offset, styles[key], of_study, key[1] if several else "")
     axes.axhline(0, color="grey", linewidth=0.8, zorder=0)
     axes.set_xscale("log", base=2)
     axes.set_xlim(panel["compression"].min() / MARGIN, panel["compression"].max() * MARGIN)
@@ -89,12 +92,23 @@ def _draw_panel(axes: Any, panel: pd.DataFrame, delta: str, of_study: bool) -> N
     _legend(axes, panel, of_study)
 
 
-def _styles(panel: pd.DataFrame, labels: list[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each label: its method's, or another where that is taken."""
-    styles: dict[str, tuple[str, str]] = {}
+def _lines(panel: pd.DataFrame) -> dict[Line, pd.DataFrame]:
+    """What is joined by a line: the cells of a label in one precision, and as gaps those that have no runs."""
+    names = panel.apply(precision_name, axis=1)
+    lines: dict[Line, pd.DataFrame] = {}
+    for label in sorted(set(panel["label"])):
+        own = panel[panel["label"] == label].sort_values("compression")
+        for name in sorted(set(names[own.index]) - {""}) or [""]:
+            lines[label, name] = own[names[own.index].isin({name, ""})]
+    return lines
+
+
+def _styles(panel: pd.DataFrame, lines: list[Line]) -> dict[Line, tuple[str, str]]:
+    """Colour and marker of each line: its method's, or others where those are taken."""
+    styles: dict[Line, tuple[str, str]] = {}
     free = list(OTHERS)
-    for label in labels:
-        method = panel.loc[panel["label"] == label, "method"].iloc[0]
+    for label in lines:
+        method = panel.loc[panel["label"] == label[0], "method"].iloc[0]
         style = STYLES.get(method)
         if style is None or style in styles.values():
             style = free.pop(0) if free else OTHERS[-1]
@@ -103,10 +117,11 @@ def _styles(panel: pd.DataFrame, labels: list[str]) -> dict[str, tuple[str, str]
 
 
 def _draw_ours(
-    axes: Any, line: pd.DataFrame, delta: str, offset: float, style: tuple[str, str], of_study: bool
+    axes: Any, line: pd.DataFrame, delta: str, offset: float, style: tuple[str, str], of_study: bool, precision: str
 ) -> None:
-    """A cell without runs is a gap in the line; one trial has no error bar."""
+    """A cell without runs is a gap in the line; one trial has no error bar. `precision`: empty where all are of one."""
     name = method_name(line.iloc[0]["method"], str(line.iloc[0]["label"]))
+    name += f", {precision}" if precision else ""
     counts = sorted(set(line["n"]))
     trials = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}-{counts[-1]}"
     middle = line[f"delta_{delta}"]
@@ -167,12 +182,21 @@ def _title(panel: pd.DataFrame) -> str:
     length = count_of(int(first["iterations"]), "iteration")
     if pd.notna(first["scale"]) and first["scale"] != 1:
         length += f" (SCALED {scale_name(first['scale'])})"
-    dense = panel["baseline"].median()
     lines = [f"{first['model']} on {first['dataset']}, {pruning_name(first)}", length]
-    lines[1] += f", dense {100 * dense:.2f} %" if pd.notna(dense) else f", {_why_empty(panel)}"
+    lines[1] += f", {_baselines(panel) or _why_empty(panel)}"
     if "published_baseline" in panel and panel["published_baseline"].notna().any():
         lines.append(f"published: dense {100 * panel['published_baseline'].median():.2f} %")
     return drawn("\n".join(lines))
+
+
+def _baselines(panel: pd.DataFrame) -> str:
+    """The dense accuracy, of each precision by itself; empty where no cell has runs."""
+    medians = panel.groupby("dense_precision", dropna=False)["baseline"].median().dropna()
+    several = len(medians) > 1
+    shown = [
+        f"{100 * median:.2f} %" + (f" ({name or 'unknown'})" if several else "") for name, median in medians.items()
+    ]
+    return f"dense {', '.join(shown)}" if shown else ""
 
 
 def _why_empty(panel: pd.DataFrame) -> str:

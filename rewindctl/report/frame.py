@@ -20,6 +20,7 @@ COLUMNS = (
     "dataset",
     "iterations",
     "scale",
+    "recipe",
     "structure",
     "scope",
     "criterion",
@@ -37,11 +38,15 @@ COLUMNS = (
     "compression",
     "test_accuracy",
     "test_accuracy_best",
+    "prune_run_id",
     "dense_run_id",
     "dense_group",
     "dense_accuracy",
     "dense_accuracy_best",
     "device",
+    "precision",
+    "dense_precision",
+    "deterministic",
     "data_digest",
     "iterations_per_second",
     "ended",
@@ -55,9 +60,21 @@ ORDER = [
     "step",
     "label",
     "compression",
+    "precision",
     "seed",
     "run_id",
 ]
+OF_RECIPE = (
+    "batch_size",
+    "learning_rate",
+    "lr_factor",
+    "momentum",
+    "nesterov",
+    "weight_decay",
+    "norm_epsilon",
+    "crop_padding",
+    "horizontal_flip",
+)
 
 
 Network = tuple[str | None, str | None]  # a model and a data set, None: any
@@ -68,30 +85,35 @@ def tidy_frame(registry: Registry, networks: Collection[Network] = ((None, None)
 
     Only runs of `networks` are read. A network reached through several levels of pruning is `iterative`; so is, once
     more, each earlier level of such a chain, whose first level is also a one-shot result. Runs whose lineage is
-    broken are left out, and stand in the way of no older one.
+    broken are left out, and stand in the way of no older one. A run in fp32 and one in bf16 are two results.
+
+    `precision` is that of the retraining's updates (of a chain of several, each in its order: `fp32+bf16`),
+    `dense_precision` that of its baseline. Both are empty in rows of files that older versions wrote: what they were
+    trained in is not known, and unknown is a precision of its own. `recipe` names the baseline's recipe and what of
+    it was changed, likewise empty there. `prune_run_id` is the mask.
     """
     finished = [run for network in networks for run in registry.search(**_tags(network)) if run.finished]
     by_id = {run.run_id: run for run in finished}
-    results = [run for run in finished if run.kind in ("dense", "retrain")]
-    chains = {run.fingerprint: chain for run in results if (chain := _chain(run, by_id, registry)) is not None}
+    chains: dict[tuple[str, ...], list[RunRecord]] = {}
+    for run in finished:
+        chain = _chain(run, by_id, registry) if run.kind in ("dense", "retrain") else None
+        if chain is not None:
+            chains[run.fingerprint, _precision(chain), _precision(chain[:1])] = chain
     rows: list[dict[str, Any]] = []
     chained: set[tuple[str, float]] = set()
     for chain in chains.values():
-        dense, run = chain[0], chain[-1]
-        if run.kind == "dense":
-            rows.append(_row(run, None, dense, "dense", None, 0))
+        levels = len(chain) // 2
+        if levels < 2:
+            rows.append(_row(chain, "one_shot" if levels else "dense", None))
             continue
-        levels = [(chain[i + 1], chain[i + 2]) for i in range(0, len(chain) - 1, 2)]
-        if len(levels) == 1:
-            rows.append(_row(run, levels[0][0], dense, "one_shot", None, 1, levels[0][0]))
-            continue
-        last = levels[-1][0].spec
+        last = chain[-2].spec
         assert isinstance(last, PruneSpec)
-        step = step_of(last.sparsity, len(levels))
-        for level, (mask, retrained) in enumerate(levels, start=1):
-            if (retrained.run_id, step) not in chained:
-                chained.add((retrained.run_id, step))
-                rows.append(_row(retrained, mask, dense, "iterative", step, level, levels[0][0]))
+        step = step_of(last.sparsity, levels)
+        for level in range(1, levels + 1):
+            to_level = chain[: 2 * level + 1]
+            if (to_level[-1].run_id, step) not in chained:
+                chained.add((to_level[-1].run_id, step))
+                rows.append(_row(to_level, "iterative", step))
     return in_order(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
@@ -131,31 +153,32 @@ def _elsewhere(run_id: str | None, by_id: dict[str, RunRecord], registry: Regist
     return found
 
 
-def _row(
-    run: RunRecord,
-    mask: RunRecord | None,
-    dense: RunRecord,
-    schedule: str,
-    step: float | None,
-    level: int,
-    first: RunRecord | None = None,
-) -> dict[str, Any]:
-    """`first` is the mask of the first level, which is over a dense run."""
+def _precision(chain: list[RunRecord]) -> str:
+    """Of the retrainings of a chain, or of its dense run where it has none."""
+    trained = [run for run in chain[1:] if run.kind == "retrain"] or chain[:1]
+    return "+".join(dict.fromkeys(run.tags.get(tag.PRECISION, "fp32") for run in trained))
+
+
+def _row(chain: list[RunRecord], schedule: str, step: float | None) -> dict[str, Any]:
+    """The result at the end of a chain from its dense run."""
+    dense, run = chain[0], chain[-1]
     spec, dense_spec = run.spec, dense.spec
     assert isinstance(dense_spec, DenseSpec)
-    pruning = mask.spec if mask and isinstance(mask.spec, PruneSpec) else None
+    masks = [link.spec for link in chain if link.kind == "prune" and isinstance(link.spec, PruneSpec)]
+    pruning = masks[-1] if masks else None
     return {
         "run_id": run.run_id,
         "model": dense_spec.model,
         "dataset": dense_spec.dataset,
         "iterations": dense_spec.iterations,
         "scale": scale_of(dense_spec),
+        "recipe": recipe_of(dense_spec),
         **mask_columns(pruning),
         "sparsity_asked": pruning.sparsity if pruning else 0.0,
-        "pruned_at": first.spec.iteration if first and isinstance(first.spec, PruneSpec) else None,
+        "pruned_at": masks[0].iteration if masks else None,
         "schedule": schedule,
         "step": step,
-        "level": level,
+        "level": len(masks),
         "method": spec.method if isinstance(spec, RetrainSpec) else "none",
         "label": retrain_label(spec) if isinstance(spec, RetrainSpec) else "none",
         "group": run.group,
@@ -164,12 +187,15 @@ def _row(
         "compression": run.metric("compression"),
         "test_accuracy": run.metric("test_accuracy"),
         "test_accuracy_best": run.metric("test_accuracy_best"),
+        "prune_run_id": chain[-2].run_id if masks else "",
         "dense_run_id": dense.run_id,
         "dense_group": dense.group,
         "dense_accuracy": dense.metric("test_accuracy"),
         "dense_accuracy_best": dense.metric("test_accuracy_best"),
         "device": run.tags.get(tag.DEVICE, ""),
-        "precision": run.tags.get(tag.PRECISION, "fp32"),
+        "precision": _precision(chain),
+        "dense_precision": _precision(chain[:1]),
+        "deterministic": run.tags.get(tag.DETERMINISTIC, ""),
         "data_digest": dense_spec.data_digest,
         "iterations_per_second": run.metrics.get("iterations_per_second"),
         "ended": datetime.fromtimestamp(run.ended / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -179,6 +205,14 @@ def _row(
 def scale_of(dense: DenseSpec) -> float:
     """The length of a baseline over its recipe's: 1 for the paper's own, less for a scaled-down one."""
     return dense.iterations / recipes[dense.recipe].iterations if dense.recipe in recipes else 1.0
+
+
+def recipe_of(dense: DenseSpec) -> str:
+    """The recipe's name, and what was changed of it but its length: `resnet learning_rate=0.05`."""
+    if dense.recipe not in recipes:
+        return dense.recipe
+    changed = [name for name in OF_RECIPE if getattr(dense, name) != getattr(recipes[dense.recipe], name)]
+    return " ".join([dense.recipe, *(f"{name}={getattr(dense, name)}" for name in changed)])
 
 
 def mask_columns(spec: PruneSpec | None) -> dict[str, Any]:

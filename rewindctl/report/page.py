@@ -14,7 +14,7 @@ from rewindctl.counting import count_of
 from rewindctl.files import writing
 from rewindctl.report.formats import Table, formats, html
 from rewindctl.report.section import Drawing, Section
-from rewindctl.report.tables import scale_name
+from rewindctl.report.tables import precision_name, scale_name
 from rewindctl.safe_text import markdown
 from rewindctl.temporary import temporary_folder
 
@@ -54,6 +54,7 @@ def how_made(rows: pd.DataFrame, source: str, commands: Sequence[str]) -> pd.Dat
     """What a reader needs to make the page again; its date is that of the newest run, so that it stays the same."""
     ended = [str(value) for value in rows["ended"] if pd.notna(value) and value]
     devices = sorted({str(device) for device in rows["device"] if pd.notna(device) and device})
+    precisions = sorted({precision_name(row) for _, row in rows.iterrows()})
     scales = sorted(set(rows["scale"].dropna()))
     made = {
         "newest run": max(ended, default="unknown"),
@@ -61,6 +62,7 @@ def how_made(rows: pd.DataFrame, source: str, commands: Sequence[str]) -> pd.Dat
         "runs": f"{count_of(rows['run_id'].nunique(), 'result')}, "
         f"{count_of(rows['dense_run_id'].nunique(), 'dense baseline')}",
         "devices": "; ".join(devices) or "unknown",
+        **({"precisions": ", ".join(precisions)} if len(precisions) > 1 else {}),
         "lengths": ", ".join(scale_name(scale) for scale in scales) or "none",
         "drawn with": f"rewindctl {__version__}, Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in PACKAGES),

@@ -18,16 +18,15 @@ def with_scale(trials: pd.DataFrame) -> pd.DataFrame:
     return trials.assign(scale=trials["scale"].fillna(by_recipe) if "scale" in trials else by_recipe)
 
 
-def levels(trials: pd.DataFrame, label: str, column: str) -> pd.DataFrame:
-    """A row per dense run, a column per sparsity asked for.
+def levels(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A row per dense run, a column per sparsity asked for, from the rows of one label.
 
     Chains of several methods can end in the same label: of such, the group with the most trials.
     """
-    rows = trials[trials["label"] == label]
     sizes = rows.groupby(["sparsity_asked", "group"])["dense_run_id"].nunique().rename("trials").reset_index()
     largest = sizes.sort_values(["trials", "group"], ascending=[False, True]).drop_duplicates("sparsity_asked")
     chosen = rows.merge(largest[["sparsity_asked", "group"]])
-    return chosen.pivot_table(index="dense_run_id", columns="sparsity_asked", values=column)
+    return chosen.pivot_table(index="dense_run_id", columns="sparsity_asked", values=column, aggfunc="first")
 
 
 def complete_block(grid: pd.DataFrame) -> pd.DataFrame:

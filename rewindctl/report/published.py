@@ -8,9 +8,9 @@ import pandas as pd
 
 from rewindctl.paper.plan import Cell
 from rewindctl.paper.reference import renda_points, report_points, report_tables
+from rewindctl.paper.reported import at_end, reports_own, usual
 
 Against = Literal["report", "renda", "none"]
-REPORT_K = 8_000  # of the authors' configuration; the text names none
 TOLERANCE = 0.01  # 9.31x and 9.35x are the same level; neighbours are 20 % apart
 
 
@@ -25,23 +25,22 @@ class Published:
     source: str
 
 
-def published_of(cell: Cell, usual: bool, against: Against) -> Published | None:
-    """The published number of a cell, None where there is none for its settings.
+def published_of(cell: Cell, row: dict[str, Any], against: Against) -> Published | None:
+    """The published number of a cell, None where there is none for its settings, which `row` has as tidy columns.
 
-    `usual`: pruned and retrained with the settings of both papers (global magnitude, the recipe of the network,
-    momentum from zero, ...). The clock of weight rewinding and the iteration whose weights are pruned may differ:
-    text and code of the report contradict each other there, so both variants are compared with its numbers.
+    The report's are for what `reports_own` says, at any length; those of Renda et al. for the settings that both
+    papers share, under any K: theirs is another one.
     """
-    if against == "none" or not usual:
-        return None
-    return _of_report(cell) if against == "report" else _of_renda(cell)
+    if against == "report" and reports_own(row, cell.label):
+        return _of_report(cell)
+    if against == "renda" and usual(row, cell.label) and at_end(row):
+        return _of_renda(cell)
+    return None
 
 
 def _of_report(cell: Cell) -> Published | None:
     if cell.schedule == "dense":
         return _baseline(cell)
-    if cell.method == "weight_rewind" and cell.k != REPORT_K:
-        return None
     points = report_points()
     found = points[
         (points["model"] == cell.model)

@@ -19,8 +19,20 @@ LARGEST_FILE = 100_000_000
 MOST_ROWS = 200_000
 MOST_COLUMNS = 1_000
 LONGEST = 200
-NEWER = ("scale", "pruned_at", "data_digest", "iterations_per_second", "ended")  # columns that older files lack
+NEWER = (  # columns that older files lack
+    "scale",
+    "recipe",
+    "pruned_at",
+    "prune_run_id",
+    "precision",
+    "dense_precision",
+    "deterministic",
+    "data_digest",
+    "iterations_per_second",
+    "ended",
+)
 SAME_IN_GROUP = ("model", "dataset", "iterations", "scale", "structure", "scope", "method", "label", "sparsity_asked")
+TRIAL = ("group", "seed", "schedule", "step", "precision", "dense_precision")
 
 
 class _WrongValueError(ValueError):
@@ -30,6 +42,8 @@ class _WrongValueError(ValueError):
 def read_rows(path: Path) -> pd.DataFrame:
     """The rows of a `runs.csv`, older ones without the newest columns too; other columns are left out.
 
+    What an older file does not say stays empty, but for the scale, which follows from the length: no precision is
+    guessed, so its rows are neither pooled nor paired with those that name theirs.
     Raises: UsageError naming the file, line and column.
     """
     text = read_text(path, str(path), LARGEST_FILE, "give a runs.csv that compare wrote")
@@ -46,7 +60,7 @@ def _read(reader: "csv.DictReader[str]", path: Path) -> list[dict[str, Any]]:
         for line in reader:
             where = f"{path}, line {reader.line_num}"
             row = _row(line, where)
-            trial = (row["group"], row["seed"], row["schedule"], row["step"])
+            trial = tuple(row[name] for name in TRIAL)
             if seen.get(trial) == row:
                 continue  # the same run in two files put together
             if trial in seen:
@@ -165,6 +179,7 @@ _TYPES: dict[str, Callable[[str], Any]] = {
     "dataset": _NAME,
     "iterations": _whole(1, 10**9),
     "scale": _number(1e-9, 1e9, empty=True),
+    "recipe": _printable,
     "structure": _one_of("unstructured", "structured", ""),
     "scope": _one_of("global", "layerwise", ""),
     "criterion": _text(r"[A-Za-z0-9._-]*"),
@@ -182,11 +197,15 @@ _TYPES: dict[str, Callable[[str], Any]] = {
     "compression": _number(1, 1e12),
     "test_accuracy": _number(0, 1),
     "test_accuracy_best": _number(0, 1),
+    "prune_run_id": _text(r"([A-Za-z0-9][A-Za-z0-9._-]*)?"),
     "dense_run_id": _NAME,
     "dense_group": _NAME,
     "dense_accuracy": _number(0, 1),
     "dense_accuracy_best": _number(0, 1),
     "device": _printable,
+    "precision": _text(r"[a-z0-9+]*"),
+    "dense_precision": _text(r"[a-z0-9]*"),
+    "deterministic": _one_of("True", "False", ""),
     "data_digest": _text(r"[0-9a-f]*"),
     "iterations_per_second": _number(0, 1e9, empty=True),
     "ended": _text(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)?"),

@@ -11,24 +11,24 @@ import pandas as pd
 
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.paper.plan import Cell, Plan, make_plan
-from rewindctl.paper.study import Panel, Study
-from rewindctl.report.cells import differences, statistics
+from rewindctl.paper.study import Study
+from rewindctl.report.cells import PRECISIONS, differences, statistics
 from rewindctl.report.formats import Table
-from rewindctl.report.frame import mask_columns, scale_of
+from rewindctl.report.frame import mask_columns, recipe_of, scale_of
 from rewindctl.report.published import Against, Published, published_of
 from rewindctl.report.section import Drawing, Section
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
-from rewindctl.training.recipes import default_recipe
+from rewindctl.specs import DenseSpec, PruneSpec
 
 NUMBERS = ("median", "p10", "p90", "baseline")
 NAN = dict.fromkeys(NUMBERS, math.nan) | differences(math.nan, math.nan, math.nan, math.nan)
-NO_RUNS: dict[str, Any] = {"n": 0, **NAN, "run_ids": "", "devices": ""}
+NO_RUNS: dict[str, Any] = {"n": 0, **NAN, "run_ids": "", "devices": "", "deterministic": ""}
 
 
 @dataclass(frozen=True)
 class StudyReport:
     """The cells of a study in its order, and the tidy rows that they are made of with those of their baselines.
 
+    A cell whose trials are of several precisions has a row for each of them.
     A cell's columns are those of `statistics` (accuracies are fractions), `planned` (trials; 0: it was not selected),
     the same numbers
     `published_*`, and `difference` and `difference_delta`: ours minus published, in percentage points, of the median
@@ -116,11 +116,20 @@ def study_report(
     planned = trials or study.trials
     counts = {cell.group: planned if selected is None or cell.group in selected else 0 for cell in plan.cells}
     cells = [
-        _cell(plan, study, cell, by_group.get(cell.group), counts[cell.group], against, accuracy) for cell in plan.cells
+        _cell(plan, study, cell, trials, counts[cell.group], against, accuracy)
+        for cell in plan.cells
+        for trials in _by_precision(by_group.get(cell.group))
     ]
     baselines = rows[rows["run_id"].isin(set(own["dense_run_id"]))]
     used = rows[rows["group"].isin(groups) | rows.index.isin(baselines.index)]
     return StudyReport(study, pd.DataFrame(cells), used, against, accuracy, facts, data_dir)
+
+
+def _by_precision(trials: pd.DataFrame | None) -> list[pd.DataFrame | None]:
+    """The trials of a cell, those of each precision by themselves; one None for a cell without trials."""
+    if trials is None:
+        return [None]
+    return [of_one for _, of_one in trials.groupby(PRECISIONS, dropna=False)]
 
 
 def _with_digests(facts: Callable[[str], DataFacts], rows: pd.DataFrame) -> Callable[[str], DataFacts]:
@@ -143,7 +152,6 @@ def _cell(
     against: Against,
     accuracy: str,
 ) -> dict[str, Any]:
-    panel = study.panels[cell.panel]
     stage = plan.stages[cell.stages[0]]
     dense = plan.stages[stage.dense].spec
     assert isinstance(dense, DenseSpec)
@@ -155,6 +163,7 @@ def _cell(
         "dataset": cell.dataset,
         "iterations": dense.iterations,
         "scale": scale,
+        "recipe": recipe_of(dense),
         **_pruning(plan, cell),
         "schedule": cell.schedule,
         "step": cell.step,
@@ -166,9 +175,10 @@ def _cell(
         "compression": cell.compression,
         "accuracy": accuracy,
         "planned": planned,
+        **{name: "" if trials is None else trials[name].iloc[0] for name in PRECISIONS},
     }
     row |= NO_RUNS if trials is None else statistics(trials, accuracy)
-    known = published_of(cell, _usual(plan, cell, panel), against)
+    known = published_of(cell, row, against)
     return row | _beside(row, known, scale) | {"group": cell.group}
 
 
@@ -179,17 +189,6 @@ def _pruning(plan: Plan, cell: Cell) -> dict[str, Any]:
     first = masks[-1] if masks else None
     at = first.iteration if first else None
     return mask_columns(first) | {"pruned_at": math.nan if at is None else at}
-
-
-def _usual(plan: Plan, cell: Cell, panel: Panel) -> bool:
-    """Whether the cell has the settings that both papers share, whatever its length."""
-    stage = plan.stages[cell.stages[0]]
-    usual = (panel.recipe or default_recipe(cell.model, cell.dataset)) == default_recipe(cell.model, cell.dataset)
-    if isinstance(stage.spec, RetrainSpec):
-        names = {cell.method, f"{cell.method} k={stage.spec.k}"}
-        usual &= cell.label.removesuffix(" restarted clock") in names
-    pruning = (panel.scope, panel.criterion, panel.channel_norm)
-    return usual and pruning == ("global", "magnitude", "keep")
 
 
 def _beside(row: dict[str, Any], known: Published | None, scale: float) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from rewindctl.models import kernels, models
 from rewindctl.models.network import NetworkConfig
 from rewindctl.paper.listing import DEVICE_OF_REPORT
 from rewindctl.paper.reference import report_tables
+from rewindctl.report.cells import PRECISIONS
 from rewindctl.report.formats import Column, Table, percent, signed, spread
-from rewindctl.report.tables import DATA, NETWORK, PRUNING, RETRAINING, own_spread
+from rewindctl.report.tables import DATA, NETWORK, PRUNING, RETRAINING, own_spread, precision_columns
 
 if TYPE_CHECKING:
     from rewindctl.report.study import StudyReport
@@ -147,7 +148,7 @@ def times(report: "StudyReport") -> Table:
     notes = (
         f"Published: {DEVICE_OF_REPORT}. Minutes are those of a baseline's iterations at the median speed of n runs.",
     )
-    return Table(frame, columns, _caption(report), (*notes, *_notes(report, frame)))
+    return Table(frame, _with_precision(frame, columns), _caption(report), (*notes, *_notes(report, frame)))
 
 
 def _time_row(cell: Any, device: str, speeds: Any, theirs: dict[str, Any], report: "StudyReport") -> dict[str, Any]:
@@ -157,7 +158,8 @@ def _time_row(cell: Any, device: str, speeds: Any, theirs: dict[str, Any], repor
         "iterations_per_second": theirs.get("iterations_per_second", math.nan),
         "minutes": theirs.get("training_cycle_minutes", math.nan),
     }
-    row: dict[str, Any] = {key: cell[key] for key in ("model", "dataset", "iterations", "scale", "planned", "run_ids")}
+    own = ("model", "dataset", "iterations", "scale", *PRECISIONS, "planned", "run_ids")
+    row: dict[str, Any] = {key: cell[key] for key in own}
     row |= {"device": device, "n": 0 if speeds is None else len(speeds)}
     for key, value in ours.items():
         difference = value - published[key] if cell["scale"] == 1 else math.nan
@@ -166,7 +168,13 @@ def _time_row(cell: Any, device: str, speeds: Any, theirs: dict[str, Any], repor
 
 
 def _table(report: "StudyReport", rows: pd.DataFrame, *columns: Column) -> Table:
-    return Table(rows, columns, _caption(report), _notes(report, rows))
+    return Table(rows, _with_precision(rows, columns), _caption(report), _notes(report, rows))
+
+
+def _with_precision(rows: pd.DataFrame, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """The precision before n, where the rows are of several."""
+    at = columns.index(N)
+    return (*columns[:at], *precision_columns(rows), *columns[at:])
 
 
 def _caption(report: "StudyReport") -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.catalog import Catalog
+from rewindctl.report.cells import PRECISIONS
 from rewindctl.report.formats import Column, Table, as_table, percent, signed, spread
 
 tables: Catalog[Callable[[pd.DataFrame], Table]] = Catalog("table")
@@ -37,6 +38,7 @@ def results(cells: pd.DataFrame) -> Table:
     columns += [
         PRUNING,
         RETRAINING,
+        *precision_columns(cells),
         Column("sparsity %", lambda row: f"{100 * row['sparsity']:.2f}"),
         Column("compression", lambda row: f"{row['compression']:.2f}x"),
         Column("n", lambda row: str(int(row["n"]))),
@@ -63,6 +65,25 @@ def scale_name(scale: float) -> str:
     return "full" if pd.isna(scale) or scale == 1 else f"x{scale:.4g}"
 
 
+def precision_columns(rows: pd.DataFrame) -> list[Column]:
+    """The column that tells results in several precisions apart; none where all are of one."""
+    return [PRECISION] if several_precisions(rows) else []
+
+
+def several_precisions(rows: pd.DataFrame) -> bool:
+    """Whether the rows that have trials (`n`, where it is a column) are not all of one precision."""
+    with_trials = rows[rows["n"] > 0] if "n" in rows else rows
+    return len(with_trials) > 0 and len({precision_name(row) for _, row in with_trials.iterrows()}) > 1
+
+
+def precision_name(row: "pd.Series[Any]") -> str:
+    """What the updates were computed in, and the baseline's where it is another; empty for a cell without runs."""
+    if row.get("n") == 0:
+        return ""
+    own, dense = (str(row[name]) if pd.notna(row[name]) and row[name] else "unknown" for name in PRECISIONS)
+    return own if own == dense else f"{own} (dense {dense})"
+
+
 def pruning_name(cell: "pd.Series[Any]") -> str:
     """`one-shot`, or `iterative (0.2)`, with every setting of pruning that is not the usual one."""
     if cell["schedule"] == "dense":
@@ -79,4 +100,5 @@ def pruning_name(cell: "pd.Series[Any]") -> str:
 NETWORK = Column("network", lambda row: str(row["model"]))
 DATA = Column("data", lambda row: str(row["dataset"]))
 PRUNING = Column("pruning", pruning_name)
+PRECISION = Column("precision", precision_name)
 RETRAINING = Column("retraining", lambda row: method_name(row["method"], row["label"]))

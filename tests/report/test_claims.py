@@ -17,7 +17,7 @@ from rewindctl.report.formats import formats
 from rewindctl.report.frame import COLUMNS
 from rewindctl.report.pairing import complete_block
 
-FINETUNE, WEIGHT, LR = "finetune", "weight_rewind k=2000", "lr_rewind"
+FINETUNE, WEIGHT, LR = "finetune", "weight_rewind k=8000", "lr_rewind"
 ONE_SHOT = (0.8, 0.893)
 Effect = Callable[[str, float], float]
 
@@ -95,7 +95,7 @@ def test_finetuning_that_is_worse_than_both_is_supported_whatever_the_baselines_
     found = only(trials(6, {FINETUNE: -1, WEIGHT: 0, LR: 0.2}), 1)
     assert said(found) == ("supported", "")
     assert (found["n"], found["levels"], found["report"], found["report_source"]) == (6, 2, "supported", "figure 1")
-    assert found["comparison"] == "fine-tuning - weight rewinding k=2000 and LR rewinding"
+    assert found["comparison"] == "fine-tuning - weight rewinding k=8000 and LR rewinding"
     assert found["effect"] == pytest.approx(-1, abs=0.15)
     assert found["low"] <= found["effect"] <= found["high"] < 0
 
@@ -121,7 +121,7 @@ def test_both_comparisons_must_hold_and_either_contradicts() -> None:
     assert against["verdict"] == "contradicted"
     parts = of_claim(trials(8, {FINETUNE: -1, WEIGHT: -2, LR: 0}), 1, "part").set_index("comparison")
     assert parts["verdict"].to_dict() == {
-        "fine-tuning - weight rewinding k=2000": "contradicted",
+        "fine-tuning - weight rewinding k=8000": "contradicted",
         "fine-tuning - LR rewinding": "supported",
     }
 
@@ -199,7 +199,7 @@ def test_settings_of_a_method_are_comparisons_of_their_own() -> None:
     frame = trials(6, {WEIGHT: 0, "weight_rewind k=8000 restarted clock": 1, LR: 0.5, FINETUNE: -1})
     verdict_of = of_claim(frame, 2).set_index("comparison")["verdict"].to_dict()
     assert verdict_of == {
-        "LR rewinding - weight rewinding k=2000": "supported",
+        "LR rewinding - weight rewinding k=8000": "supported",
         "LR rewinding - weight rewinding k=8000 restarted clock": "contradicted",
     }
     assert len(of_claim(frame, 1)) == 2

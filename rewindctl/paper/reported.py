@@ -1,0 +1,57 @@
+"""What is the report's own cell, and what an exploratory one: one definition for its claims and its numbers.
+
+Source: report sections 3 to 5 and its authors' published configuration. Its text names neither K nor, for WRN-16-8, the
+iteration whose weights are pruned, and it contradicts its code about the clock; where text and code differ, both
+readings are the report's.
+"""
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from rewindctl.training.recipes import default_recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REPORT_K = 8_000  # of the authors' configuration; the text names none
+AUTHORS_PRUNED_AT = {"wrn16_8": 72_000}  # likewise, of 80,000; the text prunes the trained network
+USUAL = {"scope": "global", "criterion": "magnitude", "channel_norm": "keep"}
+# Whatever the label of a retraining names besides (restored momentum, another rate or length) is not usual.
+LABEL = re.compile(r"none|finetune|lr_rewind|weight_rewind k=(?P<k>\d+)( restarted clock)?")
+
+
+def usual(cell: "pd.Series[Any] | dict[str, Any]", label: str) -> bool:
+    """Whether a cell has the settings that both papers share, whatever its length, its K and its `pruned_at`.
+
+    Global magnitude pruning that keeps the norms, the recipe of the network, momentum from zero and as in the dense
+    run. A dense cell (label `none`) has no pruning. A recipe that an older file does not name is taken for the usual.
+    """
+    pruning = label == "none" or all(cell[key] == value for key, value in USUAL.items())
+    recipe, own = cell.get("recipe"), default_recipe(str(cell["model"]), str(cell["dataset"]))
+    return pruning and (not isinstance(recipe, str) or recipe in ("", own)) and LABEL.fullmatch(label) is not None
+
+
+def reports_own(cell: "pd.Series[Any] | dict[str, Any]", label: str) -> bool:
+    """Whether a cell is the report's, or what it is at another length: `usual`, its K, and what it prunes.
+
+    K is 8,000 under either clock. The weights that are pruned are those of the end or, where the authors' configuration
+    has it so, those of 72,000. In a scaled run both are scaled; a caller that wants full length asks for `scale` 1.
+    """
+    found = LABEL.fullmatch(label)
+    if found is None or not usual(cell, label):
+        return False
+    authors = AUTHORS_PRUNED_AT.get(str(cell["model"]), math.inf)
+    of_end = at_end(cell) or _same(float(cell["pruned_at"]), authors, cell)
+    return of_end and (found["k"] is None or _same(int(found["k"]), REPORT_K, cell))
+
+
+def at_end(cell: "pd.Series[Any] | dict[str, Any]") -> bool:
+    """Whether the weights that are pruned are those of the last iteration of the dense run."""
+    at = cell.get("pruned_at")
+    return at is None or math.isnan(at)
+
+
+def _same(iteration: float, wanted: float, cell: "pd.Series[Any] | dict[str, Any]") -> bool:
+    """Equal at full length; a scaled run's length and its K are rounded each by itself."""
+    return abs(iteration - wanted * float(cell["scale"])) < 1

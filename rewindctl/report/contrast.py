@@ -1,0 +1,153 @@
+"""One way to retrain against another in one scenario: the effect, its interval, its p-values, what n trials can show.
+
+The other is retrainings of our own, paired by dense run and level of pruning, or published trials of Renda et al. The
+trial is a dense run: its effect is the mean, over the compressions that both have, of the difference of accuracy in
+percentage points. See `evidence` for the tests and for what they assume.
+"""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from rewindctl.paper.claims import STATE_OF_THE_ART, at_compression, state_of_the_art
+from rewindctl.report import evidence
+from rewindctl.report.cells import PRECISIONS, SETTINGS
+from rewindctl.report.pairing import complete_block, coverage, levels, with_scale
+from rewindctl.safe_text import finite
+
+SCENARIO = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step", "dense_group", *PRECISIONS]
+LEVEL_TEXT = f"{100 * evidence.LEVEL / 2:g} % each way"
+SAME_MASKS = "the same dense runs and masks"
+SAME_LEVELS = "the same dense runs and levels, each chain with masks of its own"
+SAME_RUNS = "the same dense runs and levels"  # rows of an older version do not name their masks
+NO_PUBLISHED = "no published numbers"
+NO_NUMBERS: dict[str, Any] = {
+    "n": 0,
+    "left_out": 0,
+    "levels": 0,
+    **dict.fromkeys(
+        (
+            "lowest",
+            "highest",
+            "effect",
+            "low",
+            "high",
+            "confidence",
+            "p",
+            "p_above",
+            "p_below",
+            "deviation",
+            "smallest_effect",
+            "needed",
+        )
+    ),
+}
+
+
+def trials_of(frame: pd.DataFrame, accuracy: str = "final") -> pd.DataFrame:
+    """The retrainings of a tidy frame with `accuracy` in percent, `delta` (from the dense run) in points, `scale`."""
+    suffix = "" if accuracy == "final" else "_best"
+    trials = frame[frame["method"] != "none"].assign(
+        accuracy=lambda rows: 100 * rows[f"test_accuracy{suffix}"],
+        delta=lambda rows: 100 * (rows[f"test_accuracy{suffix}"] - rows[f"dense_accuracy{suffix}"]),
+    )
+    return with_scale(trials).sort_values([*SCENARIO, "label", "sparsity_asked"])
+
+
+def against_ours(first: pd.DataFrame, second: pd.DataFrame, bound: float = 0.0) -> dict[str, Any]:
+    """The effect of `first` over `second`, each the rows of `trials_of` of one label in one scenario.
+
+    `effect`, `low`, `high`, `smallest_effect`, `deviation` (of the trials' effects): percentage points. `p_above`,
+    `p_below`: one-sided, that the effect is above or below `bound`; `p`: of both sides. `smallest_effect`: the
+    distance from `bound` that n trials show with 80 % power, given these trials' deviation. `lowest` and `highest`
+    compression of the `levels` that are averaged; `left_out` trials lack some of them. `needed`: how many trials
+    would decide were the effect as it is now, `remark` says it. None is what n trials do not tell.
+    """
+    both = levels(first, "accuracy") - levels(second, "accuracy")
+    block = complete_block(both)
+    row = NO_NUMBERS | {"test": f"sign flips, {LEVEL_TEXT}", "basis": _basis(first, second, block)}
+    if block.empty:
+        return row | {"remark": "no dense run has both"}
+    effects = block.mean(axis=1).to_numpy()
+    row |= coverage(both, block) | _numbers(evidence.typical_values(effects), effects, float(effects.mean()), bound)
+    deviation, needed = _deviation(effects), None
+    row["smallest_effect"] = finite(evidence.standard_effect(len(effects)) * deviation)
+    if len(effects) > 1:
+        needed = evidence.needed_paired(abs(row["effect"] - bound), deviation)
+    return row | _need(needed, len(effects), evidence.FEWEST_PAIRED)
+
+
+def against_published(ours: pd.DataFrame, bound: float = 0.0) -> dict[str, Any]:
+    """Our differences from our own dense runs against Renda et al.'s from theirs, at the compressions of both.
+
+    Their trials are known level by level only: the smallest of each level are taken as one trial, the middle ones as
+    another, the largest as the third. That is the widest that their averages can lie apart. Columns: `against_ours`;
+    where they have no such numbers, `basis` is `NO_PUBLISHED` and `remark` says what they lack.
+    """
+    row = NO_NUMBERS | {"test": f"exchange with 3 published trials, {LEVEL_TEXT}", "basis": STATE_OF_THE_ART}
+    published = state_of_the_art(ours.iloc[0])
+    grid = levels(ours, "delta")
+    found = {float(s): at_compression(published, 1 / (1 - float(s))) for s in grid.columns.to_numpy()}
+    matched = {sparsity: level for sparsity, level in found.items() if level is not None}
+    block = complete_block(grid[list(matched)])
+    if block.empty:
+        lacking = NO_PUBLISHED if published.empty else "no published numbers at these compressions"
+        return row | {"n": len(grid), "remark": lacking, "basis": NO_PUBLISHED}
+    theirs = (
+        pd.DataFrame([matched[float(s)] for s in block.columns.to_numpy()])[["low", "middle", "high"]].mean().to_numpy()
+    )
+    trials = block.mean(axis=1).to_numpy()
+    values, effect = evidence.exchange_values(trials, theirs), float(trials.mean() - theirs.mean())
+    row |= coverage(grid[list(block)], block) | _numbers(values, trials, effect, bound)
+    deviation, needed = _deviation(trials), None
+    if len(trials) > 1:
+        row["smallest_effect"] = finite(evidence.smallest_against(len(trials), deviation, theirs))
+        needed = evidence.needed_against(abs(effect - bound), deviation, theirs)
+    return row | _need(needed, len(trials), evidence.FEWEST_AGAINST, "too close for 3 published trials")
+
+
+def significant(p: float | None) -> bool:
+    """Whether a one-sided p-value decides: the 95 % interval lies wholly on that side of the bound."""
+    return p is not None and p <= evidence.LEVEL / 2
+
+
+def _basis(first: pd.DataFrame, second: pd.DataFrame, block: pd.DataFrame) -> str:
+    """Whether the pairs that are averaged have their masks in common."""
+    one, other = (
+        levels(rows, "prune_run_id").reindex(index=block.index, columns=block.columns).astype(object).fillna("")
+        for rows in (first, second)
+    )
+    if block.empty or (one == "").any(axis=None) or (other == "").any(axis=None):
+        return SAME_RUNS
+    return SAME_MASKS if one.equals(other) else SAME_LEVELS
+
+
+def _numbers(values: evidence.Array, effects: evidence.Array, effect: float, bound: float) -> dict[str, Any]:
+    """Effect, interval (none from one trial) and p-values."""
+    low, high, confidence = evidence.interval(values) if len(effects) > 1 else (None, None, None)
+    above, below = float(evidence.p_above(values, bound)), float(evidence.p_below(values, bound))
+    return {
+        "effect": effect,
+        "low": None if low is None else float(low),
+        "high": None if high is None else float(high),
+        "confidence": confidence,
+        "p": min(1.0, 2 * min(above, below)),
+        "p_above": above,
+        "p_below": below,
+        "deviation": finite(_deviation(effects)),
+    }
+
+
+def _need(needed: float | None, n: int, fewest: int, never: str = "") -> dict[str, Any]:
+    """How many trials would decide; one trial has no deviation to tell from, but the test has its least number."""
+    if needed is None:
+        return {"needed": None, "remark": f"needs at least {fewest} trials"}
+    if math.isinf(needed):
+        return {"needed": None, "remark": never or f"needs over {evidence.MOST_TRIALS:,} trials"}
+    trials = max(int(needed), n + 1)
+    return {"needed": trials, "remark": f"needs about {trials} trials"}
+
+
+def _deviation(effects: evidence.Array) -> float:
+    return float(effects.std(ddof=1)) if len(effects) > 1 else math.nan

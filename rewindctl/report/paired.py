@@ -1,0 +1,128 @@
+"""A paired comparison of any two ways to retrain, in every scenario that has both, and its table."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pandas as pd
+
+from rewindctl.errors import RewindError, UsageError
+from rewindctl.paper.claims import UNDECIDED
+from rewindctl.report.contrast import LEVEL_TEXT, SCENARIO, against_ours, significant, trials_of
+from rewindctl.report.formats import Column, Table
+from rewindctl.report.sides import OPTION, lifted, side_of
+from rewindctl.report.tables import DATA, NETWORK, method_name, precision_name, pruning_name
+from rewindctl.report.verdict_cells import compressions, interval, iterations, smallest, trials_text
+
+FIRST, SECOND = "first better", "second better"
+LEGEND = (
+    "effect: accuracy of the first minus that of the second, in percentage points, the mean over n dense runs, each "
+    "the mean over the compressions that both have. p: of both directions. "
+    f"first better, second better: the effect is significantly above or below 0, at {LEVEL_TEXT}; not decided: "
+    "neither, with what is still needed. Each verdict is of its own scenario.",
+    "smallest effect: what n trials would show 4 times out of 5, given the spread of these.",
+)
+
+
+def paired(frame: pd.DataFrame, first: str, second: str, *, accuracy: str = "final") -> pd.DataFrame:
+    """`first` against `second` in each scenario that has both, from the rows of `tidy_frame`, unrounded.
+
+    Each is a label as the tables show it (`weight_rewind k=8000`, `weight rewinding k=8000`) or conditions on tidy
+    columns (`method=lr_rewind,schedule=iterative`), which may hold for several labels: each pair of them has a row.
+    A scenario is a network, data, dense recipe, pruning, schedule, step and precision; a column of it that the two
+    sides ask different things of is compared, and missing in the row. Pairs are of one dense run and one level.
+
+    Columns: those of a scenario; `first`, `second` (in words), `first_label`, `second_label`; what `against_ours`
+    gives; `verdict`: `first better`, `second better`, `not decided`, which `remark` then explains; `pruning`,
+    `precisions`: of both sides in words.
+    Raises: UsageError for what no retraining is; RewindError where no scenario has both.
+    """
+    trials = trials_of(frame, accuracy)
+    one, other = side_of(trials, first), side_of(trials, second)
+    if set(one.rows.index) == set(other.rows.index):
+        raise UsageError(
+            f"{OPTION}: {first!r:.200} and {second!r:.200} are the same retrainings", "give two that differ"
+        )
+    free = lifted(one, other)
+    common = [column for column in [*SCENARIO, "scale"] if column not in free]
+    sides = trials.index.isin(one.rows.index.union(other.rows.index))
+    rows = [
+        row
+        for _, scenario in trials[sides].groupby(common, dropna=False, sort=False)
+        for row in _rows(scenario, one.rows, other.rows, free)
+    ]
+    if not rows:
+        raise RewindError(
+            f"{OPTION}: no scenario has both {first!r:.200} and {second!r:.200}",
+            "retrain masks of the same dense runs both ways, in one precision",
+        )
+    return pd.DataFrame(rows)
+
+
+def _rows(
+    scenario: pd.DataFrame, first: pd.DataFrame, second: pd.DataFrame, free: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Each way of the one side against each of the other, in one scenario."""
+    arms = [
+        [arm for _, arm in scenario[scenario.index.isin(side.index)].groupby(["label", *free], dropna=False)]
+        for side in (first, second)
+    ]
+    for one, other in product(*arms):
+        if not one.index.equals(other.index):
+            yield _row(one, other, free)
+
+
+def _row(one: pd.DataFrame, other: pd.DataFrame, free: list[str]) -> dict[str, Any]:
+    heads = one.iloc[0], other.iloc[0]
+    numbers = against_ours(one, other)
+    decided = {FIRST: significant(numbers["p_above"]), SECOND: significant(numbers["p_below"])}
+    verdict = next((name for name, holds in decided.items() if holds), UNDECIDED)
+    return {
+        **{column: None if column in free else heads[0][column] for column in [*SCENARIO, "scale"]},
+        "pruning": _both(pruning_name(head) for head in heads),
+        "precisions": _both(precision_name(head) for head in heads),
+        **{name: _name(head, free) for name, head in zip(("first", "second"), heads, strict=True)},
+        **{f"{name}_label": head["label"] for name, head in zip(("first", "second"), heads, strict=True)},
+        **numbers,
+        "verdict": verdict,
+        "remark": numbers["remark"] if verdict == UNDECIDED else "",
+    }
+
+
+def _name(head: "pd.Series[Any]", free: list[str]) -> str:
+    """A side in words, with the columns that make it what it is besides its label."""
+    values = [f"{column}={'none' if pd.isna(head[column]) else head[column]}" for column in free]
+    return ", ".join([method_name(head["method"], head["label"]), *values])
+
+
+def _both(names: Iterator[str]) -> str:
+    return " / ".join(dict.fromkeys(names))
+
+
+def pair_table(made: pd.DataFrame) -> Table:
+    """The rows of `paired` with the columns that people see of them."""
+    columns = [NETWORK, DATA, Column("iterations", iterations), Column("pruning", lambda row: row["pruning"])]
+    if made["precisions"].nunique() > 1:
+        columns.append(Column("precision", lambda row: row["precisions"]))
+    columns += [
+        Column("first", lambda row: row["first"]),
+        Column("second", lambda row: row["second"]),
+        Column("compression", compressions),
+        Column("n", trials_text),
+        Column("effect (points)", lambda row: "" if pd.isna(row["effect"]) else f"{row['effect']:+.2f}"),
+        Column("interval", interval),
+        Column("p", lambda row: "" if pd.isna(row["p"]) else f"{row['p']:.3g}"),
+        Column("smallest effect", smallest),
+        Column("verdict", lambda row: f"{row['verdict']} ({row['remark']})" if row["remark"] else row["verdict"]),
+        Column("paired by", lambda row: row["basis"]),
+    ]
+    return Table(made, tuple(columns), notes=LEGEND)
+
+
+def of_best(table: Table) -> Table:
+    """The table of best accuracies, which were chosen on the test set: whoever reads it must see that."""
+    named = tuple(
+        replace(c, heading="effect on best (points)") if c.heading == "effect (points)" else c for c in table.columns
+    )
+    return replace(table, rows=table.rows.rename(columns={"effect": "effect_on_best"}), columns=named)
