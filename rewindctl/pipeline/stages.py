@@ -152,7 +152,8 @@ class Pipeline:
     ) -> RunRecord:
         """The run finished, or closed with what went wrong."""
         try:
-            writer.tag({tag.DEVICE: device_name(self.device), **label})
+            collected = {tag.COLLECTED: self.policy.collected} if self.policy.collected else {}
+            writer.tag({tag.DEVICE: device_name(self.device), **label, **collected})
             writer.write_json("environment.json", environment(self.device))
             work(writer)
             writer.seal()

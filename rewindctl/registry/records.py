@@ -36,6 +36,7 @@ SPARSITY = "rewindctl.sparsity"
 METHOD = "rewindctl.method"
 LABEL = "rewindctl.label"  # the name without the seed
 DEVICE = "rewindctl.device"
+COLLECTED = "rewindctl.collected"  # by which rule the trial was added; absent: a number of trials fixed beforehand
 PRECISION = "rewindctl.precision"  # absent in runs of before there was a choice: fp32
 DETERMINISTIC = "rewindctl.deterministic"
 UPDATES = "rewindctl.updates"
@@ -52,6 +53,7 @@ IMPORT = "rewindctl.import"  # digest of the bundle that the run came with
 IMPORTED_FROM = "rewindctl.imported_from"  # its ID in the registry that it came from
 OMITTED = "rewindctl.omitted"  # the folder that was left out at export
 
+UNTIL_DECIDED = "until_decided"  # the rule: where a comparison was not decided by the trials before
 KINDS = ("dense", "prune", "retrain", "tune", "trial", REPORT)
 REMOVED = "removed: its files are gone"  # the error of a run that `rewindctl remove` took
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")  # MLflow's own rule; IDs become file names here
