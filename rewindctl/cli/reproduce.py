@@ -2,12 +2,14 @@
 
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rewindctl.cli import complete, parse
+from rewindctl.cli import until_decided as until
 from rewindctl.cli.session import Session, command
 from rewindctl.counting import count_of
 from rewindctl.durations import Deadline, parse_duration
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
 SHOWN_FAILURES = 20
 END_SECONDS = 10.0  # kept of a limit for the last points, tables and figures, with three times what one look takes
 LARGEST_END = 0.25  # of the limit
+UNTIL_DECIDED = "until_decided"
 PANELS = {
-    "Instead of running": ("list_studies", "show", "plan"),
+    "Instead of running": ("list_studies", "show", "plan", "power"),
     "Selection": ("trials", "seeds", "cells", "scale"),
+    "Trials where they decide": ("until_decided", "max_trials", "budget"),
     "Engine": ("engine", "jobs", "address", "gpus", "cpus", "time_limit"),
 }
 
@@ -43,6 +47,17 @@ def reproduce(
         str | None, typer.Option(help="Print this study as YAML.", autocompletion=complete.names("study"))
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what is done, what is to do and what it costs.")] = False,
+    power: Annotated[
+        float | None, typer.Option(help="Print how many trials show so many points, from published trials.")
+    ] = None,
+    until_decided: Annotated[
+        bool, typer.Option("--until-decided", help="Trial by trial to the comparison that is nearest to a decision.")
+    ] = False,
+    max_trials: Annotated[int | None, typer.Option(help="Of a comparison, 7 to 100. [12]")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Begin no trial beyond it: 9m, 2h, 200000it (updates). Exit code 3 when something is left."),
+    ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N - 1. [the study's]")] = None,
     seeds: Annotated[str | None, typer.Option(help="The seeds themselves: 0-4, or 0,2,5.")] = None,
     cells: Annotated[
@@ -73,8 +88,11 @@ def reproduce(
         rewindctl reproduce fig1 --cells 'method=lr_rewind,compression>5' --seeds 0-2 --jobs 2
         rewindctl reproduce all --engine ray --address auto --gpus 0.25
         rewindctl reproduce fig1 --time-limit 9m
+        rewindctl reproduce fig1 --power 0.2
+        rewindctl reproduce fig1 --until-decided --budget 2h
     """
     began = time.monotonic()  # what is imported now takes seconds
+    from rewindctl.engines.budget import parse_budget
     from rewindctl.paper.request import planned, studies_of
 
     if list_studies or show:
@@ -86,13 +104,25 @@ def reproduce(
         raise UsageError("no study is given", "list them: rewindctl reproduce --list")
     chosen = parse.trials(trials, seeds)
     seconds = None if time_limit is None else parse_duration(time_limit, "time-limit")
+    most = until.check(until_decided, max_trials, budget, chosen)
     found = studies_of(tuple(study))
-    made = planned(found, session.facts, chosen, cells, scale)
+    made = planned(found, session.facts, tuple(range(most)) if until_decided else chosen, cells, scale)
+    if power is not None:
+        until.print_power(session, until.compared(made, found), power)
+        return
     if plan:
         _print_plan(session, made)
         return
     _check(session, engine, address, cpus, gpus)
     limit = None if seconds is None else (began, seconds)
+    if until_decided:
+        spending = parse_budget(budget)
+        collection = until.Collection(session, made, until.compared(made, found))
+        run = partial(_run, session, engine=engine, jobs=jobs, address=address, cpus=cpus, gpus=gpus, limited=limit)
+        ended = collection.collect(partial(run, collected=UNTIL_DECIDED), spending)
+        _print_results(session, tuple(study), made, ended.finished, output, ended)
+        until.say_end(session, ended, budget, time_limit)
+        return
     finished = _run(session, made, engine, jobs, address, cpus, gpus, limit)
     _print_results(session, tuple(study), made, finished, output)
     if finished.left:
@@ -157,6 +187,7 @@ def _run(
     cpus: float | None,
     gpus: float | None,
     limited: tuple[float, int] | None,
+    collected: str = "",
 ) -> "Finished":
     """`limited`: when the time began, by the monotonic clock, and the seconds that it is."""
     from rewindctl.engines.choose import open_engine
@@ -178,7 +209,7 @@ def _run(
         choose_jobs(jobs, len(left), session.device, need_of(denses, session.facts), session.console.say)
     data = {dense.dataset: dense.data_digest for dense in denses}
     limit = _limit(*limited, look_seconds, cold=engine == "ray" or (jobs or 1) > 1) if limited else None
-    site = session.site(registry, limit.deadline if limit else None)
+    site = session.site(registry, limit.deadline if limit else None, collected)
     with open_engine(engine, site, data, jobs, address, cpus, gpus) as opened:
         return run_plan(plan, done, opened, session.console, limit)
 
@@ -204,23 +235,31 @@ def _left_text(plan: "Plan", finished: "Finished") -> str:
 
 
 def _print_results(
-    session: Session, studies: tuple[str, ...], plan: "Plan", finished: "Finished", output: Path | None
+    session: Session,
+    studies: tuple[str, ...],
+    plan: "Plan",
+    finished: "Finished",
+    output: Path | None,
+    ended: "until.Ended | None" = None,
 ) -> None:
-    """Tables to stdout, tables and figures to the folder; failures at the end."""
+    """Tables to stdout, tables and figures to the folder; failures at the end. `ended`: of trials until a decision."""
     from rewindctl.report.compare import Wanted, compare
 
     form = "json" if session.json else "text"
     selected = frozenset(cell.group for cell in plan.cells)
-    wanted = Wanted(studies, format=form, scale=plan.scale, trials=len(plan.seeds), report=True, selected=selected)
+    wanted = Wanted(
+        studies, format=form, scale=plan.scale, trials=1 if ended else len(plan.seeds), report=True, selected=selected
+    )
     results = compare(session.registry(), wanted)
     names = [report.study.name for report in results.reports]
     name = names[0] if len(names) == 1 else "report"
     scaled = "" if plan.scale == 1 else f"-scaled-x{plan.scale:g}"  # beside the full-length ones, not over them
     files = results.write(output or Path("plots") / f"{name}{scaled}")
     if session.json:
-        session.console.json(_results_json(plan, finished) | {"files": [str(path) for path in files]})
+        decisions = ended.as_json() if ended else {}
+        session.console.json(_results_json(plan, finished) | decisions | {"files": [str(path) for path in files]})
     else:
-        session.console.data(results.text)
+        session.console.data((ended.text() + "\n\n" if ended else "") + results.text)
     session.console.say(f"wrote {count_of(len(files), 'file')} to {files[0].parent}")
     for failure in finished.failures[:SHOWN_FAILURES]:
         session.console.say(failure.text)

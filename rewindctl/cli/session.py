@@ -75,11 +75,14 @@ class Session:
 
         return Pipeline(self.registry, self.console, self.device, self.data_dir, self._policy)
 
-    def site(self, registry: "Registry", deadline: "Deadline | None" = None) -> "Site":
-        """What workers need to run stages as this command would, until a `deadline`. Raises: UsageError."""
+    def site(self, registry: "Registry", deadline: "Deadline | None" = None, collected: str = "") -> "Site":
+        """What workers need to run stages as this command would, until a `deadline`; `collected` is for their runs.
+
+        Raises: UsageError.
+        """
         from rewindctl.engines.work import Site
 
-        policy = replace(self._policy, deadline=deadline)
+        policy = replace(self._policy, deadline=deadline, collected=collected)
         return Site(registry.uri, registry.experiment, self.device, self.data_dir, policy)
 
     @property

@@ -108,7 +108,5 @@ def _counts(row: "pd.Series[Any]", name: str) -> str:
     if pd.isna(row["deviation"]):
         return "-"
     most = evidence.MOST_TRIALS if name == "fixed" else sequential.MOST_PLANNED
-    texts = [
-        f"over {most}" if pd.isna(value) else f"{value:.0f}" for value in (row[name], row[f"{name}_independent"])
-    ]
+    texts = [f"over {most}" if pd.isna(value) else f"{value:.0f}" for value in (row[name], row[f"{name}_independent"])]
     return f"{texts[0]} ({texts[1]})"

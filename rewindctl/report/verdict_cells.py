@@ -7,7 +7,7 @@ import pandas as pd
 from rewindctl.report.contrast import LOOKED_AT
 
 OF_LOOKS = (
-    f"{LOOKED_AT}: trials were added by reproduce --until-decided until they decided. Interval and verdict hold for all "
+    f"{LOOKED_AT}: trials were added by reproduce --until-decided. Interval and verdict hold for all "
     "looks together, by alpha spending; a test for a fixed number of trials would be wrong more often than it says."
 )
 

@@ -35,6 +35,13 @@ REFUSED = [
     (("fig1", "--device", "cuda:99", "--jobs", "2"), "device 'cuda:99' is not there", "--device cpu"),
     (("fig1", "--time-limit", "90"), "--time-limit '90' is not a length of time", "write 30s, 9m, 2h or 1h30m, 90m"),
     (("fig1", "--time-limit", "soon"), "--time-limit 'soon' is not a length of time", "9m"),
+    (("fig1", "--max-trials", "9"), "--max-trials 9 has no meaning without", "add --until-decided"),
+    (("fig1", "--budget", "9m"), "--budget 9m has no meaning without", "add --until-decided"),
+    (("fig1", "--until-decided", "--trials", "3"), "--until-decided chooses the trials", "--max-trials"),
+    (("fig1", "--until-decided", "--max-trials", "6"), "--max-trials 6 is not from 7 to 100", "decide nothing"),
+    (("fig1", "--until-decided", "--budget", "9"), "--budget '9' is not", "200000it"),
+    (("fig6", "--until-decided"), "no two methods are compared", "two ways"),
+    (("fig1", "--power", "0"), "--power 0 is no number of points", "0.2"),
     (("fig1", "--force"), "--force has no meaning for reproduce", "--experiment"),
 ]
 
