@@ -47,7 +47,7 @@ def comparisons(plan: Plan, margin: float, own: Collection[str]) -> list[Compari
     for cell in plan.cells:
         if cell.schedule != "dense":
             panels.setdefault((cell.study, cell.panel), {}).setdefault(cell.label, []).append(cell)
-    found = {}
+    found: dict[tuple[tuple[str, ...], ...], Comparison] = {}
     for (study, _), methods in panels.items():
         first_of_panel = next(iter(methods.values()))
         for one, other in combinations(methods.values(), 2):

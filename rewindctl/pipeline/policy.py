@@ -10,7 +10,8 @@ from rewindctl.durations import Deadline
 class RunPolicy:
     """`force`: also what the registry has. `checkpoint_seconds`: between two points that an interrupted run goes on
     from. `wait`: for a stage that another process is at, rather than fail. `deadline`: when a training keeps such a
-    point and stops, and nothing is waited for any more. `collected`: the rule that adds the trials, which their runs name.
+    point and stops, and nothing is waited for any more. `collected`: the rule that adds the trials, a
+    tag of their runs.
     """
 
     force: bool = False

@@ -30,7 +30,7 @@ class Published:
 
 
 def spreads_of(cell: Cell) -> list[Published]:
-    """The published numbers whose spread is that of a cell, whatever its K and its clock; those of one trial have none."""
+    """The published numbers whose spread is that of a cell, whatever its K and clock; those of one trial have none."""
     found = [point for point in (_of_report(cell), _of_renda(cell)) if point is not None and cell.schedule != "dense"]
     return [point for point in found if point.trials > 1 and math.isfinite(point.p90 - point.p10)]
 

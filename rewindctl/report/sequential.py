@@ -33,7 +33,7 @@ LARGE = 4.0  # deviations: every study shows it at the first look that can
 
 
 def share(n: int) -> float:
-    """The part of a direction's level that may be spent by look n: in equal parts up to the horizon, slower after it."""
+    """The part of a direction's level that may be spent by look n: in equal parts up to the horizon, then slower."""
     return BY_HORIZON * n / HORIZON if n <= HORIZON else 1 - (1 - BY_HORIZON) * HORIZON / n
 
 
