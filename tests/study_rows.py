@@ -8,7 +8,7 @@ import pandas as pd
 from rewindctl.datasets.facts import DataFacts, facts_of
 from rewindctl.paper.plan import make_plan
 from rewindctl.paper.study import Study, parse_study
-from rewindctl.report.frame import COLUMNS, in_order, scale_of
+from rewindctl.report.frame import COLUMNS, in_order, recipe_of, scale_of
 from rewindctl.specs import DenseSpec
 
 HOSTILE = "Tiny <script>alert(1)</script> & 50 % of_it | [x](http://example.org)"
@@ -63,6 +63,7 @@ def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:
                 "dataset": cell.dataset,
                 "iterations": dense.iterations,
                 "scale": scale_of(dense),
+                "recipe": recipe_of(dense),
                 "structure": cell.structure if cell.schedule != "dense" else "",
                 "scope": cell.scope if cell.schedule != "dense" else "",
                 "criterion": "magnitude" if cell.schedule != "dense" else "",
@@ -79,11 +80,15 @@ def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:
                 "compression": cell.compression,
                 "test_accuracy": accuracy,
                 "test_accuracy_best": accuracy + 0.001,
+                "prune_run_id": f"{stage.parent[:30]}{seed:02}" if stage.parent else "",
                 "dense_run_id": f"{stage.dense[:30]}{seed:02}",
                 "dense_group": plan.groups[stage.dense],
                 "dense_accuracy": 0.9 + 0.001 * seed,
                 "dense_accuracy_best": 0.91 + 0.001 * seed,
                 "device": "some GPU",
+                "precision": "fp32",
+                "dense_precision": "fp32",
+                "deterministic": "True",
                 "data_digest": dense.data_digest,
                 "iterations_per_second": 100.0 + seed,
                 "ended": f"2026-01-0{seed + 1}T00:00:00Z",

@@ -144,6 +144,8 @@ def is_union(wanted: Any) -> bool:
 def word_of(wanted: Any) -> str:
     if get_origin(wanted) is list:
         return f"{word_of(get_args(wanted)[0])}, repeatable"
+    if get_origin(wanted) is tuple:
+        return " and ".join(map(word_of, get_args(wanted)))
     if get_origin(wanted) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(wanted))
     if issubclass(wanted, Enum):

@@ -35,7 +35,7 @@ def overall_rows(claim: Claim, rows: list[dict[str, Any]]) -> Iterator[dict[str,
 def _overall(claim: Claim, name: str, family: list[dict[str, Any]]) -> dict[str, Any]:
     judged = [row for row in family if row["verdict"] != NOT_JUDGED]
     left_out = _left_out([row for row in family if row["verdict"] == NOT_JUDGED])
-    verdict, remark = _verdict(judged) if judged else (NOT_JUDGED, "")
+    verdict, remark = _verdict(judged, len(family)) if judged else (NOT_JUDGED, "")
     return dict.fromkeys(family[0]) | {
         "claim": claim.number,
         "role": "overall",
@@ -51,14 +51,15 @@ def _overall(claim: Claim, name: str, family: list[dict[str, Any]]) -> dict[str,
     }
 
 
-def _verdict(judged: list[dict[str, Any]]) -> tuple[str, str]:
+def _verdict(judged: list[dict[str, Any]], scenarios: int) -> tuple[str, str]:
+    """Of those that are judged, out of so many scenarios."""
     count = len(judged)
     held, failed = (
         sum(map(significant, evidence.holm([or_one(row[key]) for row in judged])))
         for key in ("p_supported", "p_contradicted")
     )
     if all(row["verdict"] == SUPPORTED for row in judged):
-        return SUPPORTED, f"in all {count}"
+        return SUPPORTED, f"in all {count}" if count == scenarios else f"in {count} of {scenarios}"
     if failed:
         return CONTRADICTED, f"in {failed} of {count} after Holm"
     return UNDECIDED, f"supported in {held} of {count} after Holm"

@@ -23,7 +23,7 @@ from rewindctl.report.formats import Table, as_table, formats
 from rewindctl.report.frame import Network, tidy_frame
 from rewindctl.report.nothing import nothing_to_compare
 from rewindctl.report.page import how_made, html_page, markdown_page
-from rewindctl.report.paired import of_best, pair_table, paired
+from rewindctl.report.paired import pair_table, paired
 from rewindctl.report.published import Against
 from rewindctl.report.rows import read_rows
 from rewindctl.report.section import Drawing, Section, tables_text, write_files, write_texts
@@ -232,8 +232,8 @@ def _question(rows: pd.DataFrame, wanted: Wanted) -> list[Section]:
 
 def pair_section(rows: pd.DataFrame, pair: tuple[str, str], accuracy: str = "final") -> Section:
     """Two ways to retrain against each other, a row per scenario. Raises: RewindError, UsageError."""
-    table = pair_table(paired(rows, *pair, accuracy=accuracy))
-    name, table = ("pair", table) if accuracy == "final" else ("pair-best", of_best(table))
+    table = pair_table(paired(rows, *pair, accuracy=accuracy), accuracy)
+    name = "pair" if accuracy == "final" else "pair-best"
     return Section(name, f"{pair[0]} against {pair[1]}", {name: table}, {}, rows)
 
 

@@ -55,7 +55,7 @@ def trials_of(frame: pd.DataFrame, accuracy: str = "final") -> pd.DataFrame:
         accuracy=lambda rows: 100 * rows[f"test_accuracy{suffix}"],
         delta=lambda rows: 100 * (rows[f"test_accuracy{suffix}"] - rows[f"dense_accuracy{suffix}"]),
     )
-    return with_scale(trials).sort_values([*SCENARIO, "label", "sparsity_asked"])
+    return with_scale(trials).sort_values([*SCENARIO, "label", "sparsity_asked"], ignore_index=True)
 
 
 def against_ours(first: pd.DataFrame, second: pd.DataFrame, bound: float = 0.0) -> dict[str, Any]:

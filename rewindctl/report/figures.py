@@ -94,12 +94,12 @@ def _draw_panel(axes: Any, panel: pd.DataFrame, delta: str, of_study: bool) -> N
 
 def _lines(panel: pd.DataFrame) -> dict[Line, pd.DataFrame]:
     """What is joined by a line: the cells of a label in one precision, and as gaps those that have no runs."""
-    names = panel.apply(precision_name, axis=1)
     lines: dict[Line, pd.DataFrame] = {}
-    for label in sorted(set(panel["label"])):
-        own = panel[panel["label"] == label].sort_values("compression")
-        for name in sorted(set(names[own.index]) - {""}) or [""]:
-            lines[label, name] = own[names[own.index].isin({name, ""})]
+    for label, cells in panel.groupby("label", sort=True):
+        own = cells.sort_values("compression")
+        names = own.apply(precision_name, axis=1)
+        for name in sorted(set(names) - {""}) or [""]:
+            lines[str(label), name] = own[names.isin({name, ""}).to_numpy()]
     return lines
 
 

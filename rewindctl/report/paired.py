@@ -1,7 +1,6 @@
 """A paired comparison of any two ways to retrain, in every scenario that has both, and its table."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -16,6 +15,7 @@ from rewindctl.report.tables import DATA, NETWORK, method_name, precision_name, 
 from rewindctl.report.verdict_cells import compressions, interval, iterations, notes, smallest, trials_text
 
 FIRST, SECOND = "first better", "second better"
+BEST = ("effect_on_best", "effect on best (points)")
 LEGEND = (
     "effect: accuracy of the first minus that of the second, in percentage points, the mean over n dense runs, each "
     "the mean over the compressions that both have. p: of both directions. "
@@ -40,11 +40,11 @@ def paired(frame: pd.DataFrame, first: str, second: str, *, accuracy: str = "fin
     """
     trials = trials_of(frame, accuracy)
     one, other = side_of(trials, first), side_of(trials, second)
+    free = lifted(one, other)
     if set(one.rows.index) == set(other.rows.index):
         raise UsageError(
             f"{OPTION}: {first!r:.200} and {second!r:.200} are the same retrainings", "give two that differ"
         )
-    free = lifted(one, other)
     common = [column for column in [*SCENARIO, "scale"] if column not in free]
     sides = trials.index.isin(one.rows.index.union(other.rows.index))
     rows = [
@@ -100,8 +100,13 @@ def _both(names: Iterator[str]) -> str:
     return " / ".join(dict.fromkeys(names))
 
 
-def pair_table(made: pd.DataFrame) -> Table:
-    """The rows of `paired` with the columns that people see of them."""
+def pair_table(made: pd.DataFrame, accuracy: str = "final") -> Table:
+    """The rows of `paired` with the columns that people see of them.
+
+    Best accuracies were chosen on the test set: whoever reads their effect must see that, in a file too.
+    """
+    effect, heading = ("effect", "effect (points)") if accuracy == "final" else BEST
+    made = made.rename(columns={"effect": effect})
     columns = [NETWORK, DATA, Column("iterations", iterations), Column("pruning", lambda row: row["pruning"])]
     if made["precisions"].nunique() > 1:
         columns.append(Column("precision", lambda row: row["precisions"]))
@@ -110,7 +115,7 @@ def pair_table(made: pd.DataFrame) -> Table:
         Column("second", lambda row: row["second"]),
         Column("compression", compressions),
         Column("n", trials_text),
-        Column("effect (points)", lambda row: "" if pd.isna(row["effect"]) else f"{row['effect']:+.2f}"),
+        Column(heading, lambda row: "" if pd.isna(row[effect]) else f"{row[effect]:+.2f}"),
         Column("interval", interval),
         Column("p", lambda row: "" if pd.isna(row["p"]) else f"{row['p']:.3g}"),
         Column("smallest effect", smallest),
@@ -118,11 +123,3 @@ def pair_table(made: pd.DataFrame) -> Table:
         Column("paired by", lambda row: row["basis"]),
     ]
     return Table(made, tuple(columns), notes=notes(LEGEND, made["test"]))
-
-
-def of_best(table: Table) -> Table:
-    """The table of best accuracies, which were chosen on the test set: whoever reads it must see that."""
-    named = tuple(
-        replace(c, heading="effect on best (points)") if c.heading == "effect (points)" else c for c in table.columns
-    )
-    return replace(table, rows=table.rows.rename(columns={"effect": "effect_on_best"}), columns=named)

@@ -3,8 +3,8 @@
 A published percentile range of n trials becomes a standard deviation of one trial by what such a range is on average
 of n normal trials. The report does not say n: taken is the fewest trials that a number of it can be made of, which
 gives the largest deviation. Points without a range of their own (one trial, or hidden behind their marker) are left
-out, so the deviation errs to the large side again. Two assumptions no publication can replace: methods are independent on
-one baseline (trials that are paired vary together at best, so the difference varies less), and the levels of a
+out, so the deviation errs to the large side again. Two assumptions no publication can replace: methods are independent
+on one baseline (trials that are paired vary together at best, so the difference varies less), and the levels of a
 scenario, which are averaged, vary together wholly (many trials) or not at all (few); the truth is between.
 """
 
@@ -30,8 +30,8 @@ NOTES = (
     "after every trial, the average, and --max-trials that is enough 4 times out of 5. "
     f"Over {sequential.MOST_PLANNED} are not counted.",
     "Deviations, in points: of one trial, from published 10th to 90th percentiles or minimum and maximum, of the "
-    "fewest trials that these can be of; of a difference, of methods that are independent on one baseline. Both err to the "
-    "large side.",
+    "fewest trials that these can be of; of a difference, of methods that are independent on one baseline. Both err to "
+    "the large side.",
 )
 
 

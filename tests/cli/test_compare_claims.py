@@ -121,5 +121,5 @@ def test_iterative_lr_rewinding_without_published_numbers_is_compared_with_nothi
     levels = ("--method", "lr_rewind", "--step", "0.2", "--until", "0.36")
     assert cli("iterate", "--parent", copied_chain.dense, *levels, "--tracking-uri", copied_chain.uri).code == 0
     (row,) = [row for row in claims(copied_chain, cli) if (row["claim"], row["role"]) == (3, "scenario")]
-    assert (row["verdict"], row["remark"]) == ("not decided", "nothing to compare with")
+    assert (row["verdict"], row["remark"]) == ("cannot be judged", "no published numbers")
     assert (row["effect"], row["basis"]) == (None, "no published numbers")

@@ -53,7 +53,7 @@ def test_figure_5_contradicts_claims_2_and_3() -> None:
 
 
 @pytest.mark.parametrize(
-    "label", ["lr_rewind", "finetune", "weight_rewind k=2000", "weight_rewind k=8 restarted clock"]
+    "label", ["lr_rewind", "finetune", "weight_rewind k=8000", "weight_rewind k=8000 restarted clock"]
 )
 def test_the_report_speaks_of_its_own_settings(label: str) -> None:
     assert report_source(scenario(), (label,)) == "figure 1"
@@ -64,6 +64,8 @@ def test_the_report_speaks_of_its_own_settings(label: str) -> None:
     "changes",
     [
         {"scale": 1 / 72},
+        {"pruned_at": 72_000},
+        {"recipe": "resnet batch_size=64"},
         {"scope": "layerwise"},
         {"criterion": "random"},
         {"channel_norm": "remove"},
@@ -79,7 +81,9 @@ def test_of_any_other_scenario_the_report_says_nothing(changes: dict[str, object
         assert len(state_of_the_art(scenario(**changes))) == 0
 
 
-@pytest.mark.parametrize("label", ["lr_rewind restored momentum", "lr_rewind T=100", "finetune lr=0.01"])
+@pytest.mark.parametrize(
+    "label", ["lr_rewind restored momentum", "lr_rewind T=100", "finetune lr=0.01", "weight_rewind k=2000"]
+)
 def test_of_other_settings_of_a_method_the_report_says_nothing(label: str) -> None:
     assert report_source(scenario(), ("finetune", label)) == ""
 

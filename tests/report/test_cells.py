@@ -133,6 +133,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"schedule": "iterative", "step": 0.2},
     {"label": "lr_rewind restored momentum"},
     {"group": "another parent or sparsity"},
+    {"precision": "bf16"},
+    {"dense_precision": "bf16"},
 ]
 
 

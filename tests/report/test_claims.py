@@ -249,7 +249,7 @@ def test_the_published_trials_own_spread_is_in_the_interval() -> None:
 )
 def test_without_published_numbers_nothing_is_made_up(changes: dict[str, Any]) -> None:
     found = only(like_the_published(8, 0.0, **changes), 3)
-    assert said(found) == ("not decided", "nothing to compare with")
+    assert said(found) == ("cannot be judged", "no published numbers")
     assert found[["effect", "low", "high", "p_supported"]].isna().all()
     assert found["basis"] == "no published numbers"
 
@@ -285,6 +285,23 @@ def test_recipes_steps_and_pruning_are_scenarios_of_their_own() -> None:
     frame = pd.concat([trials(6, effects), *(trials(6, effects, **other) for other in others)])
     assert len(of_claim(frame, 2)) == 4
     assert (of_claim(frame, 2)["n"] == 6).all()
+
+
+@pytest.mark.parametrize("column", ["precision", "dense_precision"])
+def test_an_fp32_retraining_is_never_paired_with_a_bf16_one(column: str) -> None:
+    frame = trials(6, {WEIGHT: 0, LR: 0}, precision="fp32", dense_precision="fp32")
+    other = frame.assign(**{column: "bf16"}).replace({"run_id": r"$"}, {"run_id": " bf16"}, regex=True)
+    assert of_claim(pd.concat([frame, other]), 2)[column].tolist() == ["bf16", "fp32"]
+    mixed = pd.concat([frame[frame["label"] == LR], other[other["label"] == WEIGHT]])
+    with pytest.raises(RewindError, match="no claim can be judged"):
+        verdicts(mixed)
+
+
+def test_a_table_of_claims_names_precisions_where_there_are_several() -> None:
+    frame = trials(6, {WEIGHT: 0, LR: 0}, precision="fp32", dense_precision="fp32")
+    both = claims_table(verdicts(pd.concat([frame, frame.assign(precision="bf16")])))
+    assert both["precision"].tolist() == ["", "bf16 (dense fp32)", "fp32"]
+    assert "precision" not in claims_table(verdicts(frame))
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
@@ -350,6 +367,65 @@ def test_one_scenario_contradicts_a_claim_about_all_after_holms_correction() -> 
         "not decided",
         "supported in 0 of 2 after Holm",
     )  # 2 / 64 > 2.5 %
+
+
+WRN = {"model": "wrn16_8", "iterations": 80_000, "schedule": "iterative", "step": 0.3, "dense_group": "wrn"}
+
+
+@pytest.mark.parametrize(("shift", "said_of_all"), [(2.0, "in 1 of 2"), (-2.0, "in 1 of 1 after Holm")])
+def test_a_scenario_that_cannot_be_judged_is_named_and_decides_nothing(shift: float, said_of_all: str) -> None:
+    frame = pd.concat([like_the_published(8, shift), trials(8, {LR: 0}, **WRN)], ignore_index=True)
+    judged = of_claim(frame, 3).set_index("model")
+    assert said(judged.loc["wrn16_8"]) == ("cannot be judged", "no published numbers")
+    found = only(frame, 3, "overall")
+    assert found["verdict"] == ("supported" if shift > 0 else "contradicted")
+    assert found["remark"] == f"{said_of_all}; figure 5 cannot be judged: no published numbers"
+    assert found["basis"] == "its 1 scenario"
+    shown = claims_table(verdicts(frame))
+    assert f"({found['remark']})" in shown["verdict"].iloc[0]
+
+
+def test_a_claim_of_which_nothing_can_be_judged_says_so_of_all() -> None:
+    found = only(trials(8, {LR: 0}, **WRN), 3, "overall")
+    assert said(found) == ("cannot be judged", "figure 5 cannot be judged: no published numbers")
+    digits = {"dataset": "digits", "iterations": 300, "schedule": "iterative", "step": 0.2}
+    found = only(trials(8, {LR: 0}, **digits), 3, "overall")
+    assert found["remark"] == "resnet20 on digits iterative (0.2) cannot be judged: no published numbers"
+
+
+EXPLORATORY: list[dict[str, Any]] = [
+    {"label": "weight_rewind k=2000"},
+    {"label": "weight_rewind k=8000 momentum=0.5"},
+    {"label": "weight_rewind k=8000 restored momentum"},
+    {"pruned_at": 36_000},
+    {"pruned_at": 72_000},
+    {"recipe": "resnet learning_rate=0.05"},
+    {"recipe": "wrn"},
+    {"scope": "layerwise"},
+]
+
+
+@pytest.mark.parametrize("changes", EXPLORATORY, ids=str)
+def test_an_exploratory_run_is_never_counted_into_the_reports_verdict(changes: dict[str, Any]) -> None:
+    frame = trials(8, {WEIGHT: 0, LR: 0.5}).assign(pruned_at=np.nan, recipe="resnet")
+    explored = trials(8, {WEIGHT: 0, LR: -2}, seed=1).assign(pruned_at=np.nan, recipe="resnet", dense_group="other")
+    changed = explored["method"] == "weight_rewind" if "label" in changes else explored["method"] != "none"
+    for column, value in changes.items():
+        explored.loc[changed, column] = value
+    both = pd.concat([frame, explored], ignore_index=True)
+    alone = of_claim(frame, 2, "overall").iloc[0]
+    overall = of_claim(both, 2, "overall").set_index("model")
+    assert overall.loc["all of the report's", ["verdict", "remark"]].tolist() == alone[["verdict", "remark"]].tolist()
+    assert overall.loc["all others", "verdict"] == "contradicted"
+
+
+def test_both_readings_of_what_figure_5_prunes_are_the_reports() -> None:
+    wrn = {"model": "wrn16_8", "iterations": 80_000, "recipe": "wrn"}
+    frame = trials(8, {WEIGHT: 0, LR: 0.5}, **wrn)
+    authors = trials(8, {WEIGHT: 0, LR: 0.5}, **wrn, pruned_at=72_000)
+    found = of_claim(pd.concat([frame, authors], ignore_index=True), 2)
+    assert found["report_source"].tolist() == ["figure 5", "figure 5"]
+    assert set(of_claim(pd.concat([frame, authors.assign(pruned_at=64_000)]), 2)["report_source"]) == {"figure 5", ""}
 
 
 @pytest.mark.slow

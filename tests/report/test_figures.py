@@ -82,6 +82,34 @@ def test_every_method_is_in_the_legend_with_its_number_of_trials() -> None:
     assert "10th-90th percentile of n trials" in axes.get_legend().get_title().get_text()
 
 
+FP32 = {"precision": "fp32", "dense_precision": "fp32"}
+BF16 = {"precision": "bf16", "dense_precision": "bf16"}
+
+
+def test_lines_of_several_precisions_are_lines_of_their_own_and_named_in_the_legend() -> None:
+    (axes,) = panels(pd.concat([made_cells(**FP32), made_cells(**BF16, dense_accuracy=0.9)]))
+    assert sorted(legend(axes)) == sorted(f"{name}, {p} (n = 3)" for name in METHODS.values() for p in ("bf16", "fp32"))
+    assert all(len(container.lines[0].get_xdata()) == len(COMPRESSIONS) for container in axes.containers)
+    looks = [(container.lines[0].get_color(), container.lines[0].get_marker()) for container in axes.containers]
+    assert len(set(looks)) == len(looks)
+    assert "dense 90.00 % (bf16), 92.00 % (fp32)" in axes.get_title()
+    (alone,) = panels(made_cells(**FP32))
+    assert sorted(legend(alone)) == sorted(f"{name} (n = 3)" for name in METHODS.values())
+
+
+def test_a_published_curve_is_drawn_once_whatever_the_precisions() -> None:
+    study = shipped()["fig1"]
+    rows = made_rows(study)
+    rows.loc[rows["seed"] == 0, list(BF16)] = "bf16"
+    rows = rows[(rows["precision"] == "fp32") | (rows["sparsity_asked"] != 0.59)]
+    (axes, _) = figures["curves"](study_report(rows, study, facts=facts).cells, "points").axes
+    labels = [container.get_label() for container in axes.containers]
+    assert labels.count("_published") == 3
+    assert {"LR rewinding, bf16 (n = 1)", "LR rewinding, fp32 (n = 2)"} <= set(labels)
+    published = axes.containers[labels.index("_published")].lines[0]
+    assert len(published.get_xdata()) == 10
+
+
 def test_trials_that_differ_in_number_are_given_as_a_range() -> None:
     cells = made_cells()
     cells.loc[(cells["label"] == "lr_rewind") & (cells["compression"] == 5), "n"] = 2

@@ -8,6 +8,7 @@ import pytest
 from conftest import TINY, Chain, Cli
 
 from rewindctl.registry import Registry
+from rewindctl.report.cells import summarise
 from rewindctl.report.frame import COLUMNS, tidy_frame
 
 RETRAINED = ("finetune", "weight_rewind", "lr_rewind")
@@ -111,6 +112,25 @@ def test_forced_rerun_counts_once_and_the_newest_counts(copied_chain: Chain, cli
     assert set(frame["run_id"]) == {copied_chain.dense, copied_chain.finetune, copied_chain.weight_rewind, again}
 
 
+def test_a_run_in_another_precision_is_another_result(copied_chain: Chain, cli: Cli) -> None:
+    command = ("retrain", "--parent", copied_chain.prune, "--method", "lr_rewind", "--force")
+    (again,) = run_in(copied_chain, cli, *command)
+    mlflow.MlflowClient(copied_chain.uri).set_tag(again, "rewindctl.precision", "bf16")
+    frame = frame_of(copied_chain)
+    assert frame.loc[[copied_chain.lr_rewind, again], "precision"].tolist() == ["fp32", "bf16"]
+    assert set(frame["dense_precision"]) == {"fp32"}
+    assert frame.loc[again, ["prune_run_id", "deterministic", "recipe"]].tolist() == [
+        copied_chain.prune,
+        "True",
+        "digits batch_size=32",
+    ]
+    cells = summarise(frame).set_index("label").loc["lr_rewind"]
+    assert cells[["precision", "n", "run_ids"]].to_numpy().tolist() == [
+        ["bf16", 1, again],
+        ["fp32", 1, copied_chain.lr_rewind],
+    ]
+
+
 def test_baseline_is_joined_by_lineage_not_by_name(copied_chain: Chain, cli: Cli) -> None:
     (dense,) = run_in(copied_chain, cli, "train-dense", *TINY, "--batch-size", "16", "--seed", "0")
     shorter = ("--method", "finetune", "--iterations", "6", "--compression", "5")
@@ -141,5 +161,9 @@ def test_chain_of_levels_is_iterative_and_its_first_level_one_shot_too(
     ]
     assert levels["sparsity_asked"].tolist() == [float(step), float(until)]
     assert set(levels["dense_run_id"]) == {copied_chain.dense}
+    if structure == "unstructured":
+        mlflow.MlflowClient(copied_chain.uri).set_tag(first, "rewindctl.precision", "bf16")
+        mixed = tidy_frame(Registry(copied_chain.uri)).query("schedule == 'iterative'")
+        assert mixed["precision"].tolist() == ["bf16", "bf16+fp32"], "a chain names the precision of each of its levels"
     assert frame.loc[frame["run_id"] == first, "schedule"].tolist() == ["iterative", "one_shot"]
     assert frame.loc[frame["run_id"] == second, "schedule"].tolist() == ["iterative"]

@@ -15,6 +15,7 @@ from study_rows import TINY_STUDY, made_rows
 
 from rewindctl.errors import UsageError
 from rewindctl.paper.study import shipped
+from rewindctl.report.cells import summarise
 from rewindctl.report.formats import formats
 from rewindctl.report.frame import tidy_frame
 from rewindctl.report.rows import NEWER, read_rows
@@ -43,6 +44,25 @@ def test_older_file_without_the_newest_columns_is_read(tiny: Tiny, saved: Path) 
     pd.testing.assert_frame_equal(rows.drop(columns=list(NEWER)), whole.drop(columns=list(NEWER)))
     assert rows["scale"].tolist() == whole["scale"].tolist()
     assert set(rows["ended"]) == {""}
+
+
+def test_an_older_file_says_no_precision_and_is_not_pooled_with_one_that_does(tiny: Tiny, saved: Path) -> None:
+    whole = tidy_frame(tiny.registry())
+    assert set(whole["precision"]) == set(whole["dense_precision"]) == {"fp32"}
+    assert set(whole["deterministic"]) == {"True"}
+    half = whole[whole["seed"] == 0].drop(columns=["precision", "dense_precision", "deterministic"])
+    half.to_csv(saved, index=False)
+    older = read_rows(saved)
+    assert set(older["precision"]) == set(older["dense_precision"]) == set(older["deterministic"]) == {""}
+    cells = summarise(pd.concat([older, whole[whole["seed"] == 1]], ignore_index=True))
+    assert set(zip(cells["precision"], cells["n"], strict=True)) == {("", 1), ("fp32", 1)}
+
+
+def test_a_trial_in_each_precision_is_no_trial_given_twice(tiny: Tiny, saved: Path) -> None:
+    whole = tidy_frame(tiny.registry())
+    other = whole.assign(run_id="f" + whole["run_id"], precision="bf16")
+    pd.concat([whole, other]).to_csv(saved, index=False)
+    assert sorted(set(read_rows(saved)["precision"])) == ["bf16", "fp32"]
 
 
 def test_columns_of_others_are_left_out_and_a_mark_of_the_encoding_is_no_letter(tiny: Tiny, saved: Path) -> None:
@@ -80,6 +100,9 @@ WRONG: list[tuple[str, str, str]] = [
     ("label", "a\nb", "not printable"),
     ("label", "x" * 300, "not printable"),
     ("device", "\x1b[31m", "not printable"),
+    ("precision", "half precision", "not of the form"),
+    ("deterministic", "yes", "none of True, False, empty"),
+    ("prune_run_id", "../mask", "not of the form"),
     ("step", "0.5", "with schedule 'one_shot'"),
     ("ended", "yesterday", "not of the form"),
 ]

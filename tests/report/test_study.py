@@ -186,6 +186,40 @@ def test_nothing_scaled_is_unmarked_or_has_a_difference(tmp_path: Path, name: st
     assert len(names) == (4 if study.figures else 1)
 
 
+def in_bf16(rows: pd.DataFrame, seeds: int) -> pd.DataFrame:
+    """The rows, those of the first seeds trained in bf16, dense run and retraining."""
+    changed = {"precision": "bf16", "dense_precision": "bf16"}
+    return rows.assign(**{name: rows[name].where(rows["seed"] >= seeds, to) for name, to in changed.items()})
+
+
+@pytest.mark.parametrize("name", ["fig1", "table1", "table4", "table5"])
+def test_a_study_never_pools_precisions_and_names_them_where_there_are_several(name: str) -> None:
+    study = shipped()[name]
+    rows = made_rows(study)
+    one, both = report_of(study, rows), report_of(study, in_bf16(rows, 1))
+    assert "precision" not in one.section().text("text")
+    cells = both.cells.set_index(["group", "precision"])
+    assert len(cells) == 2 * len(one.cells)
+    assert set(zip(both.cells["precision"], both.cells["n"], strict=True)) == {("bf16", 1), ("fp32", 2)}
+    for (group, precision), cell in cells.iterrows():
+        own = rows[(rows["group"] == group) & ((rows["seed"] < 1) == (precision == "bf16"))]
+        assert cell["median"] == pytest.approx(own["test_accuracy"].median())
+        assert cell["baseline"] == pytest.approx(own["dense_accuracy"].median())
+    (table,) = both.section().tables.values()
+    column = table.lines()[0].index("precision")
+    assert {line[column] for line in table.lines()[1:]} == {"bf16", "fp32"}
+
+
+def test_in_a_table_of_several_precisions_a_cell_without_runs_has_none() -> None:
+    study = shipped()["table5"]
+    rows = in_bf16(made_rows(study), 1)
+    table = study_tables["table5"](report_of(study, rows[rows["method"] != "finetune"]))
+    names, column = table.lines()[0], table.lines()[0].index("precision")
+    empty = [line for line in table.lines()[1:] if "no runs" in line]
+    assert [line[column] for line in empty] == [""]
+    assert len(empty[0]) == len(names)
+
+
 def test_digest_that_is_not_known_without_the_data_is_that_of_the_rows() -> None:
     study = shipped()["fig4"]
     assert facts("cifar100").digest == ""

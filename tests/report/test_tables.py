@@ -68,6 +68,15 @@ def test_scaled_results_are_marked_and_full_ones_need_no_mark(cells: pd.DataFram
     assert "scale" not in shown(tables["results"](cells.assign(scale=1.0)))
 
 
+def test_precisions_are_named_where_there_are_several_and_nowhere_else(cells: pd.DataFrame) -> None:
+    assert set(cells["precision"]) == {"fp32"}
+    assert "precision" not in shown(tables["results"](cells))
+    bf16, older = cells.assign(precision="bf16"), cells.assign(precision="", dense_precision="")
+    names = shown(tables["results"](pd.concat([cells, bf16, older])))["precision"]
+    assert set(names) == {"fp32", "bf16 (dense fp32)", "unknown"}
+    assert "precision" not in shown(tables["results"](older))
+
+
 def test_best_accuracies_are_named_best(chain: Chain) -> None:
     best = tables["results"](summarise(tidy_frame(chain.registry()), "best"))
     assert "best accuracy %" in shown(best)
