@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 SHOWN_FAILURES = 20
 END_SECONDS = 10.0  # kept of a limit for the last points, tables and figures, with three times what one look takes
 LARGEST_END = 0.25  # of the limit
-UNTIL_DECIDED = "until_decided"
 PANELS = {
     "Instead of running": ("list_studies", "show", "plan", "power"),
     "Selection": ("trials", "seeds", "cells", "scale"),
@@ -94,6 +93,7 @@ def reproduce(
     began = time.monotonic()  # what is imported now takes seconds
     from rewindctl.engines.budget import parse_budget
     from rewindctl.paper.request import planned, studies_of
+    from rewindctl.pipeline.policy import UNTIL_DECIDED
 
     if list_studies or show:
         _print_studies(session, show)

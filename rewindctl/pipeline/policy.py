@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from rewindctl.arithmetic import Arithmetic
 from rewindctl.durations import Deadline
 
+UNTIL_DECIDED = "until_decided"  # a rule: trials go where those before did not decide
+
 
 @dataclass(frozen=True)
 class RunPolicy:

@@ -53,7 +53,6 @@ IMPORT = "rewindctl.import"  # digest of the bundle that the run came with
 IMPORTED_FROM = "rewindctl.imported_from"  # its ID in the registry that it came from
 OMITTED = "rewindctl.omitted"  # the folder that was left out at export
 
-UNTIL_DECIDED = "until_decided"  # the rule: where a comparison was not decided by the trials before
 KINDS = ("dense", "prune", "retrain", "tune", "trial", REPORT)
 REMOVED = "removed: its files are gone"  # the error of a run that `rewindctl remove` took
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")  # MLflow's own rule; IDs become file names here

@@ -11,7 +11,7 @@ import pandas as pd
 
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.files import read_text
-from rewindctl.registry.records import UNTIL_DECIDED
+from rewindctl.pipeline.policy import UNTIL_DECIDED
 from rewindctl.report.formats import starts_formula
 from rewindctl.report.frame import COLUMNS, in_order
 from rewindctl.training.recipes import default_recipe, recipes
