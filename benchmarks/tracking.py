@@ -76,6 +76,9 @@ class Silent:
 
     evaluated = checkpoint = resumable = progressed = nothing
 
+    def is_over(self, ahead: float) -> bool:
+        return False
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -120,7 +123,7 @@ def compare_training(folder: Path, options: argparse.Namespace, device: torch.de
         for name in sorted(ways, reverse=number % 2 == 1):  # the order alternates, or the first would be favoured
             with ExitStack() as watched:
                 watched.enter_context(written)
-                for report in ("evaluated", "checkpoint", "resumable", "progressed"):
+                for report in ("evaluated", "checkpoint", "resumable", "progressed", "is_over"):
                     watched.enter_context(called.watching(RunObserver, report, "calls"))
                 for module in (train_run, sys.modules[__name__]):
                     watched.enter_context(computed.watching(module, "train", name))

@@ -30,6 +30,12 @@ class UsageError(RewindError):
     exit_code = 2
 
 
+class LimitError(RewindError):
+    """Nothing failed, but the time or budget given was over before everything was done (exit code 3)."""
+
+    exit_code = 3
+
+
 class UnknownNameError(UsageError):
     """A name that no catalog entry has."""
 

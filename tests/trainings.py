@@ -44,6 +44,9 @@ class Keeper:
     def resumable(self, make: Callable[[], ResumePoint]) -> None:
         self.points.append(make())
 
+    def is_over(self, ahead: float) -> bool:
+        return False
+
     def progressed(self, iteration: int) -> None:
         self.iterations.append(iteration)
 

@@ -18,6 +18,7 @@ EXIT_CODES = """\
 | 0 | done |
 | 1 | failed: a training, the store, the data, or runs that are not intact |
 | 2 | wrong usage: an option, a value, a name, a parent; nothing was run |
+| 3 | nothing failed, but the time or budget given was over: the same command goes on |
 | 130 | interrupted (Ctrl-C, SIGTERM): the same command goes on |
 
 stdout has data only: run IDs, tables, or with `--json` one JSON document; where a command makes several runs, one JSON

@@ -36,6 +36,7 @@ TAGS = {
     "rewindctl.method": (("retrain",), "retraining method"),
     "rewindctl.label": (STAGES, "the name without the seed"),
     "rewindctl.device": (TRACKED, "processor or GPU"),
+    "rewindctl.collected": (TRACKED, "until_decided for trials that `reproduce --until-decided` added, else absent"),
     "rewindctl.precision": (
         (*TRAINED, "trial"),
         "fp32 or bf16, of the updates; runs of earlier versions without it: fp32",

@@ -38,7 +38,7 @@ from rewindctl.cli import show as show_command
 from rewindctl.cli.help import Group, arrange
 from rewindctl.cli.session import Globals, StoppedError
 from rewindctl.console import Console
-from rewindctl.errors import RewindError
+from rewindctl.errors import LimitError, RewindError
 from rewindctl.files import disk_error, of_the_disk
 from rewindctl.processes import take_interrupts
 from rewindctl.safe_text import redacted
@@ -115,7 +115,10 @@ def _command() -> Any:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run a command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run a command line and return its exit code.
+
+    0 done, 1 failed, 2 wrong usage, 3 nothing failed but the time or budget given was over, 130 interrupted.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     console = Console()
@@ -129,6 +132,8 @@ def run(arguments: list[str] | None = None) -> int:
     except RewindError as error:
         if debug:
             console.traceback(traceback.format_exc())
+        if isinstance(error, LimitError) and not error.hint:
+            error.hint = f"go on with: {_typed(arguments)}"
         console.error(error)
         return error.exit_code
     except ClickException as error:

@@ -1,24 +1,33 @@
 """rewindctl reproduce"""
 
+import time
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rewindctl.cli import complete, parse
+from rewindctl.cli import until_decided as until
 from rewindctl.cli.session import Session, command
 from rewindctl.counting import count_of
-from rewindctl.errors import RewindError, UsageError
+from rewindctl.durations import Deadline, parse_duration
+from rewindctl.errors import LimitError, RewindError, UsageError
 
 if TYPE_CHECKING:
+    from rewindctl.engines.limit import Limit
     from rewindctl.engines.run import Finished
     from rewindctl.paper.plan import Plan
 
 SHOWN_FAILURES = 20
+END_SECONDS = 10.0  # kept of a limit for the last points, tables and figures, with three times what one look takes
+LARGEST_END = 0.25  # of the limit
 PANELS = {
-    "Instead of running": ("list_studies", "show", "plan"),
+    "Instead of running": ("list_studies", "show", "plan", "power"),
     "Selection": ("trials", "seeds", "cells", "scale"),
-    "Engine": ("engine", "jobs", "address", "gpus", "cpus"),
+    "Trials where they decide": ("until_decided", "max_trials", "budget"),
+    "Engine": ("engine", "jobs", "address", "gpus", "cpus", "time_limit"),
 }
 
 
@@ -37,6 +46,17 @@ def reproduce(
         str | None, typer.Option(help="Print this study as YAML.", autocompletion=complete.names("study"))
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what is done, what is to do and what it costs.")] = False,
+    power: Annotated[
+        float | None, typer.Option(help="Print how many trials show so many points, from published trials.")
+    ] = None,
+    until_decided: Annotated[
+        bool, typer.Option("--until-decided", help="Trial by trial to the comparison that is nearest to a decision.")
+    ] = False,
+    max_trials: Annotated[int | None, typer.Option(help="Of a comparison, 7 to 100. [12]")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Begin no trial beyond it: 9m, 2h, 200000it (updates). Exit code 3 when something is left."),
+    ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N - 1. [the study's]")] = None,
     seeds: Annotated[str | None, typer.Option(help="The seeds themselves: 0-4, or 0,2,5.")] = None,
     cells: Annotated[
@@ -53,6 +73,10 @@ def reproduce(
     address: Annotated[str | None, typer.Option(help="ray: the cluster's address, or auto. [a Ray of its own]")] = None,
     gpus: Annotated[float | None, typer.Option(min=0, help="ray: GPUs a stage, as 0.25.")] = None,
     cpus: Annotated[float | None, typer.Option(min=0, help="ray: CPU cores a stage. [1]")] = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(help="End by then, with what is done: 30s, 9m, 2h, 1h30m. Exit code 3 when something is left."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for tables and figures. [plots/STUDY]")] = None,
 ) -> None:
     """Plan, run and draw a table or figure of the report, or a study of your own. What exists is reused.
@@ -62,8 +86,14 @@ def reproduce(
         rewindctl reproduce fig1 --trials 3 --plan
         rewindctl reproduce fig1 --cells 'method=lr_rewind,compression>5' --seeds 0-2 --jobs 2
         rewindctl reproduce all --engine ray --address auto --gpus 0.25
+        rewindctl reproduce fig1 --time-limit 9m
+        rewindctl reproduce fig1 --power 0.2
+        rewindctl reproduce fig1 --until-decided --budget 2h
     """
+    began = time.monotonic()  # what is imported now takes seconds
+    from rewindctl.engines.budget import parse_budget
     from rewindctl.paper.request import planned, studies_of
+    from rewindctl.pipeline.policy import UNTIL_DECIDED
 
     if list_studies or show:
         _print_studies(session, show)
@@ -73,14 +103,30 @@ def reproduce(
     if not study:
         raise UsageError("no study is given", "list them: rewindctl reproduce --list")
     chosen = parse.trials(trials, seeds)
+    seconds = None if time_limit is None else parse_duration(time_limit, "time-limit")
+    most = until.check(until_decided, max_trials, budget, chosen)
     found = studies_of(tuple(study))
-    made = planned(found, session.facts, chosen, cells, scale)
+    made = planned(found, session.facts, tuple(range(most)) if until_decided else chosen, cells, scale)
+    if power is not None:
+        until.print_power(session, until.compared(made, found), power)
+        return
     if plan:
         _print_plan(session, made)
         return
     _check(session, engine, address, cpus, gpus)
-    finished = _run(session, made, engine, jobs, address, cpus, gpus)
+    limit = None if seconds is None else (began, seconds)
+    if until_decided:
+        spending = parse_budget(budget)
+        collection = until.Collection(session, made, until.compared(made, found))
+        run = partial(_run, session, engine=engine, jobs=jobs, address=address, cpus=cpus, gpus=gpus, limited=limit)
+        ended = collection.collect(partial(run, collected=UNTIL_DECIDED), spending)
+        _print_results(session, tuple(study), made, ended.finished, output, ended)
+        until.say_end(session, ended, budget, time_limit)
+        return
+    finished = _run(session, made, engine, jobs, address, cpus, gpus, limit)
     _print_results(session, tuple(study), made, finished, output)
+    if finished.left:
+        raise LimitError(f"--time-limit {time_limit} was over: {_left_text(made, finished)}")
 
 
 def _print_studies(session: Session, show: str | None) -> None:
@@ -140,14 +186,19 @@ def _run(
     address: str | None,
     cpus: float | None,
     gpus: float | None,
+    limited: tuple[float, int] | None,
+    collected: str = "",
 ) -> "Finished":
+    """`limited`: when the time began, by the monotonic clock, and the seconds that it is."""
     from rewindctl.engines.choose import open_engine
     from rewindctl.engines.room import choose_jobs, need_of
     from rewindctl.engines.run import Finished, run_plan
     from rewindctl.paper.cost import state_of
 
     registry = session.registry()
+    looked = time.monotonic()
     state = state_of(plan, registry, "", session.precision)
+    look_seconds = time.monotonic() - looked
     done = {key: run.run_id for key, run in state.runs.items()}
     left = [stage for key, stage in plan.stages.items() if key not in done]
     session.console.say(f"{count_of(len(plan.stages), 'stage')}, {len(done)} of them done")
@@ -157,28 +208,58 @@ def _run(
     if engine == "local" and jobs is not None and jobs > 1:
         choose_jobs(jobs, len(left), session.device, need_of(denses, session.facts), session.console.say)
     data = {dense.dataset: dense.data_digest for dense in denses}
-    with open_engine(engine, session.site(registry), data, jobs, address, cpus, gpus) as opened:
-        return run_plan(plan, done, opened, session.console)
+    limit = _limit(*limited, look_seconds, cold=engine == "ray" or (jobs or 1) > 1) if limited else None
+    site = session.site(registry, limit.deadline if limit else None, collected)
+    with open_engine(engine, site, data, jobs, address, cpus, gpus) as opened:
+        return run_plan(plan, done, opened, session.console, limit)
+
+
+def _limit(began: float, seconds: int, look_seconds: float, *, cold: bool) -> "Limit":
+    """When to stop, so that what comes after it ends in time. `look_seconds`: what reading the registry took."""
+    from rewindctl.engines.limit import Limit
+
+    end = min(END_SECONDS + 3 * look_seconds, LARGEST_END * seconds)
+    return Limit(Deadline.at(began + seconds - end), cold)
+
+
+def _left_text(plan: "Plan", finished: "Finished") -> str:
+    """What a limit left to do."""
+    stages = [plan.stages[key] for key in finished.left]
+    kinds = Counter(stage.spec.kind for stage in stages)
+    counts = ", ".join(f"{kinds[kind]} {kind}" for kind in ("dense", "prune", "retrain") if kinds[kind])
+    begun = f"; {len(finished.begun)} begun, to go on from a resume point" if finished.begun else ""
+    return (
+        f"{len(stages)} of {count_of(len(plan.stages), 'stage')} are left ({counts}: "
+        f"{sum(stage.iterations for stage in stages):,} iterations{begun})"
+    )
 
 
 def _print_results(
-    session: Session, studies: tuple[str, ...], plan: "Plan", finished: "Finished", output: Path | None
+    session: Session,
+    studies: tuple[str, ...],
+    plan: "Plan",
+    finished: "Finished",
+    output: Path | None,
+    ended: "until.Ended | None" = None,
 ) -> None:
-    """Tables to stdout, tables and figures to the folder; failures at the end."""
+    """Tables to stdout, tables and figures to the folder; failures at the end. `ended`: of trials until a decision."""
     from rewindctl.report.compare import Wanted, compare
 
     form = "json" if session.json else "text"
     selected = frozenset(cell.group for cell in plan.cells)
-    wanted = Wanted(studies, format=form, scale=plan.scale, trials=len(plan.seeds), report=True, selected=selected)
+    wanted = Wanted(
+        studies, format=form, scale=plan.scale, trials=1 if ended else len(plan.seeds), report=True, selected=selected
+    )
     results = compare(session.registry(), wanted)
     names = [report.study.name for report in results.reports]
     name = names[0] if len(names) == 1 else "report"
     scaled = "" if plan.scale == 1 else f"-scaled-x{plan.scale:g}"  # beside the full-length ones, not over them
     files = results.write(output or Path("plots") / f"{name}{scaled}")
     if session.json:
-        session.console.json(_results_json(plan, finished) | {"files": [str(path) for path in files]})
+        decisions = ended.as_json() if ended else {}
+        session.console.json(_results_json(plan, finished) | decisions | {"files": [str(path) for path in files]})
     else:
-        session.console.data(results.text)
+        session.console.data((ended.text() + "\n\n" if ended else "") + results.text)
     session.console.say(f"wrote {count_of(len(files), 'file')} to {files[0].parent}")
     for failure in finished.failures[:SHOWN_FAILURES]:
         session.console.say(failure.text)
@@ -202,6 +283,7 @@ def _results_json(plan: "Plan", finished: "Finished") -> dict[str, Any]:
             for failure in finished.failures
         ],
         "blocked": finished.blocked,
+        "left": len(finished.left),
         "stopped": finished.stopped or None,
         "scale": plan.scale,
     }

@@ -4,7 +4,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -18,6 +18,7 @@ from rewindctl.safe_text import finite
 
 if TYPE_CHECKING:
     from rewindctl.datasets.facts import DataFacts
+    from rewindctl.durations import Deadline
     from rewindctl.engines.work import Site
     from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
     from rewindctl.registry import Registry, RunRecord
@@ -74,11 +75,15 @@ class Session:
 
         return Pipeline(self.registry, self.console, self.device, self.data_dir, self._policy)
 
-    def site(self, registry: "Registry") -> "Site":
-        """What workers need to run stages as this command would. Raises: UsageError."""
+    def site(self, registry: "Registry", deadline: "Deadline | None" = None, collected: str = "") -> "Site":
+        """What workers need to run stages as this command would, until a `deadline`; `collected` is for their runs.
+
+        Raises: UsageError.
+        """
         from rewindctl.engines.work import Site
 
-        return Site(registry.uri, registry.experiment, self.device, self.data_dir, self._policy)
+        policy = replace(self._policy, deadline=deadline, collected=collected)
+        return Site(registry.uri, registry.experiment, self.device, self.data_dir, policy)
 
     @property
     def _policy(self) -> "RunPolicy":

@@ -5,10 +5,12 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from rewindctl.console import Board, Console
+from rewindctl.engines.limit import Limit
 from rewindctl.engines.local import Engine
 from rewindctl.engines.schedule import Failure, Schedule
 from rewindctl.engines.work import Answer, Task
 from rewindctl.paper.plan import Plan, Stage
+from rewindctl.paper.telling import telling_order
 from rewindctl.pipeline.labels import stage_label
 
 MOST_ATTEMPTS = 3
@@ -21,13 +23,16 @@ POLL_SECONDS = 0.5
 class Finished:
     """The run of every stage that is done, and what failed. `stopped`: why the rest was not tried.
 
-    `reused`: the stages whose run an engine found, though it was not known to be there.
+    `reused`: the stages whose run an engine found, though it was not known to be there. `left`: those that there was no
+    time for, `begun` the ones of them that go on from a point.
     """
 
     runs: dict[str, str]
     failures: list[Failure]
     stopped: str
     reused: set[str] = field(default_factory=set)
+    left: list[str] = field(default_factory=list)
+    begun: set[str] = field(default_factory=set)
 
     @property
     def blocked(self) -> int:
@@ -35,21 +40,27 @@ class Finished:
         return sum(failure.blocked for failure in self.failures)
 
 
-def run_plan(plan: Plan, done: dict[str, str], engine: Engine, console: Console) -> Finished:
+def run_plan(
+    plan: Plan, done: dict[str, str], engine: Engine, console: Console, limit: Limit | None = None
+) -> Finished:
     """Run what is to do. One failure does not stop the others; a stage whose worker dies is tried again.
 
-    An interrupt ends what is under way, as far as it can be resumed, and is passed on.
+    An interrupt ends what is under way, as far as it can be resumed, and is passed on. With a `limit`, whose deadline
+    the engine's workers know too, the most telling cells are first, and the rest is left.
     """
-    return _Loop(plan, Schedule(plan, done, longest_first=engine.slots > 1), engine, console).run()
+    order = telling_order(plan) if limit else None
+    schedule = Schedule(plan, done, longest_first=engine.slots > 1, order=order)
+    return _Loop(plan, schedule, engine, console, limit).run()
 
 
 class _Loop:
-    def __init__(self, plan: Plan, schedule: Schedule, engine: Engine, console: Console) -> None:
-        self.plan, self.schedule, self.engine, self.console = plan, schedule, engine, console
+    def __init__(self, plan: Plan, schedule: Schedule, engine: Engine, console: Console, limit: Limit | None) -> None:
+        self.plan, self.schedule, self.engine, self.console, self.limit = plan, schedule, engine, console, limit
         self.running: set[str] = set()
         self.attempts: Counter[str] = Counter()
         self.streak: list[str] = []
         self.reused: set[str] = set()
+        self.begun: set[str] = set()
         self.meter = Meter(sum(plan.stages[key].iterations for key in plan.stages if key not in schedule.runs))
 
     def run(self) -> Finished:
@@ -57,28 +68,50 @@ class _Loop:
         with self.console.board(len(self.plan.stages)) as board:
             self.engine.shown = lambda: self._show(board)
             try:
-                while not stopped and self._fill():
+                while not stopped and self._fill() and not (self.limit and self.limit.is_spent):
                     self._show(board)
                     for answer in self.engine.wait(POLL_SECONDS):
                         stopped = self._take(answer, board) or stopped
                 self._show(board)
             finally:
                 self.engine.close()
-        return Finished(self.schedule.runs, self.schedule.failures, stopped, self.reused)
+        return Finished(
+            self.schedule.runs,
+            self.schedule.failures,
+            stopped,
+            self.reused,
+            self._left() if self.limit else [],
+            self.begun,
+        )
+
+    def _left(self) -> list[str]:
+        """What neither is done, nor failed, nor waits for what failed."""
+        lost = self.schedule.lost
+        return [key for key in self.plan.stages if key not in self.schedule.runs and key not in lost]
 
     def _fill(self) -> bool:
         """Give the engine what is ready; whether anything is under way."""
-        while len(self.running) < self.engine.slots and (stage := self.schedule.take()) is not None:
+        while len(self.running) < self.engine.slots and (stage := self._next()) is not None:
             self.running.add(stage.fingerprint)
+            if self.limit:
+                self.limit.begun(stage)
             parent = self.schedule.runs[stage.parent] if stage.parent else None
             self.engine.submit(Task(stage.fingerprint, stage.spec.canonical(), parent))
         return bool(self.running)
+
+    def _next(self) -> Stage | None:
+        return self.schedule.take(self.limit.allows) if self.limit else self.schedule.take()
 
     def _take(self, answer: Answer, board: Board) -> str:
         """Note an answer; the reason to stop where there is one."""
         self.running.discard(answer.key)
         stage = self.plan.stages[answer.key]
-        if answer.crashed and (again := self.attempts[answer.key] + 1) < MOST_ATTEMPTS:
+        if self.limit:
+            self.limit.ended(stage)
+        if answer.stopped:
+            self.begun |= {answer.key} if answer.run_id else set()
+            board.line(f"stopped  {self._label(stage)}: {answer.message}")
+        elif answer.crashed and (again := self.attempts[answer.key] + 1) < MOST_ATTEMPTS:
             self.attempts[answer.key] = again
             self.schedule.put_back(answer.key)
             board.line(f"again    {self._label(stage)}: {answer.message}")

@@ -1,6 +1,6 @@
-"""Which stage is next: parents before children, the longest chain first, whatever a failure blocks set apart."""
+"""Which stage is next: parents before children, in one order or another, whatever a failure blocks set apart."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rewindctl.paper.plan import Plan, Stage
@@ -28,10 +28,12 @@ class Schedule:
     """The stages of a plan that are to do, as they become ready, and the run of each that is done.
 
     With one worker the order is the plan's, trial by trial. With several, the stage with most work after it goes
-    first: iterative chains are what everybody would wait for in the end.
+    first: iterative chains are what everybody would wait for in the end. `order`: the place of each stage, instead.
     """
 
-    def __init__(self, plan: Plan, done: Mapping[str, str], *, longest_first: bool) -> None:
+    def __init__(
+        self, plan: Plan, done: Mapping[str, str], *, longest_first: bool, order: Mapping[str, int] | None = None
+    ) -> None:
         self.plan = plan
         self.runs = {key: run for key, run in done.items() if key in plan.stages}
         self.failures: list[Failure] = []
@@ -39,16 +41,16 @@ class Schedule:
         for key, stage in plan.stages.items():
             if stage.parent is not None:
                 self._children[stage.parent].append(key)
-        self._order = self._ranks(longest_first)
+        self._order = self._ranks(longest_first) if order is None else {key: (0, order[key]) for key in plan.stages}
         self._waiting = [key for key in plan.stages if key not in self.runs]
         self._waiting.sort(key=self._order.__getitem__)
         self._blocked: set[str] = set()
 
-    def take(self) -> Stage | None:
-        """The next stage whose parent is done, taken out; None when there is none now."""
+    def take(self, allowed: Callable[[Stage], bool] = lambda stage: True) -> Stage | None:
+        """The next stage that is allowed and whose parent is done, taken out; None when there is none now."""
         for index, key in enumerate(self._waiting):
             stage = self.plan.stages[key]
-            if stage.parent is None or stage.parent in self.runs:
+            if (stage.parent is None or stage.parent in self.runs) and allowed(stage):
                 del self._waiting[index]
                 return stage
         return None
@@ -68,6 +70,11 @@ class Schedule:
         self._blocked.update(descendants)
         self._waiting = [waiting for waiting in self._waiting if waiting not in self._blocked]
         self.failures.append(Failure(key, label, message, hint, run_id, len(new)))
+
+    @property
+    def lost(self) -> set[str]:
+        """The stages that failed, and those that wait for them."""
+        return self._blocked | {failure.key for failure in self.failures}
 
     @property
     def waiting(self) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from rewindctl.console import Console
-from rewindctl.errors import RewindError
+from rewindctl.errors import LimitError, RewindError
 from rewindctl.files import disk_error
 from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
 from rewindctl.pipeline.stages import failed_run
@@ -47,7 +47,8 @@ class Task:
 class Answer:
     """How a task ended: its run, and a message where it failed.
 
-    `crashed`: the worker died, which says nothing of the stage; it may be tried again. `reused`: the run was there.
+    `crashed`: the worker died, which says nothing of the stage; it may be tried again. `stopped`: the time was over,
+    and it goes on another time. `reused`: the run was there.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Answer:
     message: str = ""
     hint: str = ""
     crashed: bool = False
+    stopped: bool = False
     reused: bool = False
 
 
@@ -96,6 +98,8 @@ class Worker:
         try:
             outcome = self._run(task)
             return Answer(task.key, outcome.run.run_id, reused=outcome.reused)
+        except LimitError as error:
+            return Answer(task.key, failed_run(error), error.message, stopped=True)
         except Exception as error:
             told = told_of(error)
             return Answer(task.key, failed_run(error), told.message, told.hint)

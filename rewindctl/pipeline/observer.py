@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from rewindctl.durations import Deadline
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.resume import save_point
 from rewindctl.registry import RunWriter
@@ -27,8 +28,10 @@ class RunObserver:
     shown: Callable[[int], None]
     checkpoint_seconds: float
     usage: Usage
+    deadline: Deadline | None = None
     kept: int = 0  # the iteration that a stopped run goes on from
     _saved: float = field(default_factory=time.monotonic)
+    _leaving: bool = False
 
     def evaluated(self, evaluation: Evaluation) -> None:
         metrics = {
@@ -45,13 +48,17 @@ class RunObserver:
         self.background.give(partial(self._write, state))
 
     def resumable(self, make: Callable[[], ResumePoint]) -> None:
-        if time.monotonic() - self._saved >= self.checkpoint_seconds:
+        if time.monotonic() - self._saved >= self.checkpoint_seconds or self._leaving:
             self.background.give(partial(self._keep, make()))
             self._saved = time.monotonic()
 
     def progressed(self, iteration: int) -> None:
         self.background.check()
         self.shown(iteration)
+
+    def is_over(self, ahead: float) -> bool:
+        self._leaving = self.deadline is not None and self.deadline.left() <= ahead
+        return self._leaving
 
     def _write(self, state: TrainState) -> None:
         with self.writer.artifact(checkpoint_path(state.iteration)) as path:

@@ -30,6 +30,8 @@ class Notes(Strict):
     evaluations: tuple[Measured, ...]
     training_seconds: Annotated[float, Field(ge=0)]
     wall_seconds: Annotated[float, Field(ge=0)] | None = None  # older points have none
+    loss_sum: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    loss_count: Annotated[int, Field(ge=0)] = 0
     digests: dict[ArtifactPath, File]
 
 
@@ -39,6 +41,8 @@ def save_point(writer: RunWriter, point: ResumePoint) -> None:
         "evaluations": [asdict(evaluation) for evaluation in point.evaluations],
         "training_seconds": point.training_seconds,
         "wall_seconds": point.wall_seconds,
+        "loss_sum": point.loss_sum,
+        "loss_count": point.loss_count,
         "digests": writer.digests,
     }
     with writing(writer.resume_file), replacing(writer.resume_file) as temporary:
@@ -60,4 +64,4 @@ def load_point(writer: RunWriter) -> ResumePoint | None:
     digests = {path: file.model_dump() for path, file in notes.digests.items()}
     writer.digests = {**digests, **writer.digests}
     wall = notes.training_seconds if notes.wall_seconds is None else notes.wall_seconds
-    return ResumePoint(state, evaluations, notes.training_seconds, wall)
+    return ResumePoint(state, evaluations, notes.training_seconds, wall, notes.loss_sum, notes.loss_count)

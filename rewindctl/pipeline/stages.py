@@ -136,7 +136,7 @@ class Pipeline:
         asked = {} if precision == AUTO or isinstance(spec, PruneSpec) else {tag.PRECISION: precision}
         start = partial(self.registry.start, spec, name, parent, tags | asked, resume=not force, precision=precision)
         find = (lambda: None) if force else partial(self.registry.find, spec.fingerprint(), parent, precision)
-        found = find_or_start(find, start, self.console, self.policy.wait)
+        found = find_or_start(find, start, self.console, self.policy.wait, self.policy.deadline)
         if isinstance(found, RunRecord):
             with suppress(OSError):  # left by a process that was killed at the very end; gc finds it too
                 resume_file(found.run_id).unlink()
@@ -152,7 +152,8 @@ class Pipeline:
     ) -> RunRecord:
         """The run finished, or closed with what went wrong."""
         try:
-            writer.tag({tag.DEVICE: device_name(self.device), **label})
+            collected = {tag.COLLECTED: self.policy.collected} if self.policy.collected else {}
+            writer.tag({tag.DEVICE: device_name(self.device), **label, **collected})
             writer.write_json("environment.json", environment(self.device))
             work(writer)
             writer.seal()

@@ -5,6 +5,7 @@ from dataclasses import replace
 from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.console import Console
 from rewindctl.datasets.batches import DeviceData
+from rewindctl.errors import LimitError
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.policy import RunPolicy
@@ -26,7 +27,8 @@ def train_run(
     settings = in_arithmetic(ready, data, writer, policy.arithmetic, console)
     resume, background = load_point(writer), Background()
     with console.progress(title, settings.iterations, resume.wall_seconds if resume else 0.0) as progressed:
-        observer = RunObserver(writer, background, progressed, policy.checkpoint_seconds, Usage(data.device))
+        usage = Usage(data.device)
+        observer = RunObserver(writer, background, progressed, policy.checkpoint_seconds, usage, policy.deadline)
         if resume is not None:
             observer.kept = resume.state.iteration
             console.say(f"going on with run {writer.run_id} from iteration {resume.state.iteration:,}")
@@ -34,7 +36,7 @@ def train_run(
             with background:
                 result = train(ready.network, data, settings, ready.start, observer, ready.mask, resume)
                 background.wait()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, LimitError):
             kept = f"kept up to iteration {observer.kept:,}" if observer.kept else "nothing to go on from yet"
             console.say(f"stopped  {title} ({writer.run_id[:8]}): {kept}")
             raise

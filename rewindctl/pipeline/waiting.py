@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from rewindctl.console import Console
-from rewindctl.errors import BusyError, KeptError
+from rewindctl.durations import Deadline
+from rewindctl.errors import BusyError, KeptError, LimitError
 from rewindctl.registry import Registry, RunRecord, RunWriter, Watch
 from rewindctl.registry.recovery import recover
 
@@ -21,11 +22,12 @@ class Start(Protocol):
 
 
 def find_or_start(
-    find: Callable[[], RunRecord | None], start: Start, console: Console, wait: bool
+    find: Callable[[], RunRecord | None], start: Start, console: Console, wait: bool, deadline: Deadline | None = None
 ) -> RunRecord | RunWriter:
     """The finished run of a stage, or an open one to work on.
 
-    Raises: BusyError when another process is at the stage and we are not to `wait`.
+    Raises: BusyError when another process is at the stage and we are not to `wait`; LimitError when the deadline comes
+    first.
     """
     watch, told = Watch(), ""
     found = find()
@@ -41,6 +43,8 @@ def find_or_start(
             if busy.run_id != told:
                 console.say(f"waits for run {busy.run_id} ({busy.owner}), which is at this stage")
                 told = busy.run_id
+            if deadline is not None and deadline.left() <= 0:
+                raise LimitError(f"run {busy.run_id} ({busy.owner}) is still at this stage")
             console.pause(POLL_SECONDS)
     return found
 

@@ -36,6 +36,7 @@ SPARSITY = "rewindctl.sparsity"
 METHOD = "rewindctl.method"
 LABEL = "rewindctl.label"  # the name without the seed
 DEVICE = "rewindctl.device"
+COLLECTED = "rewindctl.collected"  # by which rule the trial was added; absent: a number of trials fixed beforehand
 PRECISION = "rewindctl.precision"  # absent in runs of before there was a choice: fp32
 DETERMINISTIC = "rewindctl.deterministic"
 UPDATES = "rewindctl.updates"

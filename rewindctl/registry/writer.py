@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rewindctl.errors import DiskError, KeptError, RegistryError, RewindError, UsageError
+from rewindctl.errors import DiskError, KeptError, LimitError, RegistryError, RewindError, UsageError
 from rewindctl.files import sha256, state_folder, writing
 from rewindctl.registry import outage, ownership
 from rewindctl.registry.client import AwayError, Client, StoreError
@@ -211,14 +211,17 @@ class RunWriter:
         return KeptError(self.run_id, folder, why)
 
     def fail(self, error: BaseException) -> None:
-        """Close the run as KILLED for an interrupt or what disk or store refused, else FAILED, the reason in a tag.
+        """Close the run as KILLED for an interrupt, an end of time or what disk or store refused, else FAILED.
+
+        The reason is in a tag.
 
         Never raises. A request that turns out to be wrong leaves no run.
         A killed run keeps its resume point: the same command goes on with it. One that another process took over is
         left to it.
         """
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        killed = interrupted or isinstance(error, DiskError | StoreError)  # neither is the stage's fault: it goes on
+        # None of these is the stage's fault: it goes on.
+        killed = interrupted or isinstance(error, DiskError | StoreError | LimitError)
         reason = "interrupted" if interrupted else (error.message if isinstance(error, RewindError) else repr(error))
         self._heartbeat.stop(ownership.GIVE_UP_SECONDS)
         if self._open and self._post.box is not None and self._post.box.complete:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from rewindctl.report.formats import Table, as_table
 from rewindctl.report.tables import precision_name, pruning_name, several_precisions
-from rewindctl.report.verdict_cells import compressions, interval, iterations, smallest, trials_text
+from rewindctl.report.verdict_cells import compressions, interval, iterations, notes, smallest, trials_text
 
 LEGEND = (
     "effect: accuracy of the first method minus that of the second, in percentage points, the mean over n dense runs. "
@@ -21,7 +21,7 @@ LEGEND = (
 
 def with_legend(table: pd.DataFrame) -> Table:
     """A table of claims with what its words mean below it."""
-    return replace(as_table(table), notes=LEGEND)
+    return replace(as_table(table), notes=notes(LEGEND, table["test"]))
 
 
 def claims_table(verdicts: pd.DataFrame) -> pd.DataFrame:

@@ -8,16 +8,19 @@ percentage points. See `evidence` for the tests and for what they assume.
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rewindctl.paper.claims import STATE_OF_THE_ART, at_compression, state_of_the_art
-from rewindctl.report import evidence
+from rewindctl.pipeline.policy import UNTIL_DECIDED
+from rewindctl.report import evidence, sequential
 from rewindctl.report.cells import PRECISIONS, SETTINGS
 from rewindctl.report.pairing import complete_block, coverage, levels, with_scale
 from rewindctl.safe_text import finite
 
 SCENARIO = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step", "dense_group", *PRECISIONS]
 LEVEL_TEXT = f"{100 * evidence.LEVEL / 2:g} % each way"
+LOOKED_AT = f"sign flips, a look after every trial, {LEVEL_TEXT}"
 SAME_MASKS = "the same dense runs and masks"
 SAME_LEVELS = "the same dense runs and levels, each chain with masks of its own"
 SAME_RUNS = "the same dense runs and levels"  # rows of an older version do not name their masks
@@ -62,7 +65,8 @@ def against_ours(first: pd.DataFrame, second: pd.DataFrame, bound: float = 0.0) 
     `p_below`: one-sided, that the effect is above or below `bound`; `p`: of both sides. `smallest_effect`: the
     distance from `bound` that n trials show with 80 % power, given these trials' deviation. `lowest` and `highest`
     compression of the `levels` that are averaged; `left_out` trials lack some of them. `needed`: how many trials
-    would decide were the effect as it is now, `remark` says it. None is what n trials do not tell.
+    would decide were the effect as it is now, `remark` says it. Trials that were added until a decision are judged as
+    those that were looked at one by one, in the order of their seeds. None is what n trials do not tell.
     """
     both = levels(first, "accuracy") - levels(second, "accuracy")
     block = complete_block(both)
@@ -70,6 +74,9 @@ def against_ours(first: pd.DataFrame, second: pd.DataFrame, bound: float = 0.0) 
     if block.empty:
         return row | {"remark": "no dense run has both"}
     effects = block.mean(axis=1).to_numpy()
+    if any((rows["collected"] == UNTIL_DECIDED).any() for rows in (first, second) if "collected" in rows):
+        seeds = first.drop_duplicates("dense_run_id").set_index("dense_run_id")["seed"]
+        return row | coverage(both, block) | looked_at_numbers(effects[np.argsort(seeds[block.index])], bound)
     row |= coverage(both, block) | _numbers(evidence.typical_values(effects), effects, float(effects.mean()), bound)
     deviation, needed = _deviation(effects), None
     row["smallest_effect"] = finite(evidence.standard_effect(len(effects)) * deviation)
@@ -105,6 +112,25 @@ def against_published(ours: pd.DataFrame, bound: float = 0.0) -> dict[str, Any]:
         row["smallest_effect"] = finite(evidence.smallest_against(len(trials), deviation, theirs))
         needed = evidence.needed_against(abs(effect - bound), deviation, theirs)
     return row | _need(needed, len(trials), evidence.FEWEST_AGAINST, "too close for 3 published trials")
+
+
+def looked_at_numbers(effects: evidence.Array, bound: float) -> dict[str, Any]:
+    """Those of `against_ours` for trials in the order in which they were looked at, each look after one more."""
+    seen, deviation, effect = sequential.looked_at(effects, bound), _deviation(effects), float(effects.mean())
+    needed = sequential.needed(abs(effect - bound), deviation) if len(effects) > 1 else None
+    return {
+        "effect": effect,
+        "low": seen.low,
+        "high": seen.high,
+        "confidence": None if seen.low is None else 1 - evidence.LEVEL,
+        "p": min(1.0, 2 * min(seen.p_above, seen.p_below)),
+        "p_above": seen.p_above,
+        "p_below": seen.p_below,
+        "deviation": finite(deviation),
+        "smallest_effect": finite(sequential.standard_effect(len(effects)) * deviation),
+        "test": LOOKED_AT,
+        **_need(needed, len(effects), sequential.FEWEST, f"needs over {sequential.MOST_PLANNED} trials"),
+    }
 
 
 def significant(p: float | None) -> bool:

@@ -12,7 +12,7 @@ from rewindctl.report.contrast import LEVEL_TEXT, SCENARIO, against_ours, signif
 from rewindctl.report.formats import Column, Table
 from rewindctl.report.sides import OPTION, lifted, side_of
 from rewindctl.report.tables import DATA, NETWORK, method_name, precision_name, pruning_name
-from rewindctl.report.verdict_cells import compressions, interval, iterations, smallest, trials_text
+from rewindctl.report.verdict_cells import compressions, interval, iterations, notes, smallest, trials_text
 
 FIRST, SECOND = "first better", "second better"
 BEST = ("effect_on_best", "effect on best (points)")
@@ -122,4 +122,4 @@ def pair_table(made: pd.DataFrame, accuracy: str = "final") -> Table:
         Column("verdict", lambda row: f"{row['verdict']} ({row['remark']})" if row["remark"] else row["verdict"]),
         Column("paired by", lambda row: row["basis"]),
     ]
-    return Table(made, tuple(columns), notes=LEGEND)
+    return Table(made, tuple(columns), notes=notes(LEGEND, made["test"]))

@@ -16,13 +16,23 @@ TOLERANCE = 0.01  # 9.31x and 9.35x are the same level; neighbours are 20 % apar
 
 @dataclass(frozen=True)
 class Published:
-    """Accuracies as fractions: the median, the 10th and 90th percentiles (NaN: not published), the baseline."""
+    """Accuracies as fractions: the median, the 10th and 90th percentiles (NaN: not published), the baseline.
+
+    `trials`: how many they are of; of the report, which does not say, the fewest that its numbers can be made of.
+    """
 
     median: float
     p10: float
     p90: float
     baseline: float
     source: str
+    trials: int = 1
+
+
+def spreads_of(cell: Cell) -> list[Published]:
+    """The published numbers whose spread is that of a cell, whatever its K and clock; those of one trial have none."""
+    found = [point for point in (_of_report(cell), _of_renda(cell)) if point is not None and cell.schedule != "dense"]
+    return [point for point in found if point.trials > 1 and math.isfinite(point.p90 - point.p10)]
 
 
 def published_of(cell: Cell, row: dict[str, Any], against: Against) -> Published | None:
@@ -63,6 +73,7 @@ def _of_report(cell: Cell) -> Published | None:
         (baseline + point["ci80_high_true_pp"]) / 100,
         baseline / 100,
         f"report figure {point['figure']}",
+        1 if pd.isna(point["n_trials_min_consistent"]) else int(point["n_trials_min_consistent"]),
     )
 
 
@@ -114,4 +125,5 @@ def _renda_row(point: "pd.Series[Any]") -> Published:
         (high - 0.2 * (high - middle)) / 100,
         float(point["base_test_acc_mean_pct"]) / 100,
         f"Renda et al., {point['retrain_epochs']} epochs of retraining",
+        int(point["n_trials"]),
     )

@@ -11,6 +11,7 @@ import pandas as pd
 
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.files import read_text
+from rewindctl.pipeline.policy import UNTIL_DECIDED
 from rewindctl.report.formats import starts_formula
 from rewindctl.report.frame import COLUMNS, in_order
 from rewindctl.training.recipes import default_recipe, recipes
@@ -27,6 +28,7 @@ NEWER = (  # columns that older files lack
     "precision",
     "dense_precision",
     "deterministic",
+    "collected",
     "data_digest",
     "iterations_per_second",
     "ended",
@@ -206,6 +208,7 @@ _TYPES: dict[str, Callable[[str], Any]] = {
     "precision": _text(r"[a-z0-9+]*"),
     "dense_precision": _text(r"[a-z0-9]*"),
     "deterministic": _one_of("True", "False", ""),
+    "collected": _one_of(UNTIL_DECIDED, ""),
     "data_digest": _text(r"[0-9a-f]*"),
     "iterations_per_second": _number(0, 1e9, empty=True),
     "ended": _text(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)?"),

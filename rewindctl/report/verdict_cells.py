@@ -4,6 +4,13 @@ from typing import Any
 
 import pandas as pd
 
+from rewindctl.report.contrast import LOOKED_AT
+
+OF_LOOKS = (
+    f"{LOOKED_AT}: trials were added by reproduce --until-decided. Interval and verdict hold for all "
+    "looks together, by alpha spending; a test for a fixed number of trials would be wrong more often than it says."
+)
+
 
 def iterations(row: "pd.Series[Any]") -> str:
     """The dense run's, and what part of the recipe's where it is not all of it."""
@@ -31,3 +38,8 @@ def interval(row: "pd.Series[Any]") -> str:
 
 def smallest(row: "pd.Series[Any]") -> str:
     return "none" if pd.isna(row["smallest_effect"]) else f"{row['smallest_effect']:.2f}"
+
+
+def notes(legend: tuple[str, ...], tests: "pd.Series[Any]") -> tuple[str, ...]:
+    """A legend, with what must be known of trials whose number was not fixed beforehand, where there are such."""
+    return (*legend, OF_LOOKS) if (tests == LOOKED_AT).any() else legend

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.errors import DivergedError
+from rewindctl.errors import DivergedError, LimitError
 from rewindctl.models import Network
 from rewindctl.processes import raise_if_interrupted
 from rewindctl.pruning import Mask
@@ -37,7 +37,8 @@ def train(
 
     States are handed to the observer before update `t` for each `t` of `settings.checkpoint_at`. Raises: DivergedError
     when the loss is NaN or infinite: on a CPU before that very update; on a GPU no update is made from then on, and
-    it is raised at the next evaluation, with the iteration that it happened at.
+    it is raised at the next evaluation, with the iteration that it happened at. Raises: LimitError when the observer
+    says that the time is over, after the observer was offered a point to go on from.
     """
     began = time.perf_counter() - (resume.wall_seconds if resume else 0.0)
     with (
@@ -48,13 +49,18 @@ def train(
         done = resume.state.iteration if resume else -1
         evaluations = list(resume.evaluations) if resume else []
         training_seconds, since = resume.training_seconds if resume else 0.0, time.perf_counter()
+        evaluation_seconds = 0.0
+        if resume:
+            stepper.losses.go_on_from(resume.loss_sum, resume.loss_count)
         # One round more than there are updates: the end is evaluated and saved by the same lines as the rest.
         for t in range(max(done, 0), settings.iterations + 1):
-            evaluating = t > done and (t % settings.evaluate_every == 0 or t == settings.iterations)
+            evaluating = t > done and _is_evaluated(t, settings)
             if evaluating:
                 train_loss = stepper.mean_loss()  # waits for the device
-                training_seconds += time.perf_counter() - since
+                looked = time.perf_counter()
+                training_seconds += looked - since
                 test_loss, test_accuracy = evaluate(network, data)
+                evaluation_seconds = time.perf_counter() - looked
                 rate = settings.rate(max(0, t - 1))
                 if t == settings.iterations and not math.isfinite(test_loss):
                     raise DivergedError(t, rate, test_loss)  # the last update did it, and no loss comes after it
@@ -69,12 +75,21 @@ def train(
             raise_if_interrupted()
             observer.progressed(t)
             if t < settings.iterations:
+                if observer.is_over(evaluation_seconds if _is_evaluated(t + 1, settings) else 0.0):
+                    now = time.perf_counter()
+                    seconds = training_seconds + now - since
+                    observer.resumable(partial(stepper.point, t, tuple(evaluations), seconds, now - began))
+                    raise LimitError(f"its time was over at iteration {t:,}", "the same command goes on from there")
                 stepper.update(t)
         state = stepper.state(settings.iterations)
     speed = settings.iterations / max(training_seconds, 1e-9)
     return TrainResult(
         state, tuple(evaluations), speed, time.perf_counter() - began, stepper.captured, stepper.why_eager
     )
+
+
+def _is_evaluated(t: int, settings: TrainSettings) -> bool:
+    return t % settings.evaluate_every == 0 or t == settings.iterations
 
 
 def evaluate(network: Network, data: DeviceData) -> tuple[float, float]:

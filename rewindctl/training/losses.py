@@ -31,6 +31,15 @@ class Losses:
         """The iteration of the first loss that is not finite, and that loss. Waits for the device."""
         return (int(self.iteration), float(self._latest)) if self.stopped else None
 
+    def so_far(self) -> tuple[float, int]:
+        """The sum of the losses since the last mean, and their number. Waits for the device."""
+        return float(self._sum), self.count
+
+    def go_on_from(self, total: float, count: int) -> None:
+        """As if these losses had been added here."""
+        self._sum.fill_(total)
+        self.count = count
+
     def take_mean(self) -> float | None:
         """Of the losses since the last call; None when there was none. Waits for the device."""
         if self.count == 0:

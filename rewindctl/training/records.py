@@ -76,24 +76,30 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where an interrupted run goes on: the state after an evaluation, and what was measured up to it.
+    """Where an interrupted run goes on: the state after some update, and what was measured up to it.
 
-    `training_seconds` are those of the updates alone, `wall_seconds` of everything.
+    `training_seconds` are those of the updates alone, `wall_seconds` of everything. `loss_sum`, `loss_count`: of the
+    updates since the last evaluation.
     """
 
     state: TrainState
     evaluations: tuple[Evaluation, ...]
     training_seconds: float
     wall_seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
 
 
 class Observer(Protocol):
     """Is told what happens, when it happens; an exception from it stops the training.
 
-    `resumable` may keep the point that it can make, from which `train` goes on to the same bytes.
+    `resumable` may keep the point that it can make, from which `train` goes on to the same bytes. `is_over` is asked
+    before each update whether the training is to stop there, where the time to the next question is at least `ahead`
+    seconds; then `resumable` comes a last time, and `train` raises LimitError.
     """
 
     def evaluated(self, evaluation: Evaluation) -> None: ...
     def checkpoint(self, state: TrainState) -> None: ...
     def resumable(self, make: Callable[[], ResumePoint]) -> None: ...
     def progressed(self, iteration: int) -> None: ...
+    def is_over(self, ahead: float) -> bool: ...

@@ -181,8 +181,8 @@ class Stepper:
     def point(
         self, t: int, evaluations: tuple[Evaluation, ...], training_seconds: float, wall_seconds: float
     ) -> ResumePoint:
-        """Where the run can go on from after `t` updates, just evaluated."""
-        return ResumePoint(self.state(t), evaluations, training_seconds, wall_seconds)
+        """Where the run can go on from after `t` updates, once it was evaluated there if it is to be."""
+        return ResumePoint(self.state(t), evaluations, training_seconds, wall_seconds, *self.losses.so_far())
 
 
 def mean_loss_of(network: Network, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:

@@ -276,6 +276,9 @@ class TrialObserver:
     def resumable(self, make: Callable[[], ResumePoint]) -> None:
         """A killed trial is repeated from its start."""
 
+    def is_over(self, ahead: float) -> bool:
+        return False
+
     def progressed(self, iteration: int) -> None:
         self.shown(iteration)
         if time.monotonic() - self._beaten >= BEAT_SECONDS:

@@ -20,7 +20,7 @@ EARLY: list[Case] = [
     ("compare --study fig7", 2, "unknown study 'fig7': did you mean 'fig6'?", "known: all, fig1"),
     ("compare --claims --margin -1", 2, "--margin|-1", "rewindctl compare --help"),
     ("compare --claims --margin nan", 2, "--margin|nan", ""),
-    ("compare --pair lr_rewind", 2, "--pair|2 arguments", "rewindctl compare --help"),
+    ("compare --pair lr_rewind", 2, "--pair|2 arguments", "--help"),
     ("compare --pair lr_rewind finetune --claims", 2, "both --pair and --claims are given", "give one of the two"),
     ("compare --pair a b --table cells", 2, "both --pair and --table cells are given", "give one of the two"),
     ("compare --against rend", 2, "--against|'rend'|Did you mean 'renda'?", "rewindctl compare --help"),

@@ -33,6 +33,15 @@ REFUSED = [
     (("fig1", "--cpus", "2"), "--cpus 2.0 has no meaning for --engine local", "--engine ray"),
     (("fig1", "--device", "gpu"), "unknown device 'gpu'", "known: auto"),
     (("fig1", "--device", "cuda:99", "--jobs", "2"), "device 'cuda:99' is not there", "--device cpu"),
+    (("fig1", "--time-limit", "90"), "--time-limit '90' is not a length of time", "write 30s, 9m, 2h or 1h30m, 90m"),
+    (("fig1", "--time-limit", "soon"), "--time-limit 'soon' is not a length of time", "9m"),
+    (("fig1", "--max-trials", "9"), "--max-trials 9 has no meaning without", "add --until-decided"),
+    (("fig1", "--budget", "9m"), "--budget 9m has no meaning without", "add --until-decided"),
+    (("fig1", "--until-decided", "--trials", "3"), "--until-decided chooses the trials", "--max-trials"),
+    (("fig1", "--until-decided", "--max-trials", "6"), "--max-trials 6 is not from 7 to 100", "decide nothing"),
+    (("fig1", "--until-decided", "--budget", "9"), "--budget '9' is not", "200000it"),
+    (("fig6", "--until-decided"), "no two methods are compared", "two ways"),
+    (("fig1", "--power", "0"), "--power 0 is no number of points", "0.2"),
     (("fig1", "--force"), "--force has no meaning for reproduce", "--experiment"),
 ]
 
@@ -170,3 +179,21 @@ def test_a_scaled_study_is_none_of_the_full_one(store: Path, cli: Cli, tmp_path:
     runs = Registry().search()
     assert len({run.fingerprint for run in runs}) == len(runs) == 6
     assert {run.params["iterations"] for run in runs if run.kind != "prune"} == {"4", "2"}
+
+
+def test_a_limit_too_short_for_anything_says_what_is_left(store: Path, cli: Cli, tmp_path: Path) -> None:
+    line = ("reproduce", study(tmp_path, FEW), "--trials", "1")
+    answer = cli(*line, "--time-limit", "1s")
+    assert answer.code == 3
+    left = "error: --time-limit 1s was over: 3 of 3 stages are left (1 dense, 1 prune, 1 retrain: 8 iterations)"
+    assert answer.err.splitlines()[-2:] == [left, f"hint: go on with: rewindctl {' '.join(line)} --time-limit 1s"]
+    assert json.loads(cli(*line, "--time-limit", "1s", "--json").out)["left"] == 3
+    assert Registry().search() == []
+
+
+def test_a_limit_that_does_for_all_leaves_nothing(store: Path, cli: Cli, tmp_path: Path) -> None:
+    line = ("reproduce", study(tmp_path, FEW), "--trials", "1", "--json", "--time-limit")
+    answer = cli(*line, "1h")
+    assert answer.code == 0
+    assert (json.loads(answer.out)["done"], json.loads(answer.out)["left"]) == (3, 0)
+    assert cli(*line, "1s").code == 0  # nothing is to do

@@ -19,7 +19,9 @@ from servers import free_port
 
 from rewindctl.console import Console
 from rewindctl.datasets.facts import facts_of
+from rewindctl.durations import Deadline
 from rewindctl.engines import ray_start
+from rewindctl.engines.limit import Limit
 from rewindctl.engines.local import InProcess
 from rewindctl.engines.ray_cluster import RayCluster
 from rewindctl.engines.run import Finished, run_plan
@@ -31,6 +33,7 @@ from rewindctl.pipeline import RunPolicy
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.writer import resume_file
+from rewindctl.rewinding.checkpoints import TrainState
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rewindctl[ray]'")
 pytestmark = pytest.mark.slow
@@ -48,6 +51,7 @@ panels:
     {rest}
 """
 DIVERGES = "{method: finetune, lr: 1.0e+9}"
+QUIET = Console(quiet=True)
 OFTEN = RunPolicy(checkpoint_seconds=0.2)
 LONG = 200  # iterations of a stage that something happens to
 METHODS = "[{method: lr_rewind}, {method: weight_rewind, k: 6}]"
@@ -233,6 +237,21 @@ def test_the_stage_of_a_killed_worker_is_gone_on_with_where_its_share_of_a_gpu_i
     runs = finished_once(registry, plan, done)
     assert {run.status for run in runs} == {"FINISHED"}  # the stage went on in its run
     assert killed[0] not in {owner(run) for run in runs}
+
+
+def test_a_study_whose_time_is_over_stops_with_its_points_and_goes_on(cluster: Cluster, state: None) -> None:
+    """The trainings of both nodes: no point is kept before the end."""
+    plan, registry = make("", 500 * LONG, seeds=(0, 1)), Registry(cluster.uri, "limited")
+    limit = Limit(Deadline.at(time.monotonic() + DEADLINE_SECONDS / 4))
+    policy = RunPolicy(checkpoint_seconds=3_600.0, deadline=limit.deadline)
+    done = run_plan(
+        plan, {}, cluster.engine(Site(cluster.uri, "limited", "cpu", policy=policy, threads=1)), QUIET, limit
+    )
+    assert (done.runs, done.failures, done.left) == ({}, [], list(plan.stages))
+    assert done.begun == set(plan.stages)
+    for run in registry.search():
+        assert run.status == "KILLED"
+        assert TrainState.load(resume_file(run.run_id)).iteration
 
 
 def test_the_iterations_of_a_stage_under_way_are_seen(cluster: Cluster) -> None:

@@ -1,5 +1,6 @@
 """The loop over a plan, against an engine whose answers the tests decide; and what it shows."""
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -7,9 +8,12 @@ from studies import panel, study_of
 
 from rewindctl.console import Board, Console
 from rewindctl.datasets.facts import facts_of
+from rewindctl.durations import Deadline
+from rewindctl.engines.limit import Limit
 from rewindctl.engines.run import MOST_ATTEMPTS, SAME_FAILURES, Finished, Meter, run_plan
 from rewindctl.engines.work import Answer, Task
 from rewindctl.paper.plan import Plan, make_plan
+from rewindctl.paper.telling import telling_order
 
 
 class Scripted:
@@ -120,6 +124,61 @@ def test_an_interrupt_closes_the_engine_and_is_passed_on(plan: Plan) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(plan, engine)
     assert engine.closed
+
+
+def limit(seconds: float) -> Limit:
+    return Limit(Deadline.at(time.monotonic() + seconds))
+
+
+def test_a_limit_that_is_over_leaves_everything_and_fails_nothing(plan: Plan) -> None:
+    engine = Scripted(ran)
+    finished = run_plan(plan, {}, engine, Console(quiet=True), limit(0))
+    assert (engine.seen, finished.runs, finished.failures) == ([], {}, [])
+    assert finished.left == list(plan.stages)
+    assert engine.closed
+
+
+def test_a_limit_that_is_long_leaves_nothing_and_has_the_telling_order(plan: Plan) -> None:
+    engine = Scripted(ran, slots=1)
+    finished = run_plan(plan, {}, engine, Console(quiet=True), limit(3_600))
+    assert (len(finished.runs), finished.left) == (len(plan.stages), [])
+    order = telling_order(plan)
+    assert engine.seen == sorted(plan.stages, key=order.__getitem__)
+
+
+def test_what_is_stopped_is_left_with_what_descends_from_it(plan: Plan) -> None:
+    """The trainings of one trial are stopped: its baseline begun, the rest not."""
+    victim = next(iter(plan.stages))
+
+    def reply(task: Task) -> Answer:
+        return Answer(task.key, "abc", "its time was over", stopped=True) if task.key == victim else ran(task)
+
+    finished = run_plan(plan, {}, Scripted(reply), Console(quiet=True), limit(3_600))
+    assert finished.left == [key for key in plan.stages if victim in plan.lineage(key)]
+    assert (finished.begun, finished.failures, len(finished.left)) == ({victim}, [], 7)
+
+
+def test_what_failed_is_not_left_for_want_of_time(plan: Plan) -> None:
+    victim = next(iter(plan.stages))
+
+    def reply(task: Task) -> Answer:
+        return Answer(task.key, "abc", "broken") if task.key == victim else ran(task)
+
+    assert run_plan(plan, {}, Scripted(reply), Console(quiet=True), limit(3_600)).left == []
+
+
+def test_what_does_not_end_in_time_is_ended(plan: Plan) -> None:
+    """An engine that never answers, under a limit that was over long ago: `close` ends what is under way."""
+    engine = Scripted(ran)
+    some = limit(3_600)
+
+    def nothing(seconds: float) -> list[Answer]:
+        some.deadline = Deadline.at(0.0)
+        return []
+
+    engine.wait = nothing  # type: ignore[method-assign]
+    finished = run_plan(plan, {}, engine, Console(quiet=True), some)
+    assert (len(engine.tasks), engine.closed, finished.left) == (2, 1, list(plan.stages))
 
 
 def test_a_line_for_each_stage_that_ends(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:

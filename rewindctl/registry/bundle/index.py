@@ -24,6 +24,7 @@ CARRIED = (
     tag.METHOD,
     tag.DEVICE,
     tag.PRECISION,
+    tag.COLLECTED,
     tag.DETERMINISTIC,
     tag.UPDATES,
     tag.SPARED,

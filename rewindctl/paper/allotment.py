@@ -1,0 +1,133 @@
+"""Which comparison of a study gets the next trial: the undecided one that is nearest to a decision per iteration."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal
+
+from rewindctl.paper.claims import CLAIMS
+from rewindctl.paper.plan import Cell, Plan
+from rewindctl.registry import RunRecord
+
+Direction = Literal["worse", "as_good", "either"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two ways to retrain in one scenario of a study: `first` - `second`, level by level, against `bound` (points).
+
+    `claim`: the report's claim that makes it, None for one of a study's own; `direction`: the claim's, or `either`.
+    """
+
+    study: str
+    panel: int
+    first: tuple[Cell, ...]
+    second: tuple[Cell, ...]
+    claim: int | None
+    direction: Direction
+    bound: float
+
+    @property
+    def name(self) -> str:
+        """The two, and where: the words of labels."""
+        cell = self.first[0]
+        pruning = "one-shot" if cell.schedule == "one_shot" else f"iterative ({cell.step:g})"
+        structured = " structured" if cell.structure == "structured" else ""
+        return f"{cell.label} - {self.second[0].label}, {cell.model} on {cell.dataset}, {pruning}{structured}"
+
+
+def comparisons(plan: Plan, margin: float, own: Collection[str]) -> list[Comparison]:
+    """What the studies of a plan compare, panel by panel, at the levels that both methods have.
+
+    Two methods that a claim compares; in the studies named in `own`, those of open questions, also the first method
+    of a panel against each other one. `margin`: points that `as_good` may be worse.
+    """
+    panels: dict[tuple[str, int], dict[str, list[Cell]]] = {}
+    for cell in plan.cells:
+        if cell.schedule != "dense":
+            panels.setdefault((cell.study, cell.panel), {}).setdefault(cell.label, []).append(cell)
+    found: dict[tuple[tuple[str, ...], ...], Comparison] = {}
+    for (study, _), methods in panels.items():
+        first_of_panel = next(iter(methods.values()))
+        for one, other in combinations(methods.values(), 2):
+            made = _comparison(one, other, margin, study in own and one is first_of_panel)
+            if made is not None:  # two studies may have the same one
+                found.setdefault(tuple(cell.stages for cell in (*made.first, *made.second)), made)
+    return list(found.values())
+
+
+def _comparison(one: list[Cell], other: list[Cell], margin: float, own: bool) -> Comparison | None:
+    """Of two methods' cells of a panel, None where nothing compares them."""
+    shared = {cell.sparsity for cell in one} & {cell.sparsity for cell in other}
+    sides = [tuple(cell for cell in cells if cell.sparsity in shared) for cells in (one, other)]
+    if not shared:
+        return None
+    for claim in CLAIMS:
+        for first, second in (sides, reversed(sides)):
+            cell = first[0]
+            if cell.method == claim.method and second[0].method in claim.against and cell.schedule in claim.schedules:
+                bound = 0.0 if claim.direction == "worse" else -margin
+                return Comparison(cell.study, cell.panel, first, second, claim.number, claim.direction, bound)
+    return Comparison(one[0].study, one[0].panel, sides[0], sides[1], None, "either", 0.0) if own else None
+
+
+def effects(comparison: Comparison, seeds: Sequence[int], runs: Mapping[str, RunRecord]) -> dict[int, float]:
+    """The effect of each seed whose cells are all done, seeds in order: the mean difference over levels, in points.
+
+    `runs`: the finished run of each stage that has one, by fingerprint.
+    """
+    found: dict[int, float] = {}
+    for place, seed in enumerate(seeds):
+        sides = [[runs.get(cell.stages[place]) for cell in cells] for cells in (comparison.first, comparison.second)]
+        if all(run is not None for side in sides for run in side):
+            means = [sum(run.metric("test_accuracy") for run in side if run) / len(side) for side in sides]
+            found[seed] = 100 * (means[0] - means[1])
+    return found
+
+
+def trial(plan: Plan, comparison: Comparison, place: int) -> Plan:
+    """The part of the plan that one trial of a comparison needs: of the seed at `place`."""
+    cells = [
+        replace(cell, stages=(cell.stages[place],)) for cells in (comparison.first, comparison.second) for cell in cells
+    ]
+    return replace(plan.only(cells), seeds=(plan.seeds[place],))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A trial to run: of which comparison, the seed's place in the plan, and the updates that it takes.
+
+    `more`: how many trials the comparison is away from a decision (infinite: it would not be decided), `total`: the
+    updates of so many.
+    """
+
+    comparison: Comparison
+    place: int
+    iterations: int
+    more: float
+    total: float
+
+
+def choices(
+    plan: Plan, undecided: Iterable[tuple[Comparison, float]], done: Collection[str], failed: Collection[str]
+) -> list[Choice]:
+    """The next trial of each comparison, the nearest to a decision per iteration first, equals in the study's order.
+
+    `undecided`: comparisons with how many trials more would decide them; `done`, `failed`: stages. A stage that is
+    done, of whatever comparison, costs nothing; a trial of which a stage failed is passed over.
+    """
+    found = []
+    for comparison, more in undecided:
+        parts = {place: trial(plan, comparison, place) for place in range(len(plan.seeds))}
+        costs = {
+            place: sum(stage.iterations for key, stage in part.stages.items() if key not in done)
+            for place, part in parts.items()
+            if not all(key in done for key in part.stages) and not any(key in failed for key in part.stages)
+        }
+        if costs:
+            place, *_ = costs
+            left = list(costs.values())
+            total = sum(left[: int(more)]) if more <= len(left) else math.inf
+            found.append(Choice(comparison, place, costs[place], more, total))
+    return sorted(found, key=lambda choice: (choice.total, choice.iterations if math.isinf(choice.total) else 0))
