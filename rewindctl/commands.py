@@ -2,13 +2,15 @@
 
 import shlex
 
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
+from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
 
 
-def command_of(spec: DenseSpec | PruneSpec | RetrainSpec, parent: str | None) -> str:
+def command_of(spec: AnyStage, parent: str | None) -> str:
     """The command that finds or makes the run of `spec`; `parent` is its parent's run ID."""
     if isinstance(spec, DenseSpec):
         return dense_command(spec)
+    if isinstance(spec, ReplaySpec):
+        return replay_command(spec, parent or "?")
     return prune_command(spec, parent or "?") if isinstance(spec, PruneSpec) else retrain_command(spec, parent or "?")
 
 
@@ -30,6 +32,10 @@ def prune_command(spec: PruneSpec, parent: str) -> str:
     )
 
 
+def replay_command(spec: ReplaySpec, parent: str) -> str:
+    return f"rewindctl replay --parent {parent} --iteration {spec.iteration}"
+
+
 def retrain_command(spec: RetrainSpec, parent: str) -> str:
     options = {
         "k": spec.k,
@@ -40,6 +46,7 @@ def retrain_command(spec: RetrainSpec, parent: str) -> str:
         "lr-clock": None if spec.lr_clock == "rewound" else spec.lr_clock,
         "optimizer-state": None if spec.optimizer_state == "zero" else spec.optimizer_state,
         "momentum": spec.momentum,
+        "data-order": None if spec.data_order == "replayed" else spec.data_order,
     }
     given = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
     return f"rewindctl retrain --parent {parent} --method {shlex.quote(spec.method)}{given}"

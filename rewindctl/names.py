@@ -34,7 +34,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "in_between": "weights of W, clock from C: what lies between the rewindings",
         "lr_clock": "the text's clock against the code's",
         "retrain_length": "accuracy against the iterations of retraining",
-        "wrn_checkpoint": "single weights against units",
+        "wrn_checkpoint": "pruned at the end against pruned at 72,000, as the authors' code does",
     },
     "column": dict.fromkeys(  # of runs, for `list --where`: a run may have more
         (

@@ -1,8 +1,12 @@
 """What identifies an experiment: frozen specs of the three stages, of searches and their trials; fingerprints.
 
-A fingerprint is the SHA-256 of the canonical JSON of *every* field (defaults too), the parent's fingerprint among
-them, so lineage is a Merkle chain: equal fingerprint, same experiment. What cannot change the result (device index,
-progress bar) is not a field.
+A fingerprint is the SHA-256 of the canonical JSON of every field (defaults too) that decides a byte of the result, the
+parent's fingerprint among them, so lineage is a Merkle chain: equal fingerprint, same experiment. Which iterations are
+recorded, and how often a training is evaluated, are fields too, since a run must say so, but decide no byte: they are
+not in the fingerprint. What a run need not say (device index, progress bar) is not a field.
+
+Schema 1 had every field in the fingerprint. Its specs are read as they were recorded, and `upgraded` gives the spec of
+today that is the same experiment.
 """
 
 import hashlib
@@ -13,9 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rewindctl.errors import IntegrityError, UsageError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+FIRST_SCHEMA: Final = 1
 
-Kind = Literal["dense", "prune", "retrain"]
+Kind = Literal["dense", "prune", "retrain", "replay"]
+DataOrder = Literal["replayed", "continued"]
+Schema = Literal[1, 2]
 LrClock = Literal["rewound", "restarted"]
 OptimizerState = Literal["zero", "restored"]
 Structure = Literal["unstructured", "structured"]
@@ -37,22 +44,32 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     LATER: ClassVar[tuple[str, ...]] = ()  # fields that older specs of the same schema lack: absent when None
+    SINCE_2: ClassVar[tuple[str, ...]] = ()  # fields that schema 1 does not have
+    RECORDING: ClassVar[tuple[str, ...]] = ()  # fields that decide what is recorded, and no byte of the result
+    schema_version: Schema = SCHEMA_VERSION
 
     def fields(self) -> dict[str, Any]:
         """Every field as JSON values; one that older specs lack only where it is set, so that theirs stay theirs."""
-        return {k: v for k, v in self.model_dump(mode="json").items() if v is not None or k not in self.LATER}
+        absent = self.SINCE_2 if self.schema_version == FIRST_SCHEMA else ()
+        given = {key: value for key, value in self.model_dump(mode="json").items() if key not in absent}
+        return {key: value for key, value in given.items() if value is not None or key not in self.LATER}
 
     def canonical(self) -> str:
-        """JSON with sorted keys and no spaces: equal specs, equal text."""
+        """JSON of every field with sorted keys and no spaces: equal specs, equal text."""
         return canonical_json(self.fields())
 
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide the bytes of the result; in schema 1, every field."""
+        skipped = () if self.schema_version == FIRST_SCHEMA else self.RECORDING
+        return {key: value for key, value in self.fields().items() if key not in skipped}
+
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON, 64 hexadecimal digits."""
-        return hashlib.sha256(self.canonical().encode()).hexdigest()
+        """SHA-256 of the identity's canonical JSON, 64 hexadecimal digits."""
+        return hashlib.sha256(canonical_json(self.identity()).encode()).hexdigest()
 
     def group(self, parent_group: str | None) -> str:
         """The fingerprint without the seed, the parent's group in the place of its fingerprint: medians' key."""
-        fields = self.fields()
+        fields = self.identity()
         fields.pop("seed", None)
         if "parent_fingerprint" in fields:
             fields["parent_fingerprint"] = parent_group
@@ -60,10 +77,13 @@ class Spec(BaseModel):
 
 
 class DenseSpec(Spec):
-    """A dense baseline: network, data, seed and the whole training recipe."""
+    """A dense baseline: network, data, seed and the whole training recipe.
 
+    `rewind_points` are the iterations whose states are kept. `recipe` names the length that `scale` is measured by.
+    """
+
+    RECORDING = ("evaluate_every", "rewind_points")
     kind: Literal["dense"] = "dense"
-    schema_version: Literal[1] = SCHEMA_VERSION
     model: str
     dataset: str
     data_digest: str
@@ -90,12 +110,11 @@ class DenseSpec(Spec):
 class PruneSpec(Spec):
     """A mask over a parent's kernels. `sparsity` is the fraction asked for; the run records the one achieved.
 
-    `iteration` is the iteration of the dense parent whose weights are pruned; None: the last.
+    `iteration` is the parent's own iteration whose weights are pruned; None: the last.
     """
 
     LATER = ("iteration",)
     kind: Literal["prune"] = "prune"
-    schema_version: Literal[1] = SCHEMA_VERSION
     parent_fingerprint: str
     sparsity: Annotated[float, Field(gt=0, lt=1)]
     criterion: str = "magnitude"
@@ -108,12 +127,15 @@ class PruneSpec(Spec):
 class RetrainSpec(Spec):
     """A retraining of a pruned network: the method as asked for, and the plan it resolved to.
 
-    `momentum` is the optimiser's; None: that of the dense run.
+    `momentum` is the optimiser's; None: that of the dense run. `data_order`: `replayed`, the batches that followed the
+    weights where they were recorded; `continued`, those after the last batch that the pruned network has seen.
+    `rewind_points` are the iterations of this retraining, but for its last, whose states are kept.
     """
 
     LATER = ("momentum",)
+    SINCE_2 = ("data_order", "rewind_points")
+    RECORDING = ("evaluate_every", "rewind_points")
     kind: Literal["retrain"] = "retrain"
-    schema_version: Literal[1] = SCHEMA_VERSION
     parent_fingerprint: str
     method: str
     k: Iteration | None = None
@@ -128,6 +150,22 @@ class RetrainSpec(Spec):
     constant_lr: Annotated[float, Field(gt=0)] | None
     evaluate_every: Positive
     momentum: Momentum | None = None
+    data_order: DataOrder = "replayed"
+    rewind_points: tuple[Iteration, ...] = ()
+
+
+class ReplaySpec(Spec):
+    """The state of the training `parent` at an iteration that it did not record, made again from an earlier one.
+
+    Whence (`from_iteration`) decides no byte: a training gone on with ends with the bytes of an unbroken one.
+    """
+
+    RECORDING = ("from_iteration", "evaluate_every")
+    kind: Literal["replay"] = "replay"
+    parent_fingerprint: str
+    iteration: Positive
+    from_iteration: Iteration
+    evaluate_every: Positive
 
 
 class TuneSpec(Spec):
@@ -139,7 +177,7 @@ class TuneSpec(Spec):
 
     LATER = ("weights_k", "lr_k")
     kind: Literal["tune"] = "tune"
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = FIRST_SCHEMA
     parent_fingerprint: str
     study: Annotated[str, Field(min_length=1, max_length=200)]
     method: str
@@ -165,7 +203,7 @@ class TrialSpec(Spec):
     """One point of a search: a retraining of each of `seeds` without the held-out part, and judged on that part."""
 
     kind: Literal["trial"] = "trial"
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = FIRST_SCHEMA
     parent_fingerprint: str
     method: str
     k: Iteration | None = None
@@ -183,8 +221,9 @@ class TrialSpec(Spec):
     holdout_seed: Seed
 
 
-StageSpec = Annotated[DenseSpec | PruneSpec | RetrainSpec, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[DenseSpec | PruneSpec | RetrainSpec] = TypeAdapter(StageSpec)
+AnyStage = DenseSpec | PruneSpec | RetrainSpec | ReplaySpec
+StageSpec = Annotated[AnyStage, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[AnyStage] = TypeAdapter(StageSpec)
 TuningSpec = Annotated[TuneSpec | TrialSpec, Field(discriminator="kind")]
 _TUNING: TypeAdapter[TuneSpec | TrialSpec] = TypeAdapter(TuningSpec)
 
@@ -194,9 +233,33 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def parse_spec(text: str, where: str) -> DenseSpec | PruneSpec | RetrainSpec:
-    """The spec in `text`. Raises: IntegrityError naming `where` and the first wrong field."""
+def parse_spec(text: str, where: str) -> AnyStage:
+    """The spec in `text`, as it was recorded. Raises: IntegrityError naming `where` and the first wrong field."""
     return _parsed(_ADAPTER, text, where)
+
+
+def upgraded(spec: AnyStage, parent_fingerprint: str | None) -> AnyStage:
+    """The spec of this schema that is the same experiment; the parent's fingerprint is that of its own upgrade."""
+    if spec.schema_version == SCHEMA_VERSION:
+        return spec
+    fields = spec.model_dump() | {"schema_version": SCHEMA_VERSION}
+    if parent_fingerprint is not None:
+        fields["parent_fingerprint"] = parent_fingerprint
+    return type(spec).model_validate(usual_name(fields) if isinstance(spec, RetrainSpec) else fields)
+
+
+def usual_name(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a retraining under the usual name of what it does, so that one experiment has one name.
+
+    `rewind` with weights and clock at K is `weight_rewind` with K; with the trained weights and the clock at 0 it is
+    `lr_rewind`; a clock restarted from 0 is one rewound to 0.
+    """
+    weights, clock = fields["weights_iteration"], fields["clock_start"]
+    if fields["method"] == "rewind" and weights == clock:
+        fields = fields | {"method": "weight_rewind", "k": weights, "weights_k": None, "lr_k": None}
+    elif fields["method"] == "rewind" and weights == fields["schedule_iterations"] and clock == 0:
+        fields = fields | {"method": "lr_rewind", "weights_k": None, "lr_k": None}
+    return fields | {"lr_clock": "rewound"} if fields["k"] == 0 else fields
 
 
 def parse_tuning_spec(text: str, where: str) -> TuneSpec | TrialSpec:
@@ -208,7 +271,9 @@ def _parsed(adapter: TypeAdapter[T], text: str, where: str) -> T:
     try:
         return adapter.validate_json(text)
     except ValidationError as error:
-        raise IntegrityError(f"{where} is not a spec of schema {SCHEMA_VERSION}: {first_problem(error)}") from None
+        raise IntegrityError(
+            f"{where} is not a spec of schema {FIRST_SCHEMA} or {SCHEMA_VERSION}: {first_problem(error)}"
+        ) from None
 
 
 def make_spec(kind: type[Spec], **fields: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A fingerprint is the experiment: every field is in it, nothing else is, and it stays what it was."""
+"""A fingerprint is the experiment: what decides its bytes is in it, nothing else is, and it stays what it was."""
 
 import json
 import math
@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rewindctl.errors import IntegrityError, UsageError
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec, canonical_json, make_spec, parse_spec
+from rewindctl.specs import (
+    DenseSpec,
+    PruneSpec,
+    ReplaySpec,
+    RetrainSpec,
+    Spec,
+    canonical_json,
+    make_spec,
+    parse_spec,
+    upgraded,
+    usual_name,
+)
 
 DENSE = DenseSpec(
     model="resnet20",
@@ -48,13 +59,28 @@ RETRAIN = RetrainSpec(
     constant_lr=None,
     evaluate_every=2_000,
 )
+REPLAY = ReplaySpec(parent_fingerprint="c" * 64, iteration=2_345, from_iteration=2_000, evaluate_every=2_000)
 # Runs in registries have these fingerprints: they may change only together with SCHEMA_VERSION.
 PINNED = {
-    "dense": "b98776ab6207410dc87dc505269c91e39deaca71fc753f83bcafbfdd12932442",
-    "prune": "0daf46526d6b0168f78fda7da0a408a8a669fb484afb0c0125fe61f01337858d",
-    "retrain": "f5d969d8e9c325bd3142ec4a6644933bfc81e1e40be14edd7844911c274d17e8",
+    1: {
+        "dense": "b98776ab6207410dc87dc505269c91e39deaca71fc753f83bcafbfdd12932442",
+        "prune": "0daf46526d6b0168f78fda7da0a408a8a669fb484afb0c0125fe61f01337858d",
+        "retrain": "f5d969d8e9c325bd3142ec4a6644933bfc81e1e40be14edd7844911c274d17e8",
+    },
+    2: {
+        "dense": "912a089c645a5429de24435b0f7b642a3e2610c58edac0fbb28ef2d28b1adf9e",
+        "prune": "dd98017fe0401286b523786a3ba84d5594d93570274d19685d25ab42c666c2ac",
+        "retrain": "ce96157545ef6ec733e20fc72ae60df8e3d053b99ad87642dece2c4e833fbd6e",
+        "replay": "3888fa36828a90ae93f261f37ca15c59a34f788600f6d69cbe7b45304f736a6a",
+    },
 }
-SPECS: dict[str, Spec] = {"dense": DENSE, "prune": PRUNE, "retrain": RETRAIN}
+SPECS: dict[str, Spec] = {"dense": DENSE, "prune": PRUNE, "retrain": RETRAIN, "replay": REPLAY}
+RECORDING = {
+    "dense": {"evaluate_every", "rewind_points"},
+    "prune": set[str](),
+    "retrain": {"evaluate_every", "rewind_points"},
+    "replay": {"evaluate_every", "from_iteration"},
+}
 FIELDS = [(kind, field) for kind, spec in SPECS.items() for field in type(spec).model_fields]
 
 
@@ -78,17 +104,44 @@ def copy(spec: Spec, **changes: Any) -> Spec:
     return spec.model_copy(update=changes)
 
 
-@pytest.mark.parametrize("kind", SPECS)
-def test_fingerprint_is_what_it_was_when_runs_were_recorded(kind: str) -> None:
-    assert SPECS[kind].fingerprint() == PINNED[kind]
+@pytest.mark.parametrize(("schema", "kind"), [(schema, kind) for schema, pins in PINNED.items() for kind in pins])
+def test_fingerprint_is_what_it_was_when_runs_were_recorded(schema: int, kind: str) -> None:
+    assert copy(SPECS[kind], schema_version=schema).fingerprint() == PINNED[schema][kind]
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
-def test_fingerprint_changes_with_every_field(kind: str, field: str) -> None:
+def test_fingerprint_changes_with_every_field_that_decides_bytes_and_with_no_other(kind: str, field: str) -> None:
     spec = SPECS[kind]
     changed = copy(spec, **{field: another(getattr(spec, field))})
-    assert changed.fingerprint() != spec.fingerprint()
+    assert (changed.fingerprint() == spec.fingerprint()) == (field in RECORDING[kind])
+
+
+@pytest.mark.parametrize("kind", PINNED[1])
+def test_a_spec_of_schema_1_is_read_as_it_was_and_is_todays_experiment(kind: str) -> None:
+    old = copy(SPECS[kind], schema_version=1)
+    again = parse_spec(old.canonical(), "here")
+    assert (again.canonical(), again.fingerprint()) == (old.canonical(), PINNED[1][kind])
+    assert "data_order" not in json.loads(old.canonical())
+    parent = getattr(SPECS[kind], "parent_fingerprint", None)
+    assert upgraded(again, parent) == SPECS[kind]
+    assert upgraded(SPECS[kind], "other") == SPECS[kind]  # type: ignore[arg-type]
+
+
+def test_one_experiment_has_one_name() -> None:
+    rewind = fields_of(copy(RETRAIN, method="rewind", k=None, weights_k=2_000, lr_k=2_000))
+    assert RetrainSpec(**usual_name(rewind)).fingerprint() == RETRAIN.fingerprint()
+    whole = {"weights_iteration": 72_000, "clock_start": 0, "iterations": 72_000, "k": None}
+    trained = fields_of(copy(RETRAIN, method="rewind", weights_k=72_000, lr_k=0, **whole))
+    lr_rewind = copy(RETRAIN, method="lr_rewind", **whole)
+    assert RetrainSpec(**usual_name(trained)).fingerprint() == lr_rewind.fingerprint()
+    between = fields_of(copy(RETRAIN, method="rewind", k=None, weights_k=2_000, lr_k=0, clock_start=0))
+    assert usual_name(between) == between
+    zero = {"k": 0, "weights_iteration": 0, "clock_start": 0, "iterations": 72_000}
+    restarted, rewound = (fields_of(copy(RETRAIN, lr_clock=clock, **zero)) for clock in ("restarted", "rewound"))
+    assert usual_name(restarted) == rewound
+    old = copy(RETRAIN, schema_version=1, method="rewind", k=None, weights_k=2_000, lr_k=2_000)
+    assert upgraded(old, RETRAIN.parent_fingerprint) == RETRAIN  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", SPECS)
@@ -169,7 +222,7 @@ def test_unknown_and_missing_fields_are_refused(kind: str) -> None:
         make_spec(type(SPECS[kind]), **fields, device=1)
     with pytest.raises(IntegrityError, match="device"):
         parse_spec(json.dumps(fields | {"kind": kind, "device": 1}), "here")
-    del fields["evaluate_every" if kind == "retrain" else ("sparsity" if kind == "prune" else "momentum")]
+    del fields[{"dense": "momentum", "prune": "sparsity"}.get(kind, "evaluate_every")]
     with pytest.raises(UsageError, match=r"^(evaluate_every|sparsity|momentum): field required$"):
         make_spec(type(SPECS[kind]), **fields)
 
@@ -183,7 +236,9 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("dense", "norm_epsilon", 0),
     ("dense", "crop_padding", -1),
     ("dense", "padding_mode", "zeros"),
-    ("dense", "schema_version", 2),
+    ("dense", "schema_version", 3),
+    *(("replay", field, value) for field, value in (("iteration", 0), ("from_iteration", -1), ("evaluate_every", 0))),
+    ("retrain", "data_order", "shuffled"),
     *(("prune", "sparsity", value) for value in (0, 1, -0.5, 1.5)),
     ("prune", "structure", "rows"),
     ("prune", "scope", "none"),
@@ -209,7 +264,8 @@ def test_group_ignores_the_seed_and_only_the_seed(kind: str, field: str) -> None
     spec = SPECS[kind]
     changed = copy(spec, **{field: another(getattr(spec, field))})
     same = changed.group("parents") == spec.group("parents")
-    assert same == (field in ("seed", "parent_fingerprint")), "the parent's group stands for its fingerprint"
+    ignored = {"seed", "parent_fingerprint"} | RECORDING[kind]
+    assert same == (field in ignored), "the parent's group stands for its fingerprint"
 
 
 def test_group_follows_the_group_of_the_parent() -> None:

@@ -19,7 +19,7 @@ def runs() -> Iterator[str]:
     yield "### Tags\n"
     require("tag", tags_of_code(), words.TAGS)
     yield known("tag", words.TAGS)
-    kinds = (specs.DenseSpec, specs.PruneSpec, specs.RetrainSpec, specs.TuneSpec, specs.TrialSpec)
+    kinds = (specs.DenseSpec, specs.PruneSpec, specs.RetrainSpec, specs.ReplaySpec, specs.TuneSpec, specs.TrialSpec)
     require("field", {field for spec in kinds for field in spec.model_fields}, words.FIELDS)
     yield "### Params\n"
     yield "Every field of the specification, as text; lists joined by commas, what is not given as `none`.\n"

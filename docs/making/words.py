@@ -4,29 +4,33 @@
 """
 
 STAGES = ("dense", "prune", "retrain")
-TRACKED = (*STAGES, "tune", "trial")
+TRACKED = (*STAGES, "replay", "tune", "trial")
 TRAINED = ("dense", "retrain")
+REPLAYED = (*TRAINED, "replay")
 ALL = (*TRACKED, "report")
 
 # Tag: the kinds of run that always have it when finished, and what it is.
 TAGS = {
     "mlflow.parentRunId": (
-        ("prune", "retrain", "tune", "trial"),
+        ("prune", "retrain", "replay", "tune", "trial"),
         "the run that it was made from; of a dense run the project run of `mlflow run`",
     ),
     "mlflow.note.content": (
-        (*STAGES, "tune", "report"),
+        (*STAGES, "replay", "tune", "report"),
         "Markdown: what the run is, and the command that makes it again",
     ),
     "mlflow.user": (ALL, "login name"),
-    "rewindctl.kind": (ALL, "`dense`, `prune`, `retrain`, `tune`, `trial` or `report`"),
-    "rewindctl.schema": (ALL, "version of the specification's form"),
-    "rewindctl.fingerprint": (TRACKED, "SHA-256 of the specification, the parent's fingerprint in it"),
+    "rewindctl.kind": (ALL, "`dense`, `prune`, `retrain`, `replay`, `tune`, `trial` or `report`"),
+    "rewindctl.schema": (ALL, "version of the specification's form: 2; 1 in runs of earlier versions"),
+    "rewindctl.fingerprint": (TRACKED, "SHA-256 of what decides the result's bytes, the parent's fingerprint in it"),
     "rewindctl.group": (TRACKED, "the fingerprint without the seed: medians are taken over it"),
     "rewindctl.spec": (TRACKED, "the specification as canonical JSON"),
     "rewindctl.manifest": (ALL, "SHA-256 of `manifest.json`"),
     "rewindctl.dense_run_id": (TRACKED, "the baseline at the root of the lineage; a dense run's own ID"),
-    "rewindctl.weights_from": (("retrain",), "`RUN@ITERATION` that the retraining started with"),
+    "rewindctl.weights_from": (
+        ("retrain",),
+        "`RUN@ITERATION` that the retraining started with; also of a mask over an earlier iteration",
+    ),
     "rewindctl.model": (TRACKED, "network"),
     "rewindctl.dataset": (TRACKED, "data set"),
     "rewindctl.seed": (TRACKED, "seed of the baseline"),
@@ -34,15 +38,15 @@ TAGS = {
     "rewindctl.scope": (("prune", "retrain", "tune", "trial"), "`global` or `layerwise`"),
     "rewindctl.sparsity": (("prune", "retrain", "tune", "trial"), "the sparsity achieved"),
     "rewindctl.method": (("retrain",), "retraining method"),
-    "rewindctl.label": (STAGES, "the name without the seed"),
+    "rewindctl.label": ((*STAGES, "replay"), "the name without the seed"),
     "rewindctl.device": (TRACKED, "processor or GPU"),
-    "rewindctl.collected": (TRACKED, "until_decided for trials that `reproduce --until-decided` added, else absent"),
     "rewindctl.precision": (
-        (*TRAINED, "trial"),
+        (*REPLAYED, "trial"),
         "fp32 or bf16, of the updates; runs of earlier versions without it: fp32",
     ),
-    "rewindctl.deterministic": ((*TRAINED, "trial"), "whether only deterministic kernels were used on CUDA"),
-    "rewindctl.updates": (TRAINED, "replays of a CUDA graph, or eager"),
+    "rewindctl.deterministic": ((*REPLAYED, "trial"), "whether only deterministic kernels were used on CUDA"),
+    "rewindctl.collected": ((), "`until_decided`: the run is of a trial that `reproduce --until-decided` added"),
+    "rewindctl.updates": (REPLAYED, "replays of a CUDA graph, or eager"),
     "rewindctl.spared_layers": (
         ("prune",),
         "layers that would have become empty: one channel or weight was left in each",
@@ -100,6 +104,8 @@ FIELDS = {
     "pruner": "what stops bad trials",
     "recipe": "training recipe that the numbers come from",
     "rewind_points": "iterations whose checkpoints are kept",
+    "data_order": "batches after rewound weights: `replayed` or `continued`",
+    "from_iteration": "iteration of the state that a replay went on from",
     "sampler": "how points are chosen",
     "sampler_seed": "its seed",
     "schedule_iterations": "length that the schedule's boundaries are for",
@@ -129,10 +135,13 @@ REPORT_PARAMS = {
 
 # Metric: the kinds of run that always have it, and what it is. Accuracies are fractions.
 METRICS = {
-    "train_loss": ((*TRAINED, "trial"), "by iteration: mean since the last evaluation"),
-    "lr": ((*TRAINED, "trial"), "by iteration: learning rate"),
-    "test_loss": (TRAINED, "by iteration; of a prune run: before retraining; missing where it is not finite"),
-    "test_accuracy": (STAGES, "by iteration; the last one is the result; of a prune run: before retraining"),
+    "train_loss": ((*REPLAYED, "trial"), "by iteration: mean since the last evaluation"),
+    "lr": ((*REPLAYED, "trial"), "by iteration: learning rate"),
+    "test_loss": (REPLAYED, "by iteration; of a prune run: before retraining; missing where it is not finite"),
+    "test_accuracy": (
+        (*STAGES, "replay"),
+        "by iteration; the last one is the result; of a prune run: before retraining",
+    ),
     "test_accuracy_best": (TRAINED, "highest of all evaluations: never the result"),
     "delta_accuracy": (STAGES, "difference from the run's own dense run"),
     "sparsity": (STAGES, "removed / total kernel weights, as achieved"),
@@ -141,11 +150,11 @@ METRICS = {
     "nonzero_kernel_parameters": (STAGES, "kernel weights kept"),
     "iterations_per_second": ((*TRAINED, "trial"), "speed of the training, evaluations apart"),
     "duration_seconds": (
-        (*TRAINED, "trial"),
+        (*REPLAYED, "trial"),
         "wall time of the training; of an interrupted one, up to each point that was gone on from too",
     ),
-    "system/process_cpu_percentage": (TRAINED, "of one core, this process alone"),
-    "system/process_memory_megabytes": (TRAINED, "memory of the process"),
+    "system/process_cpu_percentage": (REPLAYED, "of one core, this process alone"),
+    "system/process_memory_megabytes": (REPLAYED, "memory of the process"),
     "system/gpu_memory_megabytes": ((), "on a GPU: what its tensors hold"),
     "system/gpu_memory_peak_megabytes": ((), "on a GPU: the most that they held"),
     "system/gpu_utilization_percentage": ((), "on a GPU: of that GPU"),
@@ -166,7 +175,7 @@ ARTIFACTS = {
     "spec.json": (TRACKED, "the specification"),
     "environment.json": (TRACKED, "packages, device, driver, threads, flags, git commit"),
     "checkpoints/<iteration>.safetensors": (
-        ("dense",),
+        ("dense", "replay"),
         "parameters, buffers, momentum, random state at a rewind point",
     ),
     "checkpoints/final.safetensors": (TRAINED, "the same after the last iteration"),

@@ -15,7 +15,7 @@ is found, not run again. Nothing is printed unless `progress=True`. Wrong reques
 
 from rewindctl.api.reading import Comparison, compare, list_runs, load_mask, load_model, open_run, verify
 from rewindctl.api.run import Run
-from rewindctl.api.stages import iterate, prune, retrain, train_dense
+from rewindctl.api.stages import iterate, prune, replay, retrain, train_dense
 
 __all__ = [
     "Comparison",
@@ -27,6 +27,7 @@ __all__ = [
     "load_model",
     "open_run",
     "prune",
+    "replay",
     "retrain",
     "train_dense",
     "verify",

@@ -8,7 +8,7 @@ from rewindctl.errors import UsageError
 from rewindctl.pipeline.networks import load_mask, load_network
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.report.runs import spec_order
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
+from rewindctl.specs import AnyStage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ class Run:
         return dict(self.record.params)
 
     @property
-    def spec(self) -> DenseSpec | PruneSpec | RetrainSpec:
+    def spec(self) -> AnyStage:
         """The frozen spec. Raises: IntegrityError when it is not that of the fingerprint."""
         return self.record.spec
 

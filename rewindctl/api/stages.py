@@ -13,7 +13,7 @@ from rewindctl.pipeline import iterate as walk
 from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_spec
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.sparsity import target_sparsity
-from rewindctl.specs import ChannelNorm, LrClock, OptimizerState, Scope, Structure
+from rewindctl.specs import ChannelNorm, DataOrder, LrClock, OptimizerState, Scope, Structure
 
 
 class RunOptions(StoreOptions, total=False):
@@ -25,6 +25,7 @@ class RunOptions(StoreOptions, total=False):
     checkpoint_every: float
     precision: str
     deterministic: bool
+    replay: bool
     progress: bool
 
 
@@ -77,6 +78,12 @@ def prune(
     return _run(pipeline.run_prune(prune_spec(record, target, pruning), record), pipeline)
 
 
+def replay(parent: Run | str, iteration: int, **options: Unpack[RunOptions]) -> Run:
+    """The run that has the state of a training at an iteration: itself, or a replay of it. Raises: RewindError."""
+    pipeline = _pipeline(parent, options)
+    return _run(pipeline.state(_record(pipeline.registry, parent), iteration), pipeline)
+
+
 def retrain(
     parent: Run | str,
     method: Method,
@@ -89,6 +96,7 @@ def retrain(
     lr_clock: LrClock = "rewound",
     optimizer_state: OptimizerState = "zero",
     momentum: float | None = None,
+    data_order: DataOrder = "replayed",
     sparsity: float | None = None,
     compression: float | None = None,
     structure: Structure = "unstructured",
@@ -101,7 +109,9 @@ def retrain(
 
     Raises: RewindError.
     """
-    retraining = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum)
+    retraining = RetrainOptions(
+        method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
+    )
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     target = None if sparsity is None and compression is None else target_sparsity(sparsity, compression)
     pipeline = _pipeline(parent, options)
@@ -122,6 +132,7 @@ def iterate(
     lr_clock: LrClock = "rewound",
     optimizer_state: OptimizerState = "zero",
     momentum: float | None = None,
+    data_order: DataOrder = "replayed",
     structure: Structure = "unstructured",
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
@@ -130,7 +141,9 @@ def iterate(
 ) -> list[Run]:
     """Prune and retrain in turn from a dense run; the retrain run of each level. Raises: RewindError."""
     levels = walk.sparsity_grid(step, until)
-    retraining = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum)
+    retraining = RetrainOptions(
+        method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
+    )
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     pipeline = _pipeline(parent, options)
     walked = walk.iterate(pipeline, _record(pipeline.registry, parent), levels, pruning, retraining)
@@ -150,7 +163,12 @@ def _pipeline(parent: Run | str | None, options: RunOptions) -> Pipeline:
         Console(quiet=not options.get("progress", False)),
         options.get("device", "auto"),
         None if data_dir is None else Path(data_dir),
-        RunPolicy(options.get("force", False), options.get("checkpoint_every", 60.0), arithmetic=arithmetic),
+        RunPolicy(
+            options.get("force", False),
+            options.get("checkpoint_every", 60.0),
+            arithmetic=arithmetic,
+            replay=options.get("replay", True),
+        ),
     )
 
 

@@ -26,6 +26,7 @@ from rewindctl.cli import (
     recover,
     registry,
     remove,
+    replay,
     reproduce,
     retrain,
     train_dense,
@@ -45,7 +46,7 @@ from rewindctl.safe_text import redacted
 
 INTERRUPTED = 130
 PANELS = {
-    "Make runs": ("demo", "train-dense", "prune", "retrain", "iterate", "tune"),
+    "Make runs": ("demo", "train-dense", "prune", "retrain", "iterate", "replay", "tune"),
     "The report": ("reproduce", "compare"),
     "Look at runs": ("list", "show", "lineage", "ui"),
     "Keep them": ("verify", "registry", "recover", "remove", "gc"),
@@ -70,6 +71,7 @@ for module in (
     prune,
     retrain,
     iterate,
+    replay,
     compare,
     reproduce,
     tune,

@@ -8,7 +8,7 @@ from rewindctl.cli import complete
 
 PRUNING, RETRAINING = "Pruning", "Retraining"
 PANELS = {  # of the help, for the commands that take these options
-    RETRAINING: ("k", "weights_k", "lr_k", "lr", "iterations", "lr_clock", "optimizer_state", "momentum"),
+    RETRAINING: ("k", "weights_k", "lr_k", "lr", "iterations", "lr_clock", "optimizer_state", "momentum", "data_order"),
     PRUNING: ("sparsity", "compression", "structure", "scope", "channel_norm", "criterion"),
 }
 Parent = Annotated[
@@ -47,4 +47,8 @@ LrClock = Annotated[
 ]
 OptimizerState = Annotated[
     Literal["zero", "restored"], typer.Option(help="Momentum at the start: zero, or that of the checkpoint.")
+]
+DataOrder = Annotated[
+    Literal["replayed", "continued"],
+    typer.Option(help="Batches after rewound weights: those that followed them, or new ones."),
 ]

@@ -81,8 +81,7 @@ def compare(
 
     Examples:
         rewindctl compare
-        rewindctl compare --figure fig1 --output plots --format markdown
-        rewindctl compare --study fig1 --study fig2 --claims --margin 0.2
+        rewindctl compare --study fig1 --claims --output plots --format markdown
         rewindctl compare --pair 'weight_rewind k=8000' lr_rewind
         rewindctl compare --report --log --model resnet20 --dataset cifar10
     """

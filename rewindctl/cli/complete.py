@@ -17,6 +17,7 @@ PARENTS = {
     "prune": ("dense", "retrain"),
     "retrain": ("prune", "dense", "retrain"),
     "iterate": ("dense",),
+    "replay": ("dense", "retrain"),
     "tune": ("prune",),
 }
 

@@ -35,8 +35,7 @@ def demo(
     chosen, targets = parse.one_or_more_seeds(None, seeds), parse.compressions(compressions)
     methods = (RetrainOptions("finetune"), RetrainOptions("weight_rewind", k=k), RetrainOptions("lr_rewind"))
     pipeline = session.pipeline()
-    points = None if dataset == "digits" and iterations is None else (0, k)
-    run_chain(pipeline, model, dataset, chosen, targets, methods, iterations, points)
+    run_chain(pipeline, model, dataset, chosen, targets, methods, iterations)
     registry = pipeline.registry
     form = "json" if session.json else "text"
     result = compare(registry, Wanted(figure="curves", format=form, delta="points", model=model, dataset=dataset))

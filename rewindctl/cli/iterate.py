@@ -8,6 +8,7 @@ from rewindctl.cli.choices import (
     PANELS,
     ChannelNorm,
     Criterion,
+    DataOrder,
     K,
     LrClock,
     LrK,
@@ -41,6 +42,7 @@ def iterate(
     lr_clock: LrClock = "rewound",
     optimizer_state: OptimizerState = "zero",
     momentum: Momentum = None,
+    data_order: DataOrder = "replayed",
     structure: Structure = "unstructured",
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
@@ -57,7 +59,9 @@ def iterate(
     from rewindctl.pipeline.requests import PruneOptions, RetrainOptions
 
     levels = walk.sparsity_grid(step, until)
-    retraining = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum)
+    retraining = RetrainOptions(
+        method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
+    )
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     pipeline = session.pipeline()
     dense = pipeline.registry.resolve(parent)

@@ -12,7 +12,7 @@ from rewindctl.cli.session import Session, command, run_json
 def list_runs(
     session: Session,
     kind: Annotated[
-        Literal["dense", "prune", "retrain", "tune", "trial", "report"] | None,
+        Literal["dense", "prune", "retrain", "replay", "tune", "trial", "report"] | None,
         typer.Option(help="Only runs of this kind."),
     ] = None,
     method: Annotated[

@@ -19,7 +19,7 @@ def prune(
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: Criterion = "magnitude",
-    iteration: Annotated[int | None, typer.Option(help="Recorded iteration of a dense parent. [the last]")] = None,
+    iteration: Annotated[int | None, typer.Option(help="Of the parent: whose weights are pruned. [the last]")] = None,
 ) -> None:
     """Make a mask over the weights of a dense or a retrained run.
 

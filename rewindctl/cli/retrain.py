@@ -7,6 +7,7 @@ from rewindctl.cli.choices import (
     ChannelNorm,
     Compression,
     Criterion,
+    DataOrder,
     K,
     LrClock,
     LrK,
@@ -40,6 +41,7 @@ def retrain(
     lr_clock: LrClock = "rewound",
     optimizer_state: OptimizerState = "zero",
     momentum: Momentum = None,
+    data_order: DataOrder = "replayed",
     sparsity: Sparsity = None,
     compression: Compression = None,
     structure: Structure = "unstructured",
@@ -58,7 +60,9 @@ def retrain(
     from rewindctl.pipeline.requests import PruneOptions, RetrainOptions
     from rewindctl.pipeline.trials import retrain_trial
 
-    options = RetrainOptions(method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum)
+    options = RetrainOptions(
+        method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
+    )
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     target = None if sparsity is None and compression is None else target_sparsity(sparsity, compression)
     if target is None:

@@ -52,6 +52,7 @@ class Session:
     wait: bool = True
     precision: str = AUTO
     deterministic: bool = True
+    replay: bool = True
     _facts: "dict[str, DataFacts]" = field(default_factory=dict)
 
     def registry(self, *, make: bool = True) -> "Registry":
@@ -89,7 +90,7 @@ class Session:
     def _policy(self) -> "RunPolicy":
         from rewindctl.pipeline import RunPolicy
 
-        return RunPolicy(self.force, self.checkpoint_every, self.wait, self.arithmetic)
+        return RunPolicy(self.force, self.checkpoint_every, self.wait, self.arithmetic, self.replay)
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -176,6 +177,14 @@ _RUN: dict[str, Any] = {
         bool,
         typer.Option("--wait/--no-wait", help="Wait for a stage that another process is at.", rich_help_panel=RUN),
     ],
+    "replay": Annotated[
+        bool,
+        typer.Option(
+            "--replay/--no-replay",
+            help="Train again up to an iteration that is needed and was not recorded.",
+            rich_help_panel=RUN,
+        ),
+    ],
     "data_dir": Annotated[
         Path | None, typer.Option(help="Data sets. [$REWINDCTL_DATA, user cache]", rich_help_panel=RUN)
     ],
@@ -189,6 +198,7 @@ _DEFAULTS = {
     "deterministic": True,
     "checkpoint_every": 60.0,
     "wait": True,
+    "replay": True,
 }
 
 
@@ -253,4 +263,5 @@ def _session(before: Globals, after: dict[str, Any]) -> Session:
         wait=after.get("wait", True),
         precision=after.get("precision", AUTO),
         deterministic=after.get("deterministic", True),
+        replay=after.get("replay", True),
     )

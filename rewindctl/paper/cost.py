@@ -13,7 +13,7 @@ from rewindctl.models.network import NetworkConfig
 from rewindctl.paper.plan import Plan
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.specs import DenseSpec, PruneSpec
+from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
 
 KINDS = ("dense", "prune", "retrain")
 MEASURED_SECONDS = 10.0
@@ -23,22 +23,29 @@ Speeds = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class State:
-    """The finished runs of a plan's stages, by fingerprint, and how fast this device trained which network and data."""
+    """The finished runs of a plan's stages, by fingerprint, and how fast this device trained which network and data.
+
+    `points` are the iterations of each finished training whose states there are, recorded or replayed.
+    """
 
     runs: dict[str, RunRecord] = field(default_factory=dict)
     speeds: Speeds = field(default_factory=dict)
+    points: dict[str, frozenset[int]] = field(default_factory=dict)
 
 
 def state_of(plan: Plan, registry: Registry, device: str, precision: str = AUTO) -> State:
     """Look once per network and data set for what the registry has: the run that the pipeline would reuse."""
     pairs = {(spec.model, spec.dataset) for stage in plan.stages.values() if isinstance(spec := stage.spec, DenseSpec)}
     finished: dict[str, list[RunRecord]] = {}
+    replays: dict[str, set[int]] = {}
     speeds: Speeds = {}
     for model, dataset in sorted(pairs):
         same = [run for run in registry.search(model=model, dataset=dataset) if tag.trained_in(run, precision)]
         found = [run for run in same if run.finished]
         for run in found:
             finished.setdefault(run.fingerprint, []).append(run)
+            if run.kind == "replay" and isinstance(run.spec, ReplaySpec):
+                replays.setdefault(run.parent_id or "", set()).add(run.spec.iteration)
         rates = [run.metrics["iterations_per_second"] for run in found if _timed(run, device)]
         if rates:
             speeds[model, dataset] = sorted(rates)[len(rates) // 2]
@@ -48,7 +55,35 @@ def state_of(plan: Plan, registry: Registry, device: str, precision: str = AUTO)
         if stage.parent is None or parent is not None:
             same = [run for run in finished.get(key, []) if parent is None or run.parent_id == parent]
             runs |= {key: same[-1]} if same else {}
-    return State(runs, speeds)
+    points = {key: frozenset(_recorded(run) | replays.get(run.run_id, set())) for key, run in runs.items()}
+    return State(runs, speeds, points)
+
+
+def _recorded(run: RunRecord) -> set[int]:
+    """The iterations that a run recorded, if its checkpoints were not left out at export."""
+    spec = run.spec
+    if tag.OMITTED in run.tags or not isinstance(spec, DenseSpec | RetrainSpec):
+        return set()
+    return {*spec.rewind_points, spec.iterations}
+
+
+def replay_iterations(plan: Plan, state: State) -> Counter[tuple[str, str]]:
+    """Updates that make states again which stages to do start from and finished trainings lack, by network and data."""
+    needed: dict[str, set[int]] = {}
+    for key, stage in plan.stages.items():
+        if key in state.runs:
+            continue
+        if isinstance(stage.spec, PruneSpec) and stage.spec.iteration is not None and stage.parent:
+            needed.setdefault(stage.parent, set()).add(stage.spec.iteration)
+        elif isinstance(stage.spec, RetrainSpec):
+            needed.setdefault(stage.dense, set()).add(stage.spec.weights_iteration)
+    counts: Counter[tuple[str, str]] = Counter()
+    for key in needed.keys() & state.points.keys():
+        dense, there = plan.dense_of(plan.stages[key]), {0, *state.points[key]}
+        for iteration in sorted(needed[key] - there - {plan.stages[key].iterations}):
+            counts[dense.model, dense.dataset] += iteration - max(known for known in there if known < iteration)
+            there.add(iteration)
+    return counts
 
 
 def _timed(run: RunRecord, device: str) -> bool:
@@ -84,6 +119,7 @@ def plan_json(plan: Plan, state: State, speeds: Speeds, device: str, missing: li
         "scale": plan.scale,
         "iterations": sum(stage.iterations for stage in plan.stages.values()),
         "iterations_todo": sum(todo.values()),
+        "iterations_replayed": sum(replay_iterations(plan, state).values()),
         "hours": sum(count / speeds[pair] for pair, count in todo.items()) / 3600 if known else None,
         "bytes": sum(_bytes(plan, key) for key in plan.stages if key not in state.runs),
         "device": device,
@@ -98,8 +134,8 @@ def plan_json(plan: Plan, state: State, speeds: Speeds, device: str, missing: li
 
 
 def iterations_to_do(plan: Plan, state: State) -> Counter[tuple[str, str]]:
-    """Updates still to make, by network and data set."""
-    counts: Counter[tuple[str, str]] = Counter()
+    """Updates still to make, by network and data set, replays among them."""
+    counts = replay_iterations(plan, state)
     for key, stage in plan.stages.items():
         dense = plan.dense_of(stage)
         counts[dense.model, dense.dataset] += 0 if key in state.runs else stage.iterations

@@ -59,6 +59,8 @@ def plan_text(plan: dict[str, Any]) -> str:
         f"to do: {totals['iterations_todo']:,} of {totals['iterations']:,} iterations, {time} on {totals['device']} "
         f"one at a time, {totals['bytes'] / GIGABYTE:.2f} GB of artifacts"
     )
+    if replayed := totals["iterations_replayed"]:
+        lines.append(f"of these {count_of(replayed, 'iteration')} replay points that finished trainings did not record")
     if totals["missing_data"]:
         lines.append(f"missing data: {', '.join(totals['missing_data'])}; see: rewindctl data list")
     return "\n".join(lines)

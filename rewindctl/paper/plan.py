@@ -1,14 +1,14 @@
 """From studies to stages: each stage once, however many cells, panels and studies use it."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.study import MethodEntry, Panel, Study
 from rewindctl.pipeline.labels import retrain_label
 from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_child, retrain_child
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
+from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
 from rewindctl.training.recipes import default_recipe, recipes, rewind_points
 
 
@@ -17,13 +17,15 @@ class Stage:
     """A stage of a plan; `parent` is the fingerprint of the stage whose run is its parent."""
 
     fingerprint: str
-    spec: DenseSpec | PruneSpec | RetrainSpec
+    spec: AnyStage
     parent: str | None
     dense: str
 
     @property
     def iterations(self) -> int:
         """Updates of the network; a mask needs none."""
+        if isinstance(self.spec, ReplaySpec):
+            return self.spec.iteration - self.spec.from_iteration
         return 0 if isinstance(self.spec, PruneSpec) else self.spec.iterations
 
 
@@ -155,11 +157,35 @@ class _PanelPlanner:
 
     def _level(self, parent: Stage, dense: DenseSpec, sparsity: float, method: MethodEntry) -> Stage:
         panel = self.panel
-        first = panel.pruned_at is not None and isinstance(parent.spec, DenseSpec)
-        at = scaled(panel.pruned_at, self.plan.scale) if first else None
+        at = self._pruned_at(parent.spec)
         pruning = PruneOptions(panel.structure, panel.scope, panel.channel_norm, panel.criterion, at)
         mask = self._add(prune_child(parent.spec, sparsity, pruning), parent, dense)
-        return self._add(retrain_child(mask.spec, dense, _options(method, self.plan.scale)), mask, dense)
+        retrained = retrain_child(mask.spec, dense, _options(method, self.plan.scale))
+        if panel.schedule == "iterative" and sparsity != panel.sparsities[-1]:
+            at = self._pruned_at(retrained)
+            points = () if at in (None, retrained.iterations) else (at,)
+            retrained = retrained.model_copy(update={"rewind_points": points})
+        return self._add(retrained, mask, dense)
+
+    def _pruned_at(self, parent: AnyStage) -> int | None:
+        """The iteration of `parent` at which its clock stands at the panel's `pruned_at`; None: its last.
+
+        A retraining's clock may start late: with weights and clock of iteration K, its update t is t + K there.
+        Raises: UsageError where the clock of `parent` never stands there.
+        """
+        if self.panel.pruned_at is None:
+            return None
+        start = parent.clock_start if isinstance(parent, RetrainSpec) else 0
+        assert isinstance(parent, DenseSpec | RetrainSpec)
+        at = scaled(self.panel.pruned_at, self.plan.scale) - start
+        if not 0 < at <= parent.iterations:
+            what = retrain_label(parent) if isinstance(parent, RetrainSpec) else "the baseline"
+            raise UsageError(
+                f"pruned_at {self.panel.pruned_at} is no iteration of {what}, whose clock runs from {start} to "
+                f"{start + parent.iterations}",
+                "give one within it",
+            )
+        return at
 
     def _dense(self) -> DenseSpec:
         panel = self.panel
@@ -176,11 +202,16 @@ class _PanelPlanner:
             points=sorted({scaled(point, self.plan.scale) for point in points}),
         )
 
-    def _add(self, spec: DenseSpec | PruneSpec | RetrainSpec, parent: Stage | None, dense: DenseSpec) -> Stage:
+    def _add(self, spec: AnyStage, parent: Stage | None, dense: DenseSpec) -> Stage:
+        """The stage, once; it records the points that any of its users needs."""
         key = spec.fingerprint()
-        if key not in self.plan.stages:
+        known = self.plan.stages.get(key)
+        if known is None:
             self.plan.stages[key] = Stage(key, spec, parent.fingerprint if parent else None, dense.fingerprint())
             self.plan.groups[key] = spec.group(self.plan.groups[parent.fingerprint] if parent else None)
+        elif isinstance(spec, DenseSpec | RetrainSpec) and isinstance(known.spec, DenseSpec | RetrainSpec):
+            points = tuple(sorted({*known.spec.rewind_points, *spec.rewind_points}))
+            self.plan.stages[key] = replace(known, spec=known.spec.model_copy(update={"rewind_points": points}))
         return self.plan.stages[key]
 
 
@@ -207,6 +238,7 @@ def _options(method: MethodEntry, scale: float) -> RetrainOptions:
         of(method.iterations),
         method.lr_clock,
         method.optimizer_state,
+        data_order=method.data_order,
     )
 
 
@@ -229,12 +261,19 @@ def _cell(
         schedule=panel.schedule,
         step=step_of(panel.sparsities[-1], len(panel.sparsities)) if panel.schedule == "iterative" else None,
         sparsity=sparsity,
-        method=method.method if method else "none",
+        method=spec.method if isinstance(spec, RetrainSpec) else "none",
         label=retrain_label(spec) if isinstance(spec, RetrainSpec) else "none",
-        k=method.k if method else None,
+        k=_asked_k(method, spec),
         group=plan.groups[stages[0]],
         stages=tuple(stages),
     )
+
+
+def _asked_k(method: MethodEntry | None, spec: AnyStage) -> int | None:
+    """K of a full-length run, also of what is weight rewinding under another name."""
+    if method is None or not isinstance(spec, RetrainSpec) or spec.k is None:
+        return None
+    return method.weights_k if method.k is None else method.k
 
 
 def step_of(sparsity: float, levels: int) -> float:

@@ -19,7 +19,7 @@ from rewindctl.models import models
 from rewindctl.paper.lines import Document, parse_yaml
 from rewindctl.pruning import criteria
 from rewindctl.rewinding.methods import methods
-from rewindctl.specs import ChannelNorm, Iteration, LrClock, OptimizerState, Positive, Scope, Structure
+from rewindctl.specs import ChannelNorm, DataOrder, Iteration, LrClock, OptimizerState, Positive, Scope, Structure
 from rewindctl.training.recipes import recipes
 
 LARGEST_FILE = 100_000  # bytes: PyYAML takes seconds for more; the report's studies have 700
@@ -52,6 +52,7 @@ class MethodEntry(_Part):
     iterations: Positive | None = None
     lr_clock: LrClock = "rewound"
     optimizer_state: OptimizerState = "zero"
+    data_order: DataOrder = "replayed"
 
     @field_validator("method")
     @classmethod
@@ -63,8 +64,8 @@ class Panel(_Part):
     """Cells of one network, data set, pruning and schedule: every method at every sparsity.
 
     `dense` has the baseline alone. `iterative` reaches each sparsity from the network retrained at the one before.
-    `pruned_at` is the iteration of the dense run whose weights are pruned (None: the last). `iterations`, `recipe`:
-    of the baseline, where they are not the usual ones.
+    `pruned_at` is where the learning rate's clock stands when a network is pruned, at every level (None: at the end of
+    its training). `iterations`, `recipe`: of the baseline, where they are not the usual ones.
     """
 
     model: str

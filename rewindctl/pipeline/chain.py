@@ -12,16 +12,16 @@ def run_chain(
     compressions: tuple[float, ...],
     retrainings: tuple[RetrainOptions, ...],
     iterations: int | None = None,
-    points: tuple[int, ...] | None = None,
 ) -> list[Outcome]:
     """One-shot pruning of a baseline per seed to every compression, retrained in every way. What exists is reused.
 
     Raises: UsageError before anything is trained when a retraining does not fit the baselines.
     """
     data = pipeline.dataset(dataset)
+    usual = dense_spec(model, data, 0, iterations=iterations)
+    needed = {plan_against(usual, retraining).weights_iteration for retraining in retrainings}
+    points = tuple({*usual.rewind_points, *needed})
     specs = [dense_spec(model, data, seed, iterations=iterations, points=points) for seed in seeds]
-    for retraining in retrainings:
-        plan_against(specs[0], retraining, "the dense run")
     outcomes: list[Outcome] = []
     for spec in specs:
         dense = pipeline.run_dense(spec)

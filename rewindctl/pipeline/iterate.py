@@ -6,11 +6,10 @@ from rewindctl.pipeline.requests import (
     RetrainOptions,
     prune_spec,
     require_kind,
-    retrain_plan,
     retrain_spec,
 )
 from rewindctl.pipeline.stages import Outcome, Pipeline
-from rewindctl.pipeline.trials import retrain_trial, run_trial
+from rewindctl.pipeline.trials import require_weights, retrain_trial, run_trial
 from rewindctl.registry import RunRecord
 
 GRID_DECIMALS = 3
@@ -52,7 +51,7 @@ def iterate(
     so an interrupted walk goes on where it was. Raises: UsageError.
     """
     require_kind(dense, "dense")
-    retrain_plan(dense, retraining)
+    require_weights(pipeline, dense, prune_spec(dense, levels[0], pruning), retraining)
     outcomes: list[tuple[Outcome, Outcome]] = []
     parent = dense
     for number, sparsity in enumerate(levels, start=1):
@@ -67,9 +66,9 @@ def prune_and_retrain(
     pipeline: Pipeline, parent: RunRecord, sparsity: float, pruning: PruneOptions, retraining: RetrainOptions
 ) -> tuple[Outcome, Outcome]:
     """One level: the mask, found or made, and its retraining. Refused before the mask is made. Raises: UsageError."""
-    dense = pipeline.dense_run(parent)
-    retrain_plan(dense, retraining)
-    pruned = pipeline.run_prune(prune_spec(parent, sparsity, pruning), parent)
+    dense, mask = pipeline.dense_run(parent), prune_spec(parent, sparsity, pruning)
+    require_weights(pipeline, parent, mask, retraining)
+    pruned = pipeline.run_prune(mask, parent)
     return pruned, pipeline.run_retrain(retrain_spec(pruned.run, dense, retraining), pruned.run)
 
 

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Sequence
 
-from rewindctl.commands import dense_command, prune_command, retrain_command
+from rewindctl.commands import dense_command, prune_command, replay_command, retrain_command
 from rewindctl.counting import count_of
 from rewindctl.pruning import PruneResult
 from rewindctl.registry import RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.models import dense_model, iterations_of
 from rewindctl.safe_text import markdown
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
+from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec
 
 LINE = 90  # characters
 INHERITED = (tag.MODEL, tag.DATASET, tag.SEED, tag.STRUCTURE, tag.SCOPE, tag.SPARSITY)
@@ -51,6 +51,27 @@ def retrain_name(spec: RetrainSpec, tags: dict[str, str], compression: float) ->
     return f"{method_label(spec)} {compression:.4g}x {_subject(tags)}"
 
 
+def replay_name(spec: ReplaySpec, training: RunRecord) -> str:
+    of = training.tags.get(tag.METHOD, "dense")
+    return f"replay {of} to {spec.iteration} {_subject(training.tags)}"
+
+
+def replay_text(spec: ReplaySpec, training: RunRecord) -> str:
+    """What making a state again costs, before it is made."""
+    cost = count_of(spec.iteration - spec.from_iteration, "iteration")
+    return (
+        f"iteration {spec.iteration:,} of {training.short} is not recorded: replays {cost} from {spec.from_iteration:,}"
+    )
+
+
+def replay_note(spec: ReplaySpec, training: RunRecord, accuracy: float) -> str:
+    return (
+        f"**Replay** of {_link(training)} from its iteration {spec.from_iteration:,} to {spec.iteration:,}, which it "
+        f"did not record: the same bytes, {accuracy:.2%} test accuracy there."
+        + _command(replay_command(spec, training.run_id))
+    )
+
+
 def tune_name(method: str, tags: dict[str, str], compression: float) -> str:
     return f"tune {method} {compression:.4g}x {_subject(tags)}"
 
@@ -82,6 +103,7 @@ def retrain_label(spec: RetrainSpec) -> str:
         "restarted clock" if spec.lr_clock == "restarted" else "",
         "restored momentum" if spec.optimizer_state == "restored" else "",
         f"momentum={spec.momentum:g}" if spec.momentum is not None else "",
+        "continued batches" if spec.data_order == "continued" else "",
     ]
     return " ".join([method_label(spec), *filter(None, unusual)])
 

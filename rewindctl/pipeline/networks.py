@@ -6,11 +6,12 @@ from torch import nn
 from rewindctl.errors import IntegrityError, RewindError
 from rewindctl.models import NetworkConfig, models
 from rewindctl.models.build import construct
+from rewindctl.pipeline.replays import States
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.paths import MASK, checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
-from rewindctl.specs import DenseSpec, PruneSpec
+from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
 
 CHANNELS = (3, 1)  # those that a data set's images can have
 
@@ -18,10 +19,11 @@ CHANNELS = (3, 1)  # those that a data set's images can have
 def load_network(registry: Registry, run: RunRecord) -> nn.Module:
     """The network that a finished run ended with, its mask applied, on the CPU, in evaluation mode.
 
-    A prune run's is the network that it pruned, before any retraining. Raises: RegistryError, IntegrityError.
+    A prune run's is the network that it pruned, before any retraining; a replay's has no mask of its own.
+    Raises: RegistryError, IntegrityError.
     """
     source, iteration = run, None
-    if isinstance(run.spec, PruneSpec):
+    if isinstance(run.spec, PruneSpec | ReplaySpec):
         source, iteration = registry.parent(run), run.spec.iteration
     dense = registry.lineage(run)[0].spec
     assert isinstance(dense, DenseSpec)
@@ -34,13 +36,40 @@ def load_network(registry: Registry, run: RunRecord) -> nn.Module:
     return network
 
 
-def load_state(registry: Registry, run: RunRecord, iteration: int | None) -> TrainState:
-    """The checkpoint of a run at an iteration; None: its last. Raises: RegistryError, IntegrityError."""
-    return TrainState.load(registry.artifact(run, checkpoint_path(iteration)))
+def load_state(registry: Registry, training: RunRecord, iteration: int | None) -> TrainState:
+    """The state of a training at an iteration (None: its last), recorded or made again.
+
+    Raises: RegistryError, IntegrityError.
+    """
+    return load_file(registry, holder_of(registry, training, iteration), iteration)
+
+
+def holder_of(registry: Registry, training: RunRecord, iteration: int | None) -> RunRecord:
+    """The run that has the file of a state of `training`. Raises: UsageError where none has."""
+    if iteration is None:
+        return training
+    states = States.of(registry, training)
+    if iteration not in states.runs:
+        raise states.refusal(iteration, "")
+    return states.runs[iteration]
+
+
+def load_file(registry: Registry, run: RunRecord, iteration: int | None) -> TrainState:
+    """A checkpoint of a run itself; None: its last. Raises: RegistryError, IntegrityError."""
+    last = isinstance(run.spec, DenseSpec | RetrainSpec) and iteration == run.spec.iterations
+    state = TrainState.load(registry.artifact(run, checkpoint_path(None if last else iteration)))
+    if iteration not in (None, state.iteration):
+        raise IntegrityError(f"the checkpoint of iteration {iteration} of run {run.run_id} is of {state.iteration}")
+    return state
 
 
 def load_mask(registry: Registry, run: RunRecord) -> Mask | None:
-    """The mask in force in `run`: its own, that of the prune run it retrained, none for a dense run."""
+    """The mask in force in `run`: its own, that of the prune run it retrained, none for a dense run.
+
+    A replay has that of its training.
+    """
+    if run.kind == "replay":
+        return load_mask(registry, registry.parent(run))
     if run.kind == "dense":
         return None
     path = registry.artifact(run if run.kind == "prune" else registry.parent(run), MASK)

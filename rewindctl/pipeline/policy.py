@@ -11,14 +11,15 @@ UNTIL_DECIDED = "until_decided"  # a rule: trials go where those before did not 
 @dataclass(frozen=True)
 class RunPolicy:
     """`force`: also what the registry has. `checkpoint_seconds`: between two points that an interrupted run goes on
-    from. `wait`: for a stage that another process is at, rather than fail. `deadline`: when a training keeps such a
-    point and stops, and nothing is waited for any more. `collected`: the rule that adds the trials, a
-    tag of their runs.
+    from. `wait`: for a stage that another process is at, rather than fail. `replay`: make states again that a training
+    did not record, rather than fail. `deadline`: when a training keeps such a point and stops, and nothing is waited
+    for any more. `collected`: the rule that adds the trials, a tag of their runs.
     """
 
     force: bool = False
     checkpoint_seconds: float = 60.0
     wait: bool = True
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    replay: bool = True
     deadline: Deadline | None = None
     collected: str = ""

@@ -12,7 +12,7 @@ from rewindctl.pruning import criteria
 from rewindctl.registry import RunRecord
 from rewindctl.rewinding.methods import RetrainPlan, RetrainRequest, methods
 from rewindctl.rewinding.schedule import scale_boundaries
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, make_spec
+from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, RetrainSpec, make_spec, usual_name
 from rewindctl.training.recipes import default_recipe, evaluation_interval, norm_momentum, recipes, rewind_points
 
 
@@ -99,7 +99,7 @@ def dense_spec(
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """How to prune, but for how much; `iteration` is the dense run's whose weights are pruned, None the last.
+    """How to prune, but for how much; `iteration` is the parent's own whose weights are pruned, None the last.
 
     Raises: UnknownNameError, UsageError.
     """
@@ -140,6 +140,7 @@ class RetrainOptions:
     lr_clock: str = "rewound"
     optimizer_state: str = "zero"
     momentum: float | None = None
+    data_order: str = "replayed"
 
     def __post_init__(self) -> None:
         methods[self.method]
@@ -151,13 +152,16 @@ def prune_spec(parent: RunRecord, sparsity: float, options: PruneOptions) -> Pru
     return prune_child(parent.spec, sparsity, options)  # its fingerprint was checked against the tag
 
 
-def prune_child(parent: DenseSpec | RetrainSpec | PruneSpec, sparsity: float, options: PruneOptions) -> PruneSpec:
+def prune_child(parent: AnyStage, sparsity: float, options: PruneOptions) -> PruneSpec:
     """The spec of a mask over the result of `parent`, which may still have to be run. Raises: UsageError."""
     at = options.iteration
     if at is not None:
-        if not isinstance(parent, DenseSpec):
-            raise UsageError(f"--iteration {at} has no meaning for a retrained parent", "leave it out")
-        _require_point(at, parent, "the dense run")
+        assert isinstance(parent, DenseSpec | RetrainSpec)
+        if not 0 <= at <= parent.iterations:
+            raise UsageError(
+                f"--iteration {at} is outside the parent's {parent.iterations} iterations",
+                f"give an iteration from 0 to {parent.iterations}",
+            )
         at = None if at == parent.iterations else at
     fields = asdict(options) | {"iteration": at}
     spec: PruneSpec = make_spec(PruneSpec, parent_fingerprint=parent.fingerprint(), sparsity=sparsity, **fields)
@@ -165,13 +169,13 @@ def prune_child(parent: DenseSpec | RetrainSpec | PruneSpec, sparsity: float, op
 
 
 def retrain_plan(dense_run: RunRecord, options: RetrainOptions) -> RetrainPlan:
-    """The plan of a method against a dense run, its weights among those recorded. Raises: UsageError."""
+    """The plan of a method against a dense run. Raises: UsageError."""
     require_kind(dense_run, "dense")
     assert isinstance(dense_run.spec, DenseSpec)
-    return plan_against(dense_run.spec, options, f"dense run {dense_run.run_id}")
+    return plan_against(dense_run.spec, options)
 
 
-def plan_against(dense: DenseSpec, options: RetrainOptions, where: str) -> RetrainPlan:
+def plan_against(dense: DenseSpec, options: RetrainOptions) -> RetrainPlan:
     """The plan of a method against a baseline that may still have to be trained. Raises: UsageError."""
     rate, iterations = options.learning_rate, options.iterations
     if iterations is not None and iterations <= 0:
@@ -180,23 +184,18 @@ def plan_against(dense: DenseSpec, options: RetrainOptions, where: str) -> Retra
         _require_rate(rate, 0.001)
     asked = (options.k, options.weights_k, options.lr_k, rate, iterations, options.lr_clock)
     plan = methods[options.method](RetrainRequest(dense.iterations, *asked, recorded=dense.rewind_points))
-    _require_point(plan.weights_iteration, dense, where, last=options.k is None)  # --k N would leave nothing to train
+    if options.data_order != "replayed" and plan.weights_iteration == dense.iterations:
+        raise UsageError(
+            f"--data-order {options.data_order} has no meaning for {options.method}: trained weights always go on "
+            "with new batches",
+            "leave it out, or rewind the weights",
+        )
     return plan
 
 
 def _require_rate(rate: float, usual: float) -> None:
     if not (rate > 0 and math.isfinite(rate)):
         raise UsageError(f"--lr {rate} is not a positive number", f"give a rate such as {usual}")
-
-
-def _require_point(iteration: int, dense: DenseSpec, where: str, *, last: bool = True) -> None:
-    """Raises: UsageError with the iterations that will do; the dense run's last is one of them only if `last`."""
-    if iteration not in dense.rewind_points:
-        points = [point for point in dense.rewind_points if last or point != dense.iterations]
-        raise UsageError(
-            f"iteration {iteration} of {where} is not recorded",
-            f"recorded: {', '.join(map(str, points))}; or train the dense run with --rewind-points and that iteration",
-        )
 
 
 def retrain_spec(parent: RunRecord, dense_run: RunRecord, options: RetrainOptions) -> RetrainSpec:
@@ -206,34 +205,36 @@ def retrain_spec(parent: RunRecord, dense_run: RunRecord, options: RetrainOption
     require_kind(parent, "prune")
     require_kind(dense_run, "dense")
     assert isinstance(dense_run.spec, DenseSpec)
-    return retrain_child(parent.spec, dense_run.spec, options, f"dense run {dense_run.run_id}")
+    return retrain_child(parent.spec, dense_run.spec, options)
 
 
 def retrain_child(
-    parent: DenseSpec | RetrainSpec | PruneSpec,
-    dense: DenseSpec,
-    options: RetrainOptions,
-    where: str = "the dense run",
+    parent: AnyStage, dense: DenseSpec, options: RetrainOptions, points: Sequence[int] = ()
 ) -> RetrainSpec:
-    """The spec of a retraining of the mask `parent`, which may still have to be made. Raises: UsageError."""
-    plan = plan_against(dense, options, where)
-    spec: RetrainSpec = make_spec(
-        RetrainSpec,
-        parent_fingerprint=parent.fingerprint(),
-        method=options.method,
-        k=options.k,
-        weights_k=options.weights_k,
-        lr_k=options.lr_k,
-        lr_clock=options.lr_clock,
-        optimizer_state=options.optimizer_state,
-        weights_iteration=plan.weights_iteration,
-        clock_start=plan.clock_start,
-        iterations=plan.iterations,
-        schedule_iterations=plan.schedule_iterations,
-        constant_lr=plan.constant_lr,
-        evaluate_every=dense.evaluate_every,
-        momentum=None if options.momentum == dense.momentum else options.momentum,
-    )
+    """The spec of a retraining of the mask `parent`, which may still have to be made.
+
+    `points` are its own iterations to record besides the last. Raises: UsageError.
+    """
+    plan = plan_against(dense, options)
+    fields = {
+        "parent_fingerprint": parent.fingerprint(),
+        "method": options.method,
+        "k": options.k,
+        "weights_k": options.weights_k,
+        "lr_k": options.lr_k,
+        "lr_clock": options.lr_clock,
+        "optimizer_state": options.optimizer_state,
+        "weights_iteration": plan.weights_iteration,
+        "clock_start": plan.clock_start,
+        "iterations": plan.iterations,
+        "schedule_iterations": plan.schedule_iterations,
+        "constant_lr": plan.constant_lr,
+        "evaluate_every": dense.evaluate_every,
+        "momentum": None if options.momentum == dense.momentum else options.momentum,
+        "data_order": options.data_order,
+        "rewind_points": tuple(sorted(points)),
+    }
+    spec: RetrainSpec = make_spec(RetrainSpec, **usual_name(fields))
     return spec
 
 

@@ -42,6 +42,6 @@ def retrain_settings(spec: RetrainSpec, dense: DenseSpec) -> TrainSettings:
         crop_padding=dense.crop_padding,
         horizontal_flip=dense.horizontal_flip,
         evaluate_every=spec.evaluate_every,
-        checkpoint_at=(),
+        checkpoint_at=spec.rewind_points,
         seed=dense.seed,
     )

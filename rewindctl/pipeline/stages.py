@@ -2,41 +2,43 @@
 
 import csv
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rewindctl.arithmetic import AUTO
+from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.console import Console
 from rewindctl.datasets import Dataset, load_dataset
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import DivergedError, RegistryError, UsageError
 from rewindctl.models import Network, kernels
 from rewindctl.pipeline import inputs, labels
-from rewindctl.pipeline.networks import load_mask, load_state
+from rewindctl.pipeline.networks import holder_of, load_file, load_mask, load_state
 from rewindctl.pipeline.policy import RunPolicy
+from rewindctl.pipeline.replays import States, compare, difference, threads_of
 from rewindctl.pipeline.requests import require_kind
 from rewindctl.pipeline.settings import dense_settings, retrain_settings
-from rewindctl.pipeline.starts import Prepared, fresh_network, retrain_start, weights_source
-from rewindctl.pipeline.train_run import train_run
+from rewindctl.pipeline.starts import Prepared, fresh_network, pruned_source, retrain_start, weights_source
+from rewindctl.pipeline.train_run import train_run, write_result
 from rewindctl.pipeline.waiting import bring_kept, find_or_start
 from rewindctl.pruning import Mask, PruneResult, prune
 from rewindctl.pruning.density import plot_density
-from rewindctl.registry import Registry, RunRecord, RunWriter
+from rewindctl.registry import Registry, RunRecord, RunWriter, Watch
 from rewindctl.registry import records as tag
-from rewindctl.registry.paths import LAYERS, MASK
+from rewindctl.registry.paths import LAYERS, MASK, checkpoint_path
 from rewindctl.registry.writer import resume_file
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.safe_text import finite
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
+from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec
 from rewindctl.training.device import device_name, environment, resolve_device
 from rewindctl.training.loop import evaluate
-from rewindctl.training.records import TrainResult
+from rewindctl.training.records import ResumePoint, TrainResult
 
 FAILED_RUN = "rewindctl_run_id"
 
@@ -75,28 +77,76 @@ class Pipeline:
 
     def run_dense(self, spec: DenseSpec) -> Outcome:
         """Train a baseline, with checkpoints at its rewind points, and register it as a model version."""
-        return self._find_or_run(
-            spec, None, labels.dense_name(spec), labels.dense_tags(spec), partial(self._dense, spec)
-        )
+        return self._find_or_run(spec, None, labels.dense_name(spec), labels.dense_tags(spec), self._dense)
 
     def run_prune(self, spec: PruneSpec, parent: RunRecord) -> Outcome:
         """Make a mask over the weights of `parent`, a dense or a retrained run."""
         tags = {**labels.inherited(parent), **labels.prune_tags(spec)}
-        return self._find_or_run(spec, parent, labels.prune_name(spec, tags), tags, partial(self._prune, spec, parent))
+        name, needed = labels.prune_name(spec, tags), [(parent, spec.iteration)] if spec.iteration is not None else []
+        return self._find_or_run(spec, parent, name, tags, partial(self._prune, parent), needed)
 
     def run_retrain(self, spec: RetrainSpec, parent: RunRecord) -> Outcome:
         """Retrain the network that the prune run `parent` left."""
-        source, iteration = weights_source(self.registry, spec, parent, self.dense_run(parent))
-        origin = f"{source.run_id}@{source.params['iterations'] if iteration is None else iteration}"
-        tags = {**labels.inherited(parent), tag.METHOD: spec.method, tag.WEIGHTS_FROM: origin}
+        tags = {**labels.inherited(parent), tag.METHOD: spec.method}
         name = labels.retrain_name(spec, tags, parent.metric("compression"))
-        return self._find_or_run(spec, parent, name, tags, partial(self._retrain, spec, parent, source, iteration))
+        return self._find_or_run(spec, parent, name, tags, partial(self._retrain, parent), self._needed(spec, parent))
+
+    def _needed(self, spec: RetrainSpec, parent: RunRecord) -> list[tuple[RunRecord, int | None]]:
+        """The states that a retraining starts from, that of its weights first."""
+        weights = weights_source(self.registry, spec, parent, self.dense_run(parent))
+        return [weights, *([pruned_source(self.registry, parent)] if spec.data_order == "continued" else [])]
+
+    def state(self, training: RunRecord, iteration: int) -> Outcome:
+        """The run that has the state of a finished training at an iteration: itself, or a replay, found or made.
+
+        Raises: UsageError.
+        """
+        require_kind(training, "dense", "retrain")
+        states = States.of(self.registry, training)
+        if not 0 <= iteration <= states.iterations:
+            raise UsageError(
+                f"--iteration {iteration} is outside the {states.iterations} iterations of run {training.run_id}",
+                f"give an iteration from 0 to {states.iterations}",
+            )
+        if iteration in states.runs:
+            return Outcome(states.runs[iteration], reused=True)
+        return self.run_replay(training, iteration)
+
+    def run_replay(self, training: RunRecord, iteration: int) -> Outcome:
+        """Make the state of a finished training at an iteration again, from the nearest earlier one that there is.
+
+        Raises: UsageError where its bytes cannot be made here.
+        """
+        states = States.of(self.registry, training)
+        self._require_replayable(states, iteration)
+        spec = ReplaySpec(
+            parent_fingerprint=training.spec.fingerprint(),
+            iteration=iteration,
+            from_iteration=states.nearest(iteration) or 0,
+            evaluate_every=training.spec.evaluate_every,  # type: ignore[union-attr]  # a training's has it
+        )
+        self.console.say(labels.replay_text(spec, training))
+        name, tags = labels.replay_name(spec, training), labels.inherited(training)
+        with threads_of(self.registry, training, self.device):
+            return self._find_or_run(spec, training, name, tags, partial(self._replay, states))
+
+    def require_state(self, training: RunRecord, iteration: int | None) -> None:
+        """Raises: UsageError when a training has no state of an iteration, and it is not made again either."""
+        states = None if iteration is None else States.of(self.registry, training)
+        if states is not None and iteration not in (None, states.iterations, *states.runs):
+            assert iteration is not None
+            self._require_replayable(states, iteration)
 
     def prepared(self, spec: RetrainSpec, parent: RunRecord) -> Prepared:
         """What a retraining of the prune run `parent` starts with. Raises: UsageError, IntegrityError."""
         root = self.dense_run(parent)
         dense, mask = self.dense_of(root), load_mask(self.registry, parent)
-        start = retrain_start(self.registry, spec, *weights_source(self.registry, spec, parent, root))
+        for state in self._needed(spec, parent):
+            self._held(*state)
+        start = retrain_start(spec, load_state(self.registry, *weights_source(self.registry, spec, parent, root)))
+        if spec.data_order == "continued":
+            pruned = load_state(self.registry, *pruned_source(self.registry, parent))
+            start = replace(start, data_position=pruned.data_position)
         return Prepared(self._network(dense), start, mask, retrain_settings(spec, dense))
 
     def dataset(self, name: str) -> Dataset:
@@ -128,13 +178,23 @@ class Pipeline:
         parent: RunRecord | None,
         name: str,
         tags: dict[str, str],
-        work: Callable[[RunWriter], None],
+        work: Callable[[Any, RunWriter], None],
+        needed: Sequence[tuple[RunRecord, int | None]] = (),
     ) -> Outcome:
+        """`needed` are the states that a stage to run starts from: those not recorded are made again before it."""
         force, precision = self.policy.force, self.policy.arithmetic.precision
+        if isinstance(spec, ReplaySpec):  # another's bytes: in its arithmetic, and never anew for its own sake
+            assert parent is not None
+            force, precision = False, tag.precision_of(parent)
         if not force:
             bring_kept(self.registry, spec.fingerprint(), self.console)
         asked = {} if precision == AUTO or isinstance(spec, PruneSpec) else {tag.PRECISION: precision}
-        start = partial(self.registry.start, spec, name, parent, tags | asked, resume=not force, precision=precision)
+
+        def start(*, watch: Watch) -> RunWriter:
+            held = [self._held(*state) for state in needed]
+            own = tags | asked | ({tag.WEIGHTS_FROM: held[0]} if held else {})
+            return self.registry.start(spec, name, parent, own, resume=not force, watch=watch, precision=precision)
+
         find = (lambda: None) if force else partial(self.registry.find, spec.fingerprint(), parent, precision)
         found = find_or_start(find, start, self.console, self.policy.wait, self.policy.deadline)
         if isinstance(found, RunRecord):
@@ -142,7 +202,8 @@ class Pipeline:
                 resume_file(found.run_id).unlink()
             self.console.say(f"reused   {found.short}: test accuracy {found.metrics['test_accuracy']:.2%}")
             return Outcome(found, reused=True)
-        run = self._run(found, spec, labels.label_tag(name, tags[tag.SEED]), work)
+        spec = found.own_spec(spec)
+        run = self._run(found, spec, labels.label_tag(name, tags[tag.SEED]), partial(work, spec))
         self.console.say(f"finished {run.short}: test accuracy {run.metrics['test_accuracy']:.2%}")
         self._say_alias(spec)
         return Outcome(run, reused=False)
@@ -177,11 +238,26 @@ class Pipeline:
                 if longer := self.registry.longer_baseline(spec):
                     self.console.say(labels.alias_note(spec, longer))
 
+    def _held(self, training: RunRecord, iteration: int | None) -> str:
+        """`RUN@ITERATION` of the file that has a state of `training`, which is made again where there is none."""
+        if iteration is None:
+            return f"{training.run_id}@{training.params['iterations']}"
+        states = States.of(self.registry, training)
+        run = states.runs.get(iteration) or self.run_replay(training, iteration).run
+        return f"{run.run_id}@{iteration}"
+
+    def _require_replayable(self, states: States, iteration: int) -> None:
+        if not self.policy.replay:
+            raise states.refusal(iteration, "")
+        if why := difference(self.registry, states.training, self.device):
+            raise states.refusal(iteration, f", and cannot be made again here: {why}")
+
     def _dense(self, spec: DenseSpec, writer: RunWriter) -> None:
-        network = self._network(spec)
         writer.log_inputs(inputs.used(self.dataset(spec.dataset), "training", "testing"))
-        ready = Prepared(network, TrainState.initial(network), None, dense_settings(spec))
+        ready = self._from_scratch(spec)
+        network = ready.network
         result = self._train(writer, ready, spec.dataset, labels.dense_name(spec))
+        write_result(writer, result, spec.iterations)
         count = sum(kernel.numel() for kernel in kernels(network).values())
         parameters = sum(parameter.numel() for parameter in network.parameters())
         writer.log_metrics(
@@ -190,7 +266,38 @@ class Pipeline:
         )
         writer.tag({tag.NOTE: labels.dense_note(spec, result.test_accuracy, parameters, count)})
 
-    def _prune(self, spec: PruneSpec, parent: RunRecord, writer: RunWriter) -> None:
+    def _from_scratch(self, spec: DenseSpec) -> Prepared:
+        network = self._network(spec)
+        return Prepared(network, TrainState.initial(network), None, dense_settings(spec))
+
+    def _replay(self, states: States, spec: ReplaySpec, writer: RunWriter) -> None:
+        """The training itself, gone on with from an earlier state up to the iteration wanted."""
+        training = states.training
+        dense = self.dense_of(training)
+        writer.log_inputs(inputs.used(self.dataset(dense.dataset), "training", "testing"), training)
+        ready = self._of_training(training)
+        ready = replace(ready, settings=replace(ready.settings, iterations=spec.iteration, checkpoint_at=()))
+        source, begin = states.runs.get(spec.from_iteration), None
+        if source is not None:
+            begin = ResumePoint(load_file(self.registry, source, spec.from_iteration), (), 0.0)
+        own = Arithmetic(tag.precision_of(training))
+        policy, title = replace(self.policy, arithmetic=own), labels.replay_name(spec, training)
+        result = train_run(writer, ready, self._data(dense.dataset), title, policy, self.console, begin)
+        compare(self.registry, training, result.evaluations)
+        with writer.artifact(checkpoint_path(spec.iteration)) as path:
+            result.state.save(path)
+        writer.log_metrics({"duration_seconds": result.duration_seconds}, spec.iteration)
+        writer.log_network(spec.iteration)
+        writer.tag({tag.NOTE: labels.replay_note(spec, training, result.test_accuracy)})
+
+    def _of_training(self, run: RunRecord) -> Prepared:
+        """What a finished training started with."""
+        if isinstance(run.spec, DenseSpec):
+            return self._from_scratch(run.spec)
+        assert isinstance(run.spec, RetrainSpec)
+        return self.prepared(run.spec, self.registry.parent(run))
+
+    def _prune(self, parent: RunRecord, spec: PruneSpec, writer: RunWriter) -> None:
         dense = self.dense_of(parent)
         network = self._network(dense)
         if spec.channel_norm == "remove" and not network.norm_after:
@@ -231,19 +338,18 @@ class Pipeline:
             plot_density(mask, path, f"{title}: {mask.compression:.4g}x")
         writer.tag({**labels.sparsity_tag(mask.sparsity), tag.SPARED: ",".join(result.spared_layers)[:4000]})
 
-    def _retrain(
-        self, spec: RetrainSpec, parent: RunRecord, source: RunRecord, iteration: int | None, writer: RunWriter
-    ) -> None:
-        dense = self.dense_of(parent)
-        network = self._network(dense)
+    def _retrain(self, parent: RunRecord, spec: RetrainSpec, writer: RunWriter) -> None:
+        root = self.dense_run(parent)
+        dense = self.dense_of(root)
+        source, iteration = weights_source(self.registry, spec, parent, root)
+        source = holder_of(self.registry, source, iteration)
         writer.log_inputs(inputs.used(self.dataset(dense.dataset), "training", "testing"), source)
-        mask = load_mask(self.registry, parent)
+        ready = self.prepared(spec, parent)
+        mask, baseline = ready.mask, root.metric("test_accuracy")
         assert mask is not None
-        start = retrain_start(self.registry, spec, source, iteration)
-        baseline = self.dense_run(parent).metric("test_accuracy")
-        ready = Prepared(network, start, mask, retrain_settings(spec, dense))
         title = f"{labels.method_label(spec)} {mask.compression:.4g}x s{dense.seed}"
         result = self._train(writer, ready, dense.dataset, title)
+        write_result(writer, result, spec.iterations)
         delta = result.test_accuracy - baseline
         writer.log_metrics({**mask_metrics(mask), "delta_accuracy": delta}, spec.iterations)
         note = labels.retrain_note(spec, parent, source, mask.compression, result.test_accuracy, delta)

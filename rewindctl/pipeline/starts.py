@@ -9,7 +9,6 @@ from rewindctl.errors import UsageError
 from rewindctl.models import Network, build_network
 from rewindctl.models.build import require_logits
 from rewindctl.models.network import NetworkConfig
-from rewindctl.pipeline.networks import load_state
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.rewinding.checkpoints import TrainState
@@ -44,20 +43,24 @@ def fresh_network(spec: DenseSpec, data: Dataset) -> Network:
 def weights_source(
     registry: Registry, spec: RetrainSpec, parent: RunRecord, dense: RunRecord
 ) -> tuple[RunRecord, int | None]:
-    """The run whose weights are retrained, and at which of its iterations (None: the last).
+    """The training whose weights are retrained, and at which of its iterations (None: the last).
 
-    The network that was pruned, or the original `dense` run to rewind to.
+    The network that was pruned, or the original `dense` run to rewind to. Which run has the file: `replays.States`.
     """
     assert isinstance(dense.spec, DenseSpec)
     if spec.weights_iteration != dense.spec.iterations:
         return dense, spec.weights_iteration
-    assert isinstance(parent.spec, PruneSpec)
-    return registry.parent(parent), parent.spec.iteration
+    return pruned_source(registry, parent)
 
 
-def retrain_start(registry: Registry, spec: RetrainSpec, source: RunRecord, iteration: int | None) -> TrainState:
-    """The weights of `source` at an iteration, with the momentum that the spec asks for."""
-    state = load_state(registry, source, iteration)
+def pruned_source(registry: Registry, mask: RunRecord) -> tuple[RunRecord, int | None]:
+    """The training whose weights the prune run `mask` pruned, and at which of its iterations (None: the last)."""
+    assert isinstance(mask.spec, PruneSpec)
+    return registry.parent(mask), mask.spec.iteration
+
+
+def retrain_start(spec: RetrainSpec, state: TrainState) -> TrainState:
+    """The weights of `state` with the momentum that the spec asks for."""
     if spec.optimizer_state == "zero":
         state = replace(state, momentum={name: torch.zeros_like(m) for name, m in state.momentum.items()})
     return state

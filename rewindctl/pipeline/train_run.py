@@ -16,22 +16,29 @@ from rewindctl.registry import records as tag
 from rewindctl.registry.paths import FINAL
 from rewindctl.training.loop import train
 from rewindctl.training.precision import choose_for
-from rewindctl.training.records import TrainResult, TrainSettings
+from rewindctl.training.records import ResumePoint, TrainResult, TrainSettings
 from rewindctl.training.usage import Usage
 
 
 def train_run(
-    writer: RunWriter, ready: Prepared, data: DeviceData, title: str, policy: RunPolicy, console: Console
+    writer: RunWriter,
+    ready: Prepared,
+    data: DeviceData,
+    title: str,
+    policy: RunPolicy,
+    console: Console,
+    begin: ResumePoint | None = None,
 ) -> TrainResult:
-    """Train with metrics and checkpoints going to the run."""
+    """Train with metrics and checkpoints going to the run; `begin` is where a replay goes on from."""
     settings = in_arithmetic(ready, data, writer, policy.arithmetic, console)
     resume, background = load_point(writer), Background()
+    own, resume = resume, resume or begin
     with console.progress(title, settings.iterations, resume.wall_seconds if resume else 0.0) as progressed:
         usage = Usage(data.device)
         observer = RunObserver(writer, background, progressed, policy.checkpoint_seconds, usage, policy.deadline)
-        if resume is not None:
-            observer.kept = resume.state.iteration
-            console.say(f"going on with run {writer.run_id} from iteration {resume.state.iteration:,}")
+        if own is not None:
+            observer.kept = own.state.iteration
+            console.say(f"going on with run {writer.run_id} from iteration {own.state.iteration:,}")
         try:
             with background:
                 result = train(ready.network, data, settings, ready.start, observer, ready.mask, resume)
@@ -43,11 +50,11 @@ def train_run(
     writer.tag({tag.UPDATES: "CUDA graph" if result.captured else "eager"})
     if result.why_eager:
         console.say(f"note: trained without a CUDA graph, more slowly: {result.why_eager[:300]}")
-    _write(writer, result, settings.iterations)
     return result
 
 
-def _write(writer: RunWriter, result: TrainResult, iterations: int) -> None:
+def write_result(writer: RunWriter, result: TrainResult, iterations: int) -> None:
+    """The last state and what is measured of the whole training."""
     with writer.artifact(FINAL) as path:
         result.state.save(path)
     writer.log_metrics(

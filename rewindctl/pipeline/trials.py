@@ -14,7 +14,7 @@ from rewindctl.pipeline.requests import (
 )
 from rewindctl.pipeline.stages import Outcome, Pipeline
 from rewindctl.registry import RunRecord
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
+from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,20 @@ def retrain_trial(
         pruning.refuse()
         require_kind(parent, "prune")
         return Trial((retrain_spec(parent, pipeline.dense_run(parent), retraining),), parent)
-    dense = pipeline.dense_run(parent)
-    retrain_plan(dense, retraining)
     mask = prune_spec(parent, sparsity, pruning)
-    where = f"dense run {dense.run_id}"
-    return Trial((mask, retrain_child(mask, pipeline.dense_of(parent), retraining, where)), parent)
+    require_weights(pipeline, parent, mask, retraining)
+    return Trial((mask, retrain_child(mask, pipeline.dense_of(parent), retraining)), parent)
+
+
+def require_weights(pipeline: Pipeline, parent: RunRecord, mask: PruneSpec, retraining: RetrainOptions) -> None:
+    """Refuse before a mask is made whose retraining could not start.
+
+    Raises: UsageError when the weights that the method starts from are neither recorded nor can be made again.
+    """
+    dense = pipeline.dense_run(parent)
+    plan = retrain_plan(dense, retraining)
+    if pipeline.registry.find(mask.fingerprint(), parent) is None:
+        pipeline.require_state(dense, plan.weights_iteration)
 
 
 def run_trial(pipeline: Pipeline, trial: Trial) -> Outcome:
@@ -61,11 +70,13 @@ def run_trial(pipeline: Pipeline, trial: Trial) -> Outcome:
     return outcome
 
 
-def run_stage(pipeline: Pipeline, spec: DenseSpec | PruneSpec | RetrainSpec, parent: RunRecord | None) -> Outcome:
+def run_stage(pipeline: Pipeline, spec: AnyStage, parent: RunRecord | None) -> Outcome:
     """Find or run a stage of any kind."""
     if isinstance(spec, DenseSpec):
         return pipeline.run_dense(spec)
     assert parent is not None
     if isinstance(spec, PruneSpec):
         return pipeline.run_prune(spec, parent)
+    if isinstance(spec, ReplaySpec):
+        return pipeline.run_replay(parent, spec.iteration)
     return pipeline.run_retrain(spec, parent)

@@ -10,7 +10,7 @@ from rewindctl.registry.opening import params_of
 from rewindctl.registry.paths import CHECKPOINTS, FINAL, checkpoint_path
 from rewindctl.registry.records import PARENT_KINDS, REPORT, SPEC
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec, canonical_json, parse_tuning_spec
+from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec, canonical_json, parse_tuning_spec
 
 TUNING_PARENTS = {"tune": ("prune",), "trial": ("tune",)}  # no stages: nothing is made from them
 
@@ -48,7 +48,7 @@ def _spec(registry: Registry, run: RunRecord) -> Iterator[str]:
 def _spec_of(run: RunRecord) -> Spec:
     """The spec, which must have the fingerprint of the tag. Raises: IntegrityError."""
     if run.kind not in TUNING_PARENTS:
-        return run.spec
+        return run.recorded
     spec = parse_tuning_spec(run.tags.get(SPEC, ""), f"the spec of run {run.run_id}")
     if spec.fingerprint() != run.fingerprint:
         raise IntegrityError(f"the spec of run {run.run_id} does not have the run's fingerprint: one was edited")
@@ -58,7 +58,7 @@ def _spec_of(run: RunRecord) -> Spec:
 def _lineage(registry: Registry, run: RunRecord) -> Iterator[str]:
     """The parent is there, of the right kind, and is the one that the fingerprint names."""
     if run.kind == "dense":
-        if run.spec.group(None) != run.group:
+        if run.recorded.group(None) != run.recorded_group:
             yield "its group tag was edited"
         return
     parent, spec = registry.parent(run), _spec_of(run)
@@ -66,11 +66,12 @@ def _lineage(registry: Registry, run: RunRecord) -> Iterator[str]:
         yield f"its parent {parent.run_id} is a {parent.kind or 'foreign'} run"
     if not parent.finished and run.kind != "trial":  # a search is finished after its trials
         yield f"its parent {parent.run_id} is {parent.status}, not FINISHED"
-    if getattr(spec, "parent_fingerprint", None) != parent.fingerprint:
+    # A child names its parent as its own schema calls it.
+    if getattr(spec, "parent_fingerprint", None) not in (parent.fingerprint, parent.recorded_fingerprint):
         yield f"its parent {parent.run_id} is not the one of its fingerprint"
     if run.dense_run_id != parent.dense_run_id:
         yield f"its dense run tag {run.dense_run_id} is not that of its parent, {parent.dense_run_id}"
-    if spec.group(parent.group) != run.group:
+    if run.recorded_group not in (spec.group(parent.group), spec.group(parent.recorded_group)):
         yield "its group tag was edited"
 
 
@@ -106,6 +107,10 @@ def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
     if run.kind == "dense":
         yield from _missing_points(registry, run, dense)
         return
+    if isinstance(run.spec, ReplaySpec):
+        if checkpoint_path(run.spec.iteration) not in registry.manifest(run):
+            yield f"the state of iteration {run.spec.iteration} is not in its manifest"
+        return
     mask = load_mask(registry, run)
     assert mask is not None
     if mask.kept != run.metric("nonzero_kernel_parameters"):
@@ -114,6 +119,8 @@ def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
         wanted = round(run.spec.sparsity * mask.total)
         if mask.removed != wanted:
             yield f"the mask removes {mask.removed} of {mask.total} weights, its sparsity asks for {wanted}"
+    if isinstance(run.spec, RetrainSpec):
+        yield from _missing_points(registry, run, run.spec)
     if isinstance(run.spec, RetrainSpec) and FINAL not in omitted:
         yield from _nonzero(TrainState.load(registry.artifact(run, FINAL)), mask)
 
@@ -127,9 +134,9 @@ def _misfit(dense: DenseSpec, state: TrainState) -> str | None:
     return None
 
 
-def _missing_points(registry: Registry, run: RunRecord, dense: DenseSpec) -> Iterator[str]:
-    """A dense run has a checkpoint for each of its rewind points."""
-    names = [*map(checkpoint_path, dense.rewind_points[:-1]), FINAL]
+def _missing_points(registry: Registry, run: RunRecord, spec: DenseSpec | RetrainSpec) -> Iterator[str]:
+    """A training has a checkpoint for each of its rewind points, and its last."""
+    names = [*(checkpoint_path(point) for point in spec.rewind_points if point != spec.iterations), FINAL]
     for name in sorted(set(names) - set(registry.manifest(run))):
         yield f"{name} of run {run.run_id} is not in its manifest"
 

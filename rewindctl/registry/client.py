@@ -60,6 +60,7 @@ class Client:
         logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         remember(uri)
         self.uri, self.display_uri = uri, redacted(uri)
+        self.upgrades: dict[tuple[str, str, str], Any] = {}  # of runs of an older schema: see `older`
         self._patience, self._remote = patience, sqlite_path(uri) is None
         if not self._remote:
             guard_engines()

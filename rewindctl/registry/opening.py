@@ -106,8 +106,9 @@ class Opening:
         try:
             if self.parent is None:
                 writer.tag({tag.DENSE_RUN: writer.run_id})
-            writer.log_params(params_of(self.spec))
-            writer.write_json("spec.json", json.loads(self.spec.canonical()))
+            spec = writer.own_spec(self.spec)
+            writer.log_params(params_of(spec))
+            writer.write_json("spec.json", json.loads(spec.canonical()))
         except BaseException as error:
             writer.fail(error)
             raise

@@ -8,7 +8,7 @@ from typing import Any
 
 from rewindctl import arithmetic
 from rewindctl.errors import IntegrityError, RegistryError
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, parse_spec
+from rewindctl.specs import AnyStage, parse_spec
 
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
@@ -53,23 +53,49 @@ IMPORT = "rewindctl.import"  # digest of the bundle that the run came with
 IMPORTED_FROM = "rewindctl.imported_from"  # its ID in the registry that it came from
 OMITTED = "rewindctl.omitted"  # the folder that was left out at export
 
-KINDS = ("dense", "prune", "retrain", "tune", "trial", REPORT)
+KINDS = ("dense", "prune", "retrain", "replay", "tune", "trial", REPORT)
 REMOVED = "removed: its files are gone"  # the error of a run that `rewindctl remove` took
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")  # MLflow's own rule; IDs become file names here
 STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
 LONGEST_TEXT = 100_000  # MLflow takes 8,000 characters
 LAST_TIME = 10**14  # milliseconds; the year 5138
-PARENT_KINDS = {"dense": (), "prune": ("dense", "retrain"), "retrain": ("prune",)}
+PARENT_KINDS = {
+    "dense": (),
+    "prune": ("dense", "retrain"),
+    "retrain": ("prune",),
+    "replay": ("dense", "retrain"),
+}
 
 
 def trained_in(run: "RunRecord", precision: str) -> bool:
     """Whether a run was trained in the precision asked for: any is right for `auto`, a mask has none."""
-    return run.kind == "prune" or precision in (arithmetic.AUTO, run.tags.get(PRECISION, "fp32"))
+    return run.kind == "prune" or precision in (arithmetic.AUTO, precision_of(run))
+
+
+def precision_of(run: "RunRecord") -> str:
+    """What a training was computed in."""
+    return run.tags.get(PRECISION, "fp32")
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """What a run of an older schema is in today's: the same experiment under the identity that it has now."""
+
+    spec: AnyStage
+    group: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.spec.fingerprint()
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run of ours as the store had it when it was read."""
+    """A run of ours as the store had it when it was read.
+
+    `upgrade` is there for runs of an older schema (see `older`): `fingerprint`, `group` and `spec` are then today's,
+    and `recorded` is the spec as the run has it.
+    """
 
     run_id: str
     name: str
@@ -81,6 +107,7 @@ class RunRecord:
     params: dict[str, str] = field(repr=False)
     metrics: dict[str, float] = field(repr=False)
     deleted: bool = False  # through MLflow, which keeps what it knows of the run, and its files
+    upgrade: Upgrade | None = field(default=None, repr=False)
 
     @classmethod
     def from_mlflow(cls, run: Any) -> "RunRecord":
@@ -127,10 +154,19 @@ class RunRecord:
 
     @property
     def fingerprint(self) -> str:
+        return self.upgrade.fingerprint if self.upgrade else self.recorded_fingerprint
+
+    @property
+    def recorded_fingerprint(self) -> str:
+        """That of the run's tag, which children of its own schema name."""
         return self.tags.get(FINGERPRINT, "")
 
     @property
     def group(self) -> str:
+        return self.upgrade.group if self.upgrade else self.recorded_group
+
+    @property
+    def recorded_group(self) -> str:
         return self.tags.get(GROUP, "")
 
     @property
@@ -147,11 +183,16 @@ class RunRecord:
     def finished(self) -> bool:
         return self.status == "FINISHED"
 
+    @property
+    def spec(self) -> AnyStage:
+        """The spec, of today's schema. Raises: IntegrityError."""
+        return self.upgrade.spec if self.upgrade else self.recorded
+
     @cached_property
-    def spec(self) -> DenseSpec | PruneSpec | RetrainSpec:
-        """The spec, which must have the fingerprint of the tag. Raises: IntegrityError."""
+    def recorded(self) -> AnyStage:
+        """The spec as recorded, which must have the fingerprint of the tag. Raises: IntegrityError."""
         spec = parse_spec(self.tags.get(SPEC, ""), f"the spec of run {self.run_id}")
-        if spec.fingerprint() != self.fingerprint:
+        if spec.fingerprint() != self.recorded_fingerprint:
             raise IntegrityError(
                 f"the spec of run {self.run_id} does not have the run's fingerprint: one of the two was edited",
                 "run the stage again with --force",

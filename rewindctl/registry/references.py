@@ -9,6 +9,7 @@ from rewindctl.registry import records as tag
 from rewindctl.registry.address import absolute_uri
 from rewindctl.registry.client import Client, StoreError
 from rewindctl.registry.models import NOT_THERE
+from rewindctl.registry.older import read
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.searching import BOTH, search
 
@@ -18,12 +19,11 @@ SHORTEST_PREFIX = 6
 def get(client: Client, run_id: str, *, deleted: bool = False) -> RunRecord:
     """A run by its full ID. Raises: UsageError."""
     try:
-        run = client.get_run(run_id)
+        record = read(client, run_id)
     except StoreError as error:
         if error.code in NOT_THERE:
             raise UsageError(f"no run {run_id!r} in {client.display_uri}", "list the runs: rewindctl list") from None
         raise
-    record = RunRecord.from_mlflow(run)
     if record.deleted and not deleted:
         raise _deleted(client, record)
     return record

@@ -1,22 +1,25 @@
 """Our runs in one experiment of one tracking store: the front that the other rooms use."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rewindctl.arithmetic import AUTO
-from rewindctl.registry import experiments, lineage, models, references
+from rewindctl.registry import experiments, lineage, models, older, references
 from rewindctl.registry import records as tag
 from rewindctl.registry.address import absolute_uri, require_store
 from rewindctl.registry.artifacts import Artifacts
 from rewindctl.registry.opening import Opening, open_report
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.searching import search
+from rewindctl.registry.searching import ANY, search
 from rewindctl.registry.store import connect
 from rewindctl.registry.writer import RunWriter
-from rewindctl.specs import SCHEMA_VERSION, DenseSpec, Spec
+from rewindctl.specs import DenseSpec, Spec
+
+LISTED_SECONDS = 30.0
 
 
 class Registry:
@@ -37,15 +40,40 @@ class Registry:
         self.display_uri = self.client.display_uri  # without credentials
         self.experiment, self.experiment_id = experiments.open_experiment(self.client, experiment, make)
         self.artifacts = Artifacts(self.client)
+        self._listed: tuple[float, dict[str, list[str]]] | None = None
 
     def describe(self) -> None:
         """Give an experiment that was made otherwise its description and its views in the UI; what it has is kept."""
         experiments.describe(self.client, self.experiment_id)
 
     def search(self, **tags: str) -> list[RunRecord]:
-        """All our runs of the experiment with these tags (without `rewindctl.`), oldest first, every page."""
+        """All our runs of the experiment with these tags (without `rewindctl.`), oldest first, every page.
+
+        A fingerprint is today's: runs of an older schema that are the same experiment are among those found.
+        """
         named = {f"rewindctl.{key}": value for key, value in tags.items()}
-        return search(self.client, [self.experiment_id], named or {tag.SCHEMA: str(SCHEMA_VERSION)})
+        found = search(self.client, [self.experiment_id], named or {tag.SCHEMA: ANY})
+        if tag.FINGERPRINT not in named:
+            return found
+        ids = {run.run_id for run in found}
+        return sorted([*found, *self._older(named, ids)], key=lambda run: (run.started, run.run_id))
+
+    def _older(self, named: Mapping[str, str], but: Collection[str]) -> list[RunRecord]:
+        """Runs of an older schema that today have the fingerprint in `named`, and its other tags.
+
+        This version makes no such runs, though it may finish or import one: they are listed once in a while.
+        """
+        now = time.monotonic()
+        if self._listed is None or now - self._listed[0] > LISTED_SECONDS:
+            runs = search(self.client, [self.experiment_id], {tag.SCHEMA: older.OLDER})
+            by_identity: dict[str, list[str]] = {}
+            for run in runs:
+                by_identity.setdefault(run.fingerprint, []).append(run.run_id)
+            self._listed = now, by_identity
+        ids = [run_id for run_id in self._listed[1].get(named[tag.FINGERPRINT], ()) if run_id not in but]
+        others = {key: value for key, value in named.items() if key != tag.FINGERPRINT}
+        read = [older.read(self.client, run_id) for run_id in ids]
+        return [run for run in read if not run.deleted and others.items() <= run.tags.items()]
 
     def find(self, fingerprint: str, parent: RunRecord | None = None, precision: str = AUTO) -> RunRecord | None:
         """The newest finished run of an experiment (forced reruns replace older ones), a child of `parent` if given.

@@ -8,25 +8,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rewindctl.registry.client import Client
+from rewindctl.registry.older import recognised
 from rewindctl.registry.records import RunRecord, text_of
 
 PAGE = 1_000
 FEW = 900  # runs whose values are asked for by ID, so that the store is searched once and not four times
 ACTIVE, DELETED, BOTH = 1, 2, 3  # MLflow's ViewType, which takes seconds to import
 NAN = float("nan")
+ANY = "%"  # a tag that is there, whatever it says
 STAGES = {ACTIVE: ("active",), DELETED: ("deleted",), BOTH: ("active", "deleted")}
 
 
 def search(
     client: Client, experiment_ids: Sequence[str] | None, tags: Mapping[str, str], prefix: str = "", view: int = ACTIVE
 ) -> list[RunRecord]:
-    """All runs of the experiments (None: of every one) with these tags whose ID starts with `prefix`, oldest first."""
+    """All runs of the experiments (None: of every one) with these tags whose ID starts with `prefix`, oldest first.
+
+    The tags are those that the runs were recorded with: `Registry.search` knows what older ones are called today.
+    """
     if experiment_ids is None:
         experiment_ids = [experiment.experiment_id for experiment in client.search_experiments()]
     engine = client.engine
     if engine is None:
-        return _through_api(client, experiment_ids, tags, prefix, view)
-    return client.patiently(lambda: _from_tables(engine, experiment_ids, tags, prefix, view))
+        return recognised(client, _through_api(client, experiment_ids, tags, prefix, view))
+    return recognised(client, client.patiently(lambda: _from_tables(engine, experiment_ids, tags, prefix, view)))
 
 
 def _through_api(
@@ -34,7 +39,7 @@ def _through_api(
 ) -> list[RunRecord]:
     if any("'" in value for value in tags.values()):  # MLflow has no way to ask for it, and nothing of ours has one
         return []
-    conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+    conditions = [f"tags.`{key}` {'LIKE' if value == ANY else '='} '{value}'" for key, value in tags.items()]
     if prefix:
         conditions.append(f"attributes.run_id LIKE '{prefix}%'")
     found, token = [], None
@@ -62,7 +67,8 @@ def _from_tables(
     wanted = [SqlRun.experiment_id.in_([int(number) for number in experiment_ids])]
     wanted += [SqlRun.lifecycle_stage.in_(STAGES[view]), SqlRun.run_uuid.startswith(prefix, autoescape=True)]
     for key, value in tags.items():
-        tagged = select(SqlTag.run_uuid).where(SqlTag.key == key, SqlTag.value == value)
+        tagged = select(SqlTag.run_uuid).where(SqlTag.key == key)
+        tagged = tagged if value == ANY else tagged.where(SqlTag.value == value)
         wanted.append(SqlRun.run_uuid.in_(tagged))
     columns = (SqlRun.run_uuid, SqlRun.name, SqlRun.status, SqlRun.artifact_uri, SqlRun.start_time, SqlRun.end_time)
     found: dict[str, RunRecord] = {}

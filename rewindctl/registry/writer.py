@@ -19,11 +19,12 @@ from rewindctl.registry import outage, ownership
 from rewindctl.registry.client import AwayError, Client, StoreError
 from rewindctl.registry.delivery import Post, deliver
 from rewindctl.registry.inputs import DataInput
+from rewindctl.registry.older import read
 from rewindctl.registry.outbox import END, FILE, Entry, Outbox
 from rewindctl.registry.paths import local_path
-from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, TICKET, RunRecord
+from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, SPEC, TICKET, RunRecord
 from rewindctl.safe_text import scrubbed
-from rewindctl.specs import DenseSpec
+from rewindctl.specs import DenseSpec, Spec, parse_spec
 from rewindctl.temporary import temporary_folder
 
 MANIFEST_FILE = "manifest.json"
@@ -95,6 +96,14 @@ class RunWriter:
     def resume_file(self) -> Path:
         """Where the run's resume point is kept, on this machine: `$XDG_STATE_HOME/rewindctl/resume`."""
         return resume_file(self.run_id)
+
+    def own_spec(self, asked: Spec) -> Spec:
+        """The spec that the run was opened with: one that is gone on with keeps what it was to record.
+
+        Raises: IntegrityError.
+        """
+        text = self.found.get(SPEC, asked.canonical())
+        return asked if text == asked.canonical() else parse_spec(text, f"the spec of run {self.run_id}")
 
     def log_params(self, params: dict[str, str]) -> None:
         self._send({"do": "params", "rows": list(params.items())})
@@ -189,11 +198,11 @@ class RunWriter:
         self._heartbeat.stop()
         self._check_ours()
         deliver(self._client, self.run_id, end, None)
-        return RunRecord.from_mlflow(self._client.get_run(self.run_id))
+        return read(self._client, self.run_id)
 
     def _ended(self) -> RunRecord | None:
         """The run, where its end had reached the store though no answer came."""
-        run = RunRecord.from_mlflow(self._client.get_run(self.run_id))
+        run = read(self._client, self.run_id)
         return run if run.finished and run.tags.get(MANIFEST) == self._manifest else None
 
     def _keep(self, end: Entry, say: Callable[[str], None]) -> float:

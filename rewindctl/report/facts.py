@@ -93,7 +93,7 @@ def facts_of(registry: Registry, run: RunRecord) -> RunFacts:
 
     parent = tried("parent", lambda: registry.parent(run), None) if run.parent_id else None
     dense = tried("dense", lambda: registry.get(run.dense_run_id), None) if run.kind in ("prune", "retrain") else None
-    spec = tried("spec", lambda: run.spec, None) if run.kind in ("dense", "prune", "retrain") else None
+    spec = tried("spec", lambda: run.spec, None) if run.kind in ("dense", "prune", "retrain", "replay") else None
     pruned = run if run.kind == "prune" else parent if run.kind == "retrain" else None
     if not run.finished:
         problems["files"] = f"not sealed: the run is {run.status}"

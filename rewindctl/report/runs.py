@@ -15,7 +15,7 @@ from rewindctl.rewinding.methods import methods
 from rewindctl.safe_text import one_line
 
 KINDS = ("dense", "prune", "retrain")
-ALL_KINDS = (*KINDS, "tune", "trial", "report")
+ALL_KINDS = (*KINDS, "replay", "tune", "trial", "report")
 OWN_TAG = "rewindctl."
 ATTRIBUTES = ("kind", "name", "status")
 TAGGED = ("kind", "model", "dataset", "structure", "scope", "method")  # words that the store itself can look for

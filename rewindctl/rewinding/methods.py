@@ -59,11 +59,10 @@ class RetrainRequest:
         return value
 
     def _choice(self, option: str, *, last: bool) -> str:
-        """What may be given: the learning rate's clock starts anywhere, weights are only where they were recorded."""
+        """What may be given; weights that are recorded need no replay."""
         recorded = [point for point in self.recorded if last or point != self.dense_iterations]
-        if option == "lr-k" or not recorded:
-            return f"give an iteration from 0 to {self.dense_iterations - (not last)}"
-        return f"give an iteration that the dense run recorded: {', '.join(map(str, recorded))}"
+        known = f"; recorded: {', '.join(map(str, recorded))}" if recorded and option != "lr-k" else ""
+        return f"give an iteration from 0 to {self.dense_iterations - (not last)}{known}"
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def asked(request: TuneRequest, parent: RunRecord, dense: DenseSpec, dataset: Da
     length = _longest(request, space, dense)
     _check_data(request, dense, dataset)
     fields = {
-        "parent_fingerprint": parent.spec.fingerprint(),
+        "parent_fingerprint": parent.recorded_fingerprint,
         "method": request.method,
         "k": request.k,
         "weights_k": request.weights_k,
@@ -163,9 +163,9 @@ def _longest(request: TuneRequest, space: Space, dense: DenseSpec) -> int:
     )
     rate = first.get("lr", request.learning_rate)
     options = RetrainOptions(request.method, k, weights_k, lr_k, rate, lr_clock=request.lr_clock)
-    plan = plan_against(dense, options, "the dense run")
+    plan = plan_against(dense, options)
     if request.iterations is not None or "iterations" in space:
-        plan_against(dense, replace(options, iterations=request.iterations or 1), "the dense run")
+        plan_against(dense, replace(options, iterations=request.iterations or 1))
         return longest(space, "iterations", request.iterations or plan.iterations)
     return plan.iterations
 

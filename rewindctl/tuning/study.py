@@ -58,6 +58,8 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     parent = registry.resolve(reference)
     dense = pipeline.dense_of(parent)
     wanted = asked(request, parent, dense, pipeline.dataset(dense.dataset))
+    for iteration in (wanted.spec.k, wanted.spec.weights_k):
+        pipeline.require_state(pipeline.dense_run(parent), iteration)
     storage = storage or default_place(registry.uri)
     if not pipeline.policy.force:
         bring_kept(registry, wanted.spec.fingerprint(), pipeline.console)

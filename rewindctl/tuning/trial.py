@@ -31,7 +31,10 @@ from rewindctl.tuning.storage import REPEATS
 
 ACCURACY = "validation_accuracy"
 RUN_ID = "run_id"
-OF_RETRAINING = ("kind", "schema_version", "parent_fingerprint", "evaluate_every", "weights_k", "lr_k")
+OF_RETRAINING = (
+    *("kind", "schema_version", "parent_fingerprint", "evaluate_every", "weights_k", "lr_k"),
+    *("data_order", "rewind_points"),
+)
 WAIT_SECONDS = 1.0
 Report = Callable[[float, int], bool]  # an intermediate value and its step; whether to stop
 
@@ -100,7 +103,7 @@ class Trials:
 
     def retrain_spec(self, options: RetrainOptions) -> RetrainSpec:
         """The full retraining that a point stands for. Raises: UsageError."""
-        return retrain_child(self.parent.spec, self.dense, options, f"dense run {self.parent.dense_run_id}")
+        return retrain_child(self.parent.spec, self.dense, options)
 
     def trial_spec(self, options: RetrainOptions, seeds: tuple[int, ...]) -> TrialSpec:
         retraining = self.retrain_spec(options).model_dump(exclude=set(OF_RETRAINING))

@@ -103,7 +103,7 @@ OFFERED = [
     ("retrain --method ", {"finetune", "weight_rewind", "lr_rewind", "rewind"}),
     ("iterate --criterion m", {"magnitude"}),
     ("prune --structure s", {"structured"}),
-    ("list --kind re", {"retrain", "report"}),
+    ("list --kind re", {"retrain", "replay", "report"}),
     ("list --sort c", {"compression"}),
     ("list --where compr", {"compression"}),
     ("list --where method=lr_rewind,test_accuracy_", {"method=lr_rewind,test_accuracy_best"}),

@@ -88,7 +88,7 @@ READ = {
 MAKE = {
     "prune dense": "prune --parent {dense} --sparsity 0.5",
     "prune retrain": "prune --parent {lr_rewind} --sparsity 0.95",
-    "retrain": "retrain --parent {prune} --method rewind --weights-k 6 --lr-k 6",
+    "retrain": "retrain --parent {prune} --method rewind --weights-k 6 --lr-k 3",
     "iterate": "iterate --parent {dense} --method finetune --step 0.5 --until 0.5",
     "tune": "tune --parent {prune} --trials 1",
 }
@@ -131,8 +131,8 @@ EXPECTED: dict[str, Expected] = {
         "verify prune", "verify retrain", "retrain", "prune retrain", "tune", "export", run="{prune}"
     ),
     "retrain files": without_files("verify retrain", "prune retrain", "export", run="{lr_rewind}"),
-    "all files": without_files("verify dense", "prune dense", "iterate", "export", run="{dense}")
-    | without_files("verify prune", "retrain", "tune", run="{prune}")
+    "all files": without_files("verify dense", "prune dense", "iterate", "retrain", "export", run="{dense}")
+    | without_files("verify prune", "tune", run="{prune}")
     | without_files("verify retrain", "prune retrain", run="{lr_rewind}"),
     "experiment deleted": dict.fromkeys(EVERY, (1, "experiment 'rewindctl' was deleted")),
     "experiment purged": gone("dense", "no run '{run}'")

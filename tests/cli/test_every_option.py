@@ -101,7 +101,9 @@ LATE: list[Case] = [
     ("compare --figure curves --output {store}/x", 2, "cannot be written", "another --output"),
     ("list --where sparsty>0", 2, "--where: no run has 'sparsty': did you mean 'sparsity'?", "known: "),
     ("list --page 9", 2, "--page 9 is past the last page, 1", "smaller --page"),
-    ("prune --parent {dense} --sparsity 0.5 --iteration 7", 2, "iteration 7", "recorded: 0, 6, 12, 24"),
+    ("prune --parent {dense} --sparsity 0.5 --iteration 7 --no-replay", 2, "iteration 7", "recorded: 0, 6, 12, 24"),
+    ("retrain --parent {prune} --method weight_rewind --k 6 --data-order x", 2, "--data-order|'x'", "retrain --help"),
+    ("iterate --parent {dense} --method weight_rewind --k 6 --data-order x", 2, "--data-order|'x'", "iterate --help"),
     (
         "iterate --parent {dense} --method rewind --weights-k 25 --lr-k 0",
         2,

@@ -38,6 +38,7 @@ COMMANDS = (
     "registry export",
     "registry import",
     "remove",
+    "replay",
     "reproduce",
     "retrain",
     "show",

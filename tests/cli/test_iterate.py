@@ -37,7 +37,7 @@ def test_options_reach_every_level(copied_chain: Chain, cli: Cli) -> None:
 
 
 def test_a_refused_walk_leaves_nothing(chain: Chain, cli: Cli) -> None:
-    line = ("--method", "weight_rewind", "--k", "7", "--step", "0.5", "--until", "0.75")
+    line = ("--method", "weight_rewind", "--k", "7", "--step", "0.5", "--until", "0.75", "--no-replay")
     answer = cli("iterate", "--parent", chain.dense, *line, "--tracking-uri", chain.uri)
     assert (answer.code, answer.out) == (2, "")
     assert len(chain.registry().search()) == 5

@@ -55,7 +55,7 @@ def test_a_dense_parent_with_a_new_sparsity_makes_the_mask(copied_chain: Chain, 
 
 REFUSED = {
     "k missing": ("--method", "weight_rewind"),
-    "k not recorded": ("--method", "weight_rewind", "--k", "7"),
+    "k not recorded": ("--method", "weight_rewind", "--k", "7", "--no-replay"),
     "k has no meaning": ("--method", "lr_rewind", "--k", "6"),
     "unknown method": ("--method", "rewnd"),
     "length": ("--method", "finetune", "--iterations", "0"),

@@ -297,7 +297,7 @@ REFUSED_LATE = [
         "--weights-k 6 --lr-k 0 leaves nothing to search",
         "with weights_k or lr",
     ),
-    ("--method rewind --weights-k 7", "iteration 7 of the dense run is not recorded", "recorded: 0, 6, 12, 24"),
+    ("--method rewind --weights-k 7 --no-replay", "iteration 7 of dense run", "recorded: 0, 6, 12, 24"),
     ("--method rewind --lr-k 24", "--lr-k 24 is the dense run's last iteration", "an earlier iteration"),
     ("--method rewind --space clock.yaml", "clock.yaml: lr_k 24 leaves nothing to train", "from 0 to 23"),
     ("--method rewind --space early.yaml", "rewind needs --weights-k", "recorded: 0, 6, 12, 24"),

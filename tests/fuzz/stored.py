@@ -20,12 +20,12 @@ from rewindctl.errors import UsageError
 from rewindctl.pipeline.resume import load_point
 from rewindctl.registry import Registry, RunRecord, glance
 from rewindctl.registry.records import KIND, SCHEMA
-from rewindctl.registry.searching import DELETED, search
+from rewindctl.registry.searching import ANY, DELETED, search
 from rewindctl.report.facts import RunFacts
 from rewindctl.report.lineage import Family, forms
 from rewindctl.report.runs import line, page_of
 from rewindctl.report.screen import screen
-from rewindctl.specs import SCHEMA_VERSION, TuneSpec
+from rewindctl.specs import TuneSpec
 from rewindctl.tuning.sampling import counted, make_pruner, make_sampler
 from rewindctl.tuning.search import Search
 from rewindctl.tuning.storage import REPEATS, open_storage, open_study
@@ -206,7 +206,7 @@ def _look(path: Path) -> None:
 
 
 def _read(registry: Registry) -> None:
-    deleted = search(registry.client, [registry.experiment_id], {SCHEMA: str(SCHEMA_VERSION)}, view=DELETED)
+    deleted = search(registry.client, [registry.experiment_id], {SCHEMA: ANY}, view=DELETED)
     found = [*registry.search(), *deleted]
     for run in found[:20]:
         shown(run)

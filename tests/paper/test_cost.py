@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Cli
+from conftest import Chain, Cli
 from studies import panel, study_of
 
 from rewindctl.datasets.facts import DataFacts, facts_of
@@ -132,7 +132,7 @@ def made(plan: Plan, state: cost.State | None = None, speed: float | None = 100.
 
 ROW = {"kind", "fingerprint", "parent", "state", "run_id", "iterations", "cells", "spec"}
 TOTALS = {"stages", "done", "todo", "shared", "cells", "trials", "scale", "iterations", "iterations_todo"}
-TOTALS |= {"hours", "bytes", "device", "missing_data"}
+TOTALS |= {"hours", "bytes", "device", "missing_data", "iterations_replayed"}
 
 
 @pytest.mark.parametrize("name", [*shipped()])
@@ -171,6 +171,23 @@ def test_what_is_done_costs_nothing(trial: list[str], plan: Plan) -> None:
     everything = cost.State(dict.fromkeys(plan.stages, state.runs[next(iter(plan.stages))]))
     totals = made(plan, everything)["totals"]
     assert (totals["hours"], totals["bytes"], totals["todo"], totals["iterations_todo"]) == (0, 0, 0, 0)
+
+
+def test_points_that_a_finished_baseline_lacks_cost_their_replay(chain: Chain) -> None:
+    """From the nearest point below, recorded (0, 6, 12 of 24) or replayed on the way; what is there costs nothing."""
+    methods = [{"method": "weight_rewind", "k": k} for k in (6, 9, 13, 17)]
+    small = panel(recipe="digits", iterations=24, methods=methods, sparsities=[0.8], pruned_at=20)
+    baseline = chain.registry().get(chain.dense)
+    assert isinstance(baseline.spec, DenseSpec)
+    plan = make_plan([study_of(small)], facts, (0,), 1.0)
+    (dense,) = [key for key, stage in plan.stages.items() if isinstance(stage.spec, DenseSpec)]
+    points = frozenset(baseline.spec.rewind_points)
+    state = cost.State({dense: baseline}, {}, {dense: points})
+    assert cost.replay_iterations(plan, state) == {DIGITS: (9 - 6) + (13 - 12) + (17 - 13) + (20 - 17)}
+    assert "replay points that finished trainings did not record" in plan_text(made(plan, state))
+    more = cost.State({dense: baseline}, {}, {dense: points | {9, 13, 17, 20}})
+    assert not cost.replay_iterations(plan, more)
+    assert not cost.replay_iterations(plan, cost.State()), "a baseline to train records them all"
 
 
 def test_hours_are_not_known_where_one_speed_is_not(plan: Plan) -> None:

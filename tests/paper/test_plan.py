@@ -214,17 +214,47 @@ def test_the_usual_length_and_points_are_those_of_train_dense(store: object, cli
         assert set(plan.stages) == {dense_spec(model, facts(dataset), 0).fingerprint()}
 
 
-def test_weights_of_an_earlier_iteration_are_pruned_at_the_first_level_only() -> None:
-    plan = planned(study_of(panel(schedule="iterative", sparsities=[0.5, 0.75], pruned_at=12)))
-    at = [
-        (stage.parent == stage.dense, stage.spec.iteration)
-        for stage in plan.stages.values()
-        if isinstance(stage.spec, PruneSpec)
+def test_every_level_is_pruned_where_its_clock_stands_at_the_iteration_asked_for() -> None:
+    """The clock of weight rewinding starts at K, restarted at 0: the pruned state is then the end of N - K updates."""
+    methods = [
+        {"method": "lr_rewind"},
+        {"method": "weight_rewind", "k": 6},
+        {"method": "weight_rewind", "k": 6, "lr_clock": "restarted"},
     ]
-    assert set(at) == {(True, 12), (False, None)}
+    study = study_of(panel(schedule="iterative", sparsities=[0.5, 0.75, 0.875], pruned_at=18, methods=methods))
+    plan = planned(study)
+    found: dict[str, list[tuple[int | None, tuple[int, ...]]]] = {}
+    for cell in plan.cells:
+        retrained, mask = (plan.stages[key].spec for key in plan.lineage(cell.stages[0])[:2])
+        assert isinstance(retrained, RetrainSpec)
+        assert isinstance(mask, PruneSpec)
+        found.setdefault(cell.label, []).append((mask.iteration, retrained.rewind_points))
+    assert found == {
+        "lr_rewind": [(18, (18,)), (18, (18,)), (18, ())],
+        "weight_rewind k=6": [(18, (12,)), (12, (12,)), (12, ())],
+        "weight_rewind k=6 restarted clock": [(18, ()), (None, ()), (None, ())],
+    }
     (dense,) = dense_stages(plan)
     assert isinstance(dense.spec, DenseSpec)
-    assert 12 in dense.spec.rewind_points
+    assert 18 in dense.spec.rewind_points
+
+
+def test_a_level_whose_clock_never_stands_there_is_refused() -> None:
+    methods = [{"method": "weight_rewind", "k": 12}]
+    with pytest.raises(UsageError, match="pruned_at 6 is no iteration of weight_rewind k=12"):
+        planned(study_of(panel(schedule="iterative", sparsities=[0.5, 0.75], pruned_at=6, methods=methods)))
+
+
+def test_studies_that_need_other_points_share_their_baseline_and_it_records_all() -> None:
+    lr = study_of(panel(methods=[{"method": "lr_rewind"}]), name="one")
+    weights = study_of(panel(methods=[{"method": "weight_rewind", "k": 11}]), name="two")
+    for order in ((lr, weights), (weights, lr)):
+        (dense,) = dense_stages(planned(*order))
+        assert isinstance(dense.spec, DenseSpec)
+        assert {0, 11, 24} <= set(dense.spec.rewind_points)
+    wrn = dense_stages(planned(shipped()["wrn_checkpoint"], shipped()["fig5"], seeds=(0, 1, 2)))
+    assert len(wrn) == 3
+    assert all(isinstance(one.spec, DenseSpec) and {8_000, 72_000} <= set(one.spec.rewind_points) for one in wrn)
 
 
 def test_points_that_methods_need_are_kept() -> None:

@@ -87,7 +87,8 @@ ASKED = {
         "weight_rewind", k=6, lr_clock="restarted", optimizer_state="restored"
     ),
     "--method lr_rewind --iterations 12": RetrainOptions("lr_rewind", iterations=12),
-    "--method rewind --weights-k 24 --lr-k 0": RetrainOptions("rewind", weights_k=24, lr_k=0),
+    "--method rewind --weights-k 6 --lr-k 0": RetrainOptions("rewind", weights_k=6, lr_k=0),
+    "--method weight_rewind --k 6 --data-order continued": RetrainOptions("weight_rewind", k=6, data_order="continued"),
 }
 
 
@@ -103,7 +104,8 @@ def test_two_of_a_kind_differ_in_their_label(chain: Chain) -> None:
     prune, dense = registry.get(chain.prune), registry.get(chain.dense)
     labels = [method_label(retrain_spec(prune, dense, options)) for options in ASKED.values()]
     assert labels[:2] == ["finetune", "finetune T=5"]
-    assert labels[2:] == ["weight_rewind k=0", "weight_rewind k=6", "lr_rewind T=12", "rewind w=24 c=0"]
+    usual = ["weight_rewind k=0", "weight_rewind k=6", "lr_rewind T=12", "rewind w=6 c=0", "weight_rewind k=6"]
+    assert labels[2:] == usual
 
 
 def test_a_dense_run_is_named_by_network_data_and_seed(chain: Chain) -> None:

@@ -55,7 +55,7 @@ def export(registry: Registry, path: Path, checkpoints: bool = True, **tags: str
 
 
 def frame_without_ids(registry: Registry) -> pd.DataFrame:
-    return tidy_frame(registry).drop(columns=["run_id", "dense_run_id"])
+    return tidy_frame(registry).drop(columns=["run_id", "prune_run_id", "dense_run_id"])
 
 
 def histories(registry: Registry, run_id: str) -> dict[str, list[tuple[int, int, float]]]:

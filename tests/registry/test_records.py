@@ -49,11 +49,11 @@ def test_an_edited_spec_is_found_out(dense: RunRecord, field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema_version": 2}, {"kind": "tune"}, {"unheard_of": 1}, {"iterations": 0}, {"seed": "zero"}]
+    "change", [{"schema_version": 3}, {"kind": "tune"}, {"unheard_of": 1}, {"iterations": 0}, {"seed": "zero"}]
 )
 def test_what_is_no_spec_of_this_schema_is_refused_by_name(dense: RunRecord, change: dict[str, object]) -> None:
     text = json.dumps(json.loads(dense.tags[SPEC]) | change)
-    with pytest.raises(IntegrityError, match=f"the spec of run {dense.run_id} is not a spec of schema 1"):
+    with pytest.raises(IntegrityError, match=f"the spec of run {dense.run_id} is not a spec of schema 1 or 2"):
         _ = with_tags(dense, spec=text).spec
 
 

@@ -9,7 +9,7 @@ from rewindctl.registry.bundle.index import CARRIED, HINT, Index, RunEntry
 from rewindctl.registry.manifest import MOST_JSON_BYTES, Manifest, parse_manifest
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.writer import MANIFEST_FILE
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, parse_spec
+from rewindctl.specs import SCHEMA_VERSION, AnyStage, DenseSpec, PruneSpec, RetrainSpec, parse_spec, upgraded
 
 MOST_ANCESTORS = 1_000
 MOST_COPIES = 100  # how much larger than the bundle its runs may be, which share files
@@ -19,6 +19,7 @@ METRICS = {
     "dense": {"sparsity", "compression", "nonzero_kernel_parameters", "test_accuracy", "test_accuracy_best"},
     "prune": {"sparsity", "compression", "nonzero_kernel_parameters", "test_accuracy"},
     "retrain": {"sparsity", "compression", "nonzero_kernel_parameters", "test_accuracy", "test_accuracy_best"},
+    "replay": {"test_accuracy"},
 }
 
 
@@ -72,7 +73,7 @@ def _is_spec(data: bytes, entry: RunEntry) -> bool:
         return False
 
 
-def spec_of(entry: RunEntry) -> DenseSpec | PruneSpec | RetrainSpec:
+def spec_of(entry: RunEntry) -> AnyStage:
     """Raises: IntegrityError."""
     return parse_spec(entry.spec, f"the spec of run {entry.run_id}")
 
@@ -98,16 +99,54 @@ def _lineage(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
         yield f"has the parent {entry.parent}, which does not come before it"
     elif parent.kind not in tag.PARENT_KINDS[entry.kind]:
         yield f"is a {entry.kind} run with a {parent.kind} run as parent"
-    elif getattr(spec, "parent_fingerprint", None) != parent.fingerprint:
+    elif getattr(spec, "parent_fingerprint", None) != _name_for(spec, parent, seen):
         yield f"has another parent fingerprint than its parent {parent.run_id}"
-    if entry.group != spec.group(parent.group if parent else None):
+    if entry.group != spec.group(_group_for(spec, parent, seen) if parent else None):
         yield "has a group that is not that of its spec"
     ancestors = list(islice(_ancestors(entry, seen), MOST_ANCESTORS + 1))
     if len(ancestors) > MOST_ANCESTORS:
         yield f"has more than {MOST_ANCESTORS:,} ancestors"
     origin = (entry.weights_from or "").partition("@")[0]
-    if (entry.kind == "retrain") != bool(origin) or (origin and origin not in ancestors):
-        yield f"has its weights from {entry.weights_from}, which is none of its ancestors"
+    may = {"retrain": (True,), "prune": (True, False)}.get(entry.kind, (False,))  # a mask only of an earlier iteration
+    if bool(origin) not in may or (origin and not _is_source(origin, ancestors, seen)):
+        yield f"has its weights from {entry.weights_from}, which is no ancestor nor a replay of one"
+
+
+def _is_source(origin: str, ancestors: list[str], seen: dict[str, RunEntry]) -> bool:
+    """Whether a retraining can have its weights from a run: from an ancestor, or from what was replayed of one."""
+    replayed = origin in seen and seen[origin].kind == "replay" and seen[origin].parent in ancestors
+    return origin in ancestors or replayed
+
+
+def _name_for(spec: AnyStage, parent: RunEntry, seen: dict[str, RunEntry]) -> str:
+    """The fingerprint by which a child of the schema of `spec` names its parent."""
+    today = _of_today(spec, parent)
+    return upgrade_of(parent, seen).fingerprint if today else parent.fingerprint
+
+
+def _group_for(spec: AnyStage, parent: RunEntry, seen: dict[str, RunEntry]) -> str:
+    return upgrade_of(parent, seen).group if _of_today(spec, parent) else parent.group
+
+
+def _of_today(spec: AnyStage, parent: RunEntry) -> bool:
+    """Whether a child of today has a parent of an older schema, whose name today is not the one that it recorded."""
+    return spec.schema_version == SCHEMA_VERSION and spec_of(parent).schema_version != SCHEMA_VERSION
+
+
+def upgrade_of(entry: RunEntry, seen: dict[str, RunEntry]) -> tag.Upgrade:
+    """What a run of a bundle is today; `seen` has its ancestors. Raises: IntegrityError."""
+    chain = [entry, *(seen[run_id] for run_id in islice(_ancestors(entry, seen), MOST_ANCESTORS))]
+    above: tag.Upgrade | None = None
+    for link in reversed(chain):
+        above = upgrade_below(link, above)
+    assert above is not None
+    return above
+
+
+def upgrade_below(entry: RunEntry, above: tag.Upgrade | None) -> tag.Upgrade:
+    """What a run is today, from what its parent is (None: a baseline has none). Raises: IntegrityError."""
+    spec = upgraded(spec_of(entry), above.fingerprint if above else None)
+    return tag.Upgrade(spec, spec.group(above.group if above else None))
 
 
 def _ancestors(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
@@ -135,6 +174,8 @@ def _own_labels(entry: RunEntry) -> dict[str, str]:
         return {tag.MODEL: spec.model, tag.DATASET: spec.dataset, tag.SEED: str(spec.seed)}
     if isinstance(spec, RetrainSpec):
         return {tag.METHOD: spec.method}
+    if not isinstance(spec, PruneSpec):
+        return {}
     sparsity = {tag.SPARSITY: f"{entry.last('sparsity'):.6g}"} if "sparsity" in entry.metrics else {}
     return {tag.STRUCTURE: spec.structure, tag.SCOPE: spec.scope, **sparsity}
 

@@ -115,8 +115,8 @@ def _entry(registry: Registry, run: RunRecord, checkpoints: bool) -> tuple[RunEn
             run_id=run.run_id,
             name=run.name,
             kind=run.kind,  # type: ignore[arg-type]  # the model checks it
-            fingerprint=run.fingerprint,
-            group=run.group,
+            fingerprint=run.recorded_fingerprint,
+            group=run.recorded_group,
             spec=run.tags.get(tag.SPEC, ""),
             parent=run.parent_id,
             weights_from=run.tags.get(tag.WEIGHTS_FROM),

@@ -24,7 +24,7 @@ from rewindctl.errors import IntegrityError, RegistryError
 from rewindctl.files import disk_hint
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.archive import Source, check_sizes, extract, find_parts, read_index
-from rewindctl.registry.bundle.check import check_manifests, check_runs, spec_of
+from rewindctl.registry.bundle.check import check_manifests, check_runs, spec_of, upgrade_below
 from rewindctl.registry.bundle.export import Progress
 from rewindctl.registry.bundle.index import Index, RunEntry, parse_index
 from rewindctl.registry.bundle.leftovers import discard, remove_leftovers
@@ -138,7 +138,7 @@ class _Merge:
         parents = {run.run_id for run in self.same.get(entry.parent or "", ())}
         found = [
             run
-            for run in self._there.get(entry.fingerprint, ())
+            for run in self._there.get(self._today[entry.run_id].fingerprint, ())
             if (entry.parent is None or run.parent_id in parents) and self._has_results(run, entry)
         ]
         if found:
@@ -154,7 +154,15 @@ class _Merge:
 
     def _key(self, entry: RunEntry) -> tuple[object, ...]:
         results = tuple(sorted(self.bundle.manifests[entry.run_id].results().items()))
-        return entry.fingerprint, self._home(entry.parent), results, entry.omitted
+        return self._today[entry.run_id].fingerprint, self._home(entry.parent), results, entry.omitted
+
+    @cached_property
+    def _today(self) -> dict[str, tag.Upgrade]:
+        """What each run of the bundle is in today's schema, by its ID there."""
+        found: dict[str, tag.Upgrade] = {}
+        for entry in self.bundle.index.runs:
+            found[entry.run_id] = upgrade_below(entry, found.get(entry.parent or ""))
+        return found
 
     def _home(self, run_id: str | None) -> str:
         """The run of this registry that stands for one of the bundle; the bundle's own ID while it is not made."""
@@ -193,7 +201,7 @@ class _Merge:
 
         Of two imports at the same time the later one to look sees the runs of the other, so one at most goes on.
         """
-        new = {entry.fingerprint for entry in self.new}
+        new = {self._today[entry.run_id].fingerprint for entry in self.new}
         mine = {*self.made.values(), *(run.run_id for run in self._known)}
         for run in self.registry.search():
             under_way = run.status == "RUNNING" and tag.IMPORT in run.tags
@@ -220,6 +228,7 @@ class _Merge:
     def _tags(self, entry: RunEntry) -> dict[str, str]:
         own = {
             **common_tags(entry.kind),
+            tag.SCHEMA: str(spec_of(entry).schema_version),
             tag.FINGERPRINT: entry.fingerprint,
             tag.GROUP: entry.group,
             tag.SPEC: entry.spec,

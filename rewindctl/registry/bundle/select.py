@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable
 
 from rewindctl.errors import UsageError
-from rewindctl.registry.records import PARENT_KINDS, RunRecord
+from rewindctl.registry.records import PARENT_KINDS, WEIGHTS_FROM, RunRecord
 from rewindctl.registry.registry import Registry
 
 
@@ -54,7 +54,9 @@ def select(
     depth: dict[str, int] = {}
     for run in list(chosen.values()):
         _add_ancestors(registry, run, chosen, known, depth)
-    return sorted(chosen.values(), key=lambda run: (depth[run.run_id], run.started, run.run_id))
+    for run in list(chosen.values()):
+        _add_source(registry, run, chosen, known, depth)
+    return sorted(chosen.values(), key=lambda run: (depth[run.run_id], run.kind != "replay", run.started, run.run_id))
 
 
 def _descendants(chosen: dict[str, RunRecord], pool: dict[str, RunRecord]) -> dict[str, RunRecord]:
@@ -69,6 +71,19 @@ def _descendants(chosen: dict[str, RunRecord], pool: dict[str, RunRecord]) -> di
                 found[child.run_id] = child
                 stack.append(child.run_id)
     return found
+
+
+def _add_source(
+    registry: Registry,
+    run: RunRecord,
+    chosen: dict[str, RunRecord],
+    known: dict[str, RunRecord],
+    depth: dict[str, int],
+) -> None:
+    """The replay whose state a run started from, which is no ancestor of it. Raises: as `_add_ancestors`."""
+    source = run.tags.get(WEIGHTS_FROM, "").partition("@")[0]
+    if source and source not in chosen:
+        _add_ancestors(registry, known.get(source) or registry.get(source), chosen, known, depth)
 
 
 def _add_ancestors(

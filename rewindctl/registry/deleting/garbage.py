@@ -20,9 +20,8 @@ from rewindctl.registry.outbox import is_kept, kept_folder
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import KINDS, REPORT, SCHEMA, TRIAL_STATE, RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.searching import DELETED, search
+from rewindctl.registry.searching import ANY, DELETED, search
 from rewindctl.registry.writer import resume_file
-from rewindctl.specs import SCHEMA_VERSION
 
 SORTS = {
     "superseded": "unfinished runs of stages that another run finished",
@@ -138,7 +137,7 @@ class Survey:
 
     def _deleted(self) -> Iterator[Item]:
         going = self._orphans.keys() if "orphans" in self.asked else set()
-        ours, here = {SCHEMA: str(SCHEMA_VERSION)}, [self.registry.experiment_id]
+        ours, here = {SCHEMA: ANY}, [self.registry.experiment_id]
         for run in search(self.registry.client, here, ours, view=DELETED):
             if run.kind in KINDS and self._disk.files(run) and self._may_go(run, "deleted", going):
                 yield self._item("deleted", run)

@@ -1,0 +1,30 @@
+"""rewindctl replay"""
+
+from typing import Annotated
+
+import typer
+
+from rewindctl.cli.choices import Parent
+from rewindctl.cli.session import Session, command
+
+
+@command(runs=True)
+def replay(
+    session: Session,
+    parent: Parent,
+    iteration: Annotated[int, typer.Option(help="Iteration of that run whose state is wanted.")],
+) -> None:
+    """Make the state of a training at an iteration that it did not record: the same bytes, in a run of its own.
+
+    `retrain --k` and `prune --iteration` do it by themselves. It is trained from the nearest earlier state on.
+
+    Examples:
+        rewindctl replay --parent models:/resnet8-digits-dense@seed-0 --iteration 45
+        rewindctl replay --parent 3f2a9c --iteration 12345
+    """
+    pipeline = session.pipeline()
+    session.show_outcome(pipeline.state(pipeline.registry.resolve(parent), iteration))
+
+
+def register(app: typer.Typer) -> None:
+    app.command("replay")(replay)

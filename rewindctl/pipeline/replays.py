@@ -1,0 +1,124 @@
+"""States of a training that it did not record: made again from the nearest earlier one, with the same bytes.
+
+Every batch is a function of seed and position, so a training gone on with from any of its states ends with the bytes
+of the unbroken one, where device and software are those that it was made with. A finished run stays closed: what is
+made again is an artifact of a run of its own, of kind `replay`, whose parent is the training.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rewindctl.errors import IntegrityError, UsageError
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry import records as tag
+from rewindctl.registry.paths import CHECKPOINTS, FINAL
+from rewindctl.specs import DenseSpec, ReplaySpec, RetrainSpec
+from rewindctl.training.device import environment
+from rewindctl.training.records import Evaluation
+
+# What else decides bytes, as `environment.json` names it. Threads are set to those of the run.
+DECIDING = ("device", "cpu_capability", "cuda", "cudnn")
+
+
+@dataclass(frozen=True)
+class States:
+    """The states of a training that there are: for each of its own iterations, the run that has the file."""
+
+    training: RunRecord
+    runs: dict[int, RunRecord]
+
+    @classmethod
+    def of(cls, registry: Registry, training: RunRecord) -> "States":
+        """Its own, and those that were made again of it. Raises: IntegrityError, RegistryError."""
+        made_again = [run for run in registry.children(training) if run.kind == "replay" and run.finished]
+        runs = {run.spec.iteration: run for run in made_again if isinstance(run.spec, ReplaySpec)}
+        present = {iteration: run for iteration, run in runs.items() if iteration in _own(registry, run)}
+        return cls(training, present | dict.fromkeys(_own(registry, training), training))
+
+    @property
+    def iterations(self) -> int:
+        """The updates of the training."""
+        spec = self.training.spec
+        assert isinstance(spec, DenseSpec | RetrainSpec)
+        return spec.iterations
+
+    def nearest(self, iteration: int) -> int | None:
+        """The last one before `iteration`; None: only the beginning is."""
+        return max((known for known in self.runs if known < iteration), default=None)
+
+    def cost(self, iteration: int) -> int:
+        """The updates that making a state again takes; 0 for one that there is."""
+        return 0 if iteration in self.runs else iteration - (self.nearest(iteration) or 0)
+
+    def refusal(self, iteration: int, why: str) -> UsageError:
+        """The error for a state that there is not, and that is not made: with those that will do instead."""
+        points = ", ".join(str(known) for known in sorted(self.runs)) or "none here"
+        training = f"{self.training.kind} run {self.training.run_id}"
+        left_out = tag.OMITTED in self.training.tags
+        missing = "not here: its checkpoints were left out at export" if left_out else "not recorded"
+        return UsageError(
+            f"iteration {iteration} of {training} is {missing}{why}",
+            f"recorded: {points}; or train it anew with that iteration among --rewind-points",
+        )
+
+
+def _own(registry: Registry, run: RunRecord) -> set[int]:
+    """The iterations whose states are among the files of a run; the last one's file has no number."""
+    files = {path for path in registry.manifest(run) if path.startswith(CHECKPOINTS)} - registry.artifacts.omitted(run)
+    numbers = [re.fullmatch(rf"{CHECKPOINTS}([0-9]+)\.safetensors", path) for path in files]
+    last = {run.spec.iterations} if FINAL in files and isinstance(run.spec, DenseSpec | RetrainSpec) else set()
+    return {int(match[1]) for match in numbers if match} | last
+
+
+def difference(registry: Registry, run: RunRecord, device: torch.device) -> str:
+    """Why this process cannot make the bytes of `run` again; empty where it can."""
+    if device.type == "cuda" and run.tags.get(tag.DETERMINISTIC) != str(True):
+        return "it was trained without --deterministic"
+    there, here = registry.artifacts.read_json(run, "environment.json"), environment(device)
+    pairs = {key: (_plain(there.get(key)), _plain(here[key])) for key in DECIDING}
+    pairs["torch"] = tuple(str(one.get("packages", {}).get("torch")) for one in (there, here))  # type: ignore[assignment]
+    for key, (was, is_now) in pairs.items():
+        if was != is_now:
+            return f"{key} was {was}, here it is {is_now}"
+    return ""
+
+
+def _plain(value: Any) -> str:
+    """A device without its number of threads, which is set."""
+    return re.sub(r" \([0-9]+ threads?\)$", "", str(value))
+
+
+@contextmanager
+def threads_of(registry: Registry, run: RunRecord, device: torch.device) -> Iterator[None]:
+    """As many threads as the run was made with: on a CPU sums are split among them."""
+    before = torch.get_num_threads()
+    wanted = registry.artifacts.read_json(run, "environment.json").get("threads", before)
+    if device.type != "cpu" or not isinstance(wanted, int) or not 0 < wanted <= 1024:
+        yield
+        return
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def compare(registry: Registry, training: RunRecord, evaluations: tuple[Evaluation, ...]) -> None:
+    """Where the training was evaluated too, the replay must have measured the same.
+
+    Raises: IntegrityError, since another loss means other bytes.
+    """
+    losses = registry.curve(training, "test_loss")
+    for evaluation in evaluations:
+        was = losses.get(evaluation.iteration)
+        if was is not None and was != evaluation.test_loss:
+            raise IntegrityError(
+                f"the replay of {training.kind} run {training.run_id} is not its training: at iteration "
+                f"{evaluation.iteration} the test loss is {evaluation.test_loss}, it was {was}",
+                "rewind to a recorded iteration, or train it anew with --rewind-points",
+            )
