@@ -36,7 +36,7 @@ TAGS = {
     "rewindctl.method": (("retrain",), "retraining method"),
     "rewindctl.label": (STAGES, "the name without the seed"),
     "rewindctl.device": (TRACKED, "processor or GPU"),
-    "rewindctl.collected": (TRACKED, "until_decided for trials that `reproduce --until-decided` added, else absent"),
+    "rewindctl.collected": ((), "`until_decided`: a trial that `reproduce --until-decided` added"),
     "rewindctl.precision": (
         (*TRAINED, "trial"),
         "fp32 or bf16, of the updates; runs of earlier versions without it: fp32",
