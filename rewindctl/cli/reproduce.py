@@ -82,12 +82,9 @@ def reproduce(
     """Plan, run and draw a table or figure of the report, or a study of your own. What exists is reused.
 
     Examples:
-        rewindctl reproduce --list
         rewindctl reproduce fig1 --trials 3 --plan
-        rewindctl reproduce fig1 --cells 'method=lr_rewind,compression>5' --seeds 0-2 --jobs 2
+        rewindctl reproduce fig1 --cells 'method=lr_rewind,compression>5' --seeds 0-2 --time-limit 9m
         rewindctl reproduce all --engine ray --address auto --gpus 0.25
-        rewindctl reproduce fig1 --time-limit 9m
-        rewindctl reproduce fig1 --power 0.2
         rewindctl reproduce fig1 --until-decided --budget 2h
     """
     began = time.monotonic()  # what is imported now takes seconds
