@@ -74,7 +74,7 @@ def against_ours(first: pd.DataFrame, second: pd.DataFrame, bound: float = 0.0) 
     if block.empty:
         return row | {"remark": "no dense run has both"}
     effects = block.mean(axis=1).to_numpy()
-    if any((rows["collected"] == UNTIL_DECIDED).any() for rows in (first, second) if "collected" in rows):
+    if _added_until_decided(first) or _added_until_decided(second):
         seeds = first.drop_duplicates("dense_run_id").set_index("dense_run_id")["seed"]
         return row | coverage(both, block) | looked_at_numbers(effects[np.argsort(seeds[block.index])], bound)
     row |= coverage(both, block) | _numbers(evidence.typical_values(effects), effects, float(effects.mean()), bound)
@@ -93,6 +93,8 @@ def against_published(ours: pd.DataFrame, bound: float = 0.0) -> dict[str, Any]:
     where they have no such numbers, `basis` is `NO_PUBLISHED` and `remark` says what they lack.
     """
     row = NO_NUMBERS | {"test": f"exchange with 3 published trials, {LEVEL_TEXT}", "basis": STATE_OF_THE_ART}
+    if _added_until_decided(ours):
+        row["test"] += ", for n fixed beforehand (here it was not)"
     published = state_of_the_art(ours.iloc[0])
     grid = levels(ours, "delta")
     found = {float(s): at_compression(published, 1 / (1 - float(s))) for s in grid.columns.to_numpy()}
@@ -131,6 +133,11 @@ def looked_at_numbers(effects: evidence.Array, bound: float) -> dict[str, Any]:
         "test": LOOKED_AT,
         **_need(needed, len(effects), sequential.FEWEST, f"needs over {sequential.MOST_PLANNED} trials"),
     }
+
+
+def _added_until_decided(rows: pd.DataFrame) -> bool:
+    """Whether some trials are there because those before did not decide."""
+    return "collected" in rows and bool((rows["collected"] == UNTIL_DECIDED).any())
 
 
 def significant(p: float | None) -> bool:

@@ -288,7 +288,7 @@ def histories(registry: Registry, run_id: str) -> dict[str, list[tuple[int, int,
 
 
 def numbers(registry: Registry) -> pd.DataFrame:
-    return tidy_frame(registry).drop(columns=["run_id", "dense_run_id"])
+    return tidy_frame(registry).drop(columns=["run_id", "prune_run_id", "dense_run_id"])
 
 
 @pytest.mark.slow
