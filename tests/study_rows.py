@@ -8,7 +8,7 @@ from rewindctl.datasets.facts import DataFacts, facts_of
 from rewindctl.paper.plan import make_plan
 from rewindctl.paper.study import Study, parse_study
 from rewindctl.report.frame import COLUMNS, in_order, recipe_of, scale_of
-from rewindctl.specs import DenseSpec
+from rewindctl.specs import DenseSpec, PruneSpec
 
 HOSTILE = "Tiny <script>alert(1)</script> & 50 % of_it | [x](http://example.org)"
 TINY_STUDY = f"""
@@ -49,6 +49,8 @@ def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:
             stage = plan.stages[key]
             dense = plan.stages[stage.dense].spec
             assert isinstance(dense, DenseSpec)
+            chain = [plan.stages[link].spec for link in plan.lineage(key)]
+            masks = [spec for spec in chain if isinstance(spec, PruneSpec)]
             accuracy = 0.9 - 0.002 * cell.compression + 0.004 * seed
             rows[key] = dict.fromkeys(COLUMNS) | {
                 "run_id": f"{key[:30]}{seed:02}",
@@ -61,6 +63,7 @@ def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:
                 "scope": cell.scope if cell.schedule != "dense" else "",
                 "criterion": "magnitude" if cell.schedule != "dense" else "",
                 "channel_norm": "keep" if cell.schedule != "dense" else "",
+                "pruned_at": masks[-1].iteration if masks else None,
                 "schedule": cell.schedule,
                 "step": cell.step,
                 "level": 1,

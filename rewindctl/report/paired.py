@@ -80,8 +80,8 @@ def _row(one: pd.DataFrame, other: pd.DataFrame, free: list[str]) -> dict[str, A
     verdict = next((name for name, holds in decided.items() if holds), UNDECIDED)
     return {
         **{column: None if column in free else heads[0][column] for column in [*SCENARIO, "scale"]},
-        "pruning": _both(pruning_name(head) for head in heads),
-        "precisions": _both(precision_name(head) for head in heads),
+        "pruning": both(pruning_name(head) for head in heads),
+        "precisions": both(precision_name(head) for head in heads),
         **{name: _name(head, free) for name, head in zip(("first", "second"), heads, strict=True)},
         **{f"{name}_label": head["label"] for name, head in zip(("first", "second"), heads, strict=True)},
         **numbers,
@@ -96,7 +96,8 @@ def _name(head: "pd.Series[Any]", free: list[str]) -> str:
     return ", ".join([method_name(head["method"], head["label"]), *values])
 
 
-def _both(names: Iterator[str]) -> str:
+def both(names: Iterator[str]) -> str:
+    """What two sides have in common, or each of the two."""
     return " / ".join(dict.fromkeys(names))
 
 

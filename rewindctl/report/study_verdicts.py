@@ -12,13 +12,14 @@ from rewindctl.paper.comparisons import BEST
 from rewindctl.report.best_of import LEGEND, best_of
 from rewindctl.report.contrast import NO_NUMBERS, SCENARIO
 from rewindctl.report.formats import Table
-from rewindctl.report.paired import pair_table, paired
+from rewindctl.report.paired import both, pair_table, paired
+from rewindctl.report.sides import Side, lifted
 from rewindctl.report.tables import method_name, pruning_name
 
 if TYPE_CHECKING:
     from rewindctl.report.study import StudyReport
 
-PLACE = ["model", "dataset", "iterations", "schedule", "step"]
+PLACE = ["model", "dataset", "iterations", "pruned_at", "schedule", "step"]
 NO_RUNS = "no dense run has both"
 
 
@@ -32,6 +33,8 @@ def verdict_table(report: "StudyReport", caption: str) -> Table:
 
 
 def _rows(report: "StudyReport", first: str, second: str) -> list[dict[str, Any]]:
+    one, other = _cells(report, first), _cells(report, second)
+    apart = lifted(one, other)
     try:
         if first.startswith(BEST):
             made = best_of(report.rows, first.removeprefix(BEST), second, accuracy=report.accuracy)
@@ -40,42 +43,45 @@ def _rows(report: "StudyReport", first: str, second: str) -> list[dict[str, Any]
     except RewindError:  # a side without runs; what no cell of the study is was refused before it was run
         made = pd.DataFrame(columns=PLACE)
     rows: list[dict[str, Any]] = made.to_dict(orient="records")  # type: ignore[assignment]
-    shown = {_place(row) for row in rows}
-    one, other = _cells(report, first), _cells(report, second)
-    for _, cell in one.drop_duplicates(PLACE).iterrows():
-        there = {_place(row) for row in other.to_dict(orient="records")}
-        if (
-            _place(cell) in there and _place(cell) not in shown and not any(None in place for place in shown)
-        ):  # None: the sides differ in it
-            rows.append(_without_runs(cell, first, second))
+    common = [column for column in PLACE if column not in apart]
+    shown = {_place(row, common) for row in rows}
+    there = {_place(cell, common): cell for _, cell in other.rows.iterrows()}
+    for _, cell in one.rows.drop_duplicates(common).iterrows():
+        if (place := _place(cell, common)) in there and place not in shown:
+            rows.append(_without_runs(cell, there[place], apart) | _names(first, second))
     return rows
 
 
-def _place(row: Any) -> tuple[Any, ...]:
-    """Where a row belongs: network, data, length, schedule and step, 0 for no step."""
-    return tuple(0.0 if key == "step" and pd.isna(row[key]) else row[key] for key in PLACE)
+def _place(row: Any, columns: list[str]) -> tuple[Any, ...]:
+    """Where a row belongs, None for what is missing."""
+    return tuple(None if pd.isna(row[column]) else row[column] for column in columns)
 
 
-def _cells(report: "StudyReport", side: str) -> pd.DataFrame:
+def _cells(report: "StudyReport", text: str) -> Side:
     """The cells of a study that a side is about."""
     cells = report.cells
-    if side.startswith(BEST):
-        return cells[cells["method"] == side.removeprefix(BEST)]
-    if side in set(cells["label"]):
-        return cells[cells["label"] == side]
-    for condition in parse_conditions(side, "comparisons"):
+    if text.startswith(BEST):
+        return Side(text, (), cells[cells["method"] == text.removeprefix(BEST)])
+    if text in set(cells["label"]):
+        return Side(text, (), cells[cells["label"] == text])
+    conditions = tuple(parse_conditions(text, "comparisons"))
+    for condition in conditions:
         values = cells[condition.name].astype(object)
         cells = cells[[condition.holds(None if pd.isna(value) or value == "" else value) for value in values]]
-    return cells
+    return Side(text, conditions, cells)
 
 
-def _without_runs(cell: "pd.Series[Any]", first: str, second: str) -> dict[str, Any]:
-    names = {name: method_name(side.partition(" ")[0], side) for name, side in (("first", first), ("second", second))}
-    row = {column: cell.get(column) for column in [*SCENARIO, "scale"]} | NO_NUMBERS | names
+def _names(first: str, second: str) -> dict[str, str]:
+    """The two sides, in words and as they were asked for."""
+    sides = {"first": first, "second": second}
+    labels = {f"{name}_label": side for name, side in sides.items()}
+    return labels | {name: method_name(side.partition(" ")[0], side) for name, side in sides.items()}
+
+
+def _without_runs(first: "pd.Series[Any]", second: "pd.Series[Any]", apart: list[str]) -> dict[str, Any]:
+    row = {column: None if column in apart else first.get(column) for column in [*SCENARIO, "scale"]} | NO_NUMBERS
     return row | {
-        "first_label": first,
-        "second_label": second,
-        "pruning": pruning_name(cell),
+        "pruning": both(pruning_name(cell) for cell in (first, second)),
         "precisions": "",
         "test": "",
         "basis": "",

@@ -55,7 +55,8 @@ def test_every_comparison_has_a_row_for_each_scenario_with_runs_and_without(name
     assert set(full["n"]) == {6}
     assert full[["effect", "low", "high", "p"]].notna().all(axis=None)
     for frame in (empty, full):
-        assert not frame.duplicated(["model", "schedule", "step", "first_label", "second_label", "first"]).any()
+        place = ["model", "schedule", "step", "pruned_at", "first_label", "second_label", "first"]
+        assert not frame.duplicated(place).any()
 
 
 def test_the_best_setting_is_the_one_that_was_made_better(tmp_path: Path) -> None:
