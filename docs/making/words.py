@@ -189,7 +189,7 @@ ARTIFACTS = {
     "plots/importance.png": ((), "of a search with trials enough: how much each setting matters"),
     "report.md": (("report",), "the report; `report.html` is the same with its figures"),
     "report.html": (("report",), "one file, to be sent"),
-    "runs.csv": (("report",), "a row a run: what `compare --from` reads"),
+    "runs.csv": (("report",), "a row a run: what `compare --from` and `reproduce --known` read"),
     "<table or figure>.*": ((), "of a report: tables, and figures as PNG, SVG and CSV"),
     "manifest.json": (ALL, "SHA-256 and size of every other file, written last"),
 }

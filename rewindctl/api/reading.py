@@ -1,7 +1,9 @@
 """What reads the registry: runs by name and by condition, their networks and masks, comparisons."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from rewindctl.api.run import Run
@@ -57,14 +59,20 @@ def compare(
     model: str | None = None,
     dataset: str | None = None,
     accuracy: Literal["final", "best"] = "final",
+    files: Sequence[str | Path] = (),
     **options: Unpack[StoreOptions],
 ) -> Comparison:
-    """The finished dense runs and retrainings of the experiment, and their cells. Raises: RewindError."""
-    from rewindctl.report.frame import tidy_frame
+    """The finished dense runs and retrainings of the experiment, or the rows of `runs.csv` files, and their cells.
+
+    Raises: RewindError.
+    """
+    from rewindctl.report.compare import rows_of
+    from rewindctl.report.rows import read_files
 
     if accuracy not in ("final", "best"):
         raise UsageError(f"unknown accuracy {accuracy!r}", "known: best, final")
-    return Comparison(tidy_frame(registry_of(options), [(model, dataset)]), accuracy)
+    source = read_files([Path(file) for file in files]) if files else registry_of(options)
+    return Comparison(rows_of(source, [(model, dataset)]), accuracy)
 
 
 def open_run(run: str, **options: Unpack[StoreOptions]) -> Run:

@@ -55,7 +55,7 @@ def compare(
     ] = "report",
     scale: Annotated[float, typer.Option(help="Length of a study's runs, as reproduce took it.")] = 1.0,
     source: Annotated[
-        Path | None, typer.Option("--from", help="Rows of a runs.csv in the place of a registry.")
+        list[Path] | None, typer.Option("--from", help="Rows of a runs.csv in the place of a registry; repeatable.")
     ] = None,
     format: Annotated[
         str | None,
@@ -83,10 +83,12 @@ def compare(
         rewindctl compare
         rewindctl compare --study fig1 --claims --output plots --format markdown
         rewindctl compare --pair 'weight_rewind k=8000' lr_rewind
+        rewindctl compare --from here.csv --from there.csv
         rewindctl compare --report --log --model resnet20 --dataset cifar10
     """
     from rewindctl.report.compare import Wanted
     from rewindctl.report.compare import compare as summarise
+    from rewindctl.report.rows import read_files
 
     form = session.form(format)
     names = tuple(study or ())
@@ -108,7 +110,7 @@ def compare(
         pair=pair,
     )
     wanted.check()  # unknown names are refused before a store is opened
-    result = summarise(source or session.registry(make=False), wanted)
+    result = summarise(read_files(source) if source else session.registry(make=False), wanted)
     paths = result.write(output)
     session.console.data(result.text)
     for path in paths:

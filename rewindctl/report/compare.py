@@ -25,7 +25,7 @@ from rewindctl.report.nothing import nothing_to_compare
 from rewindctl.report.page import how_made, html_page, markdown_page
 from rewindctl.report.paired import pair_table, paired
 from rewindctl.report.published import Against
-from rewindctl.report.rows import read_rows
+from rewindctl.report.rows import Files
 from rewindctl.report.section import Drawing, Section, tables_text, write_files, write_texts
 from rewindctl.report.study import StudyReport, study_report
 from rewindctl.report.study_figures import study_figures
@@ -158,14 +158,14 @@ class Comparison:
         return [*runs, " ".join(["rewindctl compare --report", *options]) + scale + f" --delta {wanted.delta}"]
 
 
-def compare(source: Registry | Path, wanted: Wanted) -> Comparison:
-    """Compare the finished retrainings of the registry's experiment, or the rows of a CSV file.
+def compare(source: Registry | Files, wanted: Wanted) -> Comparison:
+    """Compare the finished retrainings of the registry's experiment, or the rows of CSV files.
 
     Raises: UsageError, and RewindError saying which runs are needed where there is nothing to compare.
     """
     wanted.check()
     rows = rows_of(source, wanted.networks())
-    name = source.name if isinstance(source, Path) else f"experiment {source.experiment}"
+    name = source.name if isinstance(source, Files) else f"experiment {source.experiment}"
     if wanted.names():
         return replace(_compare_studies(rows, wanted), source=name)
     if not (rows["method"] != "none").any():
@@ -185,14 +185,14 @@ def _agree(one: str | None, other: str | None) -> bool:
     return None in (one, other) or one == other
 
 
-def rows_of(source: Registry | Path, networks: Collection[Network]) -> pd.DataFrame:
+def rows_of(source: Registry | Files, networks: Collection[Network]) -> pd.DataFrame:
     """A row per result of the networks. Raises: UsageError, RewindError."""
-    if not isinstance(source, Path):
+    if not isinstance(source, Files):
         return tidy_frame(source, networks)
-    rows = read_rows(source)
+    rows = source.rows
     pairs = zip(rows["model"], rows["dataset"], strict=True)
     chosen = [any(all(map(_agree, pair, network)) for network in networks) for pair in pairs]
-    return rows[chosen]
+    return rows[chosen].reset_index(drop=True)
 
 
 def _compare_studies(rows: pd.DataFrame, wanted: Wanted) -> Comparison:

@@ -11,47 +11,11 @@ from rewindctl.paper.plan import step_of
 from rewindctl.pipeline.labels import retrain_label
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
+from rewindctl.report.columns import TYPES
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
 from rewindctl.training.recipes import recipes
 
-COLUMNS = (
-    "run_id",
-    "model",
-    "dataset",
-    "iterations",
-    "scale",
-    "recipe",
-    "structure",
-    "scope",
-    "criterion",
-    "channel_norm",
-    "pruned_at",
-    "schedule",
-    "step",
-    "level",
-    "method",
-    "label",
-    "group",
-    "seed",
-    "sparsity_asked",
-    "sparsity",
-    "compression",
-    "test_accuracy",
-    "test_accuracy_best",
-    "prune_run_id",
-    "dense_run_id",
-    "dense_group",
-    "dense_accuracy",
-    "dense_accuracy_best",
-    "device",
-    "precision",
-    "dense_precision",
-    "deterministic",
-    "collected",
-    "data_digest",
-    "iterations_per_second",
-    "ended",
-)
+COLUMNS = tuple(TYPES)
 ORDER = [
     "model",
     "dataset",
@@ -91,7 +55,8 @@ def tidy_frame(registry: Registry, networks: Collection[Network] = ((None, None)
     `precision` is that of the retraining's updates (of a chain of several, each in its order: `fp32+bf16`),
     `dense_precision` that of its baseline. Both are empty in rows of files that older versions wrote: what they were
     trained in is not known, and unknown is a precision of its own. `recipe` names the baseline's recipe and what of
-    it was changed, likewise empty there. `prune_run_id` is the mask.
+    it was changed, likewise empty there. `prune_run_id` is the mask. `origin` is the file that a row was read from,
+    empty for a row of the registry.
     """
     finished = [run for network in networks for run in registry.search(**_tags(network)) if run.finished]
     by_id = {run.run_id: run for run in finished}
@@ -201,6 +166,7 @@ def _row(chain: list[RunRecord], schedule: str, step: float | None) -> dict[str,
         "data_digest": dense_spec.data_digest,
         "iterations_per_second": run.metrics.get("iterations_per_second"),
         "ended": datetime.fromtimestamp(run.ended / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "origin": "",
     }
 
 

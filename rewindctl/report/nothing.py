@@ -1,18 +1,16 @@
 """What is said where there is nothing to compare: which run is missing, and how to make it."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from rewindctl.counting import count_of
 from rewindctl.datasets.files import require_dataset
 from rewindctl.errors import RewindError
 from rewindctl.registry import Registry
-from rewindctl.report.rows import read_rows
+from rewindctl.report.rows import Files
 
 
 def nothing_to_compare(
-    source: Registry | Path, rows: pd.DataFrame, model: str | None, dataset: str | None
+    source: Registry | Files, rows: pd.DataFrame, model: str | None, dataset: str | None
 ) -> RewindError:
     """Which of the three kinds of run is missing, and the command that makes the next one.
 
@@ -20,8 +18,10 @@ def nothing_to_compare(
     """
     _require_names(source, model, dataset)
     of = " ".join(filter(None, (model and f"of {model}", dataset and f"on {dataset}")))
-    if isinstance(source, Path):
-        return RewindError(f"nothing to compare {of}{' ' if of else ''}in {source}", "it has no row of a retraining")
+    if isinstance(source, Files):
+        return RewindError(
+            f"nothing to compare {of}{' ' if of else ''}in {source.name}", "there is no row of a retraining"
+        )
     prunes = [run for run in source.search(kind="prune") if run.finished and run.dense_run_id in set(rows["run_id"])]
     if len(rows) == 0:
         hint = f"first: rewindctl train-dense --model {model or 'resnet8'} --dataset {dataset or 'digits'} --seeds 0-2"
@@ -38,16 +38,12 @@ def nothing_to_compare(
     return RewindError(f"nothing to compare {of}{' ' if of else ''}in experiment {source.experiment!r}: {found}", hint)
 
 
-def _require_names(source: Registry | Path, model: str | None, dataset: str | None) -> None:
+def _require_names(source: Registry | Files, model: str | None, dataset: str | None) -> None:
     """Raises: UsageError for a name that no run has and that is none of ours; a run may have a plug-in's."""
     from rewindctl.models import models
 
     def in_runs(column: str, name: str) -> bool:
-        return (
-            name in set(read_rows(source)[column])
-            if isinstance(source, Path)
-            else bool(source.search(**{column: name}))
-        )
+        return name in set(source.rows[column]) if isinstance(source, Files) else bool(source.search(**{column: name}))
 
     if model is not None and not in_runs("model", model):
         models[model]

@@ -1,8 +1,8 @@
-"""Tidy rows from a CSV file, so that results of other machines can be kept and drawn without their registry."""
+"""Tidy rows from CSV files, so that results of other machines can be kept and drawn without their registry."""
 
 import csv
-import re
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ import pandas as pd
 
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.files import read_text
-from rewindctl.pipeline.policy import UNTIL_DECIDED
+from rewindctl.report.columns import LONGEST, TYPES, WrongValueError
 from rewindctl.report.formats import starts_formula
 from rewindctl.report.frame import COLUMNS, in_order
+from rewindctl.safe_text import one_line
 from rewindctl.training.recipes import default_recipe, recipes
 
 LARGEST_FILE = 100_000_000
 MOST_ROWS = 200_000
 MOST_COLUMNS = 1_000
-LONGEST = 200
 NEWER = (  # columns that older files lack
     "scale",
     "recipe",
@@ -32,51 +32,104 @@ NEWER = (  # columns that older files lack
     "data_digest",
     "iterations_per_second",
     "ended",
+    "origin",
 )
 SAME_IN_GROUP = ("model", "dataset", "iterations", "scale", "structure", "scope", "method", "label", "sparsity_asked")
+RUN = ("run_id", "schedule", "step")  # a level of a chain is a row of each schedule that it is a result of
 TRIAL = ("group", "seed", "schedule", "step", "precision", "dense_precision")
 
 
-class _WrongValueError(ValueError):
-    """Says what a value should have been."""
+@dataclass(frozen=True)
+class Files:
+    """The rows of one or several files, each once; `runs`: the IDs of the runs that stand in each file."""
+
+    rows: pd.DataFrame
+    runs: dict[Path, frozenset[str]]
+
+    @property
+    def name(self) -> str:
+        return ", ".join(path.name for path in self.runs)
+
+
+@dataclass(frozen=True)
+class _Line:
+    row: dict[str, Any]
+    path: Path
+    where: str
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """The rows of a `runs.csv`, older ones without the newest columns too; other columns are left out.
+    """The rows of one file, as `read_files` has them. Raises: UsageError."""
+    return read_files([path]).rows
 
-    What an older file does not say stays empty, but for the scale, which follows from the length: no precision is
-    guessed, so its rows are neither pooled nor paired with those that name theirs.
-    Raises: UsageError naming the file, line and column.
+
+def read_files(paths: Sequence[Path]) -> Files:
+    """The rows of `runs.csv` files, older ones without the newest columns too; other columns are left out.
+
+    A run that stands in several files is one row, and so is a trial that was run in several registries: that of the
+    file given first. `origin` stays what a file says it is, else it is the file's path. What an older file does not
+    say stays empty, but for the scale, which follows from the length: no precision is guessed, so its rows are neither
+    pooled nor paired with those that name theirs.
+    Raises: UsageError naming the file, line and column; both lines where two say different things of one run.
     """
+    found: dict[tuple[Any, ...], _Line] = {}
+    trials: dict[tuple[Any, ...], _Line] = {}
+    runs: dict[Path, frozenset[str]] = {}
+    for path in dict.fromkeys(paths):
+        lines = list(_lines(path))
+        runs[path] = frozenset(line.row["run_id"] for line in lines)
+        for line in lines:
+            row, run = line.row, tuple(line.row[name] for name in RUN)
+            other = trials.setdefault((path, *(row[name] for name in TRIAL)), line).row["run_id"]
+            if other != row["run_id"]:
+                raise _wrong(line.where, f"run {row['run_id']} is the trial of run {other}", "keep one of the two")
+            found[run] = _agreed(found[run], line) if run in found else line
+            if len(found) > MOST_ROWS:
+                raise _wrong(line.where, f"more than {MOST_ROWS:,} rows", "give fewer")
+    rows = pd.DataFrame(_complete(found.values()), columns=list(COLUMNS))
+    return Files(in_order(rows.drop_duplicates(list(TRIAL))), runs)
+
+
+def _agreed(first: _Line, second: _Line) -> _Line:
+    """The first, with what it does not say and the second does. Raises: UsageError where they differ."""
+    row = dict(first.row)
+    for column, value in second.row.items():
+        if column in NEWER and row[column] in ("", None):
+            row[column] = value
+        elif value != row[column] and column != "origin" and not (column in NEWER and value in ("", None)):
+            raise _wrong(
+                second.where,
+                f"{column} of run {row['run_id']} is {value}, but {row[column]} in {first.where}",
+                "correct one of the two, or leave it out",
+            )
+    return replace(first, row=row)
+
+
+def _complete(lines: Iterable[_Line]) -> Iterator[dict[str, Any]]:
+    """The rows with their scale. Raises: UsageError for a group of several settings."""
+    groups: dict[str, tuple[tuple[Any, ...], str]] = {}
+    for line in lines:
+        row = line.row
+        if row["scale"] is None:
+            row["scale"] = _scale(row)
+        settings = tuple(row[name] for name in SAME_IN_GROUP)
+        of_group, where = groups.setdefault(row["group"], (settings, line.where))
+        if of_group != settings:
+            raise _wrong(line.where, f"group {row['group']:.12} has other settings than in {where}", "correct the file")
+        yield row
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    """The rows of a file, line by line. Raises: UsageError."""
     text = read_text(path, str(path), LARGEST_FILE, "give a runs.csv that compare wrote")
-    rows = _read(csv.DictReader(StringIO(text, newline=""), strict=True, restkey="", restval=None), path)
-    return in_order(pd.DataFrame(rows, columns=list(COLUMNS)))
-
-
-def _read(reader: "csv.DictReader[str]", path: Path) -> list[dict[str, Any]]:
+    reader = csv.DictReader(StringIO(text, newline=""), strict=True, restkey="", restval=None)
+    origin = one_line(str(path))[-LONGEST:].strip()
     try:
         _check_header(reader, path)
-        rows: list[dict[str, Any]] = []
-        seen: dict[tuple[Any, ...], dict[str, Any]] = {}
-        groups: dict[str, tuple[Any, ...]] = {}
         for line in reader:
             where = f"{path}, line {reader.line_num}"
             row = _row(line, where)
-            trial = tuple(row[name] for name in TRIAL)
-            if seen.get(trial) == row:
-                continue  # the same run in two files put together
-            if trial in seen:
-                raise _wrong(
-                    where, f"run {row['run_id']} is the trial of run {seen[trial]['run_id']}", "keep one of the two"
-                )
-            settings = tuple(row[name] for name in SAME_IN_GROUP)
-            if groups.setdefault(row["group"], settings) != settings:
-                raise _wrong(where, f"group {row['group']:.12} has other settings than above", "correct the file")
-            if len(rows) >= MOST_ROWS:
-                raise _wrong(where, f"more than {MOST_ROWS:,} rows", "give fewer")
-            seen[trial] = row
-            rows.append(row)
-        return rows
+            yield _Line(row | {"origin": row["origin"] or origin}, path, where)
     except csv.Error as error:
         raise _wrong(f"{path}, line {reader.line_num}", f"not CSV: {error}", "correct the file") from None
 
@@ -100,15 +153,13 @@ def _row(line: dict[str, Any], where: str) -> dict[str, Any]:
         if text is None:
             raise _wrong(where, f"no value for column {column!r}", "the line is too short")
         try:
-            row[column] = _TYPES[column](_unmarked(text.strip()))
-        except _WrongValueError as error:
+            row[column] = TYPES[column](_unmarked(text.strip()))
+        except WrongValueError as error:
             raise _wrong(where, f"{column} = {text!r:.80}: {error}", "correct the file") from None
     if (row["schedule"] == "iterative") != (row["step"] is not None):
         raise _wrong(
             where, f"step = {line.get('step')!r:.80} with schedule {row['schedule']!r}", "only iterative has one"
         )
-    if row["scale"] is None:
-        row["scale"] = _scale(row)
     return row
 
 
@@ -124,92 +175,3 @@ def _unmarked(text: str) -> str:
 
 def _wrong(where: str, problem: str, hint: str) -> RewindError:
     return UsageError(f"{where}: {problem}", hint)
-
-
-def _text(pattern: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if len(value) > LONGEST or not re.fullmatch(pattern, value):
-            raise _WrongValueError(f"not of the form {pattern}" if len(value) <= LONGEST else f"longer than {LONGEST}")
-        return value
-
-    return parse
-
-
-def _printable(value: str) -> str:
-    if len(value) > LONGEST or not value.isprintable():
-        raise _WrongValueError(f"not printable text of at most {LONGEST} characters")
-    return value
-
-
-def _one_of(*names: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value not in names:
-            raise _WrongValueError(f"none of {', '.join(name or 'empty' for name in names)}")
-        return value
-
-    return parse
-
-
-def _number(low: float, high: float, *, empty: bool = False) -> Callable[[str], float | None]:
-    def parse(value: str) -> float | None:
-        if empty and value == "":
-            return None
-        try:
-            number = float(value)
-        except ValueError:
-            raise _WrongValueError("not a number") from None
-        if not low <= number <= high:
-            raise _WrongValueError(f"not between {low:g} and {high:g}")
-        return number
-
-    return parse
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        if not re.fullmatch(r"\d{1,12}(\.0)?", value) or not low <= int(float(value)) <= high:
-            raise _WrongValueError(f"not a whole number between {low} and {high:,}")
-        return int(float(value))
-
-    return parse
-
-
-_NAME = _text(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_TYPES: dict[str, Callable[[str], Any]] = {
-    "run_id": _NAME,
-    "model": _NAME,
-    "dataset": _NAME,
-    "iterations": _whole(1, 10**9),
-    "scale": _number(1e-9, 1e9, empty=True),
-    "recipe": _printable,
-    "structure": _one_of("unstructured", "structured", ""),
-    "scope": _one_of("global", "layerwise", ""),
-    "criterion": _text(r"[A-Za-z0-9._-]*"),
-    "channel_norm": _one_of("keep", "remove", ""),
-    "pruned_at": _number(0, 1e9, empty=True),
-    "schedule": _one_of("dense", "one_shot", "iterative"),
-    "step": _number(0, 1, empty=True),
-    "level": _whole(0, 1_000),
-    "method": _text(r"[A-Za-z0-9_]+"),
-    "label": _printable,
-    "group": _NAME,
-    "seed": _whole(0, 2**32 - 1),
-    "sparsity_asked": _number(0, 1),
-    "sparsity": _number(0, 1),
-    "compression": _number(1, 1e12),
-    "test_accuracy": _number(0, 1),
-    "test_accuracy_best": _number(0, 1),
-    "prune_run_id": _text(r"([A-Za-z0-9][A-Za-z0-9._-]*)?"),
-    "dense_run_id": _NAME,
-    "dense_group": _NAME,
-    "dense_accuracy": _number(0, 1),
-    "dense_accuracy_best": _number(0, 1),
-    "device": _printable,
-    "precision": _text(r"[a-z0-9+]*"),
-    "dense_precision": _text(r"[a-z0-9]*"),
-    "deterministic": _one_of("True", "False", ""),
-    "collected": _one_of(UNTIL_DECIDED, ""),
-    "data_digest": _text(r"[0-9a-f]*"),
-    "iterations_per_second": _number(0, 1e9, empty=True),
-    "ended": _text(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)?"),
-}

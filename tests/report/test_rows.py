@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import permutations
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,7 @@ from rewindctl.paper.study import shipped
 from rewindctl.report.cells import summarise
 from rewindctl.report.formats import formats
 from rewindctl.report.frame import tidy_frame
-from rewindctl.report.rows import NEWER, read_rows
+from rewindctl.report.rows import NEWER, read_files, read_rows
 
 
 @pytest.fixture
@@ -27,14 +28,23 @@ def saved(tiny: Tiny, tmp_path: Path) -> Path:
     return tmp_path / "runs.csv"
 
 
-def test_rows_are_read_back_to_the_last_bit(tiny: Tiny, saved: Path) -> None:
-    pd.testing.assert_frame_equal(read_rows(saved), tidy_frame(tiny.registry()))
+def assert_same(rows: pd.DataFrame, others: pd.DataFrame) -> None:
+    """Wherever they were read from."""
+    pd.testing.assert_frame_equal(rows.drop(columns="origin"), others.drop(columns="origin"))
+
+
+def test_rows_are_read_back_to_the_last_bit_and_say_from_where(tiny: Tiny, saved: Path) -> None:
+    rows = read_rows(saved)
+    assert_same(rows, tidy_frame(tiny.registry()))
+    assert set(rows["origin"]) == {str(saved)}
+    rows.to_csv(saved.with_name("passed_on.csv"), index=False)
+    pd.testing.assert_frame_equal(read_rows(saved.with_name("passed_on.csv")), rows)
 
 
 def test_order_of_lines_and_lines_given_twice_do_not_matter(tiny: Tiny, saved: Path) -> None:
     head, *lines = saved.read_text().splitlines()
     saved.write_text("\n".join([head, *lines[::-1], *lines]) + "\n")
-    pd.testing.assert_frame_equal(read_rows(saved), tidy_frame(tiny.registry()))
+    assert_same(read_rows(saved), tidy_frame(tiny.registry()))
 
 
 def test_older_file_without_the_newest_columns_is_read(tiny: Tiny, saved: Path) -> None:
@@ -44,6 +54,37 @@ def test_older_file_without_the_newest_columns_is_read(tiny: Tiny, saved: Path) 
     pd.testing.assert_frame_equal(rows.drop(columns=list(NEWER)), whole.drop(columns=list(NEWER)))
     assert rows["scale"].tolist() == whole["scale"].tolist()
     assert set(rows["ended"]) == {""}
+
+
+def test_files_are_merged_without_doubles_in_any_order(tiny: Tiny, tmp_path: Path) -> None:
+    whole = tidy_frame(tiny.registry())
+    one, other, older = (tmp_path / f"{name}.csv" for name in ("one", "other", "older"))
+    whole[whole["seed"] == 0].to_csv(one, index=False)
+    whole.iloc[1:].to_csv(other, index=False)
+    whole.drop(columns=list(NEWER)).to_csv(older, index=False)
+    for order in permutations([one, other, older]):
+        assert_same(read_files([*order, order[0]]).rows, whole)
+    assert set(read_files([one, other]).rows.query("seed == 0")["origin"]) == {str(one)}
+
+
+def test_a_trial_that_two_registries_ran_is_that_of_the_first_file(tiny: Tiny, saved: Path, tmp_path: Path) -> None:
+    whole = tidy_frame(tiny.registry())
+    ids = ["run_id", "prune_run_id", "dense_run_id"]
+    again = whole.assign(**{name: whole[name].where(whole[name] == "", "f" + whole[name]) for name in ids})
+    again.assign(test_accuracy=0.5).to_csv(tmp_path / "again.csv", index=False)
+    assert_same(read_files([saved, tmp_path / "again.csv"]).rows, whole)
+    assert set(read_files([tmp_path / "again.csv", saved]).rows["test_accuracy"]) == {0.5}
+
+
+def test_files_that_say_different_things_of_a_run_are_refused(
+    tiny: Tiny, saved: Path, cli: Cli, tmp_path: Path
+) -> None:
+    tidy_frame(tiny.registry()).assign(test_accuracy=0.5).iloc[1:].to_csv(tmp_path / "b.csv", index=False)
+    answer = cli("compare", "--from", str(saved), "--from", "b.csv")
+    assert (answer.code, answer.out) == (2, "")
+    error, _ = answer.err.splitlines()
+    assert "error: b.csv, line 2: test_accuracy of run" in error
+    assert f"is 0.5, but 0.{error.partition('but 0.')[2].split()[0]} in {saved}, line 3" in error
 
 
 def test_an_older_file_says_no_precision_and_is_not_pooled_with_one_that_does(tiny: Tiny, saved: Path) -> None:
@@ -67,7 +108,7 @@ def test_a_trial_in_each_precision_is_no_trial_given_twice(tiny: Tiny, saved: Pa
 
 def test_columns_of_others_are_left_out_and_a_mark_of_the_encoding_is_no_letter(tiny: Tiny, saved: Path) -> None:
     tidy_frame(tiny.registry()).assign(mine="x,y").to_csv(saved, index=False, encoding="utf-8-sig")
-    pd.testing.assert_frame_equal(read_rows(saved), tidy_frame(tiny.registry()))
+    assert_same(read_rows(saved), tidy_frame(tiny.registry()))
 
 
 @pytest.mark.parametrize("form", list(formats))
@@ -135,7 +176,7 @@ def test_group_of_two_kinds_of_runs_is_refused(tiny: Tiny, saved: Path) -> None:
     frame.loc[1, "scale"] = 1.0
     frame.loc[1, "seed"] = 7
     frame.to_csv(saved, index=False)
-    with pytest.raises(UsageError, match="has other settings than above"):
+    with pytest.raises(UsageError, match="has other settings than in"):
         read_rows(saved)
 
 
