@@ -66,7 +66,7 @@ def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:
                 "pruned_at": masks[-1].iteration if masks else None,
                 "schedule": cell.schedule,
                 "step": cell.step,
-                "level": 1,
+                "level": len(masks),
                 "method": cell.method,
                 "label": cell.label,
                 "group": cell.group,
@@ -88,5 +88,6 @@ def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:
                 "data_digest": dense.data_digest,
                 "iterations_per_second": 100.0 + seed,
                 "ended": f"2026-01-0{seed + 1}T00:00:00Z",
+                "origin": "",
             }
     return in_order(pd.DataFrame(list(rows.values()), columns=list(COLUMNS)))

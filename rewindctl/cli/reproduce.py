@@ -2,6 +2,8 @@
 
 import time
 from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,16 +21,29 @@ if TYPE_CHECKING:
     from rewindctl.engines.limit import Limit
     from rewindctl.engines.run import Finished
     from rewindctl.paper.plan import Plan
+    from rewindctl.report.known import Known
 
 SHOWN_FAILURES = 20
 END_SECONDS = 10.0  # kept of a limit for the last points, tables and figures, with three times what one look takes
 LARGEST_END = 0.25  # of the limit
 PANELS = {
     "Instead of running": ("list_studies", "show", "plan", "power"),
-    "Selection": ("trials", "seeds", "cells", "scale"),
+    "Selection": ("trials", "seeds", "cells", "scale", "known"),
     "Trials where they decide": ("until_decided", "max_trials", "budget"),
     "Engine": ("engine", "jobs", "address", "gpus", "cpus", "time_limit"),
 }
+
+
+@dataclass(frozen=True)
+class _Means:
+    """What runs the stages. `limited`: when the time began, by the monotonic clock, and the seconds that it is."""
+
+    engine: str
+    jobs: int | None
+    address: str | None
+    cpus: float | None
+    gpus: float | None
+    limited: tuple[float, int] | None
 
 
 @command(runs=True, panels=PANELS)
@@ -66,6 +81,10 @@ def reproduce(
         ),
     ] = None,
     scale: Annotated[float, typer.Option(help="All iterations times this: a trial run, never the paper's.")] = 1.0,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option(help="A runs.csv of trials that were run elsewhere, and are not run here; repeatable."),
+    ] = None,
     engine: Annotated[Literal["local", "ray"], typer.Option(help="Here, or on a Ray cluster.")] = "local",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Stages at once. [local: one a GPU, else one; ray: all that fit]")
@@ -85,12 +104,15 @@ def reproduce(
         rewindctl reproduce --list
         rewindctl reproduce fig1 --cells 'method=lr_rewind,compression>5' --seeds 0-2 --time-limit 9m
         rewindctl reproduce all --engine ray --address auto --gpus 0.25
+        rewindctl reproduce fig1 --known lab/runs.csv --plan
         rewindctl reproduce fig1 --until-decided --budget 2h
     """
     began = time.monotonic()  # what is imported now takes seconds
     from rewindctl.engines.budget import parse_budget
     from rewindctl.paper.request import planned, studies_of
     from rewindctl.pipeline.policy import UNTIL_DECIDED
+    from rewindctl.report.known import known_of
+    from rewindctl.report.rows import read_files
 
     if list_studies or show:
         _print_studies(session, show)
@@ -102,26 +124,29 @@ def reproduce(
     chosen = parse.trials(trials, seeds)
     seconds = None if time_limit is None else parse_duration(time_limit, "time-limit")
     most = until.check(until_decided, max_trials, budget, chosen)
+    files = read_files(known or ())
     found = studies_of(tuple(study))
     made = planned(found, session.facts, tuple(range(most)) if until_decided else chosen, cells, scale)
     if power is not None:
         until.print_power(session, until.compared(made, found), power)
         return
+    elsewhere = known_of(files, made, session.precision)
+    for path in elsewhere.strangers:
+        session.console.say(f"note: --known {path} has no row of the study")
     if plan:
-        _print_plan(session, made)
+        _print_plan(session, made, elsewhere.results)
         return
     _check(session, engine, address, cpus, gpus)
-    limit = None if seconds is None else (began, seconds)
+    means = _Means(engine, jobs, address, cpus, gpus, None if seconds is None else (began, seconds))
     if until_decided:
         spending = parse_budget(budget)
-        collection = until.Collection(session, made, until.compared(made, found))
-        run = partial(_run, session, engine=engine, jobs=jobs, address=address, cpus=cpus, gpus=gpus, limited=limit)
-        ended = collection.collect(partial(run, collected=UNTIL_DECIDED), spending)
-        _print_results(session, tuple(study), made, ended.finished, output, ended)
+        collection = until.Collection(session, made, until.compared(made, found), elsewhere.results)
+        ended = collection.collect(partial(_run, session, means=means, collected=UNTIL_DECIDED), spending)
+        _print_results(session, tuple(study), made, ended.finished, output, elsewhere, ended)
         until.say_end(session, ended, budget, time_limit)
         return
-    finished = _run(session, made, engine, jobs, address, cpus, gpus, limit)
-    _print_results(session, tuple(study), made, finished, output)
+    finished = _run(session, made, means, elsewhere.results)
+    _print_results(session, tuple(study), made, finished, output, elsewhere)
     if finished.left:
         raise LimitError(f"--time-limit {time_limit} was over: {_left_text(made, finished)}")
 
@@ -139,7 +164,7 @@ def _print_studies(session: Session, show: str | None) -> None:
         session.console.data(listing.studies_text(studies))
 
 
-def _print_plan(session: Session, plan: "Plan") -> None:
+def _print_plan(session: Session, plan: "Plan", known: Collection[str]) -> None:
     """What there is to do; networks whose speed here the registry does not know are measured for seconds."""
     from rewindctl.paper import cost, listing
     from rewindctl.pipeline.speed import measured_speed
@@ -147,7 +172,7 @@ def _print_plan(session: Session, plan: "Plan") -> None:
 
     device = resolve_device(session.device)
     name = device_name(device)
-    state = cost.state_of(plan, session.registry(), name, session.precision)
+    state = cost.state_of(plan, session.registry(), name, session.precision, known)
     speeds = cost.all_speeds(
         plan,
         state,
@@ -175,18 +200,8 @@ def _check(session: Session, engine: str, address: str | None, cpus: float | Non
         resolve_device(session.device)
 
 
-def _run(
-    session: Session,
-    plan: "Plan",
-    engine: str,
-    jobs: int | None,
-    address: str | None,
-    cpus: float | None,
-    gpus: float | None,
-    limited: tuple[float, int] | None,
-    collected: str = "",
-) -> "Finished":
-    """`limited`: when the time began, by the monotonic clock, and the seconds that it is."""
+def _run(session: Session, plan: "Plan", means: _Means, known: Collection[str] = (), collected: str = "") -> "Finished":
+    """Run what is to do. `known`: stages of cells whose results are known from elsewhere."""
     from rewindctl.engines.choose import open_engine
     from rewindctl.engines.room import choose_jobs, need_of
     from rewindctl.engines.run import Finished, run_plan
@@ -194,21 +209,23 @@ def _run(
 
     registry = session.registry()
     looked = time.monotonic()
-    state = state_of(plan, registry, "", session.precision)
+    state = state_of(plan, registry, "", session.precision, known)
     look_seconds = time.monotonic() - looked
     done = {key: run.run_id for key, run in state.runs.items()}
-    left = [stage for key, stage in plan.stages.items() if key not in done]
-    session.console.say(f"{count_of(len(plan.stages), 'stage')}, {len(done)} of them done")
+    left = [stage for key, stage in plan.stages.items() if state.of(key) == "todo"]
+    spared = f", {len(state.spared)} known from elsewhere" if state.spared else ""
+    session.console.say(f"{count_of(len(plan.stages), 'stage')}, {len(done)} of them done{spared}")
     if not left:
         return Finished(done, [], "")
+    engine, jobs = means.engine, means.jobs
     denses = [plan.dense_of(stage) for stage in left]
     if engine == "local" and jobs is not None and jobs > 1:
         choose_jobs(jobs, len(left), session.device, need_of(denses, session.facts), session.console.say)
     data = {dense.dataset: dense.data_digest for dense in denses}
-    limit = _limit(*limited, look_seconds, cold=engine == "ray" or (jobs or 1) > 1) if limited else None
+    limit = _limit(*means.limited, look_seconds, cold=engine == "ray" or (jobs or 1) > 1) if means.limited else None
     site = session.site(registry, limit.deadline if limit else None, collected)
-    with open_engine(engine, site, data, jobs, address, cpus, gpus) as opened:
-        return run_plan(plan, done, opened, session.console, limit)
+    with open_engine(engine, site, data, jobs, means.address, means.cpus, means.gpus) as opened:
+        return run_plan(plan.without(state.spared), done, opened, session.console, limit)
 
 
 def _limit(began: float, seconds: int, look_seconds: float, *, cold: bool) -> "Limit":
@@ -237,6 +254,7 @@ def _print_results(
     plan: "Plan",
     finished: "Finished",
     output: Path | None,
+    known: "Known",
     ended: "until.Ended | None" = None,
 ) -> None:
     """Tables to stdout, tables and figures to the folder; failures at the end. `ended`: of trials until a decision."""
@@ -247,14 +265,15 @@ def _print_results(
     wanted = Wanted(
         studies, format=form, scale=plan.scale, trials=1 if ended else len(plan.seeds), report=True, selected=selected
     )
-    results = compare(session.registry(), wanted)
+    results = compare(session.registry(), wanted, known.files)
     names = [report.study.name for report in results.reports]
     name = names[0] if len(names) == 1 else "report"
     scaled = "" if plan.scale == 1 else f"-scaled-x{plan.scale:g}"  # beside the full-length ones, not over them
     files = results.write(output or Path("plots") / f"{name}{scaled}")
     if session.json:
         decisions = ended.as_json() if ended else {}
-        session.console.json(_results_json(plan, finished) | decisions | {"files": [str(path) for path in files]})
+        result = _results_json(plan, finished) | {"known": len(plan.spared(known.results, finished.runs))}
+        session.console.json(result | decisions | {"files": [str(path) for path in files]})
     else:
         session.console.data((ended.text() + "\n\n" if ended else "") + results.text)
     session.console.say(f"wrote {count_of(len(files), 'file')} to {files[0].parent}")

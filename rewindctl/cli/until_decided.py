@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rewindctl.cli.session import Session
     from rewindctl.engines.budget import Budget
     from rewindctl.engines.run import Finished
-    from rewindctl.paper.allotment import Choice, Comparison
+    from rewindctl.paper.allotment import Choice, Comparison, Result
     from rewindctl.paper.plan import Plan
     from rewindctl.paper.study import Study
     from rewindctl.registry import RunRecord
@@ -117,30 +117,41 @@ def say_end(session: "Session", ended: Ended, budget: str | None, time_limit: st
 
 @dataclass
 class Collection:
-    """The trials of a plan's comparisons as they are in the registry, and the next one."""
+    """The trials of a plan's comparisons as they are in the registry, and the next one.
+
+    `known`: results from elsewhere. A trial of which some cells are known is run whole: a pair needs one dense run.
+    """
 
     session: "Session"
     plan: "Plan"
     comparisons: "list[Comparison]"
+    known: "Mapping[str, Result]"
     failed: set[str] = field(default_factory=set)
     runs: "Mapping[str, RunRecord]" = field(default_factory=dict)
     decisions: "list[Decision]" = field(default_factory=list)
 
     def look(self) -> "list[Choice]":
         """Judge what is there, and rank what may come next. Raises: UsageError for results of several precisions."""
-        from rewindctl.paper.allotment import choices, effects
+        from rewindctl.paper.allotment import Result, choices, effects
         from rewindctl.paper.cost import state_of
         from rewindctl.registry import records as tag
         from rewindctl.report.decisions import decide
 
         self.runs = state_of(self.plan, self.session.registry(), "", self.session.precision).runs
-        precisions = {run.tags.get(tag.PRECISION, "fp32") for run in self.runs.values() if run.kind == "retrain"}
+        results = dict(self.known)
+        for key, run in self.runs.items():
+            if run.kind == "retrain":
+                results[key] = Result(run.dense_run_id, run.metric("test_accuracy"), tag.precision_of(run))
+        cells = [cell for one in self.comparisons for cell in (*one.first, *one.second)]
+        found = [results[key] for cell in cells for key in cell.stages if key in results]
+        precisions = {result.precision or "an unknown precision" for result in found}
         if len(precisions) > 1:
             raise UsageError(
-                "the study has retrainings in bf16 and in fp32", "add --precision fp32 or --precision bf16"
+                f"the study has retrainings in {' and in '.join(sorted(precisions))}",
+                "add --precision fp32 or --precision bf16",
             )
-        self.decisions = [decide(one, effects(one, self.plan.seeds, self.runs)) for one in self.comparisons]
-        undecided = [(decision.comparison, decision.more) for decision in self.decisions if not decision.decided]
+        self.decisions = [decide(one, effects(one, self.plan.seeds, results)) for one in self.comparisons]
+        undecided = [(one.comparison, one.more, one.effects.keys()) for one in self.decisions if not one.decided]
         return choices(self.plan, undecided, self.runs.keys(), self.failed)
 
     def collect(self, run: "Callable[[Plan], Finished]", budget: "Budget") -> Ended:

@@ -8,7 +8,6 @@ from typing import Literal
 
 from rewindctl.paper.claims import CLAIMS
 from rewindctl.paper.plan import Cell, Plan
-from rewindctl.registry import RunRecord
 
 Direction = Literal["worse", "as_good", "either"]
 
@@ -72,16 +71,27 @@ def _comparison(one: list[Cell], other: list[Cell], margin: float, own: bool) ->
     return Comparison(one[0].study, one[0].panel, sides[0], sides[1], None, "either", 0.0) if own else None
 
 
-def effects(comparison: Comparison, seeds: Sequence[int], runs: Mapping[str, RunRecord]) -> dict[int, float]:
+@dataclass(frozen=True)
+class Result:
+    """What a comparison needs of a training, run here or elsewhere; the accuracy is a fraction."""
+
+    dense_run_id: str
+    test_accuracy: float
+    precision: str
+
+
+def effects(comparison: Comparison, seeds: Sequence[int], results: Mapping[str, Result]) -> dict[int, float]:
     """The effect of each seed whose cells are all done, seeds in order: the mean difference over levels, in points.
 
-    `runs`: the finished run of each stage that has one, by fingerprint.
+    `results`: by the stage's fingerprint. They are a pair only if they descend from one dense run.
     """
     found: dict[int, float] = {}
     for place, seed in enumerate(seeds):
-        sides = [[runs.get(cell.stages[place]) for cell in cells] for cells in (comparison.first, comparison.second)]
-        if all(run is not None for side in sides for run in side):
-            means = [sum(run.metric("test_accuracy") for run in side if run) / len(side) for side in sides]
+        keys = [[cell.stages[place] for cell in cells] for cells in (comparison.first, comparison.second)]
+        if not all(key in results for side in keys for key in side):
+            continue
+        if len({results[key].dense_run_id for side in keys for key in side}) == 1:
+            means = [sum(results[key].test_accuracy for key in side) / len(side) for side in keys]
             found[seed] = 100 * (means[0] - means[1])
     return found
 
@@ -110,20 +120,24 @@ class Choice:
 
 
 def choices(
-    plan: Plan, undecided: Iterable[tuple[Comparison, float]], done: Collection[str], failed: Collection[str]
+    plan: Plan,
+    undecided: Iterable[tuple[Comparison, float, Collection[int]]],
+    done: Collection[str],
+    failed: Collection[str],
 ) -> list[Choice]:
     """The next trial of each comparison, the nearest to a decision per iteration first, equals in the study's order.
 
-    `undecided`: comparisons with how many trials more would decide them; `done`, `failed`: stages. A stage that is
-    done, of whatever comparison, costs nothing; a trial of which a stage failed is passed over.
+    `undecided`: comparisons with how many trials more would decide them, and the seeds that they have; `done`,
+    `failed`: stages. A stage that is done, of whatever comparison, costs nothing; a trial of which a stage failed is
+    passed over.
     """
     found = []
-    for comparison, more in undecided:
+    for comparison, more, seeds in undecided:
         parts = {place: trial(plan, comparison, place) for place in range(len(plan.seeds))}
         costs = {
             place: sum(stage.iterations for key, stage in part.stages.items() if key not in done)
             for place, part in parts.items()
-            if not all(key in done for key in part.stages) and not any(key in failed for key in part.stages)
+            if plan.seeds[place] not in seeds and not any(key in failed for key in part.stages)
         }
         if costs:
             place, *_ = costs

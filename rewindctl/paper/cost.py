@@ -1,7 +1,7 @@
 """What a plan has left to do and what that costs on this device."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,16 +25,25 @@ Speeds = dict[tuple[str, str], float]
 class State:
     """The finished runs of a plan's stages, by fingerprint, and how fast this device trained which network and data.
 
-    `points` are the iterations of each finished training whose states there are, recorded or replayed.
+    `points` are the iterations of each finished training whose states there are, recorded or replayed; `spared` the
+    stages that need no run, because what they are for is known from elsewhere.
     """
 
     runs: dict[str, RunRecord] = field(default_factory=dict)
     speeds: Speeds = field(default_factory=dict)
     points: dict[str, frozenset[int]] = field(default_factory=dict)
+    spared: frozenset[str] = frozenset()
+
+    def of(self, key: str) -> str:
+        """`done`, `known` or `todo`."""
+        return "done" if key in self.runs else "known" if key in self.spared else "todo"
 
 
-def state_of(plan: Plan, registry: Registry, device: str, precision: str = AUTO) -> State:
-    """Look once per network and data set for what the registry has: the run that the pipeline would reuse."""
+def state_of(plan: Plan, registry: Registry, device: str, precision: str = AUTO, known: Collection[str] = ()) -> State:
+    """Look once per network and data set for what the registry has: the run that the pipeline would reuse.
+
+    `known`: stages of cells whose results are known from elsewhere.
+    """
     pairs = {(spec.model, spec.dataset) for stage in plan.stages.values() if isinstance(spec := stage.spec, DenseSpec)}
     finished: dict[str, list[RunRecord]] = {}
     replays: dict[str, set[int]] = {}
@@ -56,7 +65,7 @@ def state_of(plan: Plan, registry: Registry, device: str, precision: str = AUTO)
             same = [run for run in finished.get(key, []) if parent is None or run.parent_id == parent]
             runs |= {key: same[-1]} if same else {}
     points = {key: frozenset(_recorded(run) | replays.get(run.run_id, set())) for key, run in runs.items()}
-    return State(runs, speeds, points)
+    return State(runs, speeds, points, plan.spared(known, runs))
 
 
 def _recorded(run: RunRecord) -> set[int]:
@@ -71,7 +80,7 @@ def replay_iterations(plan: Plan, state: State) -> Counter[tuple[str, str]]:
     """Updates that make states again which stages to do start from and finished trainings lack, by network and data."""
     needed: dict[str, set[int]] = {}
     for key, stage in plan.stages.items():
-        if key in state.runs:
+        if state.of(key) != "todo":
             continue
         if isinstance(stage.spec, PruneSpec) and stage.spec.iteration is not None and stage.parent:
             needed.setdefault(stage.parent, set()).add(stage.spec.iteration)
@@ -91,7 +100,7 @@ def _timed(run: RunRecord, device: str) -> bool:
 
 
 def plan_json(plan: Plan, state: State, speeds: Speeds, device: str, missing: list[str]) -> dict[str, Any]:
-    """The plan with its costs: `stages` (each once), `totals`, and for each kind the stages done, to do and shared.
+    """The plan with its costs: `stages` (each once), `totals`, and for each kind the stages done, known, to do, shared.
 
     `hours` are those of the training iterations to do, at the speeds known; None when one is not known. A stage is
     shared when more than one cell needs it. `missing`: data sets that the stages to do need and that are not here.
@@ -102,7 +111,7 @@ def plan_json(plan: Plan, state: State, speeds: Speeds, device: str, missing: li
             "kind": stage.spec.kind,
             "fingerprint": key,
             "parent": stage.parent,
-            "state": "done" if key in state.runs else "todo",
+            "state": state.of(key),
             "run_id": state.runs[key].run_id if key in state.runs else None,
             "iterations": stage.iterations,
             "cells": uses[key],
@@ -121,7 +130,7 @@ def plan_json(plan: Plan, state: State, speeds: Speeds, device: str, missing: li
         "iterations_todo": sum(todo.values()),
         "iterations_replayed": sum(replay_iterations(plan, state).values()),
         "hours": sum(count / speeds[pair] for pair, count in todo.items()) / 3600 if known else None,
-        "bytes": sum(_bytes(plan, key) for key in plan.stages if key not in state.runs),
+        "bytes": sum(_bytes(plan, key) for key in plan.stages if state.of(key) == "todo"),
         "device": device,
         "missing_data": missing,
     }
@@ -138,7 +147,7 @@ def iterations_to_do(plan: Plan, state: State) -> Counter[tuple[str, str]]:
     counts = replay_iterations(plan, state)
     for key, stage in plan.stages.items():
         dense = plan.dense_of(stage)
-        counts[dense.model, dense.dataset] += 0 if key in state.runs else stage.iterations
+        counts[dense.model, dense.dataset] += stage.iterations if state.of(key) == "todo" else 0
     return counts
 
 
@@ -147,7 +156,7 @@ def all_speeds(plan: Plan, state: State, measure: Callable[[DenseSpec], float], 
     speeds = dict(state.speeds)
     for key, stage in plan.stages.items():
         dense = plan.dense_of(stage)
-        if key not in state.runs and stage.iterations and (dense.model, dense.dataset) not in speeds:
+        if state.of(key) == "todo" and stage.iterations and (dense.model, dense.dataset) not in speeds:
             said(f"measuring {dense.model} on {dense.dataset} ...")
             speeds[dense.model, dense.dataset] = measure(dense)
     return speeds
@@ -160,10 +169,10 @@ def missing_data(plan: Plan, state: State, present: Callable[[str], bool]) -> li
 
 
 def _counts(rows: list[dict[str, Any]]) -> dict[str, int]:
+    states = Counter(row["state"] for row in rows)
     return {
         "stages": len(rows),
-        "done": sum(row["state"] == "done" for row in rows),
-        "todo": sum(row["state"] == "todo" for row in rows),
+        **{state: states[state] for state in ("done", "known", "todo")},
         "shared": sum(row["cells"] > 1 for row in rows),
     }
 

@@ -41,13 +41,14 @@ def plan_text(plan: dict[str, Any]) -> str:
     """The plan that `plan_json` made, without its single stages."""
     totals = plan["totals"]
     scale = "" if totals["scale"] == 1 else f", all iterations times {totals['scale']:g}: not the paper's results"
+    columns = ["stages", "done", *(["known"] if totals["known"] else []), "todo", "shared"]
     lines = [
         f"{count_of(totals['cells'], 'cell')}, trials: {totals['trials']}{scale}",
         "",
-        f"{'':8}{'stages':>8}{'done':>8}{'to do':>8}{'shared':>8}",
+        f"{'':8}" + "".join(f"{'to do' if name == 'todo' else name:>8}" for name in columns),
     ]
     for kind, counts in [*plan["kinds"].items(), ("all", totals)]:
-        lines.append(f"{kind:8}" + "".join(f"{counts[key]:>8,}" for key in ("stages", "done", "todo", "shared")))
+        lines.append(f"{kind:8}" + "".join(f"{counts[key]:>8,}" for key in columns))
     lines.append("")
     for network in plan["networks"]:
         speed = network["iterations_per_second"]

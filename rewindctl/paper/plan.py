@@ -1,6 +1,6 @@
 """From studies to stages: each stage once, however many cells, panels and studies use it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from rewindctl.datasets.facts import DataFacts
@@ -93,6 +93,21 @@ class Plan:
         needed = {link for cell in kept for stage in cell.stages for link in self.lineage(stage)}
         stages = {key: stage for key, stage in self.stages.items() if key in needed}
         return Plan(self.scale, self.seeds, stages, kept, self.groups)
+
+    def spared(self, known: Collection[str], done: Collection[str]) -> frozenset[str]:
+        """The stages that need no run where the results of `known` stages are there, but only `done` ones' files are.
+
+        What a cell that is not known descends from is needed, known or not.
+        """
+        unknown = {last for cell in self.cells for last in cell.stages if last not in known}
+        needed = {link for last in unknown for link in self.lineage(last)}
+        return frozenset(self.stages.keys() - needed - set(done))
+
+    def without(self, spared: Collection[str]) -> "Plan":
+        """The plan without those stages, which no other is made from."""
+        left = [replace(cell, stages=tuple(key for key in cell.stages if key not in spared)) for cell in self.cells]
+        stages = {key: stage for key, stage in self.stages.items() if key not in spared}
+        return Plan(self.scale, self.seeds, stages, [cell for cell in left if cell.stages], self.groups)
 
 
 def check_scale(scale: float) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 from rewindctl.catalog import unknown
 from rewindctl.datasets.facts import facts_of
 from rewindctl.errors import RewindError, UsageError
-from rewindctl.paper.plan import check_scale
+from rewindctl.paper.plan import check_scale, make_plan
 from rewindctl.paper.study import load_study, shipped
 from rewindctl.registry import Registry
 from rewindctl.report.cells import PRECISIONS, SETTINGS, summarise
@@ -21,6 +21,7 @@ from rewindctl.report.claims_table import claims_table, with_legend
 from rewindctl.report.figures import figures
 from rewindctl.report.formats import Table, as_table, formats
 from rewindctl.report.frame import Network, tidy_frame
+from rewindctl.report.known import together
 from rewindctl.report.nothing import nothing_to_compare
 from rewindctl.report.page import how_made, html_page, markdown_page
 from rewindctl.report.paired import pair_table, paired
@@ -158,15 +159,17 @@ class Comparison:
         return [*runs, " ".join(["rewindctl compare --report", *options]) + scale + f" --delta {wanted.delta}"]
 
 
-def compare(source: Registry | Files, wanted: Wanted) -> Comparison:
+def compare(source: Registry | Files, wanted: Wanted, known: Files | None = None) -> Comparison:
     """Compare the finished retrainings of the registry's experiment, or the rows of CSV files.
 
+    `known`: files whose rows of the studies wanted are added to those of a registry.
     Raises: UsageError, and RewindError saying which runs are needed where there is nothing to compare.
     """
     wanted.check()
-    rows = rows_of(source, wanted.networks())
+    rows = _rows(source, wanted, known)
     name = source.name if isinstance(source, Files) else f"experiment {source.experiment}"
     if wanted.names():
+        name += f" and {known.name}" if known and known.runs else ""
         return replace(_compare_studies(rows, wanted), source=name)
     if not (rows["method"] != "none").any():
         raise nothing_to_compare(source, rows, wanted.model, wanted.dataset)
@@ -193,6 +196,17 @@ def rows_of(source: Registry | Files, networks: Collection[Network]) -> pd.DataF
     pairs = zip(rows["model"], rows["dataset"], strict=True)
     chosen = [any(all(map(_agree, pair, network)) for network in networks) for pair in pairs]
     return rows[chosen].reset_index(drop=True)
+
+
+def _rows(source: Registry | Files, wanted: Wanted, known: Files | None) -> pd.DataFrame:
+    """The rows wanted; those of files have the groups of the studies that they are of. Raises: UsageError, DataError"""
+    networks = wanted.networks()
+    rows, files = rows_of(source, networks), known or source
+    if not isinstance(files, Files) or not files.runs or not wanted.names():
+        return rows
+    studies = [load_study(name) for name in wanted.names()]
+    plan = make_plan(studies, partial(facts_of, data_dir=None), (0,), wanted.scale)
+    return together(rows if known else rows.iloc[:0], rows_of(files, networks), plan)
 
 
 def _compare_studies(rows: pd.DataFrame, wanted: Wanted) -> Comparison:

@@ -1,12 +1,14 @@
 """rewindctl reproduce: what it refuses, prints and leaves (its engines are in tests/engines)."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Cli
-from studies import panel, text_of
+from studies import panel, study_of, text_of
+from study_rows import made_rows
 
 from rewindctl.paper.study import parse_study, shipped
 from rewindctl.registry import Registry
@@ -42,6 +44,7 @@ REFUSED = [
     (("fig1", "--until-decided", "--budget", "9"), "--budget '9' is not", "200000it"),
     (("fig6", "--until-decided"), "no two methods are compared", "two ways"),
     (("fig1", "--power", "0"), "--power 0 is no number of points", "0.2"),
+    (("fig1", "--known", "none.csv"), "none.csv cannot be read", "runs.csv"),
     (("fig1", "--force"), "--force has no meaning for reproduce", "--experiment"),
 ]
 
@@ -197,3 +200,43 @@ def test_a_limit_that_does_for_all_leaves_nothing(store: Path, cli: Cli, tmp_pat
     assert answer.code == 0
     assert (json.loads(answer.out)["done"], json.loads(answer.out)["left"]) == (3, 0)
     assert cli(*line, "1s").code == 0  # nothing is to do
+
+
+TABLE = "tiny-scaled-x0.01333-cells.json"
+LEVELS = FEW | {"schedule": "iterative", "sparsities": [0.5, 0.75]}
+
+
+def test_what_is_known_from_another_registry_is_not_run_and_counts(
+    store: Path, empty_store: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewindctl.paper.cost.MEASURED_SECONDS", 0.0)
+    there = ("--tracking-uri", f"sqlite:///{shutil.copy(empty_store, tmp_path / 'there.db')}")
+    line = ("reproduce", study(tmp_path, LEVELS, figures=[]), "--json")
+    assert cli(*line, "--seeds", "0", "--output", "there", *there).code == 0
+    known = ("--known", "there/runs.csv", "--output", "here")
+    plan = json.loads(cli(*line, "--trials", "2", *known, "--plan").out)
+    assert {row["state"] for row in plan["stages"] if row["spec"].get("seed") == 0} == {"known"}
+    assert (plan["totals"]["known"], plan["totals"]["todo"], plan["totals"]["iterations_todo"]) == (5, 5, 3 * 4)
+    result = json.loads(cli(*line, "--trials", "2", *known, "--time-limit", "1h").out)
+    assert (result["stages"], result["done"], result["known"], result["left"]) == (10, 5, 5, 0)
+    assert {run.params["seed"] for run in Registry().search(kind="dense")} == {"1"}
+
+    assert cli(*line, "--trials", "2", "--output", "alone", *there).code == 0
+    here, alone = (json.loads((tmp_path / folder / TABLE).read_text()) for folder in ("here", "alone"))
+    assert {cell["n"] for cell in here} == {2}
+    assert [cell | {"run_ids": ""} for cell in here] == [cell | {"run_ids": ""} for cell in alone]
+
+    third = ("--tracking-uri", f"sqlite:///{shutil.copy(empty_store, tmp_path / 'third.db')}")
+    answer = cli(*line, "--trials", "2", "--known", "here/runs.csv", "--known", "alone/runs.csv", *third)
+    assert (json.loads(answer.out)["known"], Registry(third[1]).search()) == (10, [])
+
+
+def test_a_file_that_has_nothing_of_the_study_is_noted(
+    store: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewindctl.paper.cost.MEASURED_SECONDS", 0.0)
+    made_rows(study_of(FEW), seeds=1).to_csv("runs.csv", index=False)
+    name = study(tmp_path, FEW | {"iterations": 6})
+    answer = cli("reproduce", name, "--trials", "1", "--known", "runs.csv", "--plan")
+    assert answer.code == 0
+    assert "note: --known runs.csv has no row of the study" in answer.err

@@ -52,7 +52,7 @@ def test_the_same_comparison_of_two_panels_is_one() -> None:
 def test_the_next_trial_goes_where_a_decision_costs_least() -> None:
     plan = planned(panel(methods=METHODS))
     found = comparisons(plan, 0.1, [])
-    fine, tuned, rewound = choices(plan, [(found[0], 4), (found[1], 2), (found[2], math.inf)], set(), set())
+    fine, tuned, rewound = choices(plan, [(found[0], 4, ()), (found[1], 2, ()), (found[2], math.inf, ())], set(), set())
     assert (fine.comparison, tuned.comparison, rewound.comparison) == (found[1], found[0], found[2])
     assert fine.total == 2 * fine.iterations == 2 * (24 + 24 + 24)
     assert math.isinf(rewound.total)
@@ -65,10 +65,10 @@ def test_what_is_done_costs_nothing_and_a_failed_trial_is_passed_over() -> None:
     first = trial(plan, one, 0)
     assert {stage.spec.kind for stage in first.stages.values()} == {"dense", "prune", "retrain"}
     denses = {key for key, stage in plan.stages.items() if stage.parent is None}
-    (cheap,) = choices(plan, [(one, 1)], denses, set())
+    (cheap,) = choices(plan, [(one, 1, ())], denses, set())
     assert cheap.iterations == sum(stage.iterations for key, stage in first.stages.items() if key not in denses)
-    (after,) = choices(plan, [(one, 1)], set(first.stages), set())
+    (after,) = choices(plan, [(one, 1, [0])], set(first.stages), set())
     assert after.place == 1
-    (past,) = choices(plan, [(one, 1)], set(), {next(iter(first.stages))})
+    (past,) = choices(plan, [(one, 1, ())], set(), {next(iter(first.stages))})
     assert past.place == 1
-    assert choices(plan, [(one, 1)], set(plan.stages), set()) == []
+    assert choices(plan, [(one, 1, plan.seeds)], set(), set()) == []

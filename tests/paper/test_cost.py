@@ -131,7 +131,7 @@ def made(plan: Plan, state: cost.State | None = None, speed: float | None = 100.
 
 
 ROW = {"kind", "fingerprint", "parent", "state", "run_id", "iterations", "cells", "spec"}
-TOTALS = {"stages", "done", "todo", "shared", "cells", "trials", "scale", "iterations", "iterations_todo"}
+TOTALS = {"stages", "done", "known", "todo", "shared", "cells", "trials", "scale", "iterations", "iterations_todo"}
 TOTALS |= {"hours", "bytes", "device", "missing_data", "iterations_replayed"}
 
 
@@ -167,7 +167,7 @@ def test_what_is_done_costs_nothing(trial: list[str], plan: Plan) -> None:
     assert after["totals"]["iterations"] == before["totals"]["iterations"] == 4 * 3 + 2 * 2
     assert after["totals"]["iterations_todo"] == 4 + 2 * 2
     assert after["totals"]["bytes"] < before["totals"]["bytes"]
-    assert after["kinds"]["prune"] == {"stages": 2, "done": 1, "todo": 1, "shared": 2}
+    assert after["kinds"]["prune"] == {"stages": 2, "done": 1, "known": 0, "todo": 1, "shared": 2}
     everything = cost.State(dict.fromkeys(plan.stages, state.runs[next(iter(plan.stages))]))
     totals = made(plan, everything)["totals"]
     assert (totals["hours"], totals["bytes"], totals["todo"], totals["iterations_todo"]) == (0, 0, 0, 0)
