@@ -57,3 +57,6 @@ def test_rows_of_a_file_are_compared_as_those_of_the_registry(chain: Chain, cli:
     where = ("--tracking-uri", chain.uri)
     assert cli("compare", "--output", "out", *where).code == 0
     assert cli("compare", *PAIR, "--from", "out/runs.csv").out == cli("compare", *PAIR, *where).out
+    here = compare(tracking_uri=chain.uri).runs
+    twice = compare(files=["out/runs.csv", "out/runs.csv"]).runs
+    assert records(twice.drop(columns="origin")) == records(here.drop(columns="origin"))

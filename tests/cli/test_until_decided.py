@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from studies import panel, text_of
+from studies import panel, study_of, text_of
+from study_rows import made_rows
 
 from rewindctl.registry import Registry
 
@@ -49,6 +50,20 @@ def test_trials_are_added_until_the_budget_and_then_gone_on_with(store: Path, cl
     assert "a look after every trial" in row["test"]
     assert (row["n"], row["p_supported"]) == (7, pytest.approx(decision["p_below"]))
     assert "--until-decided" in cli("compare", "--claims").out
+
+
+def test_known_trials_are_looked_at_and_a_half_known_one_is_run_whole(store: Path, cli: Cli) -> None:
+    rows = made_rows(study_of(TINY), seeds=7)
+    half = (rows["seed"] == 3) & (rows["method"] == "finetune")
+    rows[~half].to_csv("lab.csv", index=False)
+    answer = cli(*LINE, "--known", "lab.csv", "--output", "out")
+    result = json.loads(answer.out)
+    (decision,) = result["decisions"]
+    assert (answer.code, decision["n"], result["iterations_spent"]) == (0, 7, TRIAL)
+    assert {run.params["seed"] for run in Registry().search(kind="dense")} == {"3"}
+    assert {run.params["method"] for run in Registry().search(kind="retrain")} == {"finetune", "weight_rewind"}
+    claims = json.loads(cli("compare", "--claims", "--json", "--from", "out/runs.csv").out)
+    assert {row["n"] for row in claims if row["role"] == "part"} == {7}
 
 
 def test_power_needs_no_registry(cli: Cli, tmp_path: Path) -> None:

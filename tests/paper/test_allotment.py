@@ -3,10 +3,11 @@
 import math
 from typing import Any
 
+import pytest
 from studies import panel, study_of
 
 from rewindctl.datasets.facts import facts_of
-from rewindctl.paper.allotment import Comparison, choices, comparisons, trial
+from rewindctl.paper.allotment import Comparison, Result, choices, comparisons, effects, trial
 from rewindctl.paper.plan import Plan, make_plan
 from rewindctl.paper.study import shipped
 
@@ -72,3 +73,14 @@ def test_what_is_done_costs_nothing_and_a_failed_trial_is_passed_over() -> None:
     (past,) = choices(plan, [(one, 1, ())], set(), {next(iter(first.stages))})
     assert past.place == 1
     assert choices(plan, [(one, 1, plan.seeds)], set(), set()) == []
+
+
+def test_a_pair_is_of_one_dense_run() -> None:
+    plan = planned(panel(methods=METHODS), seeds=3)
+    (one, *_) = comparisons(plan, 0.1, [])
+    (first, second) = (side[0].stages for side in (one.first, one.second))
+    results = {key: Result(f"here {seed}", 0.5, "fp32") for seed, key in enumerate(first)}
+    results |= {key: Result(f"here {seed}", 0.6, "fp32") for seed, key in enumerate(second)}
+    assert effects(one, plan.seeds, results) == pytest.approx({0: -10.0, 1: -10.0, 2: -10.0})
+    elsewhere = results | {second[1]: Result("there", 0.6, "fp32")}
+    assert list(effects(one, plan.seeds, elsewhere)) == [0, 2]
