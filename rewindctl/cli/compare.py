@@ -83,7 +83,6 @@ def compare(
         rewindctl compare
         rewindctl compare --study fig1 --claims --output plots --format markdown
         rewindctl compare --pair 'weight_rewind k=8000' lr_rewind
-        rewindctl compare --from here.csv --from there.csv
         rewindctl compare --report --log --model resnet20 --dataset cifar10
     """
     from rewindctl.report.compare import Wanted

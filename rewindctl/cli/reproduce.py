@@ -104,7 +104,6 @@ def reproduce(
         rewindctl reproduce --list
         rewindctl reproduce fig1 --cells 'method=lr_rewind,compression>5' --seeds 0-2 --time-limit 9m
         rewindctl reproduce all --engine ray --address auto --gpus 0.25
-        rewindctl reproduce fig1 --known lab/runs.csv --plan
         rewindctl reproduce fig1 --until-decided --budget 2h
     """
     began = time.monotonic()  # what is imported now takes seconds
