@@ -101,6 +101,7 @@ def test_their_names_are_listed_and_what_does_not_load_is_named(site: Path) -> N
     assert "theirs" in hint
 
 
+@pytest.mark.slow
 def test_plugins_are_not_loaded_for_help_nor_for_names_of_ours(site: Path) -> None:
     for arguments in (
         ["--help"],

@@ -187,6 +187,7 @@ def test_children_are_never_hung_under_a_run_of_other_bytes(chain: Chain, copied
     assert (again.imported, again.runs) == ((), merged.runs)
 
 
+@pytest.mark.slow
 def test_an_import_names_the_longest_baseline_and_moves_no_name(
     copied_chain: Chain, target: Registry, cli: Cli, tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_an_import_names_the_longest_baseline_and_moves_no_name(
     assert target.resolve(alias).params["iterations"] == "24"
 
 
+@pytest.mark.slow
 def test_equal_reruns_are_imported_once(copied_chain: Chain, target: Registry, cli: Cli, tmp_path: Path) -> None:
     at = ("--force", "--tracking-uri", copied_chain.uri)
     rerun = cli("prune", "--parent", copied_chain.dense, "--compression", "5", *at).run_id

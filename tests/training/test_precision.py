@@ -119,7 +119,7 @@ def test_pruned_weights_stay_0_in_bf16(data: DeviceData, start: TrainState, mask
 
 def test_going_on_in_bf16_is_the_unbroken_run(data: DeviceData, start: TrainState) -> None:
     result, keeper = run(data, BF16, start)
-    for point in keeper.points:
+    for point in (keeper.points[0], keeper.points[-1]):
         again = train(network(), data, BF16, start, Keeper(), None, point)
         assert equal(again.state, result.state)
         assert again.evaluations == result.evaluations
