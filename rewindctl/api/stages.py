@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 from rewindctl.api.reading import Method, StoreOptions, registry_of
 from rewindctl.api.run import Run
@@ -10,7 +10,6 @@ from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.console import Console
 from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
 from rewindctl.pipeline import iterate as walk
-from rewindctl.pipeline.policy import MACHINE, Place
 from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_spec
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.sparsity import target_sparsity
@@ -24,7 +23,7 @@ class RunOptions(StoreOptions, total=False):
     data_dir: Path | str | None
     force: bool
     checkpoint_every: float
-    resume_points: Place
+    resume_points: Literal["machine", "store"]
     precision: str
     deterministic: bool
     replay: bool
@@ -170,7 +169,7 @@ def _pipeline(parent: Run | str | None, options: RunOptions) -> Pipeline:
             options.get("checkpoint_every", 60.0),
             arithmetic=arithmetic,
             replay=options.get("replay", True),
-            resume_points=options.get("resume_points", MACHINE),
+            resume_points=options.get("resume_points", "machine"),
         ),
     )
 

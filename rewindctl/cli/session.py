@@ -185,7 +185,7 @@ _RUN: dict[str, Any] = {
     "resume_points": Annotated[
         Literal["machine", "store"],
         typer.Option(
-            help="Where those are: on this machine, or in the artifact store too, for another machine of its kind.",
+            help="Where those points are: on this machine, or in the artifact store too, for others of its kind.",
             rich_help_panel=RUN,
         ),
     ],

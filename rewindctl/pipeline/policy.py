@@ -1,7 +1,7 @@
 """How stages are run, on whichever device and machine: no spec and no fingerprint knows of it."""
 
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
 from rewindctl.arithmetic import Arithmetic
 from rewindctl.durations import Deadline
@@ -10,7 +10,6 @@ from rewindctl.errors import UsageError
 UNTIL_DECIDED = "until_decided"  # a rule: trials go where those before did not decide
 
 Place = Literal["machine", "store"]
-MACHINE: Final = "machine"
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class RunPolicy:
     replay: bool = True
     deadline: Deadline | None = None
     collected: str = ""
-    resume_points: Place = MACHINE
+    resume_points: Place = "machine"
 
     def __post_init__(self) -> None:
         if self.resume_points not in get_args(Place):
