@@ -86,11 +86,16 @@ def bring(client: Client, run: RunRecord, file: Path, machine: Machine) -> None:
             if about.iteration <= _iteration_of(file):
                 return
             if why := _difference(about.made_on, machine.made_on):
-                machine.say(f"note: the stored resume point of run {run.run_id} is not gone on from: {why}")
+                machine.say(_left(run, file, why))
                 return
             _unwrap(path, about, file)
         except IntegrityError:
-            machine.say(f"note: the stored resume point of run {run.run_id} is not whole: it is not gone on from")
+            machine.say(_left(run, file, "it is not whole"))
+
+
+def _left(run: RunRecord, file: Path, why: str) -> str:
+    text = f"note: the stored resume point of run {run.run_id} is not gone on from: {why}"
+    return text if file.is_file() else f"{text}; the training starts anew"
 
 
 def _fetched(client: Client, run: RunRecord, folder: Path) -> Path | None:

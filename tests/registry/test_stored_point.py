@@ -88,8 +88,10 @@ def foreign(data: bytes) -> bytes:
 def test_half_an_upload_is_no_point(registry: Registry, writer: RunWriter, damage: Callable[[bytes], bytes]) -> None:
     path = stored(registry, writer)
     path.write_bytes(damage(path.read_bytes()))
-    said = f"note: the stored resume point of run {writer.run_id} is not whole: it is not gone on from"
-    assert brought(registry, writer, HERE) == (None, [said])
+    said = f"note: the stored resume point of run {writer.run_id} is not gone on from: it is not whole"
+    assert brought(registry, writer, HERE) == (None, [f"{said}; the training starts anew"])
+    here(writer, 4)
+    assert brought(registry, writer, HERE) == (4, [said])
     writer.fail(ValueError("a reason"))
     assert not path.parent.exists(), "a failed run goes on nowhere"
     assert tag.RESUME_POINT not in registry.get(writer.run_id).tags
@@ -98,7 +100,7 @@ def test_half_an_upload_is_no_point(registry: Registry, writer: RunWriter, damag
 def test_a_point_of_another_kind_of_machine_is_left(registry: Registry, writer: RunWriter) -> None:
     why = "device was a processor, here it is a GPU"
     said = f"note: the stored resume point of run {writer.run_id} is not gone on from: {why}"
-    assert brought(registry, writer, {"device": "a GPU"}) == (None, [said])
+    assert brought(registry, writer, {"device": "a GPU"}) == (None, [f"{said}; the training starts anew"])
     stored(registry, writer).unlink()
     assert brought(registry, writer, HERE) == (None, [])
     writer.fail(KeyboardInterrupt())
