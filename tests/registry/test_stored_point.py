@@ -12,13 +12,14 @@ from servers import Server
 from started import Started
 
 from rewindctl.datasets import load_dataset
+from rewindctl.errors import RegistryError
 from rewindctl.files import state_folder
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Machine, Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.paths import local_path
-from rewindctl.registry.stored_point import POINT, bring
+from rewindctl.registry.stored_point import POINT, about_of, bring
 from rewindctl.rewinding.checkpoints import TrainState
 
 HERE = {"device": "a processor"}
@@ -106,6 +107,20 @@ def test_a_point_of_another_kind_of_machine_is_left(registry: Registry, writer: 
     writer.fail(KeyboardInterrupt())
 
 
+def test_no_point_is_ahead_of_what_the_store_has(registry: Registry, writer: RunWriter) -> None:
+    """While something waits on this machine's disk a point that builds on it would be one without its metrics."""
+    before = stored(registry, writer).read_bytes()
+    here(writer, 6)
+    writer._post.keep({"do": "tags", "rows": []})
+    with pytest.raises(RegistryError, match="is away"):
+        writer.store_point(HERE)
+    assert stored(registry, writer).read_bytes() == before
+    writer._post.flush()
+    writer.store_point(HERE)
+    assert stored(registry, writer).read_bytes() != before
+    writer.fail(KeyboardInterrupt())
+
+
 def digests(registry: Registry, run: RunRecord) -> dict[str, str]:
     manifest = registry.manifest(run)
     return {path: entry["sha256"] for path, entry in manifest.items() if path != "environment.json"}
@@ -116,9 +131,9 @@ def digests(registry: Registry, run: RunRecord) -> dict[str, str]:
 def test_killed_and_gone_on_with_elsewhere_through_a_server(server: Server, chain: Chain, cli: Cli) -> None:
     """SIGKILL, and its machine never heard of again: a day later another one has the point from the server."""
     at = ("--tracking-uri", server.uri, "--experiment", "preempted")
-    line = ("train-dense", "--model", "resnet8", "--dataset", "digits", "--iterations", "120", "--evaluate-every", "10")
+    line = ("train-dense", "--model", "resnet8", "--dataset", "digits", "--iterations", "60", "--evaluate-every", "10")
     process = Started(*line, "--resume-points", "store", "--checkpoint-every", "0", *at)
-    while process.poll() is None and not any(path.is_file() for path in server.artifacts.rglob(POINT)):
+    while process.poll() is None and not any(about_of(path).iteration for path in server.artifacts.rglob(POINT)):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait(30) == -signal.SIGKILL
