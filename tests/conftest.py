@@ -50,6 +50,11 @@ class Answer:
 Cli = Callable[..., Answer]
 
 
+def quickly(case: object, *quick: object) -> object:
+    """A case of a parametrized test: those that are not `quick` are left to the slow tests."""
+    return case if case in quick else pytest.param(case, marks=pytest.mark.slow)
+
+
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """Run a command in this process: `cli("prune", "--parent", run)`; the folder is the test's own."""

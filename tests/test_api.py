@@ -228,6 +228,8 @@ def test_kinds_are_checked_and_values_by_the_spec(chain: Chain) -> None:
         retrain(dense, "lr_rewind")
     with pytest.raises(UsageError, match=r"iteration 7 of dense run .* is not recorded"):
         retrain(mask, "weight_rewind", k=7, replay=False)
+    with pytest.raises(UsageError, match="unknown place of resume points 'here'"):
+        retrain(mask, "lr_rewind", resume_points="here")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="structure = 'round'"):
         prune(dense, sparsity=0.5, structure="round")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="--scope layerwise has no meaning for a parent that is pruned already"):

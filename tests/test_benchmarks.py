@@ -182,6 +182,7 @@ def test_an_unknown_part_is_wrong_usage(tmp_path: Path) -> None:
     assert "OUT=results bash benchmarks/gpu.sh PART" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_tests_for_a_gpu_are_found(tmp_path: Path) -> None:
     """On this device, which may have none, they need not run."""
     done = gpu(tmp_path, "tests", CUDA_VISIBLE_DEVICES="")

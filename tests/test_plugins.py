@@ -88,6 +88,7 @@ def test_their_network_and_data_go_through_the_whole_chain(site: Path, store: Pa
     assert chain[1].metrics["nonzero_kernel_parameters"] == round((8 * 3 * 9 + 8 * 16 + 16 * 2) / 4)
 
 
+@pytest.mark.slow
 def test_their_names_are_listed_and_what_does_not_load_is_named(site: Path) -> None:
     listed = rewindctl(site, "data", "list")
     assert "squares" in listed.stdout
@@ -100,6 +101,7 @@ def test_their_names_are_listed_and_what_does_not_load_is_named(site: Path) -> N
     assert "theirs" in hint
 
 
+@pytest.mark.slow
 def test_plugins_are_not_loaded_for_help_nor_for_names_of_ours(site: Path) -> None:
     for arguments in (
         ["--help"],

@@ -55,6 +55,10 @@ TAGS = {
     "rewindctl.heartbeat": (ALL, "Unix seconds of its last sign of life"),
     "rewindctl.ticket": (TRACKED, "place in the queue of processes for one stage"),
     "rewindctl.error": ((), "why a run failed or was killed"),
+    "rewindctl.resume_point": (
+        (),
+        "the artifact that an unfinished run goes on from (`--resume-points store`)",
+    ),
     "rewindctl.diverged_iteration": ((), "finished updates when the loss became NaN or infinite"),
     "rewindctl.diverged_learning_rate": ((), "rate of the update that was refused"),
     "rewindctl.study": (("tune", "trial"), "name of the search"),
@@ -179,6 +183,7 @@ ARTIFACTS = {
         "parameters, buffers, momentum, random state at a rewind point",
     ),
     "checkpoints/final.safetensors": (TRAINED, "the same after the last iteration"),
+    "resume/point": ((), "of an unfinished run: what another machine goes on from (`--resume-points store`)"),
     "mask/mask.safetensors": (("prune",), "one bit a kernel weight"),
     "mask/layers.csv": (("prune",), "kept and total weights of each layer"),
     "plots/density.png": (("prune",), "what is left of each layer"),

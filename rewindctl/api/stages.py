@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 from rewindctl.api.reading import Method, StoreOptions, registry_of
 from rewindctl.api.run import Run
@@ -23,6 +23,7 @@ class RunOptions(StoreOptions, total=False):
     data_dir: Path | str | None
     force: bool
     checkpoint_every: float
+    resume_points: Literal["machine", "store"]
     precision: str
     deterministic: bool
     replay: bool
@@ -168,6 +169,7 @@ def _pipeline(parent: Run | str | None, options: RunOptions) -> Pipeline:
             options.get("checkpoint_every", 60.0),
             arithmetic=arithmetic,
             replay=options.get("replay", True),
+            resume_points=options.get("resume_points", "machine"),
         ),
     )
 

@@ -29,7 +29,8 @@ def gc(
     By default what no result and no work needs: unfinished runs of stages that another run finished (superseded);
     files of runs deleted through MLflow, which then cannot be restored, but not of those that living runs were made
     from (deleted); folders of runs that the store does not have, no server's (unreferenced); resume points of
-    finished, failed and deleted runs (resume); files and locks of processes that are gone (temporary).
+    finished, failed and deleted runs, here or in the store (resume); files and locks of processes that are gone
+    (temporary).
 
     --unfinished takes other RUNNING, FAILED and KILLED runs whose process is gone too, with the points that the same
     command would go on from; --orphans runs whose parent or dense run is deleted or nowhere, their results with them:

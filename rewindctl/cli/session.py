@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rewindctl.durations import Deadline
     from rewindctl.engines.work import Site
     from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
+    from rewindctl.pipeline.policy import Place
     from rewindctl.registry import Registry, RunRecord
 
 STORE = "Store"
@@ -53,6 +54,7 @@ class Session:
     precision: str = AUTO
     deterministic: bool = True
     replay: bool = True
+    resume_points: "Place" = "machine"
     _facts: "dict[str, DataFacts]" = field(default_factory=dict)
 
     def registry(self, *, make: bool = True) -> "Registry":
@@ -90,7 +92,14 @@ class Session:
     def _policy(self) -> "RunPolicy":
         from rewindctl.pipeline import RunPolicy
 
-        return RunPolicy(self.force, self.checkpoint_every, self.wait, self.arithmetic, self.replay)
+        return RunPolicy(
+            self.force,
+            self.checkpoint_every,
+            self.wait,
+            self.arithmetic,
+            self.replay,
+            resume_points=self.resume_points,
+        )
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -173,6 +182,13 @@ _RUN: dict[str, Any] = {
             min=0, help="Seconds between the points that an interrupted run goes on from.", rich_help_panel=RUN
         ),
     ],
+    "resume_points": Annotated[
+        Literal["machine", "store"],
+        typer.Option(
+            help="Where those points are: on this machine, or in the artifact store too, for others of its kind.",
+            rich_help_panel=RUN,
+        ),
+    ],
     "wait": Annotated[
         bool,
         typer.Option("--wait/--no-wait", help="Wait for a stage that another process is at.", rich_help_panel=RUN),
@@ -197,6 +213,7 @@ _DEFAULTS = {
     "precision": AUTO,
     "deterministic": True,
     "checkpoint_every": 60.0,
+    "resume_points": "machine",
     "wait": True,
     "replay": True,
 }
@@ -264,4 +281,5 @@ def _session(before: Globals, after: dict[str, Any]) -> Session:
         precision=after.get("precision", AUTO),
         deterministic=after.get("deterministic", True),
         replay=after.get("replay", True),
+        resume_points=after.get("resume_points", "machine"),
     )

@@ -46,7 +46,7 @@ class Background:
 
     def give(self, job: Job) -> None:
         """Have it done after all that was given before; waits where too much is left to do. Raises: as `check`."""
-        if self._given - self._done >= MOST:
+        if self.left >= MOST:
             self.wait()
         self.check()
         self._given += 1
@@ -61,6 +61,11 @@ class Background:
         """Raises: what a job raised, if one did."""
         if self._error is not None:
             raise self._error
+
+    @property
+    def left(self) -> int:
+        """How much was given and is not done."""
+        return self._given - self._done
 
     def _mark(self) -> "SimpleQueue[None]":
         """Gets its item when all that was given is done, or dropped."""

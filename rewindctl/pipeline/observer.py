@@ -7,7 +7,7 @@ from functools import partial
 
 from rewindctl.durations import Deadline
 from rewindctl.pipeline.background import Background
-from rewindctl.pipeline.resume import save_point
+from rewindctl.pipeline.resume import StoredPoints, save_point
 from rewindctl.registry import RunWriter
 from rewindctl.registry.paths import checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState
@@ -29,6 +29,7 @@ class RunObserver:
     checkpoint_seconds: float
     usage: Usage
     deadline: Deadline | None = None
+    stored: StoredPoints | None = None
     kept: int = 0  # the iteration that a stopped run goes on from
     _saved: float = field(default_factory=time.monotonic)
     _leaving: bool = False
@@ -67,3 +68,5 @@ class RunObserver:
     def _keep(self, point: ResumePoint) -> None:
         save_point(self.writer, point)
         self.kept = point.state.iteration
+        if self.stored is not None:
+            self.stored.offer()

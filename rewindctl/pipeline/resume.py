@@ -1,13 +1,15 @@
-"""The point that an interrupted training goes on from: one file a run, on this machine, gone at the end."""
+"""The point that an interrupted training goes on from: one file a run, here or in the store too, gone at the end."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 from pydantic import Field
 
-from rewindctl.errors import IntegrityError
+from rewindctl.errors import IntegrityError, RewindError
 from rewindctl.files import replacing, writing
+from rewindctl.pipeline.background import Background
 from rewindctl.registry import RunWriter
 from rewindctl.registry.manifest import ArtifactPath, File, Strict, parse_strict
 from rewindctl.rewinding.checkpoints import TrainState
@@ -47,6 +49,34 @@ def save_point(writer: RunWriter, point: ResumePoint) -> None:
     }
     with writing(writer.resume_file), replacing(writer.resume_file) as temporary:
         point.state.save(temporary, notes)
+
+
+@dataclass
+class StoredPoints:
+    """Brings a run's points to its artifact store by a thread of its own: the training and its record wait for none.
+
+    When one is uploaded the newest is next; those that came in between are left out. One that fails costs nothing but
+    the way to go on elsewhere: it is told once, and the next one is tried again.
+    """
+
+    writer: RunWriter
+    work: Background
+    made_on: Mapping[str, str]
+    say: Callable[[str], None]
+    _told: bool = False
+
+    def offer(self) -> None:
+        """That there is a new point. Of two that are left to do the second was not begun, and takes the newest."""
+        if self.work.left < 2:
+            self.work.give(self._upload)
+
+    def _upload(self) -> None:
+        try:
+            self.writer.store_point(self.made_on)
+        except RewindError as error:
+            if not self._told:
+                self.say(f"note: a resume point is on this machine alone: {error.message}")
+            self._told = True
 
 
 def load_point(writer: RunWriter) -> ResumePoint | None:

@@ -29,14 +29,14 @@ from rewindctl.pipeline.train_run import train_run, write_result
 from rewindctl.pipeline.waiting import bring_kept, find_or_start
 from rewindctl.pruning import Mask, PruneResult, prune
 from rewindctl.pruning.density import plot_density
-from rewindctl.registry import Registry, RunRecord, RunWriter, Watch
+from rewindctl.registry import Machine, Registry, RunRecord, RunWriter, Watch
 from rewindctl.registry import records as tag
 from rewindctl.registry.paths import LAYERS, MASK, checkpoint_path
 from rewindctl.registry.writer import resume_file
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.safe_text import finite
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec
-from rewindctl.training.device import device_name, environment, resolve_device
+from rewindctl.training.device import deciding, device_name, environment, resolve_device
 from rewindctl.training.loop import evaluate
 from rewindctl.training.records import ResumePoint, TrainResult
 
@@ -193,7 +193,8 @@ class Pipeline:
         def start(*, watch: Watch) -> RunWriter:
             held = [self._held(*state) for state in needed]
             own = tags | asked | ({tag.WEIGHTS_FROM: held[0]} if held else {})
-            return self.registry.start(spec, name, parent, own, resume=not force, watch=watch, precision=precision)
+            how: dict[str, Any] = {"precision": precision, "machine": Machine(deciding(self.device), self.console.say)}
+            return self.registry.start(spec, name, parent, own, resume=not force, watch=watch, **how)
 
         find = (lambda: None) if force else partial(self.registry.find, spec.fingerprint(), parent, precision)
         found = find_or_start(find, start, self.console, self.policy.wait, self.policy.deadline)

@@ -9,11 +9,12 @@ from rewindctl.errors import LimitError
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.policy import RunPolicy
-from rewindctl.pipeline.resume import load_point
+from rewindctl.pipeline.resume import StoredPoints, load_point
 from rewindctl.pipeline.starts import Prepared
 from rewindctl.registry import RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.paths import FINAL
+from rewindctl.training.device import deciding
 from rewindctl.training.loop import train
 from rewindctl.training.precision import choose_for
 from rewindctl.training.records import ResumePoint, TrainResult, TrainSettings
@@ -31,16 +32,18 @@ def train_run(
 ) -> TrainResult:
     """Train with metrics and checkpoints going to the run; `begin` is where a replay goes on from."""
     settings = in_arithmetic(ready, data, writer, policy.arithmetic, console)
-    resume, background = load_point(writer), Background()
+    resume, background, uploads = load_point(writer), Background(), Background()
     own, resume = resume, resume or begin
     with console.progress(title, settings.iterations, resume.wall_seconds if resume else 0.0) as progressed:
         usage = Usage(data.device)
         observer = RunObserver(writer, background, progressed, policy.checkpoint_seconds, usage, policy.deadline)
+        if policy.resume_points == "store":
+            observer.stored = StoredPoints(writer, uploads, deciding(data.device), console.say)
         if own is not None:
             observer.kept = own.state.iteration
             console.say(f"going on with run {writer.run_id} from iteration {own.state.iteration:,}")
         try:
-            with background:
+            with uploads, background:
                 result = train(ready.network, data, settings, ready.start, observer, ready.mask, resume)
                 background.wait()
         except (KeyboardInterrupt, LimitError):

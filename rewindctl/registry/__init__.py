@@ -4,6 +4,7 @@ from rewindctl.registry.inputs import DataInput
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
+from rewindctl.registry.stored_point import Machine
 from rewindctl.registry.writer import RunWriter
 
-__all__ = ["DataInput", "Registry", "RunRecord", "RunWriter", "Watch"]
+__all__ = ["DataInput", "Machine", "Registry", "RunRecord", "RunWriter", "Watch"]

@@ -5,12 +5,13 @@ import json
 import os
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from rewindctl.errors import KeptError
 from rewindctl.files import require_state_folder
-from rewindctl.registry import claim, outage, ownership
+from rewindctl.registry import claim, outage, ownership, stored_point
 from rewindctl.registry import records as tag
 from rewindctl.registry.client import AwayError, Client, StoreError
 from rewindctl.registry.outbox import Entry, Outbox
@@ -30,6 +31,7 @@ class Opening:
     name: str
     parent: RunRecord | None
     tags: dict[str, str]
+    machine: stored_point.Machine | None = None  # None: stored resume points are none of its business
 
     def open(self, look: claim.Look, watch: Watch, resume: bool) -> RunWriter:
         """The run to write to; what `Registry.start` does. `look` reads all runs of the stage.
@@ -72,6 +74,8 @@ class Opening:
         done = {run_id: str(box.folder) for run_id, box in boxes.items() if box and box.complete}
         for run_id, folder in done.items() if resume else ():
             raise KeptError(run_id, folder, "this stage is done, and was not uploaded yet")
+        if resume:
+            self._bring_points(mine, others)
         left = [run for run in others if run.status in ("RUNNING", "KILLED") and resume_file(run.run_id).is_file()]
         chosen = left[-1] if left and resume else None
         for run in others:
@@ -82,10 +86,25 @@ class Opening:
             return RunWriter.reopen(self.client, chosen, ticket, about)
         return RunWriter(self.client, mine, about)
 
+    def _bring_points(self, mine: str, others: list[RunRecord]) -> None:
+        """Have here what the store has to go on from. It may take long: `mine` is seen to live meanwhile."""
+        stored = [run for run in others if run.status in ("RUNNING", "KILLED") and tag.RESUME_POINT in run.tags]
+        if not stored or self.machine is None:
+            return
+        heartbeat = ownership.Heartbeat(self.client, mine)
+        try:
+            for run in stored:
+                stored_point.bring(self.client, run, resume_file(run.run_id), self.machine)
+        finally:
+            heartbeat.stop(ownership.GIVE_UP_SECONDS)
+
     def _bury(self, run: RunRecord, box: Outbox | None) -> None:
         """Close a run that nobody goes on with, if its process is gone and did not."""
         if box is not None:
             box.remove()
+        if run.status in ("RUNNING", "KILLED") and tag.RESUME_POINT in run.tags:
+            with suppress(StoreError):  # else gc removes it with the run
+                stored_point.drop(self.client, run.run_id)
         if run.status != "RUNNING":
             return
         if claim.is_choosing(run):  # it never was anybody's

@@ -26,6 +26,7 @@ OWNER = "rewindctl.owner"
 HEARTBEAT = "rewindctl.heartbeat"
 TICKET = "rewindctl.ticket"
 ERROR = "rewindctl.error"
+RESUME_POINT = "rewindctl.resume_point"  # where the artifact store has one
 SPARED = "rewindctl.spared_layers"
 MODEL = "rewindctl.model"
 DATASET = "rewindctl.dataset"

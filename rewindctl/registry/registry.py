@@ -16,6 +16,7 @@ from rewindctl.registry.ownership import Watch
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.searching import ANY, search
 from rewindctl.registry.store import connect
+from rewindctl.registry.stored_point import Machine
 from rewindctl.registry.writer import RunWriter
 from rewindctl.specs import DenseSpec, Spec
 
@@ -137,14 +138,17 @@ class Registry:
         resume: bool = True,
         watch: Watch | None = None,
         precision: str = AUTO,
+        machine: Machine | None = None,
     ) -> RunWriter:
         """Open a run for `spec`: an unfinished one of the same spec that left a resume point here, else a new one.
+
+        With `machine`, this one, a point in the artifact store will do too, where it was made on one of its kind.
 
         Of all processes that start a stage at the same moment one gets it. Unfinished runs whose process is gone are
         marked KILLED; `watch` remembers what was seen of the others from one call to the next.
         Raises: BusyError when another process is at it, or (`resume`) has just finished it; KeptError.
         """
-        opening = Opening(self.client, self.experiment_id, spec, name, parent, tags)
+        opening = Opening(self.client, self.experiment_id, spec, name, parent, tags, machine)
         look = partial(self.same_stage, spec.fingerprint(), parent.run_id if parent else None, precision)
         return opening.open(look, watch or Watch(), resume)
 

@@ -7,7 +7,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,14 +15,14 @@ from typing import Any
 
 from rewindctl.errors import DiskError, KeptError, LimitError, RegistryError, RewindError, UsageError
 from rewindctl.files import sha256, state_folder, writing
-from rewindctl.registry import outage, ownership
+from rewindctl.registry import outage, ownership, stored_point
 from rewindctl.registry.client import AwayError, Client, StoreError
 from rewindctl.registry.delivery import Post, deliver
 from rewindctl.registry.inputs import DataInput
 from rewindctl.registry.older import read
 from rewindctl.registry.outbox import END, FILE, Entry, Outbox
 from rewindctl.registry.paths import local_path
-from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, SPEC, TICKET, RunRecord
+from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, RESUME_POINT, SPEC, TICKET, RunRecord
 from rewindctl.safe_text import scrubbed
 from rewindctl.specs import DenseSpec, Spec, parse_spec
 from rewindctl.temporary import temporary_folder
@@ -50,6 +50,7 @@ class RunWriter:
             self._folder = temporary_folder()
         self._staging = Path(self._folder.name)
         self._open, self._manifest = True, ""
+        self._stored = False  # whether the store may have a resume point of it
         self._heartbeat = ownership.Heartbeat(self._client, run_id)
         self._post = Post(self._client, run_id, self._heartbeat, about or {})
 
@@ -70,7 +71,7 @@ class RunWriter:
                 client.delete_tag(run.run_id, ERROR)
             box = Outbox.find(run.run_id)
             writer = cls(client, run.run_id, about)
-            writer.found = run.tags
+            writer.found, writer._stored = run.tags, RESUME_POINT in run.tags
             try:
                 writer._catch_up(box)
             except BaseException:
@@ -151,6 +152,33 @@ class RunWriter:
         with self.artifact(path) as local:
             local.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
+    def store_point(self, made_on: Mapping[str, str]) -> None:
+        """Put the resume point of this machine, made where `made_on` says, into the artifact store too.
+
+        May be called beside all else that is written. Raises: RegistryError, DiskError.
+        """
+        self._check_open()
+        local = self._staging / stored_point.POINT
+        with writing(local):
+            stored_point.wrap(self.resume_file, local, made_on)
+        if self._post.box is not None:  # looked at after the copy was made: what it builds on is here, not there
+            raise StoreError(f"the tracking store {self._client.display_uri} is away")
+        if not self._stored:
+            self._client.set_tag(self.run_id, RESUME_POINT, stored_point.POINT)
+            self._stored = True
+        stored_point.upload(self._client, self.run_id, local)
+
+    def _drop_stored_point(self, say: Callable[[str], None]) -> None:
+        """Before the run is closed: nothing is changed afterwards. Raises: AwayError."""
+        try:
+            if self._stored:
+                stored_point.drop(self._client, self.run_id)
+                self._stored = False
+        except AwayError:
+            raise
+        except StoreError as error:
+            say(f"note: the resume point of run {self.run_id} stays in the store: {error.message}")
+
     def seal(self) -> None:
         """Write the manifest of all artifacts, and its own digest as a tag."""
         with suppress(AwayError):  # whose it is shows before what is kept is delivered
@@ -178,7 +206,7 @@ class RunWriter:
         while record is None:
             try:
                 record = self._ended() if deadline else None
-                record = record or self._end(end)
+                record = record or self._end(end, say)
             except AwayError:
                 if deadline is None:
                     deadline = self._keep(end, say)
@@ -193,10 +221,11 @@ class RunWriter:
     def _end_entry(self) -> Entry:
         return {"do": END, "at": int(time.time() * 1000), "manifest": self._manifest}
 
-    def _end(self, end: Entry) -> RunRecord:
+    def _end(self, end: Entry, say: Callable[[str], None]) -> RunRecord:
         self._post.flush()
         self._heartbeat.stop()
         self._check_ours()
+        self._drop_stored_point(say)
         deliver(self._client, self.run_id, end, None)
         return read(self._client, self.run_id)
 
@@ -240,6 +269,8 @@ class RunWriter:
             if self._open and self._heartbeat.check():
                 self._post.flush()
                 self._client.set_tag(self.run_id, ERROR, " ".join(scrubbed(reason).split())[:500])
+                if not killed:
+                    self._drop_stored_point(lambda text: None)
                 self._client.set_terminated(self.run_id, "KILLED" if killed else "FAILED")
                 if isinstance(error, UsageError):
                     self._client.delete_run(self.run_id)

@@ -23,10 +23,12 @@ def levels(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
     Chains of several methods can end in the same label: of such, the group with the most trials.
     """
-    sizes = rows.groupby(["sparsity_asked", "group"])["dense_run_id"].nunique().rename("trials").reset_index()
-    largest = sizes.sort_values(["trials", "group"], ascending=[False, True]).drop_duplicates("sparsity_asked")
-    chosen = rows.merge(largest[["sparsity_asked", "group"]])
-    return chosen.pivot_table(index="dense_run_id", columns="sparsity_asked", values=column, aggfunc="first")
+    if (rows.groupby("sparsity_asked")["group"].nunique() > 1).any():
+        sizes = rows.groupby(["sparsity_asked", "group"])["dense_run_id"].nunique().rename("trials").reset_index()
+        largest = sizes.sort_values(["trials", "group"], ascending=[False, True]).drop_duplicates("sparsity_asked")
+        rows = rows.merge(largest[["sparsity_asked", "group"]])
+    cells = rows.dropna(subset=column).drop_duplicates(["dense_run_id", "sparsity_asked"])
+    return cells.pivot(index="dense_run_id", columns="sparsity_asked", values=column)
 
 
 def complete_block(grid: pd.DataFrame) -> pd.DataFrame:

@@ -87,6 +87,16 @@ class TrainState:
         except UNREADABLE as error:
             raise IntegrityError(f"{path} holds no readable notes: {str(error)[:300]}") from None
 
+    @staticmethod
+    def iteration_of(path: Path) -> int:
+        """The iteration of a saved state, its tensors unread. Raises: IntegrityError."""
+        try:
+            require_size(path)
+            with safe_open(path, framework="pt") as file:
+                return _count(_metadata(file)["iteration"])
+        except UNREADABLE as error:
+            raise IntegrityError(f"{path} is not a readable checkpoint: {str(error)[:300]}") from None
+
     @classmethod
     def initial(cls, network: nn.Module) -> "TrainState":
         """The state of a network before its first update: momentum zero."""

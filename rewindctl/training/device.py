@@ -68,6 +68,13 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def deciding(device: torch.device) -> dict[str, str]:
+    """What of a machine decides the bytes of a training; of a processor also its threads, which share out each sum."""
+    cuda = {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    own = cuda if device.type == "cuda" else {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
+    return {"device": device_name(device), "torch": str(torch.__version__), **own}
+
+
 def device_name(device: torch.device) -> str:
     """The marketing name of the GPU, or of the processor."""
     if device.type == "cuda":

@@ -27,6 +27,7 @@ def facts(name: str):  # type: ignore[no-untyped-def]
     return facts_of(name, None)
 
 
+@pytest.mark.slow
 def test_a_network_is_measured_and_nothing_is_made(cli: Cli, tmp_path: Path) -> None:
     answer = cli("bench", "--model", "resnet8", "--seconds", "0", "--device", "cpu", "--json", "--precision", "bf16")
     assert answer.code == 0

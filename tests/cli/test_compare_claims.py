@@ -106,6 +106,7 @@ def test_best_accuracies_are_named_as_such(chain: Chain, cli: Cli, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.slow
 def test_one_method_alone_is_an_error_that_says_what_to_run(cli: Cli) -> None:
     dense = cli("train-dense", *TINY).run_id
     assert cli("retrain", "--parent", dense, "--sparsity", "0.5", "--method", "lr_rewind").code == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import TINY, Answer, Chain, Cli
+from conftest import TINY, Answer, Chain, Cli, quickly
 from studies import panel, text_of
 
 from rewindctl.registry.store import connect
@@ -161,7 +161,7 @@ def check(name: str, answer: Answer, code: int, words: str) -> None:
     assert words in answer.out + answer.err, (name, answer)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", [quickly(one, "dense deleted", "all files", "alias") for one in DAMAGES])
 def test_every_command_does_its_work_or_says_in_a_line_what_is_gone(
     copied_chain: Chain, cli: Cli, tmp_path: Path, damage: str
 ) -> None:

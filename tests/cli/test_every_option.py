@@ -75,6 +75,7 @@ EARLY: list[Case] = [
     ("verify abcdef --all", 2, "both abcdef and --all are given", "give one"),
     (f"{DENSE} --precision fp16", 2, "unknown precision 'fp16'", "known: auto, fp32, bf16"),
     ("bench --precision bf15", 2, "unknown precision 'bf15'", "known: auto, fp32, bf16"),
+    (f"{DENSE} --resume-points here", 2, "--resume-points|'here'", "rewindctl train-dense --help"),
     (f"{DENSE} --checkpoint-every -1", 2, "--checkpoint-every|-1", "rewindctl train-dense --help"),
     (
         "train-dense --model resnet20 --dataset cifar10 --data-dir file",
@@ -123,7 +124,10 @@ LATE: list[Case] = [
 ]
 
 # The same code for every command that has them, wrong once in the tables; any name, place or file name is a right one.
-SHARED = ("--tracking-uri", "--experiment", "--device", "--precision", "--checkpoint-every", "--data-dir")
+SHARED = (
+    *("--tracking-uri", "--experiment", "--device", "--precision", "--checkpoint-every", "--resume-points"),
+    "--data-dir",
+)
 NEVER_WRONG = {
     ("demo", "--output"),  # written to when all runs are there; that of compare is the same
     ("reproduce", "--output"),

@@ -1,9 +1,10 @@
 """Help: the frozen list of commands, an example each that parses, and nothing heavy loaded to show it."""
 
+import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,28 +147,34 @@ def test_brackets_of_help_are_not_taken_for_markup(cli: Cli) -> None:
 # In processes of their own: what is loaded is the point.
 
 
-def imported(*arguments: str) -> tuple[str, set[str]]:
-    """Standard output of `python -m rewindctl ...`, and the top-level packages that it imported."""
-    line = [sys.executable, "-X", "importtime", "-m", "rewindctl", *arguments]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
+def imported(names: Sequence[str]) -> list[tuple[str, set[str]]]:
+    """What `rewindctl NAME --help` prints for each of the names, one after the other in one process.
+
+    With it the top-level packages that were imported by then: nothing heavy after the last is nothing heavy ever.
+    """
+    source = """if True:
+        import contextlib, io, json, sys
+        from rewindctl.cli import run
+        for name in json.load(sys.stdin):
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                assert run([*name.split(), "--help"]) == 0
+            print(json.dumps([out.getvalue(), sorted({module.partition(".")[0] for module in sys.modules})]))
+    """
+    line = [sys.executable, "-c", source]
+    done = subprocess.run(line, input=json.dumps(names), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    rows = [row.rpartition("|")[2].strip() for row in done.stderr.splitlines() if row.startswith("import time:")]
-    return done.stdout, {row.partition(".")[0] for row in rows}
+    answers = [json.loads(answer) for answer in done.stdout.splitlines()]
+    return [(out, set(packages)) for out, packages in answers]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_a_command_loads_nothing_heavy(name: str) -> None:
-    out, packages = imported(*name.split(), "--help")
-    assert f"Usage: rewindctl {name} [OPTIONS]" in out
-    assert f"Examples:\n  rewindctl {name}" in out
-    assert "typer" in packages
-    assert not packages & HEAVY
-
-
-def test_the_help_lists_every_command_and_loads_nothing_heavy() -> None:
-    out, packages = imported("--help")
-    assert {name.split()[0] for name in COMMANDS} <= set(out.split())
-    assert not packages & HEAVY
+def test_the_help_of_a_command_loads_nothing_heavy() -> None:
+    (whole, _), *answers = imported(["", *COMMANDS])
+    assert {name.split()[0] for name in COMMANDS} <= set(whole.split())
+    for name, (out, packages) in zip(COMMANDS, answers, strict=True):
+        assert f"Usage: rewindctl {name} [OPTIONS]" in out
+        assert f"Examples:\n  rewindctl {name}" in out
+        assert "typer" in packages
+        assert not packages & HEAVY, name
 
 
 def test_the_console_script_and_the_module_agree() -> None:

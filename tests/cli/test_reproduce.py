@@ -107,6 +107,7 @@ DIVERGING = panel(
 )
 
 
+@pytest.mark.slow
 def test_one_failing_cell_stops_no_other_and_is_tried_again(store: Path, cli: Cli, tmp_path: Path) -> None:
     levels = DIVERGING | {"sparsities": [0.5, 0.75]}
     line = ("reproduce", study(tmp_path, levels), "--trials", "1", "--json")
@@ -164,6 +165,7 @@ def test_cells_that_were_not_selected_say_so(store: Path, cli: Cli, tmp_path: Pa
     assert "not selected" not in cli(*line).out
 
 
+@pytest.mark.slow
 def test_more_at_once_than_there_is_memory_for_is_refused_before_anything_runs(
     store: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +176,7 @@ def test_more_at_once_than_there_is_memory_for_is_refused_before_anything_runs(
     assert Registry().search() == []
 
 
+@pytest.mark.slow
 def test_a_scaled_study_is_none_of_the_full_one(store: Path, cli: Cli, tmp_path: Path) -> None:
     name = study(tmp_path, FEW)
     for scale in ("1", "0.5"):
@@ -194,6 +197,7 @@ def test_a_limit_too_short_for_anything_says_what_is_left(store: Path, cli: Cli,
     assert Registry().search() == []
 
 
+@pytest.mark.slow
 def test_a_limit_that_does_for_all_leaves_nothing(store: Path, cli: Cli, tmp_path: Path) -> None:
     line = ("reproduce", study(tmp_path, FEW), "--trials", "1", "--json", "--time-limit")
     answer = cli(*line, "1h")

@@ -51,6 +51,7 @@ def test_seeds_make_a_baseline_and_an_alias_each(copied_chain: Chain, cli: Cli) 
     assert registry.resolve("models:/resnet8-digits-dense@seed-0").run_id == first
 
 
+@pytest.mark.slow
 def test_an_alias_never_goes_to_a_shorter_baseline(copied_chain: Chain, cli: Cli) -> None:
     """Nor to one of another experiment; to one as long, or longer, it does."""
     at, alias = ("--tracking-uri", copied_chain.uri), "models:/resnet8-digits-dense@seed-0"

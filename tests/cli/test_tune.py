@@ -198,6 +198,7 @@ def test_every_run_of_a_search_is_intact_and_has_its_lineage(tuned: Tuned, cli: 
     assert "best.json" in cli("show", tuned.home, *at).out
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_with_the_same_study(chain: Chain, tmp_path: Path, cli: Cli) -> None:
     copied = copy_chain(chain, tmp_path / "copied")
     line = ("tune", "--parent", copied.prune, *SHORT, "--compare-seeds", "0", "--tracking-uri", copied.uri)
@@ -228,6 +229,7 @@ def test_a_training_that_diverges_is_recorded_and_the_search_goes_on(chain: Chai
     assert len(complete) == 1, "one point of the space, one run: it was found again"
 
 
+@pytest.mark.slow
 def test_a_trial_stopped_early_says_so(chain: Chain, tmp_path: Path, cli: Cli) -> None:
     copied = copy_chain(chain, tmp_path / "copied")
     line = ("tune", "--parent", copied.prune, "--iterations", "24", "--trials", "7", "--compare-seeds", "0")
@@ -246,6 +248,7 @@ def test_a_trial_stopped_early_says_so(chain: Chain, tmp_path: Path, cli: Cli) -
     assert not any("pruned" in line for line in listed), "to prune is to remove weights"
 
 
+@pytest.mark.slow
 def test_several_seeds_a_trial_are_a_median(chain: Chain, tmp_path: Path, cli: Cli) -> None:
     copied = copy_chain(chain, tmp_path / "copied")
     (tmp_path / "space.yaml").write_text("k: {type: int, low: 1, high: 24}\nmomentum: {type: float, low: 0, high: 0.9}")
@@ -398,6 +401,7 @@ def fetch(address: str) -> Any:
         return json.loads(answer.read())
 
 
+@pytest.mark.slow
 def test_the_dashboard_opens_the_storage(tuned: Tuned, dashboard: str) -> None:
     (study,) = fetch(f"{dashboard}/api/studies")["study_summaries"]
     assert study["study_name"] == tuned.printed["study"]

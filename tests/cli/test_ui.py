@@ -79,6 +79,7 @@ def assert_only_own_names(port: int) -> None:
             assert caught.value.code == 403
 
 
+@pytest.mark.slow
 def test_the_ui_shows_the_store_and_ends_with_the_command(
     ui: tuple["subprocess.Popen[str]", int], copied_chain: Chain
 ) -> None:

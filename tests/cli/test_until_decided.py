@@ -20,6 +20,7 @@ def study(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(text_of(TINY))
 
 
+@pytest.mark.slow
 def test_trials_are_added_until_the_budget_and_then_gone_on_with(store: Path, cli: Cli) -> None:
     first = cli(*LINE, "--budget", f"{2 * TRIAL + 1}it")
     assert first.code == 3

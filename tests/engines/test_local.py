@@ -242,6 +242,7 @@ def test_processes_without_a_parent_record_what_they_do_and_end(start: Callable[
     assert Registry().get(run.run_id).finished
 
 
+@pytest.mark.slow
 def test_a_study_in_this_process_says_what_ends(store: Path, tmp_path: Path, cli: Cli) -> None:
     answer = cli("reproduce", write(tmp_path, QUICK), "--trials", "1", "--jobs", "1")
     assert answer.code == 0, answer.err

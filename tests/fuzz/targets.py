@@ -39,6 +39,7 @@ from rewindctl.registry.bundle.check import check_runs
 from rewindctl.registry.bundle.index import parse_index
 from rewindctl.registry.bundle.merge import read_bundle
 from rewindctl.registry.manifest import parse_manifest
+from rewindctl.registry.stored_point import about_of
 from rewindctl.report.cells import summarise
 from rewindctl.report.facts import parse_layers
 from rewindctl.report.formats import formats
@@ -100,6 +101,15 @@ def resume_notes(data: bytes, folder: Path) -> None:
     resume(_safetensors({checkpoints.FORMAT: notes}), folder)
 
 
+def stored_point(data: bytes, folder: Path) -> None:
+    path = _file(folder, "point", data)
+    assert about_of(path).size < len(data)
+
+
+def stored_point_line(data: bytes, folder: Path) -> None:
+    stored_point(b"123\n" + data, folder)
+
+
 def mask(data: bytes, folder: Path) -> None:
     found = Mask.load(_file(folder, "mask.safetensors", data))
     assert 0 <= found.kept <= found.total
@@ -130,6 +140,7 @@ def _state() -> bytes:
 
 EVALUATION = {"iteration": 3, "lr": 0.1, "train_loss": None, "test_loss": 1.5, "test_accuracy": 0.5}
 FILE_DIGEST = {"checkpoints/00000000.safetensors": {"sha256": "ab" * 32, "size": 3}}
+POINT = {"iteration": 3, "made_on": {"device": "a GPU"}, "sha256": "ab" * 32, "size": 3}
 
 
 def _notes(**changes: Any) -> dict[str, Any]:
@@ -395,6 +406,20 @@ READERS: dict[str, Reader] = {
             _json(_notes(training_seconds="1e999")),
             _json(_notes(training_seconds=-1.0)),
             b"[" * 50_000,
+        ),
+    ),
+    "stored-point": Reader(stored_point, (b"123\n" + _json(POINT),), (b"", b"\n", b"\n" * 9_000)),
+    "stored-point-line": Reader(
+        stored_point_line,
+        (_json(POINT),),
+        (
+            _json({**POINT, "size": -1}),
+            _json({**POINT, "size": 2**70}),
+            _json({**POINT, "iteration": 2**70}),
+            _json({**POINT, "made_on": {"a": "b" * 3_000}}),
+            _json({**POINT, "made_on": {"a": ["b"]}}),
+            _json({**POINT, "sha256": "../x"}),
+            b"[" * 4_000,
         ),
     ),
     "mask": Reader(mask, (_mask(),), (b"", b"\x00" * 8, struct.pack("<Q", 2**63) + b"{}")),

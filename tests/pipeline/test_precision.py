@@ -16,6 +16,7 @@ def digest(store: Path, run: RunRecord) -> str:
     return str(Registry(f"sqlite:///{store}").manifest(run)["checkpoints/final.safetensors"]["sha256"])
 
 
+@pytest.mark.slow
 def test_a_run_is_found_by_the_precision_asked_for(cli: Cli, store: Path) -> None:
     registry = Registry(f"sqlite:///{store}")
 

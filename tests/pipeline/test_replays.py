@@ -77,6 +77,7 @@ def test_rewinding_to_any_iteration_works_against_any_baseline(
     assert cli("verify", "--all", "--tracking-uri", copied_chain.uri).code == 0
 
 
+@pytest.mark.slow
 def test_an_earlier_state_of_a_retraining_is_made_again_and_pruned(copied_chain: Chain, cli: Cli) -> None:
     at, registry = ("--tracking-uri", copied_chain.uri), copied_chain.registry()
     ended = registry.get(copied_chain.weight_rewind)
@@ -90,6 +91,7 @@ def test_an_earlier_state_of_a_retraining_is_made_again_and_pruned(copied_chain:
     assert cli("verify", "--all", *at).code == 0
 
 
+@pytest.mark.slow
 def test_a_bundle_takes_the_replay_that_a_run_started_from(copied_chain: Chain, cli: Cli, store: object) -> None:
     line = ("--method", "weight_rewind", "--k", "13", "--tracking-uri", copied_chain.uri)
     run = cli("retrain", "--parent", copied_chain.prune, *line).run_id

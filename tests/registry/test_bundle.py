@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import TINY, Chain, Cli
+from conftest import TINY, Chain, Cli, quickly
 from started import Started
 
 from rewindctl.errors import RegistryError
@@ -187,6 +187,7 @@ def test_children_are_never_hung_under_a_run_of_other_bytes(chain: Chain, copied
     assert (again.imported, again.runs) == ((), merged.runs)
 
 
+@pytest.mark.slow
 def test_an_import_names_the_longest_baseline_and_moves_no_name(
     copied_chain: Chain, target: Registry, cli: Cli, tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_an_import_names_the_longest_baseline_and_moves_no_name(
     assert target.resolve(alias).params["iterations"] == "24"
 
 
+@pytest.mark.slow
 def test_equal_reruns_are_imported_once(copied_chain: Chain, target: Registry, cli: Cli, tmp_path: Path) -> None:
     at = ("--force", "--tracking-uri", copied_chain.uri)
     rerun = cli("prune", "--parent", copied_chain.dense, "--compression", "5", *at).run_id
@@ -321,7 +323,7 @@ def nothing_is_left(registry: Registry) -> None:
     assert [path for path in Path("mlruns").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("failure", [quickly(one, "third run", "alias", "fourth end") for one in FAILURES])
 def test_a_store_that_fails_midway_is_left_as_it_was(bundle: Path, target: Registry, store: Path, failure: str) -> None:
     edit(store, f"CREATE TRIGGER full BEFORE {FAILURES[failure]} BEGIN SELECT RAISE(ABORT, 'no room'); END")
     with pytest.raises(RegistryError, match="tracking store"):
@@ -373,6 +375,7 @@ KILLS = {
 
 
 @pytest.mark.parametrize("moment", KILLS)
+@pytest.mark.slow
 def test_a_killed_import_counts_for_nothing_and_can_be_repeated(
     bundle: Path, target: Registry, store: Path, moment: str
 ) -> None:
@@ -389,6 +392,7 @@ def test_a_killed_import_counts_for_nothing_and_can_be_repeated(
     assert len(list(target.client.search_model_versions())) == 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_import_takes_its_runs_back(bundle: Path, target: Registry, store: Path) -> None:
     process = Started("registry", "import", str(bundle))
     process.until(lambda: count(store, "runs"), every=0.002)
@@ -415,6 +419,7 @@ def test_a_run_made_in_the_moment_of_an_interrupt_is_taken_back_too(
     nothing_is_left(target)
 
 
+@pytest.mark.slow
 def test_imports_at_the_same_time_make_nothing_twice(bundle: Path, target: Registry) -> None:
     processes = [Started("registry", "import", str(bundle)) for _ in range(2)]
     errors = [process.communicate()[1] for process in processes]

@@ -526,7 +526,7 @@ def test_a_part_of_a_bundle_that_has_none_is_refused(light: bytes, target: Regis
 # Anything at all
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_change_of_bytes_gets_through(light: bytes, target: Registry, tmp_path: Path, data: st.DataObject) -> None:
     changed = bytearray(light)

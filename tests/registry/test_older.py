@@ -85,6 +85,7 @@ def test_old_runs_are_reused_and_gone_on_from(old: Chain, cli: Cli) -> None:
     assert cli("verify", "--all", *at).code == 0
 
 
+@pytest.mark.slow
 def test_old_and_new_runs_travel_together_and_are_the_same_at_their_goal(
     chain: Chain, old: Chain, cli: Cli, store: Path
 ) -> None:

@@ -124,6 +124,7 @@ AWAY: dict[str, Callable[[Cable], object]] = {
 
 @pytest.mark.parametrize("server", BACKENDS, indirect=True)
 @pytest.mark.parametrize("way", AWAY)
+@pytest.mark.slow
 def test_a_server_away_for_a_while_gets_everything_once_and_in_order(
     train: Cli, cable: Cable, server: Server, name: str, at: At, unbroken: dict[str, list[tuple[int, float]]], way: str
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_server_away_for_a_while_gets_everything_once_and_in_order(
 
 
 @pytest.mark.parametrize("server", [POSTGRESQL], indirect=True)
+@pytest.mark.slow
 def test_a_server_whose_database_is_away_for_a_while_gets_everything(
     train: Cli, server: Server, postgres: Postgres, name: str, at: At, unbroken: dict[str, list[tuple[int, float]]]
 ) -> None:
@@ -291,6 +293,7 @@ def test_an_interrupted_training_goes_on_with_what_was_kept(
     assert whole(server, name, unbroken).run_id == answer.run_id == left.run_id
 
 
+@pytest.mark.slow
 def test_a_heartbeat_outlives_an_outage(
     chain: Chain, cable: Cable, server: Server, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +309,7 @@ def test_a_heartbeat_outlives_an_outage(
     writer.fail(KeyboardInterrupt())
 
 
+@pytest.mark.slow
 def test_reading_waits_for_a_server_that_went_away(cable: Cable, server: Server, name: str) -> None:
     registry = Registry(cable.uri, name)
     cable.pull()
@@ -324,6 +328,7 @@ def test_a_limit_that_is_no_time_is_refused(monkeypatch: pytest.MonkeyPatch, tex
 
 
 @pytest.mark.parametrize("server", BACKENDS, indirect=True)
+@pytest.mark.slow
 def test_kept_results_are_recovered_once(
     kept: Path, cli: Cli, cable: Cable, server: Server, name: str, unbroken: dict[str, list[tuple[int, float]]]
 ) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import quickly
 
 from rewindctl.datasets import load_dataset
 from rewindctl.errors import BusyError, RegistryError
@@ -267,7 +268,7 @@ def contend(uri: str, spec: DenseSpec, *, resume: bool = True) -> list[RunWriter
     return got
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [quickly(one, 0) for one in range(5)])
 def test_of_many_that_start_a_stage_one_gets_it(registry: Registry, seed: int) -> None:
     got = contend(registry.uri, spec_of(seed))
     (winner,) = [one for one in got if isinstance(one, RunWriter)]
@@ -277,7 +278,7 @@ def test_of_many_that_start_a_stage_one_gets_it(registry: Registry, seed: int) -
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "KILLED"])
-@pytest.mark.parametrize("round_", range(3))
+@pytest.mark.parametrize("round_", [quickly(one, 0) for one in range(3)])
 def test_of_many_that_take_over_a_dead_run_one_gets_it(
     store: Path, registry: Registry, status: str, round_: int
 ) -> None:

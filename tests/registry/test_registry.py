@@ -218,6 +218,7 @@ def test_a_deleted_experiment_is_refused_with_the_way_to_restore_it(store: Path,
     assert f"mlflow experiments restore -x {registry.experiment_id}" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_inside_mlflow_run_parents_are_kept_and_runs_go_to_its_experiment(
     store: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +289,7 @@ def test_a_file_that_the_manifest_does_not_list_is_not_read(copied_chain: Chain)
         registry.artifact(run, "stranger.txt")
 
 
+@pytest.mark.slow
 def test_a_relative_store_in_the_folder_of_a_project_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")

@@ -17,11 +17,11 @@ from rewindctl.registry.store import connect
 @pytest.mark.parametrize("prefix", ["", "the run's"])
 @pytest.mark.parametrize("key", ["", tag.SCHEMA, tag.KIND, tag.PARENT, tag.FINGERPRINT, "none has this"])
 def test_tables_and_api_answer_the_same(
-    copied_chain: Chain, key: str, prefix: str, few: int, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, key: str, prefix: str, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(searching, "FEW", few)
-    client = connect(copied_chain.uri)
-    run = client.get_run(copied_chain.prune)
+    client = connect(chain.uri)
+    run = client.get_run(chain.prune)
     every = [experiment.experiment_id for experiment in client.search_experiments()]
     tags = {key: run.data.tags.get(key, "x")} if key else {}
     start = run.info.run_id[:6] if prefix else ""

@@ -23,7 +23,7 @@ from rewindctl.registry.bundle.leftovers import discard
 from rewindctl.registry.store import connect
 from rewindctl.report.frame import tidy_frame
 
-pytestmark = pytest.mark.parametrize("server", BACKENDS, indirect=True)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", BACKENDS, indirect=True)]
 
 STAGES = ("dense", "prune", "finetune", "weight_rewind", "lr_rewind")
 # What differs between two runs of one stage: IDs, the process, and files that hold the two or times.

@@ -148,6 +148,7 @@ def test_baseline_is_joined_by_lineage_not_by_name(copied_chain: Chain, cli: Cli
 @pytest.mark.parametrize(
     ("structure", "step", "until"), [("unstructured", "0.5", "0.75"), ("structured", "0.9", "0.99")]
 )
+@pytest.mark.slow
 def test_chain_of_levels_is_iterative_and_its_first_level_one_shot_too(
     copied_chain: Chain, cli: Cli, structure: str, step: str, until: str
 ) -> None:

@@ -142,7 +142,7 @@ def test_best_accuracy_is_compared_when_asked_for() -> None:
 
 
 def test_equal_methods_are_found_different_at_most_at_the_level() -> None:
-    experiments, level = 300, 0.05
+    experiments, level = 120, 0.05
     frames = [trials(6, {WEIGHT: 0, LR: 0}, seed=seed, dense_group=str(seed)) for seed in range(experiments)]
     made = paired(pd.concat(frames), LR, WEIGHT)
     wrong = (made["verdict"] != "not decided").mean()

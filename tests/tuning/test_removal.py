@@ -72,6 +72,7 @@ def test_a_study_that_another_run_of_the_search_has_stays(copied: Chain, cli: Cl
     assert studies(copied) == []
 
 
+@pytest.mark.slow
 def test_a_search_deleted_in_mlflow_does_not_stop_the_next(copied: Chain, cli: Cli) -> None:
     """Its trials and comparisons are orphans then; the study still has their values."""
     longer = shlex.split(SHORT.replace("--trials 2 --iterations 4 --compare-seeds 0", "--trials 3 --iterations 4"))

@@ -18,9 +18,10 @@ from rewindctl.registry.deleting.strays import find_run, resume_points, temporar
 from rewindctl.registry.deleting.versions import refuse_foreign_versions
 from rewindctl.registry.outbox import is_kept, kept_folder
 from rewindctl.registry.ownership import Watch
-from rewindctl.registry.records import KINDS, REPORT, SCHEMA, TRIAL_STATE, RunRecord
+from rewindctl.registry.records import KINDS, REPORT, RESUME_POINT, SCHEMA, TRIAL_STATE, RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.searching import ANY, DELETED, search
+from rewindctl.registry.stored_point import POINT, drop
 from rewindctl.registry.writer import resume_file
 
 SORTS = {
@@ -45,6 +46,7 @@ class Item:
     size: int
     run: RunRecord | None = None
     path: Path | None = None
+    stored: str | None = None  # the run whose resume point in the store it is
 
 
 class Survey:
@@ -61,8 +63,8 @@ class Survey:
     def items(self) -> list[Item]:
         """Every item, in the order of the sorts."""
         runs = [*self._runs(), *self._deleted()]
-        going = {resume_file(item.what) for item in runs if item.sort not in OPTIONAL or item.sort in self.asked}
-        found = [*runs, *self._paths(going)]
+        going = {item.what for item in runs if item.sort not in OPTIONAL or item.sort in self.asked}
+        found = [*runs, *self._stored(going), *self._paths({resume_file(run_id) for run_id in going})]
         order = list(SORTS)
         return sorted(found, key=lambda item: order.index(item.sort))
 
@@ -161,6 +163,13 @@ class Survey:
         status = "" if run.finished or run.deleted else f" ({run.status})"
         return Item(sort, run.run_id, run.name + status, self._disk.size(run), run=run)
 
+    def _stored(self, counted: set[str]) -> Iterator[Item]:
+        """Resume points that the store did not delete when their runs ended, but for those of the runs `counted`."""
+        for run in self._active.values():
+            if RESUME_POINT in run.tags and run.status in ("FINISHED", "FAILED") and run.run_id not in counted:
+                size = self._disk.files(run).get(POINT, 0)
+                yield Item("resume", f"{run.run_id}/{POINT}", run.name, size, stored=run.run_id)
+
     def _paths(self, counted: set[Path]) -> Iterator[Item]:
         """Paths of each sort, but for the resume points `counted`, which go with their runs."""
         idle, unknown = resume_points(self.registry)
@@ -187,13 +196,16 @@ def clear(
     before: Before = lambda run: None,
     stepped: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Remove the items: runs leaf first, then paths. `stepped` is told how many are done. Raises: RegistryError."""
+    """Remove the items: runs leaf first, then the rest. `stepped` is told how many are done. Raises: RegistryError."""
     runs = leaf_first(item.run for item in items if item.run is not None)
     done = 0
     for done, _ in enumerate(remove(registry, runs, before), start=1):
         stepped(done)
-    for path in [item.path for item in items if item.path is not None]:
-        _delete(path)
+    for item in [item for item in items if item.run is None]:
+        if item.stored is not None:
+            drop(registry.client, item.stored)
+        elif item.path is not None:
+            _delete(item.path)
         done += 1
         stepped(done)
 
