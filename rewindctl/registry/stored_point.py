@@ -20,7 +20,6 @@ from rewindctl.registry.client import Client
 from rewindctl.registry.manifest import LARGEST_FILE, Digest, Size, Strict, parse_strict
 from rewindctl.registry.paths import local_path
 from rewindctl.registry.records import RESUME_POINT, RunRecord
-from rewindctl.rewinding.checkpoints import LAST_ITERATION, TrainState
 from rewindctl.temporary import temporary_folder
 
 FOLDER = "resume"
@@ -41,7 +40,7 @@ class Machine:
 class About(Strict):
     """The last line of a stored point: of the bytes before it."""
 
-    iteration: Annotated[int, Field(ge=0, le=LAST_ITERATION)]
+    iteration: Annotated[int, Field(ge=0)]
     made_on: Annotated[dict[Word, Word], Field(max_length=20)]
     sha256: Digest
     size: Size
@@ -54,8 +53,8 @@ def wrap(point: Path, target: Path, made_on: Mapping[str, str]) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(point, target)
-    size, iteration = target.stat().st_size, TrainState.iteration_of(target)
-    about = About(iteration=iteration, made_on=dict(made_on), sha256=sha256(target), size=size)
+    size = target.stat().st_size
+    about = About(iteration=_iteration(target), made_on=dict(made_on), sha256=sha256(target), size=size)
     with target.open("ab") as file:
         file.write(b"\n" + about.model_dump_json().encode())
 
@@ -83,7 +82,7 @@ def bring(client: Client, run: RunRecord, file: Path, machine: Machine) -> None:
             return
         try:
             about = about_of(path)
-            if about.iteration <= _iteration_of(file):
+            if about.iteration <= _iteration_here(file):
                 return
             if why := _difference(about.made_on, machine.made_on):
                 machine.say(_left(run, file, why))
@@ -130,10 +129,17 @@ def _unwrap(path: Path, about: About, file: Path) -> None:
             raise IntegrityError(f"{path.name} does not have the digest of its last line")
 
 
-def _iteration_of(file: Path) -> int:
+def _iteration(file: Path) -> int:
+    """Raises: IntegrityError."""
+    from rewindctl.rewinding.checkpoints import TrainState  # loads torch, for which who only reads need not wait
+
+    return TrainState.iteration_of(file)
+
+
+def _iteration_here(file: Path) -> int:
     """Of the point on this machine, -1 where there is none to go on from."""
     try:
-        return TrainState.iteration_of(file)
+        return _iteration(file)
     except IntegrityError:
         return -1
 

@@ -306,8 +306,15 @@ def test_installed_completion_is_there_in_the_next_shell(chain: Chain, tmp_path:
     assert reply == ["weight_rewind"]
 
 
-@pytest.mark.parametrize("shell", ["complete_bash", "complete_zsh", "complete_fish", "complete_powershell"])
-@pytest.mark.parametrize("line", ["show ", "train-dense --model "])
+@pytest.mark.parametrize(
+    ("shell", "line"),
+    [
+        ("complete_bash", "show "),
+        ("complete_zsh", "train-dense --model "),
+        ("complete_fish", "show "),
+        ("complete_powershell", "train-dense --model "),
+    ],
+)
 def test_completion_loads_nothing_heavy(chain: Chain, shell: str, line: str) -> None:
     words = f"rewindctl {line}"
     done = program(
