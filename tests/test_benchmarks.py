@@ -95,6 +95,7 @@ def test_a_loop_of_ours_says_how_it_ran(benchmark_of: Benchmark) -> None:
     assert throughput.line_of(row).endswith(" s, not deterministic")
 
 
+@pytest.mark.slow
 def test_operations_are_counted_by_update(benchmark_of: Benchmark, given: Any) -> None:
     stepper = given.trials(1)[0]
     layers = [module for module in stepper.network.modules() if isinstance(module, torch.nn.Conv2d)]

@@ -155,6 +155,7 @@ def test_nothing_to_do_is_nothing_done(store: Path, cli: Cli, tmp_path: Path) ->
     assert cli("reproduce", "table3").code == 0
 
 
+@pytest.mark.slow
 def test_cells_that_were_not_selected_say_so(store: Path, cli: Cli, tmp_path: Path) -> None:
     both = FEW | {"methods": [{"method": "finetune"}, {"method": "lr_rewind"}]}
     line = ("reproduce", study(tmp_path, both), "--trials", "1")
@@ -210,6 +211,7 @@ TABLE = "tiny-scaled-x0.01333-cells.json"
 LEVELS = FEW | {"schedule": "iterative", "sparsities": [0.5, 0.75]}
 
 
+@pytest.mark.slow
 def test_what_is_known_from_another_registry_is_not_run_and_counts(
     store: Path, empty_store: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,6 +135,7 @@ def test_the_command_for_a_full_run_retrains_the_mask_at_the_best_rate(tuned: Tu
     assert run.params["iterations"] == "12"
 
 
+@pytest.mark.slow
 def test_a_search_of_what_lies_between_the_two_rewindings_ends_in_its_best_point(
     tuned: Tuned, cli: Cli, tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ def test_a_right_file_is_read(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", READERS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(draw=st.randoms(use_true_random=False), data=st.binary(max_size=200), raw=st.booleans())
 def test_any_bytes_are_read_or_refused(name: str, tmp_path: Path, draw, data: bytes, raw: bool) -> None:  # type: ignore[no-untyped-def]
     reader = READERS[name]

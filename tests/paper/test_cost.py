@@ -1,8 +1,10 @@
 """What a plan has done and to do: what the pipeline would reuse, counted once, at speeds that were measured."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from conftest import Chain, Cli
 from studies import panel, study_of
 
+from rewindctl.cli import run as run_command
 from rewindctl.datasets.facts import DataFacts, facts_of
 from rewindctl.paper import cost
 from rewindctl.paper.listing import plan_text
@@ -42,12 +45,23 @@ def done(plan: Plan) -> dict[str, str]:
     return {key: run.run_id for key, run in cost.state_of(plan, Registry(), DEVICE).runs.items()}
 
 
+@pytest.fixture(scope="module")
+def stored(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A store with a baseline, a mask and a fine-tuned network, to be copied: no test writes to its artifacts."""
+    path = Path(shutil.copy(empty_store, tmp_path_factory.mktemp("made") / "mlflow.db"))
+    runs: list[str] = []
+    for line in (LINE, ("prune", "--sparsity", "0.5"), ("retrain", "--method", "finetune")):
+        parent = ("--parent", runs[-1]) if runs else ()
+        assert run_command([*line, *parent, "--tracking-uri", f"sqlite:///{path}", "--quiet"]) == 0
+        runs += [run.run_id for run in Registry(f"sqlite:///{path}").search() if run.run_id not in runs]
+    return path, runs
+
+
 @pytest.fixture
-def trial(store: object, cli: Cli) -> list[str]:
-    """Baseline, mask, fine-tuned network."""
-    dense = cli(*LINE).run_id
-    mask = cli("prune", "--parent", dense, "--sparsity", "0.5").run_id
-    return [dense, mask, cli("retrain", "--parent", mask, "--method", "finetune").run_id]
+def trial(stored: tuple[Path, list[str]], tmp_path: Path) -> list[str]:
+    """Baseline, mask, fine-tuned network, in a store of the test's own."""
+    shutil.copy(stored[0], tmp_path / "mlflow.db")
+    return stored[1]
 
 
 # States

@@ -187,7 +187,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", [quickly(one, *list(OPTIONS)[:2]) for one in OPTIONS])
+@pytest.mark.parametrize("name", [quickly(one, *list(OPTIONS)[:1]) for one in OPTIONS])
 def test_a_study_is_found_in_what_the_commands_made(name: str, store: object, cli: Cli) -> None:
     fields, options = OPTIONS[name]
     line = ("--model", "resnet8", "--dataset", "digits", "--iterations", "4")

@@ -69,6 +69,7 @@ def test_an_interrupted_run_keeps_its_precision(cli: Cli, store: Path, monkeypat
     assert digest(store, Registry(uri).get(unbroken)) == digest(store, gone_on)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_another_precision_is_left_alone(
     cli: Cli, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_old_and_new_runs_travel_together_and_are_the_same_at_their_goal(
     assert len(there.search()) == 6, "what has the same networks is the same run, whatever its schema"
 
 
+@pytest.mark.slow
 def test_a_cell_holds_old_and_new_trials(old: Chain, cli: Cli) -> None:
     at = ("--tracking-uri", old.uri)
     line = ("--model", "resnet8", "--dataset", "digits", "--iterations", "24", "--batch-size", "32", "--seed", "1")

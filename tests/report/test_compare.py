@@ -112,6 +112,7 @@ def test_other_experiment_has_nothing_to_compare(copied_chain: Chain, cli: Cli) 
     assert "experiment 'other'" in answer.err
 
 
+@pytest.mark.slow
 def test_iterative_levels_are_rows_and_a_panel_of_their_own(copied_chain: Chain, cli: Cli, tmp_path: Path) -> None:
     where = ("--tracking-uri", copied_chain.uri, "--quiet")
     levels = ("--method", "lr_rewind", "--step", "0.5", "--until", "0.75")

@@ -61,6 +61,7 @@ def test_settings_are_those_of_the_mask_and_the_method(chain: Chain) -> None:
     assert row["label"] == "weight_rewind k=6"
 
 
+@pytest.mark.slow
 def test_setting_that_is_not_the_usual_one_is_in_the_label(copied_chain: Chain, cli: Cli) -> None:
     retrain = ("retrain", "--parent", copied_chain.prune, "--method")
     runs = {

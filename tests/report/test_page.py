@@ -13,6 +13,7 @@ from conftest import Cli
 from report.conftest import Tiny
 from study_rows import HOSTILE, TINY_STUDY, facts, made_rows, tiny_study
 
+from rewindctl.cli import run as run_command
 from rewindctl.paper.study import shipped
 from rewindctl.report.formats import formats
 from rewindctl.report.page import how_made, html_page, markdown_page
@@ -48,14 +49,13 @@ class Page(HTMLParser):
         self.text += data
 
 
-@pytest.fixture
-def written(tiny: Tiny, cli: Cli, tmp_path: Path) -> Path:
-    (tmp_path / "tiny.yaml").write_text(TINY_STUDY)
-    line = ("compare", "--study", "tiny.yaml", "--report", "--output", "out")
-    answer = cli(*line, "--tracking-uri", tiny.uri)
-    assert answer.code == 0, answer.err
-    assert all(str(path) in answer.err for path in (tmp_path / "out").iterdir())
-    return tmp_path / "out"
+@pytest.fixture(scope="module")
+def written(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("written")
+    (folder / "tiny.yaml").write_text(TINY_STUDY)
+    line = ["compare", "--study", f"{folder}/tiny.yaml", "--report", "--output", f"{folder}/out", "--quiet"]
+    assert run_command([*line, "--tracking-uri", tiny.uri]) == 0
+    return folder / "out"
 
 
 def test_html_stands_alone_and_escapes_every_name(written: Path) -> None:
@@ -92,6 +92,7 @@ def test_figure_inside_is_the_one_that_is_written(written: Path) -> None:
 
 
 def test_page_made_again_is_the_same_to_the_byte(written: Path, tiny: Tiny, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY_STUDY)
     cli("compare", "--study", "tiny.yaml", "--report", "--output", "again", "--tracking-uri", tiny.uri)
     for path in written.iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
@@ -108,6 +109,7 @@ def test_claims_are_on_the_page_where_there_are_some() -> None:
         assert "Claims" not in make([report.section()], made)
 
 
+@pytest.mark.slow
 def test_report_of_everything_has_the_studies_that_have_runs(cli: Cli, tmp_path: Path) -> None:
     rows = pd.concat([made_rows(shipped()[name]) for name in ("fig3", "table2")], ignore_index=True)
     rows.drop_duplicates("run_id").to_csv(tmp_path / "runs.csv", index=False)

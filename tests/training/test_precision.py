@@ -84,6 +84,7 @@ def test_multiply_adds_are_those_that_pytorch_counts(name: str) -> None:
     assert 2 * found == counter.get_total_flops() > 0
 
 
+@pytest.mark.slow
 def test_bf16_has_its_own_bytes_again_and_again(data: DeviceData, start: TrainState) -> None:
     (one, _), (again, _), (single, _) = (run(data, settings, start) for settings in (BF16, BF16, SETTINGS))
     assert equal(one.state, again.state)

@@ -43,6 +43,7 @@ def studies(chain: Chain) -> list[str]:
     return optuna.get_all_study_names(open_storage(str(chain.store.with_name("optuna-journal.log"))))
 
 
+@pytest.mark.slow
 def test_a_search_is_refused_with_its_trials_and_goes_with_them_and_its_study(copied: Chain, cli: Cli) -> None:
     registry, at = copied.registry(), ("--tracking-uri", copied.uri)
     (home,) = registry.search(kind="tune")
