@@ -22,7 +22,7 @@ panels:
     dataset: digits
     iterations: 24
     schedule: one_shot
-    sparsities: [0.5, 0.75]
+    sparsities: [0.75]
     methods: [{{method: finetune}}, {{method: weight_rewind, k: 6}}, {{method: lr_rewind}}]
   - model: resnet8
     dataset: digits
