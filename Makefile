@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Neighbours stay together, since they share what is slow to make.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# What Python compiled is kept, whatever the shell says: half of a short test process would be compiling.
+# What Python compiled is kept, whatever the shell says: else each run of pytest rewrites the asserts of all tests anew.
 export PYTHONDONTWRITEBYTECODE =
 
 SECONDS ?= 600

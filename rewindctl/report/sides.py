@@ -44,9 +44,9 @@ def side_of(trials: pd.DataFrame, text: str) -> Side:
     conditions = tuple(parse_conditions(text, OPTION, known=COLUMNS))
     rows = trials
     for condition in conditions:
-        met = [condition.holds(value, SAME.get(condition.name, 0.0)) for value in _values(rows, condition.name)]
+        met = [condition.holds(value, SAME.get(condition.name, 0.0)) for value in values_of(rows, condition.name)]
         if not any(met):
-            known = sorted({"none" if value is None else str(value) for value in _values(rows, condition.name)})
+            known = sorted({"none" if value is None else str(value) for value in values_of(rows, condition.name)})
             raise UsageError(
                 f"{OPTION} {text!r:.200}: no retraining has {condition}", f"{condition.name} is {listed(known)}"
             )
@@ -69,6 +69,6 @@ def lifted(first: Side, second: Side) -> list[str]:
     return [*different, "step"] if "schedule" in different and "step" not in different else different
 
 
-def _values(rows: pd.DataFrame, column: str) -> list[object]:
+def values_of(rows: pd.DataFrame, column: str) -> list[object]:
     """Python's own values, None for a missing one."""
     return [None if pd.isna(value) or value == "" else value for value in rows[column].astype(object).tolist()]

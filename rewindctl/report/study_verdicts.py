@@ -13,7 +13,7 @@ from rewindctl.report.best_of import LEGEND, best_of
 from rewindctl.report.contrast import NO_NUMBERS, SCENARIO
 from rewindctl.report.formats import Table
 from rewindctl.report.paired import both, pair_table, paired
-from rewindctl.report.sides import Side, lifted
+from rewindctl.report.sides import Side, lifted, values_of
 from rewindctl.report.tables import method_name, pruning_name
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def _cells(report: "StudyReport", text: str) -> Side:
         return Side(text, (), cells[cells["label"] == text])
     conditions = tuple(parse_conditions(text, "comparisons"))
     for condition in conditions:
-        values = cells[condition.name].astype(object)
-        cells = cells[[condition.holds(None if pd.isna(value) or value == "" else value) for value in values]]
+        cells = cells[[condition.holds(value) for value in values_of(cells, condition.name)]]
     return Side(text, conditions, cells)
 
 

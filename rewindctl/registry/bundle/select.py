@@ -55,7 +55,9 @@ def select(
     for run in list(chosen.values()):
         _add_ancestors(registry, run, chosen, known, depth)
     for run in list(chosen.values()):
-        _add_source(registry, run, chosen, known, depth)
+        source = run.tags.get(WEIGHTS_FROM, "").partition("@")[0]
+        if source and source not in chosen:  # a replay whose state it started from, which is no ancestor of it
+            _add_ancestors(registry, known.get(source) or registry.get(source), chosen, known, depth)
     return sorted(chosen.values(), key=lambda run: (depth[run.run_id], run.kind != "replay", run.started, run.run_id))
 
 
@@ -71,19 +73,6 @@ def _descendants(chosen: dict[str, RunRecord], pool: dict[str, RunRecord]) -> di
                 found[child.run_id] = child
                 stack.append(child.run_id)
     return found
-
-
-def _add_source(
-    registry: Registry,
-    run: RunRecord,
-    chosen: dict[str, RunRecord],
-    known: dict[str, RunRecord],
-    depth: dict[str, int],
-) -> None:
-    """The replay whose state a run started from, which is no ancestor of it. Raises: as `_add_ancestors`."""
-    source = run.tags.get(WEIGHTS_FROM, "").partition("@")[0]
-    if source and source not in chosen:
-        _add_ancestors(registry, known.get(source) or registry.get(source), chosen, known, depth)
 
 
 def _add_ancestors(
