@@ -19,6 +19,7 @@ ROWS = (
     ("arithmetic", "conditions", "specs"),
     ("bits", "commands"),
     ("datasets", "models", "pruning", "rewinding"),
+    ("fused",),
     ("training", "registry"),
     ("pipeline",),
     ("paper",),

@@ -1,0 +1,31 @@
+"""Whether a network can be trained by these kernels."""
+
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+
+from rewindctl.models.resnet import ResNet
+from rewindctl.models.wrn import WideResNet
+
+OLDEST_CAPABILITY = (8, 0)  # of a CUDA device: bf16 matrix units, copies that need no registers
+
+
+def missing_part(device: torch.device) -> str:
+    """What a machine lacks for kernels of our own; empty where it has all."""
+    if find_spec("triton") is None:
+        return "Triton is not installed (PyTorch brings it on Linux, with CUDA)"
+    if device.type != "cuda":
+        return "they need a CUDA device"
+    if torch.version.hip is not None:
+        return "they were made for NVIDIA's GPUs"
+    if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        return "the GPU is too old for them"
+    return ""
+
+
+def unfit(network: nn.Module) -> str:
+    """Why a network cannot be trained by kernels of our own; empty where it can be."""
+    if type(network) not in (ResNet, WideResNet):
+        return "there are kernels for ResNets and WRNs only"
+    return ""
