@@ -72,7 +72,16 @@ class BatchStream:
     tensors at fixed addresses only, so that it can be captured in a CUDA graph and replayed.
     """
 
-    def __init__(self, data: DeviceData, batch_size: int, padding: int, mirror: bool, seed: int) -> None:
+    def __init__(
+        self,
+        data: DeviceData,
+        batch_size: int,
+        padding: int,
+        mirror: bool,
+        seed: int,
+        kept_in: tuple[Draws, Tensor] | None = None,
+    ) -> None:
+        """`kept_in`: the tensors for the draws and the index, for who reads them by address."""
         samples, height, width = data.train_images.shape[:3]
         if batch_size > samples:
             raise UsageError(f"batch size {batch_size} is larger than the {count_of(samples, 'training image')}")
@@ -84,8 +93,12 @@ class BatchStream:
         columns = reflect(np.arange(width) + starts, width)
         self._rows = torch.from_numpy(reflect(np.arange(height) + starts, height)).to(data.device)
         self._columns = torch.from_numpy(np.concatenate([columns, width - 1 - columns])).to(data.device)
-        self._epoch, self._next, self._draws = 0, 0, self.draw(0)
-        self.index = torch.zeros(1, dtype=torch.int64, device=data.device)
+        self._epoch, self._next = 0, 0
+        if kept_in is None:
+            self._draws, self.index = self.draw(0), torch.zeros(1, dtype=torch.int64, device=data.device)
+        else:
+            self._draws, self.index = kept_in
+            self._keep(self.draw(0))
 
     def draw(self, epoch: int) -> Draws:
         """The draws of `epoch`, on the device."""
@@ -110,12 +123,15 @@ class BatchStream:
             return
         epoch, index = divmod(position, self.batches_per_epoch)
         if epoch != self._epoch:
-            self._epoch, drawn = epoch, self.draw(epoch)
-            self._draws.indices.copy_(drawn.indices)
-            self._draws.down.copy_(drawn.down)
-            self._draws.across.copy_(drawn.across)
+            self._epoch = epoch
+            self._keep(self.draw(epoch))
         self.index.fill_(index)
         self._next = position + 1
+
+    def _keep(self, drawn: Draws) -> None:
+        self._draws.indices.copy_(drawn.indices)
+        self._draws.down.copy_(drawn.down)
+        self._draws.across.copy_(drawn.across)
 
     def take(self) -> tuple[Tensor, Tensor]:
         """Standardised images (batch, channels, height, width) float32, channels-last, and labels (batch,)."""

@@ -7,12 +7,13 @@ from torch import Tensor
 class Losses:
     """`stopped` is 1 from the first loss on that is not finite, and 0 before: what skips a fused update."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, kept_in: tuple[Tensor, Tensor, Tensor, Tensor] | None = None) -> None:
+        """`kept_in`: sum and iteration (float64), latest and stopped, for who writes them by address."""
         self.count = 0
-        self._sum = torch.zeros((), dtype=torch.float64, device=device)
-        self.iteration = torch.zeros((), dtype=torch.float64, device=device)  # of the next loss, or of the first bad
-        self._latest = torch.zeros((), device=device)  # or the first bad
-        self.stopped = torch.zeros((), device=device)
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        latest = torch.zeros(2, device=device)
+        # `iteration` is that of the next loss, or of the first bad one, as `_latest` is the first bad loss.
+        self._sum, self.iteration, self._latest, self.stopped = kept_in or (sums[0], sums[1], latest[0], latest[1])
 
     def tensors(self) -> list[Tensor]:
         """All that `add` and `stop_if_bad` write to."""

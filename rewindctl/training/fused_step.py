@@ -1,0 +1,138 @@
+"""A training whose updates are made by kernels of our own: the trainer sees a stepper as any other."""
+
+import torch
+from torch import Tensor
+
+from rewindctl.datasets.batches import BatchStream, DeviceData, Draws
+from rewindctl.errors import DivergedError
+from rewindctl.fused.tiles import Tiles
+from rewindctl.fused.trials import Constants, FusedTrials
+from rewindctl.models import Network
+from rewindctl.pruning import Mask
+from rewindctl.rewinding.checkpoints import TrainState, check_shapes
+from rewindctl.training.graph import captured
+from rewindctl.training.losses import Losses
+from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def constants_of(settings: TrainSettings, masked: bool) -> Constants:
+    """What of the settings all trials of one set of kernels share."""
+    return Constants(
+        settings.batch_size,
+        settings.crop_padding,
+        settings.momentum,
+        settings.nesterov,
+        settings.weight_decay,
+        DTYPES[settings.precision],
+        masked,
+    )
+
+
+class FusedStepper:
+    """`Stepper` by `FusedTrials` of one trial: on CUDA its kernels are captured once in a graph.
+
+    The network that it is given has the weights of the training only after `network_now`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        data: DeviceData,
+        settings: TrainSettings,
+        start: TrainState,
+        mask: Mask | None,
+        capture: bool = True,
+        tiles: Tiles | None = None,
+    ) -> None:
+        """`capture=False`: every kernel is started by itself."""
+        self.network, self.settings, self.device = network, settings, data.device
+        self.first_batch = start.data_position
+        start.load_into(network)
+        network.to(data.device).to(memory_format=torch.channels_last).train()
+        check_shapes(start.momentum, dict(network.named_parameters()), "momentum")
+        self.trials = trials = FusedTrials(network, data, constants_of(settings, mask is not None), 1, tiles)
+        trials.load(0, start, mask)
+        draws = Draws(trials.draws.indices[0], trials.draws.down[0], trials.draws.across[0])
+        self.stream = BatchStream(
+            data,
+            settings.batch_size,
+            settings.crop_padding,
+            settings.horizontal_flip,
+            settings.seed,
+            (draws, trials.position),
+        )
+        self.current_rate = settings.rate(0)
+        trials.rate.fill_(self.current_rate)
+        kept_in = (trials.loss_sum[0], trials.iteration[0], trials.latest[0], trials.stopped[0])
+        self._t, self._made, self.losses = -1, 0, Losses(data.device, kept_in)
+        counters = [f"{name}.num_batches_tracked" for name in trials.norms]
+        self._counted = {name: start.buffers[name] for name in counters}
+        self.captured, self.why_eager, self.note = False, "", ""
+        self._replay = trials.run
+        self._capture = capture and data.device.type == "cuda"
+
+    def update(self, t: int) -> None:
+        """Update `t` of this run."""
+        self.stream.seek(self.first_batch + t)
+        if (rate := self.settings.rate(t)) != self.current_rate:
+            self.current_rate = rate
+            self.trials.rate.fill_(rate)
+        if t != self._t + 1:
+            self.losses.iteration.fill_(t)
+        self._t = t
+        if self._capture:
+            self._capture = False
+            self._replay = captured(self.trials.run, self.trials.changed(), self.device)
+            self.captured = True
+        self._replay()
+        self._made += 1
+        self.losses.count += 1
+
+    def close(self) -> None:
+        """Let go of the graph, with its memory, before another training captures one on this thread's stream."""
+        self._replay = self.trials.run
+
+    def mean_loss(self) -> float | None:
+        """Mean training loss since the last call, None when there was no update. Raises: DivergedError."""
+        self._raise_if_diverged()
+        return self.losses.take_mean()
+
+    def network_now(self) -> Network:
+        """The network with the weights and statistics that training has reached."""
+        values = self.trials.parameters_of(0) | self._buffers()
+        with torch.no_grad():
+            for name, tensor in (*self.network.named_parameters(), *self.network.named_buffers()):
+                tensor.copy_(values[name])
+        return self.network
+
+    def state(self, t: int) -> TrainState:
+        """A copy on the host after `t` updates of this run."""
+        self._raise_if_diverged()
+        return TrainState(
+            _on_host(self.trials.parameters_of(0)),
+            _on_host(self._buffers()),
+            _on_host(self.trials.momentum_of(0)),
+            iteration=t,
+            data_position=self.first_batch + t,
+        )
+
+    def point(
+        self, t: int, evaluations: tuple[Evaluation, ...], training_seconds: float, wall_seconds: float
+    ) -> ResumePoint:
+        """Where the run can go on from after `t` updates, once it was evaluated there if it is to be."""
+        return ResumePoint(self.state(t), evaluations, training_seconds, wall_seconds, *self.losses.so_far())
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """In the network's order: running statistics, and the counters, which no kernel needs to count."""
+        found = self.trials.running_of(0) | {name: value + self._made for name, value in self._counted.items()}
+        return {name: found[name] for name, _ in self.network.named_buffers()}
+
+    def _raise_if_diverged(self) -> None:
+        if bad := self.losses.first_bad():
+            raise DivergedError(bad[0], self.settings.rate(bad[0]), bad[1])
+
+
+def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
