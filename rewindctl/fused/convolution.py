@@ -39,6 +39,7 @@ def first_convolution(
     KERNEL: tl.constexpr,
     KP: tl.constexpr,
     BM: tl.constexpr,
+    BN: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """Of images of a few channels: all of a kernel is one row of KP values, its places beyond the kernel 0."""
@@ -47,7 +48,7 @@ def first_convolution(
     m = block * BM + tl.arange(0, BM)
     inside = m < ROWS
     ow, oh, n = m % WIDTH, (m // WIDTH) % HEIGHT, m // (WIDTH * HEIGHT)
-    j, co = tl.arange(0, KP), tl.arange(0, CO)
+    j, co = tl.arange(0, KP), tl.program_id(1) * BN + tl.arange(0, BN)
     tap, ci = j // CI, j % CI
     real = j < KERNEL * KERNEL * CI
     ih = oh[:, None] + (tap // KERNEL - KERNEL // 2)[None, :]
@@ -55,7 +56,7 @@ def first_convolution(
     ok = (ih >= 0) & (ih < HEIGHT) & (iw >= 0) & (iw < WIDTH) & inside[:, None] & real[None, :]
     a = tl.load(x + t * X + ((n[:, None] * HEIGHT + ih) * WIDTH + iw) * CI + ci[None, :], mask=ok, other=0.0)
     b = tl.load(w + t * W + j[:, None] * CO + co[None, :], mask=real[:, None], other=0.0)
-    value = rounded(multiplied(a, b, tl.zeros((BM, CO), tl.float32)), out)
+    value = rounded(multiplied(a, b, tl.zeros((BM, BN), tl.float32)), out)
     tl.store(out + t * OUT + m[:, None] * CO + co[None, :], value, mask=inside[:, None])
     mean, apart = _spread(value.to(tl.float32), inside, ROWS, block, BM)
     at = part + (t * tl.num_programs(0) + block) * (2 * CO) + co

@@ -45,20 +45,21 @@ class Passes:
         module, tiles = self.convolution_of(name), self.tiles
         out = self.memory.images(f"{name} out", (batch.count, batch.height, batch.width, module.out_channels))
         size, into = module.kernel_size[0], module.in_channels
+        columns = tile_columns(out.channels, tiles.wide)
         block = tile_rows(tiles, out.rows, out.channels)
         programs = -(-out.rows // block)
         part = self._new_part(programs, out.channels, block)
         self.add(
             name,
             convolution.first_convolution,
-            (programs, 1),
+            (programs, out.channels // columns),
             (
                 *(batch.tensor, self.parameters.copy(f"{name}.weight"), out.tensor, part),
                 *(batch.elements, self.parameters.layout.size, out.elements, out.rows),
             ),
             {
                 **{"HEIGHT": batch.height, "WIDTH": batch.width, "CI": into, "CO": out.channels, "KERNEL": size},
-                **{"KP": max(16, power_of_two(size * size * into)), "BM": block},
+                **{"KP": max(16, power_of_two(size * size * into)), "BM": block, "BN": columns},
             },
             reads=_bytes(batch) + module.weight.numel() * self._width,
             writes=_bytes(out),
@@ -73,7 +74,7 @@ class Passes:
         height, width = -(-x.height // stride), -(-x.width // stride)
         out = self.memory.images(f"{name} out", (x.count, height, width, module.out_channels))
         columns = tile_columns(out.channels, tiles.wide)
-        block = tile_rows(tiles, out.rows, columns)
+        block = tile_rows(tiles, out.rows, out.channels)
         programs = -(-out.rows // block)
         part = self._new_part(programs, out.channels, block) if sums else out.tensor
         self.add(
@@ -164,6 +165,29 @@ class Passes:
         )
         return dy
 
+    def head_gradients(
+        self, loss_sum: Tensor, latest: Tensor, stopped: Tensor, iteration: Tensor, position: Tensor, batches: int
+    ) -> None:
+        """The dense layer's gradients, the mean loss, and where the training is, one of `batches` further."""
+        features, dlogits = self.memory.tensors["features"], self.memory.tensors["dlogits"]
+        images, channels = features.shape[1:]
+        classes, places = self.parameters.layout.classes, self.parameters
+        columns = tile_columns(channels, max(16, 512 // classes))
+        self.add(
+            "head gradients",
+            head.head_gradients,
+            (channels // columns + 1, 1),
+            (
+                *(features, dlogits, self.memory.tensors["losses"]),
+                *(places.sums_of("dense.weight"), places.sums_of("dense.bias")),
+                *(loss_sum, latest, stopped, iteration, position, places.sums.shape[1], images, batches),
+            ),
+            {"C": channels, "BC": columns, "KP": classes, "BN": max(2, min(64, 4096 // (columns * classes)))},
+            reads=images * (channels + classes) * 4,
+            writes=(channels + 1) * classes * 4,
+            operations=WHOLE * images * channels * classes,
+        )
+
     # Backward
 
     def norm_back(self, normed: Normed, dy: Images, added: Images | None = None, to: str = "inner") -> Images:
@@ -241,7 +265,7 @@ class Passes:
         cut = self._sharing(name, dout.rows)
         din = self.memory.images(to, (x.count, x.height, x.width, x.channels))
         columns = tile_columns(x.channels, tiles.wide)
-        block = tile_rows(tiles, x.rows, columns)
+        block = tile_rows(tiles, x.rows, x.channels)
         programs = -(-x.rows // block)
         of_weights = cut.programs if tiles.side_by_side else 0
         if not tiles.side_by_side:

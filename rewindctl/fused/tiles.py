@@ -7,15 +7,18 @@ from rewindctl.fused.layout import power_of_two
 
 @dataclass(frozen=True)
 class Tiles:
-    """Of a convolution's output: `area` elements in at most `rows` rows and `wide` columns, `depth` products at a time.
+    """A convolution's output: at most `area` elements in `rows` rows and `wide` columns, `depth` products a time; fewer
+    rows, but at least `least_rows`, where there would be fewer than `fill` programs. `stages`: loads under way at once.
 
     The gradient of weights: about `programs`, in at most `most_shares` shares of at least `least_share` pixels.
-    `stages`: loads under way at once. `elements`: of a piece where each is worked on by itself; `unit`: parameters
-    that one program updates. `side_by_side`: both gradients in one kernel. `early`: kernels start before the one before ends.
+    `elements`: of a piece where each is worked on by itself; `unit`: parameters that one program updates.
+    `side_by_side`: both gradients in one kernel. `early`: a kernel is started before the last one has ended.
     """
 
-    area: int = 4096
+    area: int = 16384
     rows: int = 256
+    least_rows: int = 64
+    fill: int = 256
     wide: int = 128
     depth: int = 64
     programs: int = 128
@@ -30,12 +33,16 @@ class Tiles:
     @classmethod
     def of_float32(cls) -> "Tiles":
         """Without matrix units every program holds its products in registers: smaller pieces."""
-        return cls(area=1024, rows=64, wide=32, depth=16, stages=1)
+        return cls(area=1024, rows=64, least_rows=16, wide=32, depth=16, stages=1)
 
 
-def tile_rows(tiles: Tiles, rows: int, columns: int) -> int:
-    """Rows of a tile of so many columns."""
-    return max(16, min(tiles.rows, tiles.area // columns, power_of_two(rows)))
+def tile_rows(tiles: Tiles, rows: int, channels: int) -> int:
+    """Rows of a tile of a convolution's output of so many rows and channels."""
+    columns = tile_columns(channels, tiles.wide)
+    found = max(16, min(tiles.rows, tiles.area // columns, power_of_two(rows)))
+    while found > tiles.least_rows and -(-rows // found) * (channels // columns) < tiles.fill:
+        found //= 2
+    return found
 
 
 def tile_columns(channels: int, most: int) -> int:
@@ -60,7 +67,8 @@ def sharing(tiles: Tiles, kernel: tuple[int, int, int], pixels: int) -> Sharing:
     size, into, out = kernel
     rows = size * size * into
     columns = tile_columns(out, tiles.wide)
-    tall = min(max(16, power_of_two(rows)), 64 if into != 32 else 128, tiles.wide)
+    most = 128 if into == 32 or columns == 128 else 64  # of 9 x 32 rows 128 a time leave less empty
+    tall = min(max(16, power_of_two(rows)), most, tiles.wide)
     groups = -(-rows // tall) * (out // columns)
     depth = min(tiles.depth, max(16, power_of_two(pixels)))
     wanted = max(1, min(tiles.most_shares, tiles.programs // groups, pixels // tiles.least_share))

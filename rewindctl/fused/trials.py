@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from rewindctl.datasets.batches import DeviceData, Draws
 from rewindctl.errors import UsageError
-from rewindctl.fused import batches, families, head, update
+from rewindctl.fused import batches, families, update
 from rewindctl.fused.launch import Launch
 from rewindctl.fused.layout import Layout, Sums, power_of_two
 from rewindctl.fused.memory import Images, Memory, Parameters
 from rewindctl.fused.passes import Passes, kernel_of, norms_of
-from rewindctl.fused.tiles import Tiles, sharing, tile_columns
+from rewindctl.fused.tiles import Tiles, sharing
 from rewindctl.models import Network
 from rewindctl.models.resnet import ResNet
 from rewindctl.models.wrn import WideResNet
@@ -128,7 +128,7 @@ class FusedTrials:
 
     def _passes(self) -> list[Launch]:
         constants, layout = self.constants, self.layout
-        where = Sums(layout, self._shares())
+        self.where = where = Sums(layout, self._shares())
         sums = self.memory.get("sums", (where.size,))
         parameters = Parameters(layout, self.weights, self.copies, sums, where, self.running, self.running_places)
         passes = Passes(self.network, self.memory, parameters, self.tiles)
@@ -143,7 +143,7 @@ class FusedTrials:
                 families.wrn(passes, self.network, batch, labels)
         except ValueError as error:
             raise UsageError(f"batch size {constants.batch_size} is too large: {error}") from error
-        self._head_gradients(passes, parameters)
+        passes.head_gradients(self.loss_sum, self.latest, self.stopped, self.iteration, self.position, self.batches)
         self._update(passes, parameters)
         return passes.launches
 
@@ -187,26 +187,6 @@ class FusedTrials:
             },
             reads=batch.elements,
             writes=batch.elements * batch.tensor.element_size(),
-        )
-
-    def _head_gradients(self, passes: Passes, parameters: Parameters) -> None:
-        features, dlogits = self.memory.tensors["features"], self.memory.tensors["dlogits"]
-        images, channels = features.shape[1:]
-        classes = self.layout.classes
-        columns = tile_columns(channels, max(16, 512 // classes))
-        passes.add(
-            "head gradients",
-            head.head_gradients,
-            (channels // columns + 1, 1),
-            (
-                *(features, dlogits, self.memory.tensors["losses"]),
-                *(parameters.sums_of("dense.weight"), parameters.sums_of("dense.bias")),
-                *(self.loss_sum, self.latest, self.stopped, self.iteration, self.position),
-                *(parameters.where.size, images, self.batches),
-            ),
-            {"C": channels, "BC": columns, "KP": classes, "BN": max(2, min(64, 4096 // (columns * classes)))},
-            reads=images * (channels + classes) * 4,
-            operations=2 * images * channels * classes,
         )
 
     def _update(self, passes: Passes, parameters: Parameters) -> None:
