@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from rewindctl.fused.layout import power_of_two
 
 
@@ -31,9 +33,13 @@ class Tiles:
     early: bool = False
 
     @classmethod
-    def of_float32(cls) -> "Tiles":
-        """Without matrix units every program holds its products in registers: smaller pieces."""
-        return cls(area=1024, rows=64, least_rows=16, wide=32, depth=16, stages=1)
+    def usual(cls, device: torch.device, dtype: torch.dtype) -> "Tiles":
+        """What is fast on a device."""
+        if device.type != "cuda":  # an interpreter, which takes the same time for a piece of any size
+            return cls(area=8192, wide=64, programs=4, most_shares=2, elements=16384, unit=4096, fill=2, least_share=32)
+        if dtype == torch.float32:  # without matrix units a program holds its products in registers
+            return cls(area=1024, rows=64, least_rows=16, wide=32, depth=16, stages=1)
+        return cls()
 
 
 def tile_rows(tiles: Tiles, rows: int, channels: int) -> int:

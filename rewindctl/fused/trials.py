@@ -47,7 +47,7 @@ class FusedTrials:
     ) -> None:
         """`network` says the architecture alone. Raises: UsageError for more images than one tensor can hold."""
         self.network, self.data, self.constants, self.count = network, data, constants, trials
-        self.tiles = tiles or (Tiles() if constants.dtype == torch.bfloat16 else Tiles.of_float32())
+        self.tiles = tiles or Tiles.usual(data.device, constants.dtype)
         self.memory = Memory(trials, constants.dtype, data.device)
         self.layout = layout = Layout(network, self.tiles.unit)
         self.norms = dict(norms_of(network))

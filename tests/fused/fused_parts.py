@@ -12,10 +12,7 @@ from rewindctl.fused.passes import Passes, kernel_of, norms_of
 from rewindctl.fused.tiles import Tiles, sharing
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# Few pieces, for each is slow to interpret; several of each kind all the same.
-LARGE = Tiles(
-    area=8192, rows=256, wide=64, programs=4, most_shares=2, elements=16384, unit=4096, fill=2, least_share=32
-)
+LARGE = Tiles.usual(torch.device("cpu"), torch.float32)
 APART = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2}  # of results made of tensors rounded to so few bits on the way
 
 
