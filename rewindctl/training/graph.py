@@ -51,6 +51,12 @@ def aside(device: torch.device) -> Iterator[torch.cuda.Stream]:
         current.wait_stream(stream)
 
 
+def rehearse_aside(step: Callable[[], None], changed: Sequence[Tensor], device: torch.device) -> None:
+    """Rehearse as `captured` does, and capture nothing: what is wrong with a step shows before it spoils a capture."""
+    with alone(device), aside(device) if device.type == "cuda" else nullcontext():
+        rehearse(step, changed)
+
+
 def rehearse(step: Callable[[], None], changed: Sequence[Tensor]) -> None:
     """Make a few steps and take them back."""
     before = [tensor.detach().clone() for tensor in changed]

@@ -59,7 +59,7 @@ def train(
                 train_loss = stepper.mean_loss()  # waits for the device
                 looked = time.perf_counter()
                 training_seconds += looked - since
-                test_loss, test_accuracy = evaluate(network, data)
+                test_loss, test_accuracy = evaluate(stepper.network_now(), data)
                 evaluation_seconds = time.perf_counter() - looked
                 rate = settings.rate(max(0, t - 1))
                 if t == settings.iterations and not math.isfinite(test_loss):

@@ -14,7 +14,8 @@ from rewindctl.errors import DivergedError
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
-from rewindctl.training.graph import captured
+from rewindctl.training.graph import captured, rehearse_aside
+from rewindctl.training.lean import Lean
 from rewindctl.training.losses import Losses
 from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
 
@@ -35,8 +36,12 @@ class Stepper:
         mask: Mask | None,
         capture: bool = True,
         compiled: bool = False,
+        lean: bool | None = None,
     ) -> None:
         """`capture=False` is the reference path: every operation started by itself, on CUDA too.
+
+        `lean` has fewer kernels make the same bytes; None: where they are captured, for there a forward pass that is
+        seen once is that of every update.
 
         `compiled` has PyTorch's compiler join the operations of forward and backward pass: fewer kernels, other last
         bits, and a minute or more before the first update.
@@ -60,6 +65,10 @@ class Stepper:
         self._loss = torch.compile(mean_loss_of) if compiled else mean_loss_of
         self._capture = capture and data.device.type == "cuda"
         self._replay: Callable[[], None] | None = None
+        self._begins = True
+        if lean is None:
+            lean = self._capture and not compiled
+        self._lean = Lean(network, settings.precision, data.device) if lean else None
 
     def _use(self, mask: Mask | None) -> None:
         """Zero weight and momentum once; with the gradient masked too, w' = w - lr * 0 keeps them at exactly 0."""
@@ -80,17 +89,29 @@ class Stepper:
         if t != self._t + 1:
             self.losses.iteration.fill_(t)
         self._t = t
-        if self._capture:
-            self._capture = False
-            self._to_graph()
+        if self._begins:
+            self._begins = False
+            if self._lean:
+                self._try_lean()
+            if self._capture:
+                self._to_graph()
         (self._replay or self._step)()
+        if self._lean:
+            self._lean.made()
         self.losses.count += 1
 
     def _step(self) -> None:
         images, labels = self.stream.take()
-        loss = self._loss(self.network, images, labels, self.settings.precision)
-        self._look_at(loss.detach())
-        loss.backward()
+
+        def loss() -> Tensor:
+            made = self._loss(self.network, images, labels, self.settings.precision)
+            self._look_at(made.detach())
+            return made
+
+        if self._lean:
+            self._lean.backward(loss)
+        else:
+            loss().backward()
         self._descend()
 
     @torch.no_grad()
@@ -140,11 +161,29 @@ class Stepper:
             raise
         except RuntimeError as error:
             self._forget_gradients()
+            self._lean = None
             self.why_eager = next(iter(str(error).splitlines()), type(error).__name__)
+
+    def _try_lean(self) -> None:
+        """Go on with the plain passes where the network sees a difference."""
+        try:
+            rehearse_aside(self._step, self.changed(), self.device)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # whatever a network of someone else's raises at what stands in for its tensors
+            self._forget_gradients()
+            self._lean = None
 
     def close(self) -> None:
         """Let go of the graph, with its memory, before another training captures one on this thread's stream."""
         self._replay = None
+        self.network_now()
+
+    def network_now(self) -> Network:
+        """The network with all that the updates so far have made of it; for who looks between two updates."""
+        if self._lean:
+            self._lean.settle()
+        return self.network
 
     def _look_at(self, loss: Tensor) -> None:
         """Sum the losses and stop at the first that is not finite, before its update.
@@ -170,9 +209,10 @@ class Stepper:
     def state(self, t: int) -> TrainState:
         """A copy on the host after `t` updates of this run."""
         self._raise_if_diverged()
+        buffers = self.network_now().named_buffers()
         return TrainState(
             {name: _on_host(p.detach()) for name, p in self.parameters.items()},
-            {name: _on_host(b) for name, b in self.network.named_buffers()},
+            {name: _on_host(b) for name, b in buffers},
             {name: _on_host(m) for name, m in self.momentum.items()},
             iteration=t,
             data_position=self.first_batch + t,

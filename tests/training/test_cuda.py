@@ -141,6 +141,33 @@ def test_a_graph_makes_the_bytes_of_the_reference_path(
         assert len({stepper.mean_loss() for stepper in steppers}) == 1
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_lean_updates_make_the_bytes_of_plain_ones(
+    data: DeviceData, saved: Saved, precision: Literal["fp32", "bf16"], masked: bool
+) -> None:
+    """In a graph as a training has it, beside a graph and single operations that are plain."""
+    settings = replace(SETTINGS, precision=precision, iterations=30)
+    mask = pruned(initial()) if masked else None
+    with reproducible(data.device, deterministic=True):
+        lean = Stepper(network(), data, settings, initial(), mask)
+        plain = [Stepper(network(), data, settings, initial(), mask, capture, lean=False) for capture in (True, False)]
+        for t in range(30):
+            for stepper in (lean, *plain):
+                stepper.update(t)
+            if t % 3 == 2:
+                assert len({saved(stepper.state(t + 1)) for stepper in (lean, *plain)}) == 1, t
+                assert len({evaluate(stepper.network_now(), data) for stepper in (lean, *plain)}) == 1, t
+        assert lean.captured
+        assert lean._lean is not None
+        layers = sum(isinstance(part, torch.nn.Conv2d) for part in lean.network.modules())
+        assert len(lean._lean._weights) == (layers + 2 if precision == "bf16" else 0)
+        assert len({stepper.mean_loss() for stepper in (lean, *plain)}) == 1
+        lean.close()
+        own, other = lean.network.state_dict(), plain[0].network.state_dict()
+        assert all(torch.equal(value, other[name]) for name, value in own.items())
+
+
 @pytest.mark.parametrize("own_streams", [True, False])
 def test_trainings_captured_and_replayed_at_once_are_those_made_in_turn(
     data: DeviceData, saved: Saved, own_streams: bool
