@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable
+from types import FunctionType
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.sgd import sgd
 
-from rewindctl.arithmetic import Precision
+from rewindctl.arithmetic import Precision, Step
 from rewindctl.datasets.batches import BatchStream, DeviceData
-from rewindctl.errors import DivergedError
+from rewindctl.errors import DivergedError, RewindError
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
@@ -56,8 +57,10 @@ class Stepper:
         self._use(mask)
         self._t, self.losses = -1, Losses(data.device)
         self.captured, self.why_eager = False, ""
+        self.step: Step = "pytorch"
+        self.note = ""  # it is always what was asked for
         # It compiles at its first call: while the step is rehearsed, where it will be captured.
-        self._loss = torch.compile(mean_loss_of) if compiled else mean_loss_of
+        self._loss = _compiled_loss() if compiled else mean_loss_of
         self._capture = capture and data.device.type == "cuda"
         self._replay: Callable[[], None] | None = None
 
@@ -142,6 +145,10 @@ class Stepper:
             self._forget_gradients()
             self.why_eager = next(iter(str(error).splitlines()), type(error).__name__)
 
+    def network_now(self) -> Network:
+        """The network with the weights that the training has reached, to be evaluated."""
+        return self.network
+
     def close(self) -> None:
         """Let go of the graph, with its memory, before another training captures one on this thread's stream."""
         self._replay = None
@@ -190,6 +197,26 @@ def mean_loss_of(network: Network, images: Tensor, labels: Tensor, precision: Pr
     with torch.autocast(images.device.type, torch.bfloat16, precision == "bf16", cache_enabled=False):
         logits = network(images)
     return cross_entropy(logits.float(), labels)
+
+
+def _compiled_loss() -> Callable[[Network, Tensor, Tensor, Precision], Tensor]:
+    """`mean_loss_of` as PyTorch's compiler makes it at the first call, which raises RewindError where that fails."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    # What was compiled is kept with the code: of all trainings of a process together after eight it is no longer, and
+    # without a word. So each has a copy of the code, and the same bytes whatever was trained before it.
+    own = FunctionType(mean_loss_of.__code__.replace(), mean_loss_of.__globals__, mean_loss_of.__name__)
+    compiled = torch.compile(own, dynamic=False)
+
+    def loss(network: Network, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
+        try:
+            made: Tensor = compiled(network, images, labels, precision)
+            return made
+        except TorchDynamoException as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise RewindError(f"PyTorch's compiler does not work here: {why[:300]}", "leave out --compile") from error
+
+    return loss
 
 
 def _on_host(tensor: Tensor) -> Tensor:
