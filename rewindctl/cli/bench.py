@@ -37,9 +37,11 @@ def bench(
     from rewindctl.paper.bench import DATASET, bench_json, specs_to_measure
     from rewindctl.pipeline.speed import measured_speed
     from rewindctl.training.device import device_name, resolve_device
+    from rewindctl.training.steppers import choose_step
 
     arithmetic = Arithmetic(precision, step=update_step, compiled=compile)
     chosen = resolve_device(device)
+    choose_step(update_step, chosen)
     speeds = {}
     for spec in specs_to_measure(model or (), session.facts, seconds):
         session.console.say(f"measuring {spec.model} ...")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.console import Console
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.errors import LimitError, UsageError
+from rewindctl.errors import LimitError, NotHereError, UsageError
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.policy import RunPolicy
@@ -85,7 +85,7 @@ def in_arithmetic(
 ) -> TrainSettings:
     """The settings with precision and step chosen, which the run is told; one that is gone on with keeps its own.
 
-    Raises: UsageError where the device or the network has no such step.
+    Raises: UsageError where the device or the network has no such step, NotHereError where the run began with it.
     """
     _, height, width, channels = data.train_images.shape
     batch = (ready.settings.batch_size, channels, height, width)
@@ -95,9 +95,10 @@ def in_arithmetic(
     try:
         step = choose_step(own.step, data.device, ready.network)
     except UsageError as error:
-        if own is not asked:
-            error.hint = f"run {writer.run_id} began so: go on where it can, or run it anew with --force"
-        raise
+        if own is asked:
+            raise
+        hint = f"run {writer.run_id} began so: go on with it where that can be, or run it anew with --force"
+        raise NotHereError(error.message, hint) from error
     how = {tag.DETERMINISTIC: str(own.deterministic), tag.STEP: step, tag.COMPILED: str(own.compiled)}
     writer.tag({tag.PRECISION: choice.precision, **how})
     if choice.precision == "bf16" and asked.precision == AUTO and not before:

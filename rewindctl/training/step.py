@@ -11,7 +11,7 @@ from torch.optim.sgd import sgd
 
 from rewindctl.arithmetic import Precision, Step
 from rewindctl.datasets.batches import BatchStream, DeviceData
-from rewindctl.errors import DivergedError, RewindError
+from rewindctl.errors import DivergedError, NotHereError
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
@@ -200,7 +200,7 @@ def mean_loss_of(network: Network, images: Tensor, labels: Tensor, precision: Pr
 
 
 def _compiled_loss() -> Callable[[Network, Tensor, Tensor, Precision], Tensor]:
-    """`mean_loss_of` as PyTorch's compiler makes it at the first call, which raises RewindError where that fails."""
+    """`mean_loss_of` as PyTorch's compiler makes it at the first call, which raises NotHereError where that fails."""
     from torch._dynamo.exc import TorchDynamoException
 
     # What was compiled is kept with the code: of all trainings of a process together after eight it is no longer, and
@@ -214,7 +214,8 @@ def _compiled_loss() -> Callable[[Network, Tensor, Tensor, Precision], Tensor]:
             return made
         except TorchDynamoException as error:
             why = next(iter(str(error).splitlines()), type(error).__name__)
-            raise RewindError(f"PyTorch's compiler does not work here: {why[:300]}", "leave out --compile") from error
+            hint = "leave out --compile; a run that began with it: --force too"
+            raise NotHereError(f"PyTorch's compiler does not work here: {why[:300]}", hint) from error
 
     return loss
 
