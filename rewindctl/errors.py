@@ -36,6 +36,10 @@ class LimitError(RewindError):
     exit_code = 3
 
 
+class NotHereError(RewindError):
+    """This machine lacks what an update is made by: nothing is wrong with the run, which is kept to be gone on with."""
+
+
 class UnknownNameError(UsageError):
     """A name that no catalog entry has."""
 

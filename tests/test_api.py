@@ -62,7 +62,7 @@ def test_what_the_command_line_made_is_reused(chain: Chain) -> None:
     dense = train_dense("resnet8", "digits", seed=0, **TINY_OPTIONS, tracking_uri=chain.uri)
     mask = prune(dense, compression=5)
     found = [
-        retrain(mask, "finetune"),
+        retrain(mask, "finetune", update_step="pytorch", compile=True),
         retrain(mask, "weight_rewind", k=6),
         retrain(mask.run_id, "lr_rewind", tracking_uri=chain.uri),
     ]
@@ -202,6 +202,18 @@ def test_a_comparison_has_a_row_a_result_and_a_row_a_cell(chain: Chain) -> None:
             "--iterations 0 is not positive",
         ),
         (lambda uri: train_dense("resnet8", "digits", device="tpu", tracking_uri=uri), "unknown device 'tpu'"),
+        (
+            lambda uri: train_dense("resnet8", "digits", update_step="triton", tracking_uri=uri),  # type: ignore[arg-type]
+            "unknown update step 'triton'",
+        ),
+        (
+            lambda uri: train_dense("resnet8", "digits", update_step="fused", device="cpu", tracking_uri=uri),
+            "--update-step fused: ",
+        ),
+        (
+            lambda uri: iterate("abcdef", "lr_rewind", update_step="fused", compile=True, tracking_uri=uri),
+            "both --update-step fused and --compile",
+        ),
         (lambda uri: prune("abcdef", tracking_uri=uri), "neither --sparsity nor --compression"),
         (lambda uri: prune("abcdef", sparsity=1.5, tracking_uri=uri), "--sparsity 1.5 is outside"),
         (lambda uri: prune("abcdef", sparsity=0.5, criterion="size", tracking_uri=uri), "unknown criterion 'size'"),

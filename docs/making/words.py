@@ -45,6 +45,11 @@ TAGS = {
         "fp32 or bf16, of the updates; runs of earlier versions without it: fp32",
     ),
     "rewindctl.deterministic": ((*REPLAYED, "trial"), "whether only deterministic kernels were used on CUDA"),
+    "rewindctl.step": (
+        (*REPLAYED, "trial"),
+        "what made the updates: `pytorch`, or `fused` (kernels of our own); runs without it: pytorch",
+    ),
+    "rewindctl.compiled": ((*REPLAYED, "trial"), "whether PyTorch's compiler joined the operations"),
     "rewindctl.collected": ((), "`until_decided`: the run is of a trial that `reproduce --until-decided` added"),
     "rewindctl.updates": (REPLAYED, "replays of a CUDA graph, or eager"),
     "rewindctl.spared_layers": (

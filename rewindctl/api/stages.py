@@ -26,6 +26,8 @@ class RunOptions(StoreOptions, total=False):
     resume_points: Literal["machine", "store"]
     precision: str
     deterministic: bool
+    update_step: Literal["auto", "pytorch", "fused"]
+    compile: bool
     replay: bool
     progress: bool
 
@@ -158,7 +160,12 @@ def _pipeline(parent: Run | str | None, options: RunOptions) -> Pipeline:
     store = StoreOptions(tracking_uri=options.get("tracking_uri"), experiment=options.get("experiment"))
     own = parent.registry if isinstance(parent, Run) and not any(store.values()) else None
     data_dir = options.get("data_dir")
-    arithmetic = Arithmetic(options.get("precision", AUTO), options.get("deterministic", True))
+    arithmetic = Arithmetic(
+        options.get("precision", AUTO),
+        options.get("deterministic", True),
+        options.get("update_step", AUTO),
+        options.get("compile", False),
+    )
     return Pipeline(
         lambda: own or registry_of(store, make=True),
         Console(quiet=not options.get("progress", False)),

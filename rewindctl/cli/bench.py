@@ -6,7 +6,7 @@ import typer
 
 from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.cli import complete
-from rewindctl.cli.session import Session, command
+from rewindctl.cli.session import Compile, Session, UpdateStep, command
 
 
 @command()
@@ -21,6 +21,8 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Measuring time of a network.")] = 10.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = AUTO,
+    update_step: UpdateStep = AUTO,
+    compile: Compile = False,
 ) -> None:
     """Measure what this machine will do: iterations per second of the report's networks, hours of each study.
 
@@ -35,8 +37,11 @@ def bench(
     from rewindctl.paper.bench import DATASET, bench_json, specs_to_measure
     from rewindctl.pipeline.speed import measured_speed
     from rewindctl.training.device import device_name, resolve_device
+    from rewindctl.training.steppers import choose_step
 
-    arithmetic, chosen = Arithmetic(precision), resolve_device(device)
+    arithmetic = Arithmetic(precision, step=update_step, compiled=compile)
+    chosen = resolve_device(device)
+    choose_step(update_step, chosen)
     speeds = {}
     for spec in specs_to_measure(model or (), session.facts, seconds):
         session.console.say(f"measuring {spec.model} ...")

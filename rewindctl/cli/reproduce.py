@@ -193,10 +193,11 @@ def _check(session: Session, engine: str, address: str | None, cpus: float | Non
     """What can be refused before a store is opened. Raises: UsageError."""
     from rewindctl.engines.choose import check_options
     from rewindctl.training.device import resolve_device
+    from rewindctl.training.steppers import choose_step
 
     check_options(engine, address, cpus, gpus)
     if engine == "local":
-        resolve_device(session.device)
+        choose_step(session.arithmetic.step, resolve_device(session.device))
 
 
 def _run(session: Session, plan: "Plan", means: _Means, known: Collection[str] = (), collected: str = "") -> "Finished":

@@ -53,6 +53,8 @@ class Session:
     wait: bool = True
     precision: str = AUTO
     deterministic: bool = True
+    update_step: str = AUTO
+    compile: bool = False
     replay: bool = True
     resume_points: "Place" = "machine"
     _facts: "dict[str, DataFacts]" = field(default_factory=dict)
@@ -104,7 +106,7 @@ class Session:
     @property
     def arithmetic(self) -> Arithmetic:
         """Raises: UsageError."""
-        return Arithmetic(self.precision, self.deterministic)
+        return Arithmetic(self.precision, self.deterministic, self.update_step, self.compile)
 
     def facts(self, dataset: str) -> "DataFacts":
         """What is known of a data set, read at most once. Raises: UnknownNameError, DataError."""
@@ -161,6 +163,23 @@ _SHARED: dict[str, Any] = {
     "json": Annotated[bool, typer.Option("--json", help="Print JSON to stdout.", rich_help_panel=STORE)],
     "quiet": Annotated[bool, typer.Option("--quiet", help="No progress and no remarks.", rich_help_panel=STORE)],
 }
+UpdateStep = Annotated[
+    str,
+    typer.Option(
+        help="What makes an update: auto, pytorch or fused (kernels of our own, on a GPU); auto is pytorch until the "
+        "kernels have been checked on a GPU.",
+        rich_help_panel=RUN,
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile/--no-compile",
+        help="PyTorch's compiler joins its operations: fewer kernels, other last bits, a minute or more before the "
+        "first update.",
+        rich_help_panel=RUN,
+    ),
+]
 _RUN: dict[str, Any] = {
     "force": Annotated[bool, typer.Option("--force", help="Run anew what the registry has.", rich_help_panel=RUN)],
     "device": Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)],
@@ -176,6 +195,8 @@ _RUN: dict[str, Any] = {
             rich_help_panel=RUN,
         ),
     ],
+    "update_step": UpdateStep,
+    "compile": Compile,
     "checkpoint_every": Annotated[
         float,
         typer.Option(
@@ -212,6 +233,8 @@ _DEFAULTS = {
     "device": "auto",
     "precision": AUTO,
     "deterministic": True,
+    "update_step": AUTO,
+    "compile": False,
     "checkpoint_every": 60.0,
     "resume_points": "machine",
     "wait": True,
@@ -280,6 +303,8 @@ def _session(before: Globals, after: dict[str, Any]) -> Session:
         wait=after.get("wait", True),
         precision=after.get("precision", AUTO),
         deterministic=after.get("deterministic", True),
+        update_step=after.get("update_step", AUTO),
+        compile=after.get("compile", False),
         replay=after.get("replay", True),
         resume_points=after.get("resume_points", "machine"),
     )

@@ -45,6 +45,7 @@ def bench_json(measured: dict[str, Speed], facts: Facts, device: str) -> dict[st
             "model": model,
             "dataset": DATASET,
             "precision": measured[model].precision,
+            "step": measured[model].step,
             "iterations_per_second": speed,
             "published_iterations_per_second": published.get(model),
             "ratio": speed / published[model] if model in published else None,

@@ -13,6 +13,7 @@ from rewindctl.counting import count_of
 from rewindctl.datasets.files import places
 from rewindctl.datasets.inventory import inventory
 from rewindctl.errors import RewindError
+from rewindctl.fused.support import missing_part
 from rewindctl.registry.address import absolute_uri, sqlite_path
 from rewindctl.registry.recovery import kept
 from rewindctl.registry.store import connect
@@ -55,10 +56,12 @@ def _device(asked: str) -> list[Finding]:
     name = environment(device)["device"]
     missing = missing_unit(device)
     bf16 = Finding("precision", f"fp32: {missing}" if missing else "bf16 for networks large enough to gain, else fp32")
+    own = missing_part(device) or "possible (--update-step fused)"
+    how = [bf16, Finding("step", f"PyTorch's operations; kernels of our own: {own}"), threads]
     if device.type == "cuda":
-        return [Finding("device", f"{device} ({name}), {torch.cuda.device_count()} here"), bf16, threads]
+        return [Finding("device", f"{device} ({name}), {torch.cuda.device_count()} here"), *how]
     why = "asked for" if asked.startswith("cpu") else _why_no_gpu()
-    return [Finding("device", f"cpu ({name}): {why}"), bf16, threads]
+    return [Finding("device", f"cpu ({name}): {why}"), *how]
 
 
 def _why_no_gpu() -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from rewindctl.errors import IntegrityError, UsageError
+from rewindctl.fused.support import missing_part
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.paths import CHECKPOINTS, FINAL
@@ -79,6 +80,8 @@ def difference(registry: Registry, run: RunRecord, device: torch.device) -> str:
     """Why this process cannot make the bytes of `run` again; empty where it can."""
     if device.type == "cuda" and run.tags.get(tag.DETERMINISTIC) != str(True):
         return "it was trained without --deterministic"
+    if run.tags.get(tag.STEP) == "fused" and (why := missing_part(device)):
+        return f"its updates were made by kernels of our own: {why}"
     there, here = registry.artifacts.read_json(run, "environment.json"), environment(device)
     pairs = {key: (_plain(there.get(key)), _plain(here[key])) for key in DECIDING}
     pairs["torch"] = tuple(str(one.get("packages", {}).get("torch")) for one in (there, here))  # type: ignore[assignment]

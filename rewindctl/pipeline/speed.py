@@ -1,12 +1,13 @@
 """How fast this device trains a network: measured for seconds on noise of the data set's shape, without the data."""
 
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from rewindctl.arithmetic import Arithmetic, Precision
+from rewindctl.arithmetic import Arithmetic, Precision, Step
 from rewindctl.datasets import Dataset
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.datasets.facts import DataFacts
@@ -17,7 +18,7 @@ from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.precision import choose_for
-from rewindctl.training.step import Stepper
+from rewindctl.training.steppers import AnyStepper, choose_step, stepper_for
 
 WARM_UP = 2
 HARMLESS_RATE = 1e-9  # noise can be learned into infinities, and an update of any size takes as long
@@ -26,16 +27,20 @@ WAIT_EVERY = 20  # a GPU's queue must not run seconds ahead of the clock
 
 @dataclass(frozen=True)
 class Speed:
-    """Updates per second, and the precision that they were made in."""
+    """Updates per second, the precision that they were made in, and what made them."""
 
     iterations_per_second: float
     precision: Precision
+    step: Step = "pytorch"
 
 
 def measured_speed(
     spec: DenseSpec, facts: DataFacts, device: torch.device, seconds: float, arithmetic: Arithmetic
 ) -> Speed:
-    """Of the recipe of `spec`, over about `seconds`, with the kernels that a training takes, evaluations apart."""
+    """Of the recipe of `spec`, over about `seconds`, with the kernels that a training takes, evaluations apart.
+
+    Raises: UsageError where the device or the network has no such step.
+    """
     config = NetworkConfig(facts.channels, facts.classes, spec.norm_momentum, spec.norm_epsilon)
     network = build_network(spec.model, config, seed=0)
     data = DeviceData.upload(_noise(facts, max(4 * spec.batch_size, facts.classes)), device)
@@ -45,13 +50,18 @@ def measured_speed(
         constant_lr=HARMLESS_RATE,
         precision=choose_for(arithmetic.precision, device, network, batch).precision,
         deterministic=arithmetic.deterministic,
+        step=choose_step(arithmetic.step, device, network),
+        compiled=arithmetic.compiled,
     )
-    with reproducible(device, settings.deterministic):
-        stepper = Stepper(network, data, settings, TrainState.initial(network), None)
-        return Speed(_updates_per_second(stepper, seconds), settings.precision)
+    start = TrainState.initial(network)
+    with (
+        reproducible(device, settings.deterministic),
+        closing(stepper_for(network, data, settings, start, None)) as stepper,
+    ):
+        return Speed(_updates_per_second(stepper, seconds), settings.precision, stepper.step)
 
 
-def _updates_per_second(stepper: Stepper, seconds: float) -> float:
+def _updates_per_second(stepper: AnyStepper, seconds: float) -> float:
     for t in range(WARM_UP):
         stepper.update(t)
     stepper.mean_loss()  # waits for the device

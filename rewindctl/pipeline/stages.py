@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rewindctl.arithmetic import AUTO, Arithmetic
+from rewindctl.arithmetic import AUTO
 from rewindctl.console import Console
 from rewindctl.datasets import Dataset, load_dataset
 from rewindctl.datasets.batches import DeviceData
@@ -39,6 +39,7 @@ from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec
 from rewindctl.training.device import deciding, device_name, environment, resolve_device
 from rewindctl.training.loop import evaluate
 from rewindctl.training.records import ResumePoint, TrainResult
+from rewindctl.training.steppers import choose_step
 
 FAILED_RUN = "rewindctl_run_id"
 
@@ -56,7 +57,7 @@ class Pipeline:
     """Runs stages against one registry on one device.
 
     The registry is opened when it is first needed, so that a request refused before leaves no store behind; data
-    sets are read once.
+    sets are read once. Raises: UsageError for a device that is not there, or that has no such step as is asked for.
     """
 
     open_registry: Callable[[], Registry]
@@ -70,6 +71,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self.device = resolve_device(self.device_name)
+        choose_step(self.policy.arithmetic.step, self.device)
 
     @cached_property
     def registry(self) -> Registry:
@@ -149,6 +151,12 @@ class Pipeline:
             start = replace(start, data_position=pruned.data_position)
         return Prepared(self._network(dense), start, mask, retrain_settings(spec, dense))
 
+    def require_step(self, root: DenseSpec | RunRecord) -> None:
+        """Raises: UsageError where the network of a baseline, or of a run below one, has no such step as asked for."""
+        if (asked := self.policy.arithmetic.step) == "fused":
+            dense = root if isinstance(root, DenseSpec) else self.dense_of(root)
+            choose_step(asked, self.device, self._network(dense))
+
     def dataset(self, name: str) -> Dataset:
         """The data set, read once. Raises: UnknownNameError, DataError."""
         with self._reading:
@@ -191,6 +199,10 @@ class Pipeline:
         asked = {} if precision == AUTO or isinstance(spec, PruneSpec) else {tag.PRECISION: precision}
 
         def start(*, watch: Watch) -> RunWriter:
+            if isinstance(spec, DenseSpec):
+                self.require_step(spec)
+            elif isinstance(spec, RetrainSpec) and parent is not None:
+                self.require_step(parent)
             held = [self._held(*state) for state in needed]
             own = tags | asked | ({tag.WEIGHTS_FROM: held[0]} if held else {})
             how: dict[str, Any] = {"precision": precision, "machine": Machine(deciding(self.device), self.console.say)}
@@ -281,7 +293,7 @@ class Pipeline:
         source, begin = states.runs.get(spec.from_iteration), None
         if source is not None:
             begin = ResumePoint(load_file(self.registry, source, spec.from_iteration), (), 0.0)
-        own = Arithmetic(tag.precision_of(training))
+        own = tag.arithmetic_of(training.tags)
         policy, title = replace(self.policy, arithmetic=own), labels.replay_name(spec, training)
         result = train_run(writer, ready, self._data(dense.dataset), title, policy, self.console, begin)
         compare(self.registry, training, result.evaluations)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.console import Console
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.errors import LimitError
+from rewindctl.errors import LimitError, NotHereError, UsageError
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.policy import RunPolicy
@@ -18,6 +18,7 @@ from rewindctl.training.device import deciding
 from rewindctl.training.loop import train
 from rewindctl.training.precision import choose_for
 from rewindctl.training.records import ResumePoint, TrainResult, TrainSettings
+from rewindctl.training.steppers import choose_step
 from rewindctl.training.usage import Usage
 
 
@@ -51,6 +52,7 @@ def train_run(
             console.say(f"stopped  {title} ({writer.run_id[:8]}): {kept}")
             raise
     writer.tag({tag.UPDATES: "CUDA graph" if result.captured else "eager"})
+    say_step(writer, result, console)
     if result.why_eager:
         console.say(f"note: trained without a CUDA graph, more slowly: {result.why_eager[:300]}")
     return result
@@ -71,16 +73,35 @@ def write_result(writer: RunWriter, result: TrainResult, iterations: int) -> Non
     writer.log_network(iterations)
 
 
+def say_step(writer: RunWriter, result: TrainResult, console: Console) -> None:
+    """Tell the run what made its updates after all, and the user why it is not what was asked for."""
+    writer.tag({tag.STEP: result.step})
+    if result.note:
+        console.say(f"note: trained by PyTorch's operations, not by kernels of our own: {result.note[:300]}")
+
+
 def in_arithmetic(
     ready: Prepared, data: DeviceData, writer: RunWriter, asked: Arithmetic, console: Console
 ) -> TrainSettings:
-    """The settings with the precision chosen, which the run is told; one that is gone on with keeps its own."""
+    """The settings with precision and step chosen, which the run is told; one that is gone on with keeps its own.
+
+    Raises: UsageError where the device or the network has no such step, NotHereError where the run began with it.
+    """
     _, height, width, channels = data.train_images.shape
     batch = (ready.settings.batch_size, channels, height, width)
     before = writer.found.get(tag.PRECISION)
     choice = choose_for(before or asked.precision, data.device, ready.network, batch)
-    deterministic = writer.found.get(tag.DETERMINISTIC, str(asked.deterministic)) == str(True)
-    writer.tag({tag.PRECISION: choice.precision, tag.DETERMINISTIC: str(deterministic)})
+    own = tag.arithmetic_of(writer.found) if tag.DETERMINISTIC in writer.found else asked
+    try:
+        step = choose_step(own.step, data.device, ready.network)
+    except UsageError as error:
+        if own is asked:
+            raise
+        hint = f"run {writer.run_id} began so: go on with it where that can be, or run it anew with --force"
+        raise NotHereError(error.message, hint) from error
+    how = {tag.DETERMINISTIC: str(own.deterministic), tag.STEP: step, tag.COMPILED: str(own.compiled)}
+    writer.tag({tag.PRECISION: choice.precision, **how})
     if choice.precision == "bf16" and asked.precision == AUTO and not before:
         console.say(f"trains in bf16: {choice.why} (--precision fp32 for float32)")
-    return replace(ready.settings, precision=choice.precision, deterministic=deterministic)
+    chosen = replace(ready.settings, precision=choice.precision, deterministic=own.deterministic)
+    return replace(chosen, step=step, compiled=own.compiled)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -40,6 +41,8 @@ DEVICE = "rewindctl.device"
 COLLECTED = "rewindctl.collected"  # by which rule the trial was added; absent: a number of trials fixed beforehand
 PRECISION = "rewindctl.precision"  # absent in runs of before there was a choice: fp32
 DETERMINISTIC = "rewindctl.deterministic"
+STEP = "rewindctl.step"  # absent in runs of before there was a choice: pytorch
+COMPILED = "rewindctl.compiled"
 UPDATES = "rewindctl.updates"
 DIVERGED_ITERATION = "rewindctl.diverged_iteration"
 STUDY = "rewindctl.study"
@@ -76,6 +79,16 @@ def trained_in(run: "RunRecord", precision: str) -> bool:
 def precision_of(run: "RunRecord") -> str:
     """What a training was computed in."""
     return run.tags.get(PRECISION, "fp32")
+
+
+def arithmetic_of(tags: Mapping[str, str]) -> arithmetic.Arithmetic:
+    """What a training with these tags was made in, as to be asked for again. Raises: UsageError for edited tags."""
+    return arithmetic.Arithmetic(
+        tags.get(PRECISION, "fp32"),
+        deterministic=tags.get(DETERMINISTIC, "True") == "True",
+        step=tags.get(STEP, "pytorch"),
+        compiled=tags.get(COMPILED) == "True",
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rewindctl.errors import DiskError, KeptError, LimitError, RegistryError, RewindError, UsageError
+from rewindctl.errors import DiskError, KeptError, LimitError, NotHereError, RegistryError, RewindError, UsageError
 from rewindctl.files import sha256, state_folder, writing
 from rewindctl.registry import outage, ownership, stored_point
 from rewindctl.registry.client import AwayError, Client, StoreError
@@ -249,7 +249,7 @@ class RunWriter:
         return KeptError(self.run_id, folder, why)
 
     def fail(self, error: BaseException) -> None:
-        """Close the run as KILLED for an interrupt, an end of time or what disk or store refused, else FAILED.
+        """Close the run as KILLED for an interrupt, an end of time or what disk, store or machine refused, else FAILED.
 
         The reason is in a tag.
 
@@ -259,7 +259,7 @@ class RunWriter:
         """
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         # None of these is the stage's fault: it goes on.
-        killed = interrupted or isinstance(error, DiskError | StoreError | LimitError)
+        killed = interrupted or isinstance(error, DiskError | StoreError | LimitError | NotHereError)
         reason = "interrupted" if interrupted else (error.message if isinstance(error, RewindError) else repr(error))
         self._heartbeat.stop(ownership.GIVE_UP_SECONDS)
         if self._open and self._post.box is not None and self._post.box.complete:

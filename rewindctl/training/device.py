@@ -60,7 +60,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": device_name(device),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
-        "driver": _driver() if device.type == "cuda" else None,
+        "driver": driver() if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "memory_format": "channels_last",
@@ -94,7 +94,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _driver() -> str | None:
+def driver() -> str | None:
     return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 
 

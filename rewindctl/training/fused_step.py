@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from rewindctl.arithmetic import Step
 from rewindctl.datasets.batches import BatchStream, DeviceData, Draws
 from rewindctl.errors import DivergedError
 from rewindctl.fused.tiles import Tiles
@@ -69,6 +70,7 @@ class FusedStepper:
         self._t, self._made, self.losses = -1, 0, Losses(data.device, kept_in)
         counters = [f"{name}.num_batches_tracked" for name in trials.norms]
         self._counted = {name: start.buffers[name] for name in counters}
+        self.step: Step = "fused"
         self.captured, self.why_eager, self.note = False, "", ""
         self._replay = trials.run
         self._capture = capture and data.device.type == "cuda"

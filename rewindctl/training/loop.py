@@ -17,7 +17,7 @@ from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.graph import alone
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.records import Evaluation, Observer, ResumePoint, TrainResult, TrainSettings
-from rewindctl.training.step import Stepper
+from rewindctl.training.steppers import stepper_for
 
 EVALUATION_BATCH = 500
 
@@ -43,7 +43,7 @@ def train(
     began = time.perf_counter() - (resume.wall_seconds if resume else 0.0)
     with (
         reproducible(data.device, settings.deterministic),
-        closing(Stepper(network, data, settings, resume.state if resume else start, mask)) as stepper,
+        closing(stepper_for(network, data, settings, resume.state if resume else start, mask)) as stepper,
     ):
         stepper.first_batch = start.data_position
         done = resume.state.iteration if resume else -1
@@ -83,9 +83,8 @@ def train(
                 stepper.update(t)
         state = stepper.state(settings.iterations)
     speed = settings.iterations / max(training_seconds, 1e-9)
-    return TrainResult(
-        state, tuple(evaluations), speed, time.perf_counter() - began, stepper.captured, stepper.why_eager
-    )
+    how = stepper.captured, stepper.why_eager, stepper.step, stepper.note
+    return TrainResult(state, tuple(evaluations), speed, time.perf_counter() - began, *how)
 
 
 def _is_evaluated(t: int, settings: TrainSettings) -> bool:

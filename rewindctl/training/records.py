@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from rewindctl.arithmetic import Precision
+from rewindctl.arithmetic import Precision, Step
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.schedule import Schedule
 
@@ -14,7 +14,7 @@ class TrainSettings:
     """Everything that decides the updates of a run but the network, the data, the start and the mask.
 
     Update t (from 0) uses the schedule's rate at `clock_start` + t, or `constant_lr` where given. `deterministic` is
-    for CUDA, where the fastest kernels need not give the same bytes twice.
+    for CUDA, where the fastest kernels need not give the same bytes twice. `step` and `compiled`: see `Arithmetic`.
     """
 
     schedule: Schedule
@@ -32,6 +32,8 @@ class TrainSettings:
     seed: int
     precision: Precision = "fp32"
     deterministic: bool = True
+    step: Step = "pytorch"
+    compiled: bool = False
 
     def rate(self, iteration: int) -> float:
         """Learning rate of update `iteration` of this run."""
@@ -53,7 +55,8 @@ class Evaluation:
 class TrainResult:
     """The last state, every evaluation, and the speed of the updates (evaluations apart).
 
-    `captured`: the updates were replays of a CUDA graph; `why_eager`: why they were not, where one was tried.
+    `captured`: the updates were replays of a CUDA graph; `why_eager`: why they were not, where one was tried. `step`:
+    what made them; `note`: why kernels of our own did not, where they were asked for.
     """
 
     state: TrainState
@@ -62,6 +65,8 @@ class TrainResult:
     duration_seconds: float
     captured: bool
     why_eager: str
+    step: Step = "pytorch"
+    note: str = ""
 
     @property
     def test_accuracy(self) -> float:

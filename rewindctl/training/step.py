@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable
+from types import FunctionType
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.sgd import sgd
 
-from rewindctl.arithmetic import Precision
+from rewindctl.arithmetic import Precision, Step
 from rewindctl.datasets.batches import BatchStream, DeviceData
-from rewindctl.errors import DivergedError
+from rewindctl.errors import DivergedError, NotHereError
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
@@ -61,8 +62,10 @@ class Stepper:
         self._use(mask)
         self._t, self.losses = -1, Losses(data.device)
         self.captured, self.why_eager = False, ""
+        self.step: Step = "pytorch"
+        self.note = ""
         # It compiles at its first call: while the step is rehearsed, where it will be captured.
-        self._loss = torch.compile(mean_loss_of) if compiled else mean_loss_of
+        self._loss = _compiled_loss() if compiled else mean_loss_of
         self._capture = capture and data.device.type == "cuda"
         self._replay: Callable[[], None] | None = None
         self._begins = True
@@ -230,6 +233,27 @@ def mean_loss_of(network: Network, images: Tensor, labels: Tensor, precision: Pr
     with torch.autocast(images.device.type, torch.bfloat16, precision == "bf16", cache_enabled=False):
         logits = network(images)
     return cross_entropy(logits.float(), labels)
+
+
+def _compiled_loss() -> Callable[[Network, Tensor, Tensor, Precision], Tensor]:
+    """`mean_loss_of` as PyTorch's compiler makes it at the first call, which raises NotHereError where that fails."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    # What was compiled is kept with the code: of all trainings of a process together after eight it is no longer, and
+    # without a word. So each has a copy of the code, and the same bytes whatever was trained before it.
+    own = FunctionType(mean_loss_of.__code__.replace(), mean_loss_of.__globals__, mean_loss_of.__name__)
+    compiled = torch.compile(own, dynamic=False)
+
+    def loss(network: Network, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
+        try:
+            made: Tensor = compiled(network, images, labels, precision)
+            return made
+        except TorchDynamoException as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            hint = "leave out --compile; a run that began with it: --force too"
+            raise NotHereError(f"PyTorch's compiler does not work here: {why[:300]}", hint) from error
+
+    return loss
 
 
 def _on_host(tensor: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     registry = pipeline.registry
     parent = registry.resolve(reference)
     dense = pipeline.dense_of(parent)
+    pipeline.require_step(dense)
     wanted = asked(request, parent, dense, pipeline.dataset(dense.dataset))
     for iteration in (wanted.spec.k, wanted.spec.weights_k):
         pipeline.require_state(pipeline.dense_run(parent), iteration)

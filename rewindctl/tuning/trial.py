@@ -14,7 +14,7 @@ from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import DivergedError, RegistryError
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.requests import RetrainOptions, retrain_child
-from rewindctl.pipeline.train_run import in_arithmetic
+from rewindctl.pipeline.train_run import in_arithmetic, say_step
 from rewindctl.pipeline.waiting import bring_kept
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import Watch as OwnerWatch
@@ -196,6 +196,7 @@ class Trials:
             result = train(prepared.network, self.data, settings, prepared.start, observer, prepared.mask)
         speed = {f"iterations_per_second{suffix(spec, seed)}": result.iterations_per_second}
         writer.log_metrics(dict(speed), spec.iterations)
+        say_step(writer, result, console)
         return result.test_accuracy  # of the part held out, which stands where the test set does in the data
 
     def _retraining(self, spec: TrialSpec) -> RetrainSpec:

@@ -16,6 +16,8 @@ def test_everything_is_named_and_nothing_is_made(cli: Cli, tmp_path: Path) -> No
     topics = {finding["topic"]: finding["text"] for finding in json.loads(answer.out)}
     assert {"python", "packages", "device", "threads", "store", "data digits", "disk", "resume", "kept"} <= set(topics)
     assert "not there yet" in topics["store"]
+    assert topics["step"].startswith("PyTorch's operations; kernels of our own: ")
+    assert "possible" not in topics["step"], "no CPU runs them"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -75,6 +75,12 @@ EARLY: list[Case] = [
     ("verify abcdef --all", 2, "both abcdef and --all are given", "give one"),
     (f"{DENSE} --precision fp16", 2, "unknown precision 'fp16'", "known: auto, fp32, bf16"),
     ("bench --precision bf15", 2, "unknown precision 'bf15'", "known: auto, fp32, bf16"),
+    (f"{DENSE} --update-step triton", 2, "unknown update step 'triton'", "known: auto, pytorch, fused"),
+    ("bench --update-step triton", 2, "unknown update step 'triton'", "known: auto, pytorch, fused"),
+    (f"{DENSE} --update-step fused --device cpu", 2, "--update-step fused: ", "use --update-step auto"),
+    ("bench --update-step fused --device cpu", 2, "--update-step fused: ", "use --update-step auto"),
+    (f"{TUNE} --update-step fused --device cpu", 2, "--update-step fused: ", "use --update-step auto"),
+    (f"{DENSE} --update-step fused --compile", 2, "both --update-step fused and --compile", "give one of the two"),
     (f"{DENSE} --resume-points here", 2, "--resume-points|'here'", "rewindctl train-dense --help"),
     (f"{DENSE} --checkpoint-every -1", 2, "--checkpoint-every|-1", "rewindctl train-dense --help"),
     (
@@ -125,8 +131,8 @@ LATE: list[Case] = [
 
 # The same code for every command that has them, wrong once in the tables; any name, place or file name is a right one.
 SHARED = (
-    *("--tracking-uri", "--experiment", "--device", "--precision", "--checkpoint-every", "--resume-points"),
-    "--data-dir",
+    *("--tracking-uri", "--experiment", "--device", "--precision", "--update-step", "--checkpoint-every"),
+    *("--resume-points", "--data-dir"),
 )
 NEVER_WRONG = {
     ("demo", "--output"),  # written to when all runs are there; that of compare is the same

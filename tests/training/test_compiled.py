@@ -2,7 +2,9 @@
 
 import shutil
 import sysconfig
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,26 @@ def follows(device: torch.device) -> Stepper:
 def test_compiled_updates_follow_those_that_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     follows(torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_each_of_many_trainings_of_a_process_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch keeps eight compilations of one code and then makes no more: later trainings would have other bytes."""
+    made, plain = [], torch.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        made.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(plain, backend=backend))
+    data = DeviceData.upload(load_dataset("digits"), torch.device("cpu"))
+    for size in range(16, 26):
+        stepper = Stepper(
+            Small(), data, replace(SETTINGS, batch_size=size), TrainState.initial(Small()), None, compiled=True
+        )
+        for t in range(2):
+            stepper.update(t)
+    assert len(made) == 10
 
 
 @pytest.mark.slow

@@ -26,6 +26,8 @@ CARRIED = (
     tag.PRECISION,
     tag.COLLECTED,
     tag.DETERMINISTIC,
+    tag.STEP,
+    tag.COMPILED,
     tag.UPDATES,
     tag.SPARED,
     tag.LABEL,

@@ -1,0 +1,104 @@
+"""Before kernels of our own train anything on a device, one update of theirs is compared with the reference there."""
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rewindctl import fused
+from rewindctl.datasets.batches import DeviceData
+from rewindctl.files import replacing, state_folder
+from rewindctl.models import Network
+from rewindctl.pruning import Mask
+from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.training.device import device_name, driver
+from rewindctl.training.fused_step import FusedStepper
+from rewindctl.training.graph import alone
+from rewindctl.training.records import TrainSettings
+from rewindctl.training.step import Stepper
+
+# Of a gradient's norm, how far it may be from that of float32: beside what PyTorch's own bfloat16 is away, twice.
+WITHIN = {"fp32": 1e-3, "bf16": 0.02}
+SMALLEST = 1e-4  # a gradient whose norm is less than this part of the largest one is rounding
+
+
+def disagreement(
+    network: Network, data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None
+) -> str:
+    """Where kernels of our own make another update than PyTorch's operations; empty where they agree.
+
+    Compared once for a device, its driver, the versions, the kernels and a kind of training; what was found
+    is kept in the state folder of the machine. Takes a second, and what the kernels take to be compiled.
+    """
+    kept, key = state_folder() / "fused_step.json", _key(network, data, settings, mask)
+    with alone(data.device):  # so that of several trainings that begin together one compares
+        known = _known(kept)
+        if key not in known:
+            known[key] = _compared(network, data, settings, start, mask)
+            with suppress(OSError):  # where it cannot be kept it is found anew next time
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(kept) as file:
+                    file.write_text(json.dumps(known, indent=1))
+    return known[key]
+
+
+def _compared(network: Network, data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None) -> str:
+    """From the weights of `start` without momentum and decay: what is left as momentum is the gradient."""
+    still = replace(start, momentum={name: torch.zeros_like(value) for name, value in start.momentum.items()})
+    pure = replace(settings, weight_decay=0.0, compiled=False)
+
+    def gradients(make: Callable[..., Stepper | FusedStepper], precision: str) -> tuple[dict[str, Tensor], float]:
+        own = copy.deepcopy(network)
+        stepper = make(own, data, replace(pure, precision=precision), still, mask, capture=False)  # type: ignore[arg-type]
+        stepper.update(0)
+        loss = stepper.mean_loss()
+        return stepper.state(1).momentum, math.nan if loss is None else loss
+
+    wanted, loss = gradients(Stepper, "fp32")
+    found, own_loss = gradients(FusedStepper, settings.precision)
+    usual = gradients(Stepper, settings.precision)[0] if settings.precision != "fp32" else wanted
+    within = WITHIN[settings.precision]
+    if not abs(own_loss - loss) <= within * abs(loss):
+        return f"a loss of {own_loss:.6g} where PyTorch's is {loss:.6g}"
+    largest = max(float(value.norm()) for value in wanted.values())
+    for name, value in wanted.items():
+        scale = max(float(value.norm()), SMALLEST * largest)
+        off, allowed = (float((one[name] - value).norm()) / scale for one in (found, usual))
+        if not off <= 2 * allowed + within:
+            return f"the gradient of {name} is {off:.2g} of its size away from PyTorch's"
+    return ""
+
+
+def _key(network: Network, data: DeviceData, settings: TrainSettings, mask: Mask | None) -> str:
+    """Everything that decides what is compared, in words and a hash of the rest."""
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in network.named_parameters()]
+    code = b"".join(path.read_bytes() for path in sorted(Path(fused.__file__).parent.glob("*.py")))
+    images = tuple(data.train_images.shape[1:])
+    kind = (shapes, images, settings.batch_size, settings.crop_padding, settings.nesterov, mask is not None)
+    rest = hashlib.sha256(code + repr(kind).encode()).hexdigest()[:16]
+    machine = (device_name(data.device), driver() if data.device.type == "cuda" else "")
+    versions = [f"{name} {_version(name)}" for name in ("torch", "triton")]
+    return ", ".join([*filter(None, machine), *versions, settings.precision, rest])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _known(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}

@@ -1,0 +1,198 @@
+"""What makes the updates of a training: recorded, kept by a run that is gone on with, refused where it cannot be."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import TINY, Chain, Cli
+from torch import Tensor, nn
+
+from rewindctl.models import NetworkConfig, models
+from rewindctl.pipeline import replays
+from rewindctl.pipeline.observer import RunObserver
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry import records as tag
+from rewindctl.registry.paths import FINAL
+from rewindctl.training import steppers
+from rewindctl.training.records import ResumePoint
+from rewindctl.training.step import Stepper
+
+CAN_COMPILE = shutil.which("g++") is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
+CPU = ("--device", "cpu")
+FUSED = ("--update-step", "fused", *CPU)
+
+
+class StandIn(Stepper):
+    """In the place of the kernels, which no CPU runs: PyTorch's updates under the kernels' name."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.step = "fused"
+
+
+class Falling(StandIn):
+    """Finds that it cannot after all."""
+
+    def update(self, t: int) -> None:
+        self.step, self.note = "pytorch", "the GPU is full"
+        super().update(t)
+
+
+@contextmanager
+def able(kind: type[Stepper]) -> Iterator[None]:
+    """A machine that makes updates of the other step, by a stand-in."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, "rewindctl.training.fused_step", SimpleNamespace(FusedStepper=kind))  # type: ignore[arg-type]
+        for module in (steppers, replays):
+            patched.setattr(module, "missing_part", lambda device: "")
+        yield
+
+
+class Linear(nn.Module):
+    """A network of one's own."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.in_channels, config.classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.dense(images.mean(dim=(2, 3)))
+        return logits
+
+
+@pytest.fixture
+def linear() -> Iterator[None]:
+    models.register("linear")(Linear)
+    yield
+    models._entries.pop("linear")
+
+
+def interrupted(self: RunObserver, make: Callable[[], ResumePoint]) -> None:
+    """In the place of `RunObserver.resumable`: Ctrl-C at the first evaluation after updates."""
+    KEPT(self, make)
+    if make().state.iteration:
+        raise KeyboardInterrupt
+
+
+KEPT = RunObserver.resumable
+
+
+def digest(registry: Registry, run: RunRecord) -> str:
+    return str(registry.manifest(run)[FINAL]["sha256"])
+
+
+def how(run: RunRecord) -> tuple[str, str]:
+    return run.tags[tag.STEP], run.tags[tag.COMPILED]
+
+
+def test_the_step_is_recorded_and_decides_not_which_run_is_found(copied_chain: Chain, cli: Cli) -> None:
+    registry = copied_chain.registry()
+    runs = [registry.get(one) for one in (copied_chain.dense, copied_chain.lr_rewind)]
+    assert [how(run) for run in runs] == [("pytorch", "False")] * 2
+    assert not {tag.STEP, tag.COMPILED} & set(registry.get(copied_chain.prune).tags)
+    for asked in (("--update-step", "pytorch"), ("--compile",), ()):
+        assert cli("train-dense", *TINY, *asked, "--tracking-uri", copied_chain.uri).run_id == copied_chain.dense
+
+
+def test_the_refusal_is_before_a_run_wherever_a_training_would_be_made(
+    copied_chain: Chain, cli: Cli, linear: None
+) -> None:
+    """The device lacks something, or has all and the network is another."""
+    registry = copied_chain.registry()
+    before = registry.search()
+    at, point = ("--tracking-uri", copied_chain.uri), ("--method", "finetune", "--iterations", "3")
+    lines: list[tuple[str, ...]] = [
+        ("retrain", "--parent", copied_chain.prune, *point),
+        ("iterate", "--parent", copied_chain.dense, *point, "--step", "0.5", "--until", "0.5"),
+        ("train-dense", *TINY, "--seeds", "1-2", "--jobs", "2"),
+        ("reproduce", "fig1", "--scale", "0.01"),
+    ]
+    for line in lines:
+        answer = cli(*line, *FUSED, *at)
+        assert (answer.code, answer.out) == (2, ""), line
+        assert "--update-step fused: " in answer.err
+        assert "use --update-step auto" in answer.err
+    with able(StandIn):
+        answer = cli("train-dense", "--model", "linear", *TINY[2:], *FUSED, *at)
+    assert answer.code == 2
+    assert "--update-step fused: there are kernels for ResNets and WRNs only" in answer.err
+    assert registry.search() == before
+
+
+def test_an_interrupted_run_keeps_its_step(cli: Cli, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, command = Registry(f"sqlite:///{store}"), ("train-dense", *TINY, "--checkpoint-every", "0")
+    with monkeypatch.context() as here:
+        here.setattr(RunObserver, "resumable", interrupted)
+        with able(StandIn):
+            assert cli(*command, *FUSED).code == 130
+    (left,) = registry.search()
+    assert how(left) == ("fused", "False")
+    elsewhere = cli(*command, *CPU)
+    assert elsewhere.code == 1
+    assert f"run {left.run_id} began so" in elsewhere.err
+    with able(StandIn):
+        answer = cli(*command, "--update-step", "pytorch", *CPU)
+    assert "from iteration 12" in answer.err
+    assert (answer.run_id, how(registry.get(answer.run_id))) == (left.run_id, ("fused", "False"))
+
+
+def test_a_replay_is_made_in_the_step_of_its_training(cli: Cli, store: Path) -> None:
+    registry = Registry(f"sqlite:///{store}")
+    with able(StandIn):
+        dense = cli("train-dense", *TINY, *FUSED).run_id
+    line = ("replay", "--parent", dense, "--iteration", "7", *CPU)
+    answer = cli(*line)
+    assert answer.code == 2
+    assert "cannot be made again here: its updates were made by kernels of our own: " in answer.err
+    with able(StandIn):
+        assert how(registry.get(cli(*line, "--compile").run_id)) == ("fused", "False")
+
+
+def test_a_run_says_what_made_its_updates_after_all(cli: Cli, store: Path) -> None:
+    with able(Falling):
+        answer = cli("train-dense", *TINY, *FUSED)
+    assert "not by kernels of our own: the GPU is full" in answer.err
+    assert how(Registry(f"sqlite:///{store}").get(answer.run_id)) == ("pytorch", "False")
+
+
+@pytest.mark.slow
+def test_no_compiler_is_one_line(tmp_path: Path) -> None:
+    """In a process of its own, since PyTorch looks for a compiler once."""
+    world = os.environ | {
+        "CXX": str(tmp_path / "none"),
+        "PATH": str(tmp_path),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+    }
+    line = (sys.executable, "-m", "rewindctl", "bench", "--model", "resnet8", "--seconds", "0", "--device", "cpu")
+    done = subprocess.run([*line, "--compile", "--quiet"], env=world, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    error, hint = done.stderr.splitlines()
+    assert error.startswith("error: PyTorch's compiler does not work here: ")
+    assert hint.startswith("hint: leave out --compile")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CAN_COMPILE, reason="needs g++ and the headers of Python")
+def test_a_compiled_run_that_is_gone_on_with_is_the_unbroken_one(
+    cli: Cli, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    registry, command = Registry(f"sqlite:///{store}"), ("train-dense", *TINY, "--checkpoint-every", "0", *CPU)
+    with monkeypatch.context() as here:
+        here.setattr(RunObserver, "resumable", interrupted)
+        assert cli(*command, "--compile").code == 130
+    gone_on = registry.get(cli(*command).run_id)
+    unbroken = registry.get(cli(*command, "--compile", "--force").run_id)
+    assert how(gone_on) == how(unbroken) == ("pytorch", "True")
+    assert gone_on.run_id != unbroken.run_id
+    assert digest(registry, gone_on) == digest(registry, unbroken)
+    plain = registry.get(cli(*command, "--force").run_id)
+    assert digest(registry, plain) != digest(registry, unbroken)
