@@ -138,7 +138,7 @@ class Passes:
         y, layout, classes = last.out, self.parameters.layout, self.parameters.layout.classes
         pixels = y.height * y.width
         padded, columns = power_of_two(pixels), tile_columns(y.channels, max(16, 1024 // classes))
-        images = max(1, min(4, 8192 // (padded * columns), 4096 // (columns * classes)))
+        images = max(1, min(4, 4096 // (padded * columns), 4096 // (columns * classes)))
         images = power_of_two(images + 1) // 2
         features = self.memory.get("features", (y.count, y.channels))
         dlogits = self.memory.get("dlogits", (y.count, classes))
