@@ -20,7 +20,7 @@ from rewindctl.models.wrn import WideResNet
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 
-SHARES_AT_ONCE = 8  # that the update reads together
+SHARES_AT_ONCE = 16  # that the update reads together
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def disagreement(
     with alone(data.device):  # so that of several trainings that begin together one compares
         known = _known(kept)
         if key not in known:
-            known[key] = _compared(network, data, settings, start, mask)
+            known[key] = compared(network, data, settings, start, mask)
             with suppress(OSError):  # where it cannot be kept it is found anew next time
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(kept) as file:
@@ -50,7 +50,7 @@ def disagreement(
     return known[key]
 
 
-def _compared(network: Network, data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None) -> str:
+def compared(network: Network, data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None) -> str:
     """From the weights of `start` without momentum and decay: what is left as momentum is the gradient."""
     still = replace(start, momentum={name: torch.zeros_like(value) for name, value in start.momentum.items()})
     pure = replace(settings, weight_decay=0.0, compiled=False)
