@@ -21,7 +21,7 @@ from rewindctl.training.loop import train
 from rewindctl.training.records import TrainResult
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SHORT = replace(SETTINGS, batch_size=6, iterations=3, evaluate_every=2, checkpoint_at=(), step="fused")
+SHORT = replace(SETTINGS, batch_size=6, iterations=2, evaluate_every=1, checkpoint_at=(), step="fused")
 
 
 @pytest.fixture(scope="module")
