@@ -19,6 +19,7 @@ from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.fused_step import FusedStepper, constants_of
 from rewindctl.training.kernels import reproducible
+from rewindctl.training.memory import footprint
 from rewindctl.training.records import TrainSettings
 from rewindctl.training.step import Stepper
 
@@ -182,6 +183,8 @@ def test_launches_and_memory_are_known(data: DeviceData) -> None:
     # The batch; 19 times convolution, statistics, norm, and the same back; 2 projections each way; head, update.
     assert len(one.launches) == len(two.launches) == 1 + 3 * 19 + 2 + 1 + 1 + 3 * 19 + 2 + 1
     assert one.memory.bytes_per_trial == two.memory.bytes_per_trial < 160e6
+    # What `--jobs` reckons with, of either step.
+    assert one.memory.bytes_per_trial < footprint(model, (3, 32, 32), len(images)).on_device(128)
     for mine, both in zip(one.launches, two.launches, strict=True):
         assert (both.reads, both.writes, both.operations) == (2 * mine.reads, 2 * mine.writes, 2 * mine.operations)
         assert both.constants == mine.constants
