@@ -4,8 +4,8 @@
 
 A prediction, at batch 128 in bfloat16 on images of 32x32x3: a kernel takes --launch-us and the longest of three: its
 bytes from memory at --bandwidth, all bytes that its programs ask the cache of the device (L2) for at --l2-bandwidth,
-its arithmetic at --rate. The defaults are what an H100 did. Of them 3.8 TB/s is a copy of 4 MiB within L2 in 2.2 us with
-its start, which is counted apart here: without it the same copy is 7.0 TB/s, and the truth lies between. What is not
+its arithmetic at --rate. The defaults are what an H100 did. Of them 3.8 TB/s is a copy of 4 MiB within L2 in 2.2 us
+with its start, which is counted apart here: without it the same copy is 7.0 TB/s, and the truth lies between. Not
 counted: how little of the device a kernel fills, that its programs wait for each other, and that matrix units do less
 for 16 and 32 channels than in the large product that --rate is.
 
@@ -87,7 +87,7 @@ class Cache:
 def pieces(moved: Moved, trial: int, trials: int) -> Iterator[tuple[Key, int]]:
     """What one of `trials` touches, in order, with bytes of each piece."""
     tensor, size = moved.tensor, moved.bytes // trials
-    first = tensor.storage_offset() * tensor.element_size()
+    first = int(tensor.storage_offset()) * tensor.element_size()
     at = first
     while at < first + size:
         upto = min((at // PIECE + 1) * PIECE, first + size)
