@@ -89,14 +89,21 @@ class Group:
         return cls(*name.split(":"))
 
 
-def groups(models: Sequence[str], variants: int, loops: bool) -> list[Group]:
+def groups(arguments: argparse.Namespace) -> list[Group]:
+    """In order: what is trained in, then the other arithmetic, then variants of all networks in turn."""
+    models, cuda = arguments.models, arguments.device != "cpu"
+    checked = [model for model in models if model not in UNCHECKED]
     found = []
     for model in models:
-        found += [] if model in UNCHECKED else [Group("check", model)]
+        found += [Group("check", model, "bf16" if cuda else arguments.precision)] if model in checked else []
         found += [Group("speed", model)]
+    found += [Group("check", model, "fp32") for model in checked] if cuda else []
+    variants = []
     for model in models:
-        found += [Group("variant", model, name) for name in list(VARIANTS.get(model, ((), {}))[1])[:variants]]
-    return found + ([Group("loops", models[0])] if loops else [])
+        names = list(VARIANTS.get(model, ((), {}))[1])[: arguments.variants]
+        variants += [(place / len(names), Group("variant", model, name)) for place, name in enumerate(names)]
+    found += [group for _, group in sorted(variants, key=lambda one: one[0])]
+    return found + ([Group("loops", models[0])] if arguments.loops else [])
 
 
 # In the process of a group
@@ -115,35 +122,28 @@ class Measured:
         self.group, self.arguments = group, arguments
         self.device, data = resolve_device(arguments.device), load_dataset(arguments.dataset)
         on_device = DeviceData.upload(data, self.device)
-        self.given = Given(group.model, data, on_device, arguments.precision, True, arguments.batch)
+        precision = group.variant if group.kind == "check" else arguments.precision
+        given = Given(group.model, data, on_device, precision, True, arguments.batch)
+        self.given = replace(given, precision=given.settings(0).precision)
         self.cuda = self.device.type == "cuda"
         self.until = float("inf")
-
-    def precisions(self) -> tuple[str, ...]:
-        checked = self.group.kind == "check" and self.cuda
-        return ("bf16", "fp32") if checked else (self.given.settings(0).precision,)
 
     def prepare(self) -> None:
         from own_kernels import Together
 
-        if self.group.kind == "loops":
-            return
-        for precision in self.precisions():
-            given = replace(self.given, precision=precision)
+        if self.group.kind != "loops":
             for tiles in {None, self.tiles()}:
-                Together(given, [0], tiles).compile()
+                Together(self.given, [0], tiles).compile()
 
     def tiles(self) -> Any:
         """None for the usual ones."""
         from rewindctl.fused.tiles import Tiles
+        from rewindctl.training.fused_step import DTYPES
 
         if self.group.kind != "variant":
             return None
-        changes = VARIANTS[self.group.model][1][self.group.variant]
-        precision = self.given.settings(0).precision
-        from rewindctl.training.fused_step import DTYPES
-
-        return replace(Tiles.usual(self.device, DTYPES[precision]), **changes)
+        usual = Tiles.usual(self.device, DTYPES[self.given.precision])
+        return replace(usual, **VARIANTS[self.group.model][1][self.group.variant])
 
     def measure(self, write: Write) -> None:
         {"check": self._check, "speed": self._speed, "variant": self._variant, "loops": self._loops}[self.group.kind](
@@ -157,22 +157,16 @@ class Measured:
         return True
 
     def _check(self, write: Write) -> None:
-        for precision in self.precisions():
-            given = replace(self.given, precision=precision)
-            checks: dict[str, Callable[[Any], str]] = {"as PyTorch": _disagrees, "same bytes": _other_bytes}
-            for name, check in checks.items():
-                if self._over(f"{name}, {precision}", write):
-                    continue
-                try:
-                    why = check(given)
-                except Exception as error:
-                    why = first_line(error)
-                write(
-                    {
-                        **{"kind": "check", "model": self.group.model, "precision": precision},
-                        **{"check": name, "passed": not why, "why": why},
-                    }
-                )
+        checks: dict[str, Callable[[Any], str]] = {"as PyTorch": _disagrees, "same bytes": _other_bytes}
+        for name, check in checks.items():
+            if self._over(name, write):
+                continue
+            try:
+                why = check(self.given)
+            except Exception as error:
+                why = first_line(error)
+            line = {"kind": "check", "model": self.group.model, "precision": self.given.precision, "check": name}
+            write(line | {"passed": not why, "why": why})
 
     def _speed(self, write: Write) -> None:
         from floor import TARGETS
@@ -203,11 +197,11 @@ class Measured:
 
     def _pair(self, one: "Updates", other: "Updates", count: int, name: str) -> Line:
         """Alternating; updates of `count` trials at once against what is called `name`."""
-        line = {"model": self.group.model, "precision": self.given.settings(0).precision, "failed": ""}
-        several = count if name == "usual" else 1
+        line = {"model": self.group.model, "precision": self.given.precision, "failed": ""}
+        several, rounds = (count, min(3, self.arguments.rounds)) if name == "usual" else (1, self.arguments.rounds)
         speeds: tuple[list[float], list[float]] = ([], [])
         try:
-            for number in range(self.arguments.rounds):
+            for number in range(rounds):
                 for place in (0, 1) if number % 2 == 0 else (1, 0):
                     speeds[place].append((count, several)[place] * (one, other)[place].speed(self.cuda))
         except Exception as error:
@@ -448,7 +442,7 @@ def main() -> None:
         measure_group(Group.called(arguments.only), arguments)
         return
     arguments.output.write_text("")
-    Queue(groups(arguments.models, arguments.variants, arguments.loops), arguments).run()
+    Queue(groups(arguments), arguments).run()
     lines = [json.loads(line) for line in arguments.output.read_text().splitlines()]
     print("\n".join(summary(lines)))
     if wrong(lines):
