@@ -108,12 +108,14 @@ def measured_own(given: Given, count: int, updates: int, machine: Machine) -> di
     together, device = Together(given, range(count)), given.on_device.device
     launches = together.trials.launches
     foreseen = predicted(launches, machine, count, count)
-    together.update(WARM_UP if device.type == "cuda" else 1)
+    if device.type == "cuda":
+        together.update(WARM_UP)
     began = time.perf_counter()
     together.update(updates)
     wall = 1e6 * (time.perf_counter() - began) / updates
     if device.type == "cuda":
-        found = in_order(lambda: together.update(updates))
+        own = {launch.kernel_name for launch in launches}
+        found = [one for one in in_order(lambda: together.update(updates)) if one[0] in own]
         wanted = [launch.kernel_name for launch in launches] * updates
         matched = [name for name, _ in found] == wanted
         if matched:

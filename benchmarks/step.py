@@ -211,7 +211,7 @@ class Measured:
     def _loops(self, write: Write) -> None:
         found = contenders(self.group.model, self.arguments.dataset, self.device, True)
         loops = {name: found[name] for name in ("plain", "sensible")}
-        for number in range(LOOP_ROUNDS):
+        for number in range(min(LOOP_ROUNDS, self.arguments.rounds)):
             for name in sorted(loops, reverse=number % 2 == 1):
                 if self._over(f"{name}, round {number + 1}", write):
                     return
