@@ -114,14 +114,8 @@ def measured_own(given: Given, count: int, updates: int, machine: Machine) -> di
     together.update(updates)
     wall = 1e6 * (time.perf_counter() - began) / updates
     if device.type == "cuda":
-        own = {launch.kernel_name for launch in launches}
-        found = [one for one in in_order(lambda: together.update(updates)) if one[0] in own]
-        wanted = [launch.kernel_name for launch in launches] * updates
-        matched = [name for name, _ in found] == wanted
-        if matched:
-            times = [sum(us for _, us in found[place :: len(launches)]) / updates for place in range(len(launches))]
-        else:  # by name: the same for every shape
-            times = [_mean([us for name, us in found if name == one.kernel_name]) for one in launches]
+        names = [launch.kernel_name for launch in launches]
+        matched, times = times_of(in_order(lambda: together.update(updates)), names)
     else:
         matched, times = True, [_timed(launch) for launch in launches]
     rows = by_shape(foreseen, times)
@@ -144,6 +138,15 @@ def in_order(run: Callable[[], None]) -> list[tuple[str, float]]:
     events = [event for event in profiled.events() or () if event.device_type.name == "CUDA"]
     events.sort(key=lambda event: event.time_range.start)
     return [(event.name, event.time_range.elapsed_us()) for event in events]
+
+
+def times_of(found: Sequence[tuple[str, float]], names: Sequence[str]) -> tuple[bool, list[float]]:
+    """Microseconds of each launch of an update, the kernels of whole updates given; by name where they are others."""
+    own = [one for one in found if one[0] in set(names)]
+    updates, rest = divmod(len(own), len(names))
+    if updates and not rest and [name for name, _ in own] == [*names] * updates:
+        return True, [_mean([us for _, us in own[place :: len(names)]]) for place in range(len(names))]
+    return False, [_mean([us for name, us in own if name == wanted]) for wanted in names]
 
 
 def by_shape(foreseen: Sequence[Predicted], times: Sequence[float]) -> list[dict[str, Any]]:

@@ -420,6 +420,7 @@ def wrong(lines: Sequence[Line]) -> bool:
         (line["kind"] == "check" and not line["passed"])
         or (line["kind"] == "speed" and line["failed"])
         or (line["kind"] == "failed" and Group.called(line["group"]).kind in ("check", "speed"))
+        or (line["kind"] == "not done" and Group.called(line["group"]).kind == "check")
         for line in lines
     )
 

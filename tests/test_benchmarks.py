@@ -120,6 +120,15 @@ def test_each_kernel_is_beside_what_is_predicted(benchmark_of: Benchmark, given:
     assert "2 at once by kernels of our own" in next(benchmark_of("kernel_times").lines_of_own(made | {"what": "x"}))
 
 
+def test_kernels_that_a_profiler_saw_are_those_that_were_started(benchmark_of: Benchmark) -> None:
+    """In their order, over what is not ours; by name where one is missing."""
+    times_of, names = benchmark_of("kernel_times").times_of, ["a", "b", "a"]
+    seen = [("a", 1.0), ("Memset", 9.0), ("b", 2.0), ("a", 3.0), ("a", 3.0), ("b", 4.0), ("a", 5.0)]
+    assert times_of(seen, names) == (True, [2.0, 3.0, 4.0])
+    assert times_of(seen[:-1], names) == (False, [7 / 3, 3.0, 7 / 3])
+    assert times_of([], names) == (False, [0.0, 0.0, 0.0])
+
+
 # What kernels of our own move
 
 
