@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What to measure on a machine with a GPU, a part at a time:
 #
-#   tests      the tests that need a GPU
+#   tests      the tests that need a GPU, and those of our own kernels
+#   step       updates by kernels of our own: right or not, how fast, cut otherwise; each kernel beside what is predicted
 #   speed      where the time of an update goes; four networks against plain loops; one network compiled
 #   several    several trials at once: three ways of updating them, then as commands
 #   precision  baselines of full length in bf16 and in fp32, three seeds each
@@ -20,7 +21,7 @@
 # CIFAR-10 must be where rewindctl looks for it ($REWINDCTL_DATA). What else can be chosen, here as a minute on a CPU:
 #
 #   DEVICE=cpu DATASET=digits MODELS=resnet8 ITERATIONS=6 ROUNDS=1 TRIALS="1 2" SEEDS=0 JOBS=1 CELLS="my-study.yaml" \
-#     OUT=results STATE=state bash benchmarks/gpu.sh several
+#     BATCH=2 OUT=results STATE=state bash benchmarks/gpu.sh several
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
@@ -51,6 +52,30 @@ tests() {
     attempt gpu 60 "$python" -c 'import torch; torch.ones(1, device="cuda").cpu(); print(torch.cuda.get_device_name())'
   fi
   attempt tests "$ends_in" "$python" -m pytest -m cuda -vv -o timeout=180 -p no:cacheprovider "${files[@]}"
+  [ "$device" = cpu ] && return # these need no GPU, and are compiled where there is one
+  local at_once=()
+  "$python" -c 'import xdist' 2>/dev/null && at_once=(-n 8) # what takes long is to compile
+  attempt tests_fused "$ends_in" "$python" -m pytest -m "not slow" -v -o timeout=180 -p no:cacheprovider \
+    "${at_once[@]}" tests/fused tests/training/test_fused_step.py tests/training/test_agreement.py
+}
+
+step() {
+  local count chosen=(--dataset "$dataset" --device "$device" ${BATCH:+--batch "$BATCH"}) updates=20
+  if [ "$device" = cpu ]; then
+    export TRITON_INTERPRET=1
+    updates=1
+  fi
+  attempt step 200 "$python" benchmarks/step.py --models "${models[@]}" "${chosen[@]}" --rounds "${ROUNDS:-5}" \
+    ${TRIALS:+--trials "${trials[@]}"} ${VARIANTS:+--variants "$VARIANTS"} --seconds "${STEP_SECONDS:-150}" \
+    --output "$made/step.jsonl"
+  for count in 1 8; do
+    [ "$device" = cpu ] && ((count > 1)) && continue
+    attempt "kernels_fused_$count" 60 "$python" benchmarks/kernel_times.py --model "${models[0]}" "${chosen[@]}" \
+      --update-step fused --trials "$count" --updates "$updates" --output "$made/kernels_fused_$count.json"
+  done
+  ((${#models[@]} > 1)) || return 0
+  attempt kernels_fused_last 60 "$python" benchmarks/kernel_times.py --model "${models[-1]}" "${chosen[@]}" \
+    --update-step fused --updates "$updates" --output "$made/kernels_fused_last.json"
 }
 
 speed() {
@@ -181,8 +206,8 @@ run() (
 )
 
 case ${1:-all} in
-  tests | speed | several | precision | cells) parts=("$1") ;;
-  all) parts=(tests speed several precision cells) ;;
+  tests | step | speed | several | precision | cells) parts=("$1") ;;
+  all) parts=(tests step speed several precision cells) ;;
   *) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2 && exit 2 ;;
 esac
 mkdir -p "${OUT:=results}" "$state" || exit 1

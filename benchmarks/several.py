@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from rewindctl.datasets import Dataset, load_dataset
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.models import build_network, kernels
+from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.pipeline.settings import dense_settings
@@ -37,6 +37,7 @@ from rewindctl.training.device import resolve_device
 from rewindctl.training.graph import captured
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.precision import choose_for
+from rewindctl.training.records import TrainSettings
 from rewindctl.training.step import Stepper
 
 COMPARED = 3  # updates after which the weights of both ways are compared
@@ -52,22 +53,39 @@ class Given:
     on_device: DeviceData
     precision: str
     deterministic: bool = True
+    batch: int | None = None  # that of the recipe, if not given
 
     def trials(self, count: int, compiled: bool = False) -> list[Stepper]:
-        return [self._trial(seed, compiled) for seed in range(count)]
+        return [self.trial(seed, compiled) for seed in range(count)]
 
-    def _trial(self, seed: int, compiled: bool) -> Stepper:
+    def trial(self, seed: int, compiled: bool = False) -> Stepper:
+        network = self.network(seed)
+        return Stepper(
+            network,
+            self.on_device,
+            self.settings(seed),
+            TrainState.initial(network),
+            mask_of(network, seed),
+            compiled=compiled,
+        )
+
+    def network(self, seed: int) -> Network:
         spec = dense_spec(self.model, self.data, seed)
         config = NetworkConfig(self.data.channels, self.data.classes, spec.norm_momentum, spec.norm_epsilon)
-        network = build_network(self.model, config, seed)
+        return build_network(self.model, config, seed)
+
+    def settings(self, seed: int) -> TrainSettings:
+        spec = dense_spec(self.model, self.data, seed, batch_size=self.batch)
         batch = (spec.batch_size, self.data.channels, *self.data.image_size)
-        chosen = choose_for(self.precision, self.on_device.device, network, batch).precision
-        settings = replace(
+        chosen = choose_for(self.precision, self.on_device.device, self.network(seed), batch).precision
+        return replace(
             dense_settings(spec), precision=chosen, constant_lr=0.01, seed=seed, deterministic=self.deterministic
         )
-        draw = torch.Generator().manual_seed(seed)
-        kept = {name: torch.rand(kernel.shape, generator=draw) < KEPT for name, kernel in kernels(network).items()}
-        return Stepper(network, self.on_device, settings, TrainState.initial(network), Mask(kept), compiled=compiled)
+
+
+def mask_of(network: Network, seed: int) -> Mask:
+    draw = torch.Generator().manual_seed(seed)
+    return Mask({name: torch.rand(kernel.shape, generator=draw) < KEPT for name, kernel in kernels(network).items()})
 
 
 class Stacked:

@@ -1,5 +1,6 @@
 """The benchmarks run, here on the CPU with few updates; what fails is said and costs no other number."""
 
+import argparse
 import importlib
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,10 +21,11 @@ from studies import text_of
 
 from rewindctl.datasets import load_dataset
 from rewindctl.datasets.batches import DeviceData
+from rewindctl.fused.tiles import Tiles
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
-PARTS = ("tests", "speed", "several", "precision", "cells")
+PARTS = ("tests", "step", "speed", "several", "precision", "cells")
 Benchmark = Callable[[str], ModuleType]
 
 
@@ -104,6 +107,95 @@ def test_operations_are_counted_by_update(benchmark_of: Benchmark, given: Any) -
     assert counts["aten::convolution_backward"] == len(layers)
     assert 0 < sum(counts.values()) <= made["started_per_update"]
     assert made["busy_us_per_update"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are interpreted without a GPU")
+@pytest.mark.slow
+def test_each_kernel_is_beside_what_is_predicted(benchmark_of: Benchmark, given: Any) -> None:
+    made = benchmark_of("kernel_times").measured_own(replace(given, batch=2), 2, 1, benchmark_of("floor").Machine())
+    assert (made["matched"], made["trials"]) == (True, 2)
+    assert sum(row["times"] for row in made["rows"]) == made["kernels"] > 40
+    assert made["predicted_us"] > made["kernels"]  # each is started
+    assert all(row["ratio"] > 0 for row in made["rows"])
+    assert "2 at once by kernels of our own" in next(benchmark_of("kernel_times").lines_of_own(made | {"what": "x"}))
+
+
+def test_kernels_that_a_profiler_saw_are_those_that_were_started(benchmark_of: Benchmark) -> None:
+    """In their order, over what is not ours; by name where one is missing."""
+    times_of, names = benchmark_of("kernel_times").times_of, ["a", "b", "a"]
+    seen = [("a", 1.0), ("Memset", 9.0), ("b", 2.0), ("a", 3.0), ("a", 3.0), ("b", 4.0), ("a", 5.0)]
+    assert times_of(seen, names) == (True, [2.0, 3.0, 4.0])
+    assert times_of(seen[:-1], names) == (False, [7 / 3, 3.0, 7 / 3])
+    assert times_of([], names) == (False, [0.0, 0.0, 0.0])
+
+
+# What kernels of our own move
+
+
+def test_what_was_touched_last_comes_from_the_cache(benchmark_of: Benchmark) -> None:
+    cache = benchmark_of("floor").Cache(100)
+    assert [cache.touch((0, 0, place), 40) for place in (0, 1, 0, 2, 0, 1)] == [False, False, True, False, True, False]
+    assert cache.used == 80
+
+
+def test_a_prediction_counts_every_byte_once_or_as_it_is_asked_for(benchmark_of: Benchmark) -> None:
+    """With an endless cache only what no update before had; with none all of it; more trials, as much more of each."""
+    floor = benchmark_of("floor")
+    one = floor.without_memory("resnet8", 128, Tiles())
+    moved = sum(launch.reads + launch.writes for launch in one.launches)
+    endless = floor.predicted(one.launches, floor.Machine(l2=1e12), 1, 1)
+    assert sum(each.memory for each in endless) == 0
+    for trials in (1, 3):
+        found = floor.predicted(one.launches, floor.Machine(l2=0), 1, trials)
+        assert sum(each.memory for each in found) == trials * moved
+        assert sum(each.asked for each in found) >= trials * moved
+    near = floor.without_memory("resnet8", 128, Tiles(stages=1))
+    assert [launch.reads for launch in near.launches] == [launch.reads for launch in one.launches]
+    by_name = [{launch.name: launch.read[0] for launch in made.launches} for made in (one, near)]
+    ahead, beside = (names["blocks.0.conv1"] for names in by_name)
+    assert (ahead.asked, beside.asked) == (9 * ahead.bytes, beside.bytes)
+
+
+# The script of checks, speeds and variants
+
+
+def test_groups_of_a_step_are_in_order_and_a_summary_tells_what_is_wrong(benchmark_of: Benchmark) -> None:
+    step = benchmark_of("step")
+    chosen = argparse.Namespace(models=step.MODELS, device="cuda", precision="auto", variants=2, loops=True)
+    names = [group.name for group in step.groups(chosen)]
+    assert names[:2] == ["check:resnet20:bf16", "speed:resnet20"]
+    assert names[-1] == "loops:resnet20"
+    assert len(set(names)) == len(names) == 3 + 4 + 3 + 4 + 1
+    assert all(step.Group.called(name).name == name for name in names)
+    for _, variants in step.VARIANTS.values():
+        assert all(replace(Tiles(), **changes) != Tiles() for changes in variants.values())
+    check = {"group": names[0], "kind": "check", "model": "m", "precision": "bf16", "check": "c", "passed": True}
+    rate = {"iterations_per_second": 2.0, "range": [1.0, 3.0], "ratio": 0.5, "failed": ""}
+    variant = {"group": "variant:m:x", "kind": "variant", "model": "m", "variant": "x", "trials": 1, **rate}
+    lines = [
+        check,
+        variant | {"usual_iterations_per_second": 4.0},
+        {"group": "variant:m:y", "kind": "failed", "why": "w"},
+    ]
+    assert not step.wrong(lines)
+    assert "m, x, 1 at once: 2.0 it/s [1.0, 3.0], x0.5 of the usual 4.0" in list(step.summary(lines))
+    bad = [check | {"passed": False, "why": "far"}, {"group": names[1], "kind": "failed", "why": "ended"}]
+    assert all(step.wrong([line]) for line in bad)
+    assert list(step.summary(bad))[1] == "m, bf16, c: FAIL: far"
+
+
+@pytest.mark.parametrize(
+    ("group", "told"),
+    [("speed:none", "FAILED"), ("variant:resnet8:none", "FAILED"), ("check:resnet8:auto", "NOT DONE")],
+)
+def test_a_group_that_fails_or_has_no_time_is_a_line(tmp_path: Path, group: str, told: str) -> None:
+    command = [sys.executable, ROOT / "benchmarks" / "step.py", "--dataset", "digits", "--device", "cpu"]
+    command += ["--batch", "2", "--output", tmp_path / "step.jsonl", "--only", group]
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, input="0\n", capture_output=True, text=True, timeout=100, check=False, env=here)
+    assert done.returncode == 0, done.stderr
+    assert all(f"{group}: {told}" in line for line in done.stdout.splitlines())
+    assert (tmp_path / "step.jsonl").read_text().count(group) == len(done.stdout.splitlines()) >= 1
 
 
 def test_the_sum_of_trainings_is_all_updates_over_the_time_they_took(
@@ -195,6 +287,7 @@ def test_the_tests_for_a_gpu_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "made"),
     [
+        ("step", {"step.jsonl", "kernels_fused_1.json"}),
         ("speed", {"kernels_fill.json", "kernels_no-fill.json", "throughput_resnet8.json"}),
         ("several", {"several_ways.json", "several_2.jsonl", "together.json"}),
         ("cells", {"1_tiny/report.md", "plots/report.html", "rewindctl.bundle"}),
@@ -202,6 +295,7 @@ def test_the_tests_for_a_gpu_are_found(tmp_path: Path) -> None:
 )
 def test_a_part_makes_what_it_is_for(tmp_path: Path, part: str, made: set[str]) -> None:
     """`precision` calls what `several` and `cells` call."""
-    done = gpu(tmp_path, part, CUDA_VISIBLE_DEVICES="", TRIALS="2")
+    sizes = {"TRIALS": "1", "BATCH": "2"} if part == "step" else {"TRIALS": "2"}
+    done = gpu(tmp_path, part, CUDA_VISIBLE_DEVICES="", **sizes)
     assert done.returncode == 0, done.stdout
     assert packed(tmp_path, part) >= made

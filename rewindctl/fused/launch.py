@@ -24,8 +24,21 @@ POINTERS = {
 
 
 @dataclass(frozen=True)
+class Moved:
+    """What a kernel reads or writes of a tensor, of all trials: `bytes`, each once, and `asked`, as its programs ask.
+
+    They ask the cache of the whole device, L2, when they copy ahead of use (`stages` > 1): Triton then has
+    `cp.async.cg`, which passes by the caches of the processors, so that each place of a kernel asks for a pixel anew.
+    """
+
+    tensor: Tensor
+    bytes: int
+    asked: int
+
+
+@dataclass(frozen=True)
 class Launch:
-    """One start of a kernel. `reads`, `writes`: bytes, each tensor once; `operations`: sums and products."""
+    """One start of a kernel: what it moves, and its `operations`, sums and products."""
 
     name: str
     kernel: Any
@@ -34,8 +47,8 @@ class Launch:
     constants: dict[str, int | bool]
     warps: int = 4
     stages: int = 1
-    reads: int = 0
-    writes: int = 0
+    read: tuple[Moved, ...] = ()
+    written: tuple[Moved, ...] = ()
     operations: int = 0
     options: dict[str, bool] = field(default_factory=dict)
 
@@ -43,6 +56,27 @@ class Launch:
         self.kernel[self.grid](
             *self.arguments, **self.constants, num_warps=self.warps, num_stages=self.stages, **self.options
         )
+
+    def compile(self) -> None:
+        """Leave the code for the GPU of this process in Triton's folder, and start nothing."""
+        self.kernel.warmup(
+            *self.arguments,
+            grid=self.grid,
+            **self.constants,
+            num_warps=self.warps,
+            num_stages=self.stages,
+            **self.options,
+        )
+
+    @property
+    def reads(self) -> int:
+        """Bytes, each once."""
+        return sum(one.bytes for one in self.read)
+
+    @property
+    def writes(self) -> int:
+        """Bytes, each once."""
+        return sum(one.bytes for one in self.written)
 
     @property
     def kernel_name(self) -> str:

@@ -1,11 +1,11 @@
 """A step as a list of kernels: what the families of networks are put together from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
 from rewindctl.fused import convolution, head, norms
-from rewindctl.fused.launch import Launch
+from rewindctl.fused.launch import Launch, Moved
 from rewindctl.fused.layout import power_of_two
 from rewindctl.fused.memory import Images, Memory, Normed, Parameters, Part
 from rewindctl.fused.tiles import Sharing, Tiles, sharing, tile_columns, tile_rows
@@ -62,8 +62,8 @@ class Passes:
                 **{"HEIGHT": batch.height, "WIDTH": batch.width, "CI": into, "CO": out.channels, "KERNEL": size},
                 **{"KP": max(16, power_of_two(size * size * into)), "BM": block, "BN": columns},
             },
-            reads=_bytes(batch) + module.weight.numel() * self._width,
-            writes=_bytes(out),
+            read=(_whole(batch, out.channels // columns), self._kernel(name, programs)),
+            written=(_whole(out), _sums(part)),
             operations=WHOLE * out.elements * module.weight[0].numel(),
         )
         return out
@@ -93,8 +93,12 @@ class Passes:
                 **{"ADD": added is not None, "SUMS": sums, "STAGES": tiles.stages},
             },
             warps=self._warps(block, columns),
-            reads=_bytes(x) + (_bytes(added) if added else 0) + module.weight.numel() * self._width,
-            writes=_bytes(out),
+            read=(
+                self._asked(x, out, size, out.channels // columns),
+                self._kernel(name, programs),
+                *([_whole(added)] if added else []),
+            ),
+            written=(_whole(out), *([_sums(part)] if sums else [])),
             operations=WHOLE * out.elements * module.weight[0].numel(),
         )
         return out
@@ -119,7 +123,8 @@ class Passes:
             ),
             {"C": channels, "BM": part.tile, "BC": NARROW, "BP": min(512, power_of_two(part.programs))},
             warps=8,
-            reads=part.programs * 2 * channels * 4,
+            read=(_sums(part.tensor),),
+            written=(_sums(stat), _some(mean, 2 * channels * 4)),
         )
         out = self.memory.images(f"{name} out", (raw.count, raw.height, raw.width, channels))
         rows = self._elementwise(raw, columns)
@@ -129,8 +134,8 @@ class Passes:
             (-(-raw.rows // rows), channels // columns),
             (raw.tensor, (added or raw).tensor, out.tensor, stat, raw.elements, 4 * channels, raw.rows),
             {"C": channels, "BM": rows, "BC": columns, "ADD": added is not None},
-            reads=_bytes(raw) + (_bytes(added) if added else 0),
-            writes=_bytes(out),
+            read=(_whole(raw), _sums(stat), *([_whole(added)] if added else [])),
+            written=(_whole(out),),
         )
         return Normed(name, raw, out, stat)
 
@@ -160,8 +165,12 @@ class Passes:
                 **{"PIXELS": pixels, "PP": padded, "C": y.channels, "BC": columns},
                 **{"CLASSES": layout.places["dense.bias"].shape[0], "KP": classes, "BI": images},
             },
-            reads=2 * _bytes(y),
-            writes=_bytes(dy),
+            read=(
+                _whole(y, 2),
+                _whole(last.raw),
+                _some(self.parameters.master("dense.weight"), 4 * y.channels * classes),
+            ),
+            written=(_whole(dy), _sums(part), _sums(features), _sums(dlogits), _sums(losses)),
             operations=3 * WHOLE * y.count * y.channels * classes,
         )
         return dy
@@ -184,8 +193,11 @@ class Passes:
             ),
             {"C": channels, "BC": NARROW, "KP": classes, "BN": max(2, min(64, 1024 // classes))},
             warps=8,
-            reads=images * (channels + classes) * 4,
-            writes=(channels + 1) * classes * 4,
+            read=(_sums(features), _some(dlogits, images * classes * 4, channels // NARROW + 1)),
+            written=(
+                _some(places.sums_of("dense.weight"), channels * classes * 4),
+                _some(places.sums_of("dense.bias"), classes * 4),
+            ),
             operations=WHOLE * images * channels * classes,
         )
 
@@ -208,7 +220,12 @@ class Passes:
             ),
             {"C": channels, "BC": NARROW, "BP": min(512, power_of_two(part.programs))},
             warps=8,
-            reads=part.programs * 2 * channels * 4,
+            read=(_sums(part.tensor), _sums(normed.stat)),
+            written=(
+                _sums(back),
+                _some(self.parameters.sums_of(f"{name}.weight"), channels * 4),
+                _some(self.parameters.sums_of(f"{name}.bias"), channels * 4),
+            ),
         )
         out = self.memory.images(to, (raw.count, raw.height, raw.width, channels))
         rows = self._elementwise(raw, columns)
@@ -218,8 +235,8 @@ class Passes:
             (-(-raw.rows // rows), channels // columns),
             (dy.tensor, raw.tensor, (added or dy).tensor, out.tensor, back, raw.elements, 3 * channels, raw.rows),
             {"C": channels, "BM": rows, "BC": columns, "ADD": added is not None},
-            reads=_bytes(dy) + _bytes(raw) + (_bytes(added) if added else 0),
-            writes=_bytes(out),
+            read=(_whole(dy), _whole(raw), _sums(back), *([_whole(added)] if added else [])),
+            written=(_whole(out),),
         )
         return out
 
@@ -243,8 +260,8 @@ class Passes:
                 **{"BK": cut.depth, "BJ": cut.rows, "BN": cut.columns, "STAGES": self.tiles.stages},
             },
             warps=self._warps(cut.rows, cut.columns),
-            reads=_bytes(x) + _bytes(dout),
-            writes=cut.shares * module.weight.numel() * 4,
+            read=self._of_weights(x, dout, size, cut),
+            written=(self._shares(name, cut),),
             operations=WHOLE * dout.elements * module.weight[0].numel(),
         )
 
@@ -273,8 +290,20 @@ class Passes:
             self.weights_back(name, x, dout)
         part = self._new_part(programs, x.channels)
         plain, places = skip is not None and projection is None, self.parameters
-        macs = dout.elements * module.weight[0].numel()
-        projected = self.convolution_of(projection).weight.numel() if projection else 0
+        # As the kernel multiplies: of a stride of 2 every pixel of the input with every place, though 3 of 4 are 0.
+        macs = x.elements * module.weight[:, 0].numel() + (
+            dout.elements * module.weight[0].numel() if of_weights else 0
+        )
+        tiled = x.channels // columns
+        read = [self._spread(dout, size, tiled), self._kernel(name, programs), _whole(x), _whole(before.raw)]
+        if projection:
+            assert skip is not None
+            macs += x.rows * self.convolution_of(projection).weight.numel()
+            read += [self._spread(skip, 1, tiled), self._kernel(projection, programs)]
+        elif skip:
+            read += [_whole(skip)]
+        if of_weights:
+            read += [Moved(one.tensor, 0, one.asked) for one in self._of_weights(x, dout, size, cut)]  # read above
         self.add(
             f"{name} back",
             convolution.gradients,
@@ -294,20 +323,43 @@ class Passes:
                 **{"STAGES": tiles.stages},
             },
             warps=max(self._warps(block, columns), self._warps(cut.rows, cut.columns)),
-            reads=(2 if of_weights else 1) * _bytes(dout)
-            + (3 if of_weights else 2) * _bytes(x)
-            + (_bytes(skip) if skip else 0)
-            + module.weight.numel() * self._width,
-            writes=_bytes(din) + (cut.shares * module.weight.numel() * 4 if of_weights else 0),
-            operations=WHOLE * ((2 if of_weights else 1) * macs + projected * dout.rows),
+            read=tuple(read),
+            written=(_whole(din), _sums(part), *([self._shares(name, cut)] if of_weights else [])),
+            operations=WHOLE * macs,
         )
         return din
 
     # What they share
 
+    def _asked(self, x: Images, out: Images, size: int, tiles: int) -> Moved:
+        """What a convolution of x to `out` reads of x, once for each of `tiles`."""
+        pixel = x.channels * x.tensor.element_size()
+        taps = out.rows * size * size
+        reached = min(x.rows, taps)
+        return Moved(x.tensor, reached * pixel, tiles * pixel * (taps if self._ahead else reached))
+
+    def _spread(self, dout: Images, size: int, tiles: int) -> Moved:
+        """What the gradient of a convolution's input reads of `dout`, once for each of `tiles`."""
+        return _whole(dout, tiles * (size * size if self._ahead else 1))
+
+    def _of_weights(self, x: Images, dout: Images, size: int, cut: Sharing) -> tuple[Moved, Moved]:
+        """What the gradient of weights reads: x once for each tile of columns, `dout` for each group of rows."""
+        tiles = dout.channels // cut.columns
+        return self._asked(x, dout, size, tiles), _whole(dout, cut.programs // cut.shares // tiles)
+
     @property
-    def _width(self) -> int:
-        return self.parameters.copies.element_size()
+    def _ahead(self) -> bool:
+        """Whether what a convolution reads is copied ahead, and so comes from the cache of the device: `Moved`."""
+        return self.tiles.stages > 1
+
+    def _kernel(self, name: str, programs: int) -> Moved:
+        """The weights of a convolution, read by so many programs."""
+        copy = self.parameters.copy(f"{name}.weight")
+        return _some(copy, self.convolution_of(name).weight.numel() * copy.element_size(), programs)
+
+    def _shares(self, name: str, cut: Sharing) -> Moved:
+        weights = self.convolution_of(name).weight.numel()
+        return _some(self.parameters.sums_of(f"{name}.weight"), cut.shares * weights * 4)
 
     def _sharing(self, name: str, pixels: int) -> Sharing:
         return sharing(self.tiles, kernel_of(self.convolution_of(name)), pixels)
@@ -326,11 +378,11 @@ class Passes:
         arguments: tuple[Tensor | int | float, ...],
         constants: dict[str, int | bool],
         warps: int = 4,
-        reads: int = 0,
-        writes: int = 0,
+        read: Sequence[Moved] = (),
+        written: Sequence[Moved] = (),
         operations: int = 0,
     ) -> None:
-        """`reads`, `writes` and `operations` are those of a trial."""
+        """`read`, `written` and `operations` are those of a trial."""
         early = self.tiles.early
         self.launches.append(
             Launch(
@@ -341,12 +393,15 @@ class Passes:
                 {**constants, "EARLY": early},
                 warps,
                 self.tiles.stages,
-                self.trials * reads,
-                self.trials * writes,
+                self._of_all(read),
+                self._of_all(written),
                 self.trials * operations,
                 {"launch_pdl": True} if early else {},
             )
         )
+
+    def _of_all(self, moved: Sequence[Moved]) -> tuple[Moved, ...]:
+        return tuple(Moved(one.tensor, self.trials * one.bytes, self.trials * one.asked) for one in moved)
 
 
 def kernel_of(module: nn.Conv2d) -> tuple[int, int, int]:
@@ -363,6 +418,20 @@ def _shape(x: Images, out: Images, stride: int, size: int) -> dict[str, int | bo
 
 def _bytes(images: Images) -> int:
     return images.elements * images.tensor.element_size()
+
+
+def _some(tensor: Tensor, size: int, times: int = 1) -> Moved:
+    """`size` bytes of each trial, asked for so many times."""
+    return Moved(tensor, size, times * size)
+
+
+def _sums(tensor: Tensor) -> Moved:
+    """All of a tensor, once."""
+    return _some(tensor, tensor[0].nbytes)
+
+
+def _whole(images: Images, times: int = 1) -> Moved:
+    return _some(images.tensor, _bytes(images), times)
 
 
 def norms_of(network: nn.Module) -> Iterator[tuple[str, nn.BatchNorm2d]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rewindctl.datasets.batches import DeviceData, Draws
 from rewindctl.errors import UsageError
 from rewindctl.fused import batches, families, update
-from rewindctl.fused.launch import Launch
+from rewindctl.fused.launch import Launch, Moved
 from rewindctl.fused.layout import Layout, Sums, power_of_two
 from rewindctl.fused.memory import Images, Memory, Parameters
 from rewindctl.fused.passes import Passes, kernel_of, norms_of
@@ -189,8 +189,8 @@ class FusedTrials:
                 **{"HEIGHT": self.height, "WIDTH": self.width, "CHANNELS": self.channels},
                 **{"PADDING": self.constants.crop_padding, "IMAGES": batch.count, "BLOCK": block},
             },
-            reads=batch.elements,
-            writes=batch.elements * batch.tensor.element_size(),
+            read=(Moved(data.train_images, batch.elements, batch.elements),),
+            written=(_row(batch.tensor), _row(labels)),
         )
 
     def _update(self, passes: Passes, parameters: Parameters) -> None:
@@ -209,6 +209,14 @@ class FusedTrials:
                 **{"NESTEROV": constants.nesterov, "MASKED": constants.masked, "COPY": copied},
                 **{"BLOCK": self.layout.unit, "BS": SHARES_AT_ONCE},
             },
-            reads=4 * parameters.where.size + self.layout.size * (8 + constants.masked),
-            writes=self.layout.size * (8 + 2 * copied),
+            read=tuple(
+                map(_row, [self.weights, self.momenta, parameters.sums, *([self.kept] if constants.masked else [])])
+            ),
+            written=tuple(map(_row, [self.weights, self.momenta, *([self.copies] if copied else [])])),
         )
+
+
+def _row(tensor: Tensor) -> Moved:
+    """All of a trial's part of a tensor."""
+    size = tensor[0].nbytes
+    return Moved(tensor, size, size)
