@@ -215,8 +215,11 @@ class Passes:
             f"{name} back",
             norms.normalise_back,
             (-(-raw.rows // rows), channels // columns),
-            (dy.tensor, raw.tensor, (added or dy).tensor, out.tensor, back, raw.elements, 3 * channels, raw.rows),
-            {"C": channels, "BM": rows, "BC": columns, "ADD": added is not None},
+            (
+                *(dy.tensor, raw.tensor, (added or dy).tensor, out.tensor, normed.stat, back),
+                *(raw.elements, 4 * channels, 3 * channels, raw.rows),
+            ),
+            {"C": channels, "BM": rows, "BC": columns, "ADD": added is not None, "MASK": False},
             reads=_bytes(dy) + _bytes(raw) + (_bytes(added) if added else 0),
             writes=_bytes(out),
         )
