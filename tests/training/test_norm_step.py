@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 import torch
+from conftest import quickly
 from torch import Tensor, nn
 from torch.nn.functional import dropout, relu
 from trainings import SETTINGS, Keeper
@@ -120,7 +121,7 @@ def made_by_kernels(stepper: NormStepper) -> int:
     return sum(isinstance(module, NormThenRelu) for module in stepper.forward.modules())
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [quickly(masked, True) for masked in (False, True)])
 def test_updates_are_those_of_the_reference(data: DeviceData, masked: bool) -> None:
     """In float32 to 1e-5 of every tensor, counters and all; what is masked is exactly 0; evaluation is not touched."""
     mask = half() if masked else None
@@ -147,11 +148,11 @@ def test_updates_are_those_of_the_reference(data: DeviceData, masked: bool) -> N
     assert equal(stepper.state(UPDATES), state)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", [quickly(precision, "bf16") for precision in ("fp32", "bf16")])
 def test_lean_updates_make_the_bytes_of_plain_ones(data: DeviceData, precision: Literal["fp32", "bf16"]) -> None:
     settings = replace(SHORT, precision=precision)
     lean, plain = (NormStepper(network(), data, settings, initial(), half(), False, lean) for lean in (True, False))
-    for t in range(UPDATES):
+    for t in range(2):
         lean.update(t)
         plain.update(t)
         assert equal(lean.state(t + 1), plain.state(t + 1))
@@ -182,8 +183,10 @@ def test_a_training_that_diverges_says_where(data: DeviceData) -> None:
         stepper.update(1) or stepper.mean_loss()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("kind", [Own, Dropping])
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [(Own, "fp32"), pytest.param(Own, "bf16", marks=pytest.mark.slow), (Dropping, "bf16")],
+)
 def test_it_is_taken_where_it_agrees(
     data: DeviceData, kind: type[Own], precision: Literal["fp32", "bf16"], own_folder: Path
 ) -> None:
