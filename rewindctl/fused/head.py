@@ -58,7 +58,7 @@ def head(
     right = k[None, :] == label[:, None]
     loss = top + tl.log(total) - tl.sum(tl.where(right, logits, 0.0), 1)
     tl.store(losses + t * IMAGES + n, loss, mask=real)
-    dlogit = (powers / total[:, None] - right.to(tl.float32)) / IMAGES.to(tl.float32)
+    dlogit = (powers / total[:, None] - right.to(tl.float32)) / (IMAGES * 1.0)
     tl.store(dlogits + (t * IMAGES + n)[:, None] * KP + k[None, :], dlogit, mask=real[:, None])
     for first in range(0, C, BC):
         c = first + tl.arange(0, BC)
@@ -123,7 +123,7 @@ def head_gradients(
             rows += tl.load(dlogits + (first + n)[:, None] * KP + k[None, :], mask=there[:, None], other=0.0)
             each += tl.load(losses + t * IMAGES + first + n, mask=there, other=0.0)
         tl.store(dbias + t * SUMS + k, tl.sum(rows, 0))
-        loss = tl.sum(each, 0) / IMAGES.to(tl.float32)
+        loss = tl.sum(each, 0) / (IMAGES * 1.0)
         tl.store(loss_sum + t, tl.load(loss_sum + t) + loss.to(tl.float64))
         before = tl.load(stopped + t) > 0
         now = before | ((loss - loss) != 0)  # 0 if it is finite, else NaN

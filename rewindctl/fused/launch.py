@@ -84,7 +84,7 @@ def compiled(launch: Launch, capability: int) -> Code:
         elif divisible:
             attributes[place,] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel, {name: signature[name] for name in names}, constexprs=constants, attrs=attributes)
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    options = {"num_warps": launch.warps, "num_stages": launch.stages, **launch.options}
     made = triton.compile(source, target=GPUTarget("cuda", capability, WARP), options=options)
     return Code(*_resources(made.asm["cubin"]), made.metadata.shared)
 

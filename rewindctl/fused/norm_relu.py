@@ -18,7 +18,7 @@ from rewindctl.fused.tiles import tile_columns
 
 ELEMENTS = 4096  # that a program works on at a time
 PROGRAMS = 512  # about as many leave sums; one adds those of 16 channels
-SUMMED, AT_ONCE = 16, 2048
+SUMMED, AT_ONCE = 16, 512
 LAST = torch.channels_last
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -97,7 +97,7 @@ def forward(
                 *(part, gamma, beta, stat, running_mean, running_var, parts, channels, 4 * channels, channels),
                 *(rows, float(epsilon), float(momentum)),
             ),
-            {"C": channels, "BM": cut["BM"], "BC": few, "BP": AT_ONCE // few, "EARLY": False},
+            {"C": channels, "BM": cut["BM"], "BC": few, "BP": min(AT_ONCE, power_of_two(parts)), "EARLY": False},
             warps=8,
         ),
         Launch(
@@ -143,7 +143,7 @@ def backward(
                 *(part, gamma, stat, back, dgamma, dbeta),
                 *(parts, channels, 4 * channels, 3 * channels, channels, rows),
             ),
-            {"C": channels, "BC": few, "BP": AT_ONCE // few, "EARLY": False},
+            {"C": channels, "BC": few, "BP": min(AT_ONCE, power_of_two(parts)), "EARLY": False},
             warps=8,
         ),
         Launch(

@@ -86,7 +86,7 @@ def statistics(
         own = tl.load(part + at[:, None] * (2 * C) + C + c[None, :], mask=there, other=0.0)
         apart += tl.where(there, count * mean, 0.0)
         spread += tl.where(there, own + count * mean * mean, 0.0)
-    rows = ROWS.to(tl.float32)
+    rows = ROWS * 1.0  # not .to: Triton makes a plain number of a 1
     off = tl.sum(apart, 0) / rows
     mean = near + off
     squares = tl.maximum(tl.sum(spread, 0) - rows * off * off, 0.0)
@@ -214,7 +214,7 @@ def statistics_back(
     tl.store(dbeta + t * SUMS + c, to_shift)
     tl.store(dgamma + t * SUMS + c, to_scale)
     mean, rate = tl.load(stat + t * STAT + c), tl.load(stat + t * STAT + C + c)
-    rows = ROWS.to(tl.float32)
+    rows = ROWS * 1.0  # not .to: Triton makes a plain number of a 1
     of_dy = tl.load(gamma + t * W + c) * rate
     of_x = -of_dy * rate * to_scale / rows
     tl.store(back + t * BACK + c, of_dy)

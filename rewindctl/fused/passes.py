@@ -10,6 +10,7 @@ from rewindctl.fused.layout import power_of_two
 from rewindctl.fused.memory import Images, Memory, Normed, Parameters, Part
 from rewindctl.fused.tiles import Sharing, Tiles, sharing, tile_columns, tile_rows
 
+NARROW = 16  # channels of a program that adds up: all its numbers are under way at once
 WHOLE = 2  # operations of a multiplication and an addition
 
 
@@ -110,13 +111,13 @@ class Passes:
         self.add(
             f"{name} statistics",
             norms.statistics,
-            (channels // columns, 1),
+            (channels // NARROW, 1),
             (
                 *(part.tensor, self.parameters.master(f"{name}.weight"), self.parameters.master(f"{name}.bias"), stat),
                 *(mean, mean[channels:], part.programs, self.parameters.layout.size, 4 * channels),
                 *(self.parameters.running.shape[1], raw.rows, float(module.eps), float(momentum)),
             ),
-            {"C": channels, "BM": part.tile, "BC": columns, "BP": max(1, 2048 // columns)},
+            {"C": channels, "BM": part.tile, "BC": NARROW, "BP": min(512, power_of_two(part.programs))},
             warps=8,
             reads=part.programs * 2 * channels * 4,
         )
@@ -138,7 +139,7 @@ class Passes:
         y, layout, classes = last.out, self.parameters.layout, self.parameters.layout.classes
         pixels = y.height * y.width
         padded, columns = power_of_two(pixels), tile_columns(y.channels, max(16, 1024 // classes))
-        images = max(1, min(4, 8192 // (padded * columns), 4096 // (columns * classes)))
+        images = max(1, min(4, 4096 // (padded * columns), 4096 // (columns * classes)))
         images = power_of_two(images + 1) // 2
         features = self.memory.get("features", (y.count, y.channels))
         dlogits = self.memory.get("dlogits", (y.count, classes))
@@ -172,17 +173,17 @@ class Passes:
         features, dlogits = self.memory.tensors["features"], self.memory.tensors["dlogits"]
         images, channels = features.shape[1:]
         classes, places = self.parameters.layout.classes, self.parameters
-        columns = tile_columns(channels, max(16, 512 // classes))
         self.add(
             "head gradients",
             head.head_gradients,
-            (channels // columns + 1, 1),
+            (channels // NARROW + 1, 1),
             (
                 *(features, dlogits, self.memory.tensors["losses"]),
                 *(places.sums_of("dense.weight"), places.sums_of("dense.bias")),
                 *(loss_sum, latest, stopped, iteration, position, places.sums.shape[1], images, batches),
             ),
-            {"C": channels, "BC": columns, "KP": classes, "BN": max(2, min(64, 4096 // (columns * classes)))},
+            {"C": channels, "BC": NARROW, "KP": classes, "BN": max(2, min(64, 1024 // classes))},
+            warps=8,
             reads=images * (channels + classes) * 4,
             writes=(channels + 1) * classes * 4,
             operations=WHOLE * images * channels * classes,
@@ -199,13 +200,13 @@ class Passes:
         self.add(
             f"{name} statistics back",
             norms.statistics_back,
-            (channels // columns, 1),
+            (channels // NARROW, 1),
             (
                 *(part.tensor, self.parameters.master(f"{name}.weight"), normed.stat, back),
                 *(self.parameters.sums_of(f"{name}.weight"), self.parameters.sums_of(f"{name}.bias")),
                 *(part.programs, self.parameters.layout.size, 4 * channels, 3 * channels, sums, raw.rows),
             ),
-            {"C": channels, "BC": columns, "BP": max(1, 2048 // columns)},
+            {"C": channels, "BC": NARROW, "BP": min(512, power_of_two(part.programs))},
             warps=8,
             reads=part.programs * 2 * channels * 4,
         )

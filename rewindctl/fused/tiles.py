@@ -12,7 +12,8 @@ class Tiles:
     """A convolution's output: at most `area` elements in `rows` rows and `wide` columns, `depth` products a time; fewer
     rows, but at least `least_rows`, where there would be fewer than `fill` programs. `stages`: loads under way at once.
 
-    The gradient of weights: about `programs`, in at most `most_shares` shares of at least `least_share` pixels.
+    The gradient of weights is summed up in shares of at least `share` pixels, in all at most `most_bytes` of a kernel;
+    a program does `tall` rows of it, or twice as many.
     `elements`: of a piece where each is worked on by itself; `unit`: parameters that one program updates.
     `side_by_side`: both gradients in one kernel. `early`: a kernel is started before the last one has ended.
     """
@@ -23,9 +24,9 @@ class Tiles:
     fill: int = 256
     wide: int = 128
     depth: int = 64
-    programs: int = 128
-    most_shares: int = 64
-    least_share: int = 128
+    tall: int = 64
+    share: int = 1024
+    most_bytes: int = 5_000_000
     stages: int = 3
     elements: int = 4096
     unit: int = 256
@@ -36,9 +37,9 @@ class Tiles:
     def usual(cls, device: torch.device, dtype: torch.dtype) -> "Tiles":
         """What is fast on a device."""
         if device.type != "cuda":  # an interpreter, which takes the same time for a piece of any size
-            return cls(area=8192, wide=64, programs=4, most_shares=2, elements=16384, unit=4096, fill=2, least_share=32)
+            return cls(area=2**16, rows=1024, wide=64, tall=1024, share=128, elements=2**16, unit=2**14, fill=2)
         if dtype == torch.float32:  # without matrix units a program holds its products in registers
-            return cls(area=1024, rows=64, least_rows=16, wide=32, depth=16, stages=1)
+            return cls(area=1024, rows=64, least_rows=16, wide=32, depth=16, tall=32, stages=1)
         return cls()
 
 
@@ -73,11 +74,11 @@ def sharing(tiles: Tiles, kernel: tuple[int, int, int], pixels: int) -> Sharing:
     size, into, out = kernel
     rows = size * size * into
     columns = tile_columns(out, tiles.wide)
-    most = 128 if into == 32 or columns == 128 else 64  # of 9 x 32 rows 128 a time leave less empty
-    tall = min(max(16, power_of_two(rows)), most, tiles.wide)
+    most = tiles.tall * (2 if into == 32 or columns == 128 else 1)  # of 9 x 32 rows 128 a time leave less empty
+    tall = min(max(16, power_of_two(rows)), most)
     groups = -(-rows // tall) * (out // columns)
     depth = min(tiles.depth, max(16, power_of_two(pixels)))
-    wanted = max(1, min(tiles.most_shares, tiles.programs // groups, pixels // tiles.least_share))
+    wanted = max(1, min(pixels // tiles.share, tiles.most_bytes // (4 * rows * out)))
     shares = power_of_two(wanted + 1) // 2  # the largest power of two that is at most `wanted`
     each = -(-pixels // shares // depth) * depth
     shares = -(-pixels // each)

@@ -1,6 +1,7 @@
 """The state of any number of trials of one network on the device, and the kernels of an update of them all."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from rewindctl.models.wrn import WideResNet
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 
-SHARES_AT_ONCE = 8  # that the update reads together
+SHARES_AT_ONCE = 16  # that the update reads together
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,11 @@ class FusedTrials:
 
     def run(self) -> None:
         """An update of every trial."""
-        for launch in self.launches:
-            launch()
+        device = self.data.device
+        # Triton starts kernels on the current device, wherever their tensors are.
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            for launch in self.launches:
+                launch()
 
     def _passes(self) -> list[Launch]:
         constants, layout = self.constants, self.layout

@@ -53,7 +53,13 @@ def disagreement(
     with alone(data.device):  # so that of several trainings that begin together one compares
         known = _known(kept)
         if key not in known:
-            known[key] = _compared(make, network, data, settings, start, mask)
+            try:
+                known[key] = compared(make, network, data, settings, start, mask)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever Triton makes of a driver or a shape that it does not know
+                reason = next(iter(str(error).splitlines()), "")
+                return f"an error ({type(error).__name__}: {reason[:200]})"
             with suppress(OSError):  # where it cannot be kept it is found anew next time
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(kept) as file:
@@ -61,7 +67,7 @@ def disagreement(
     return known[key]
 
 
-def _compared(
+def compared(
     make: Callable[..., AnyStepper],
     network: Network,
     data: DeviceData,

@@ -8,13 +8,12 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from conftest import TINY, Chain, Cli
 from torch import Tensor, nn
 
+from rewindctl.fused.trials import FusedTrials
 from rewindctl.models import NetworkConfig, models
 from rewindctl.pipeline import replays
 from rewindctl.pipeline.observer import RunObserver
@@ -23,34 +22,28 @@ from rewindctl.registry import records as tag
 from rewindctl.registry.paths import FINAL
 from rewindctl.training import steppers
 from rewindctl.training.records import ResumePoint
-from rewindctl.training.step import Stepper
 
 CAN_COMPILE = shutil.which("g++") is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
 CPU = ("--device", "cpu")
 FUSED = ("--update-step", "fused", *CPU)
 
 
-class StandIn(Stepper):
-    """In the place of the kernels, which no CPU runs: PyTorch's updates under the kernels' name."""
-
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
-        self.step = "fused"
-
-
-class Falling(StandIn):
-    """Finds that it cannot after all."""
-
-    def update(self, t: int) -> None:
-        self.step, self.note = "pytorch", "the GPU is full"
-        super().update(t)
+# Three updates, for here the kernels are interpreted.
+SMALL = ("--model", "resnet8", "--dataset", "digits", "--iterations", "3", "--batch-size", "6")
+SMALL += ("--evaluate-every", "1", "--rewind-points", "1")
 
 
 @contextmanager
-def able(kind: type[Stepper]) -> Iterator[None]:
-    """A machine that makes updates of the other step, by a stand-in."""
+def able(left_out: str = "") -> Iterator[None]:
+    """A machine that makes updates by kernels of our own; `left_out`: one of them that does nothing there."""
+
+    def run(self: FusedTrials) -> None:
+        for launch in self.launches:
+            if launch.name != left_out:
+                launch()
+
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(sys.modules, "rewindctl.training.fused_step", SimpleNamespace(FusedStepper=kind))  # type: ignore[arg-type]
+        patched.setattr(FusedTrials, "run", run)
         for module in (steppers, replays):
             patched.setattr(module, "missing_part", lambda device: "")
         yield
@@ -120,47 +113,55 @@ def test_the_refusal_is_before_a_run_wherever_a_training_would_be_made(
         assert (answer.code, answer.out) == (2, ""), line
         assert "--update-step fused: " in answer.err
         assert "use --update-step auto" in answer.err
-    with able(StandIn):
+    with able():
         answer = cli("train-dense", "--model", "linear", *TINY[2:], *FUSED, *at)
     assert answer.code == 2
     assert "--update-step fused: its batch norms are not followed by a ReLU that our kernels know" in answer.err
     assert registry.search() == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_its_step(cli: Cli, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry, command = Registry(f"sqlite:///{store}"), ("train-dense", *TINY, "--checkpoint-every", "0")
+    """And ends as the unbroken one, byte for byte."""
+    registry, command = Registry(f"sqlite:///{store}"), ("train-dense", *SMALL, "--checkpoint-every", "0")
     with monkeypatch.context() as here:
         here.setattr(RunObserver, "resumable", interrupted)
-        with able(StandIn):
+        with able():
             assert cli(*command, *FUSED).code == 130
     (left,) = registry.search()
     assert how(left) == ("fused", "False")
     elsewhere = cli(*command, *CPU)
     assert elsewhere.code == 1
     assert f"run {left.run_id} began so" in elsewhere.err
-    with able(StandIn):
+    with able():
         answer = cli(*command, "--update-step", "pytorch", *CPU)
-    assert "from iteration 12" in answer.err
+        unbroken = cli(*command, *FUSED, "--force").run_id
+    assert "from iteration 1" in answer.err
     assert (answer.run_id, how(registry.get(answer.run_id))) == (left.run_id, ("fused", "False"))
+    assert digest(registry, registry.get(unbroken)) == digest(registry, registry.get(left.run_id))
 
 
+@pytest.mark.slow
 def test_a_replay_is_made_in_the_step_of_its_training(cli: Cli, store: Path) -> None:
     registry = Registry(f"sqlite:///{store}")
-    with able(StandIn):
-        dense = cli("train-dense", *TINY, *FUSED).run_id
-    line = ("replay", "--parent", dense, "--iteration", "7", *CPU)
+    with able():
+        dense = cli("train-dense", *SMALL, *FUSED).run_id
+    line = ("replay", "--parent", dense, "--iteration", "2", *CPU)
     answer = cli(*line)
     assert answer.code == 2
     assert "cannot be made again here: its updates were made by kernels of our own: " in answer.err
-    with able(StandIn):
+    with able():
         assert how(registry.get(cli(*line, "--compile").run_id)) == ("fused", "False")
 
 
-def test_a_run_says_what_made_its_updates_after_all(cli: Cli, store: Path) -> None:
-    with able(Falling):
-        answer = cli("train-dense", *TINY, *FUSED)
-    assert "not by kernels of our own: the GPU is full" in answer.err
-    assert how(Registry(f"sqlite:///{store}").get(answer.run_id)) == ("pytorch", "False")
+@pytest.mark.parametrize("left_out", [pytest.param("", marks=pytest.mark.slow), "blocks.1.norm2"])
+def test_a_run_says_what_made_its_updates_after_all(cli: Cli, store: Path, left_out: str) -> None:
+    """Where the kernels do what they do elsewhere, and where one of them does nothing."""
+    with able(left_out):
+        answer = cli("train-dense", *SMALL, *FUSED, "--precision", "bf16")
+    taken = "pytorch" if left_out else "fused"
+    assert how(Registry(f"sqlite:///{store}").get(answer.run_id)) == (taken, "False")
+    assert ("not by kernels of our own: on this device they make a loss of " in answer.err) == bool(left_out)
 
 
 @pytest.mark.slow

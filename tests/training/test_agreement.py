@@ -22,7 +22,7 @@ from rewindctl.training.loop import train
 from rewindctl.training.records import TrainResult
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SHORT = replace(SETTINGS, batch_size=6, iterations=3, evaluate_every=2, checkpoint_at=(), step="fused")
+SHORT = replace(SETTINGS, batch_size=6, iterations=2, evaluate_every=1, checkpoint_at=(), step="fused")
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +96,20 @@ def test_a_spoiled_file_of_what_was_found_is_made_anew(data: DeviceData, own_fol
     own_folder.write_text("{")
     assert disagreement(FusedStepper, network(), data, SHORT, initial(), None) == ""
     assert len(json.loads(own_folder.read_text())) == 1
+
+
+def test_a_kernel_that_cannot_be_started_is_no_end(
+    data: DeviceData, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, and asked again next time."""
+
+    def run(self: FusedTrials) -> None:
+        raise RuntimeError("no kernel image is available\nand more")
+
+    monkeypatch.setattr(FusedTrials, "run", run)
+    found, _ = trained(data, "fused")
+    assert (found.step, found.note) == (
+        "pytorch",
+        "on this device they make an error (RuntimeError: no kernel image is available)",
+    )
+    assert not own_folder.exists()

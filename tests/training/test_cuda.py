@@ -23,7 +23,9 @@ from rewindctl.pruning import Mask, prune
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.schedule import Schedule
 from rewindctl.specs import PruneSpec
+from rewindctl.training.agreement import compared
 from rewindctl.training.device import environment, resolve_device
+from rewindctl.training.fused_step import FusedStepper
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.loop import evaluate, train
 from rewindctl.training.records import TrainResult, TrainSettings
@@ -378,3 +380,38 @@ def test_the_environment_names_the_gpu_and_its_software(data: DeviceData) -> Non
     assert record["device"] == torch.cuda.get_device_name(data.device)
     assert record["cuda"] == torch.version.cuda
     assert record["cudnn"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", ["resnet8", "wrn10_2"])
+def test_a_graph_of_own_kernels_makes_the_bytes_of_their_launches(
+    data: DeviceData, saved: Saved, precision: Literal["fp32", "bf16"], model: str
+) -> None:
+    """Over epochs and drops of the rate, masked; and two graphs make the same."""
+    settings = replace(SETTINGS, precision=precision, iterations=30)
+
+    def made() -> Network:
+        return build_network(model, NetworkConfig(1, 10, 0.1, 1e-5), 0)
+
+    draw = torch.Generator().manual_seed(0)
+    mask = Mask({name: torch.rand(kernel.shape, generator=draw) < 0.3 for name, kernel in kernels(made()).items()})
+    with reproducible(data.device, deterministic=True):
+        steppers = [
+            FusedStepper(made(), data, settings, TrainState.initial(made()), mask, capture)
+            for capture in (True, True, False)
+        ]
+        for t in range(30):
+            for stepper in steppers:
+                stepper.update(t)
+        first, *others = (saved(stepper.state(30)) for stepper in steppers)
+    assert all(other == first for other in others)
+    assert [stepper.captured for stepper in steppers] == [True, True, False]
+    assert len({stepper.mean_loss() for stepper in steppers}) == 1
+
+
+def test_own_kernels_agree_with_the_reference_on_this_device(data: DeviceData) -> None:
+    """As they are asked before they train."""
+    for precision in ("fp32", "bf16"):
+        settings = replace(SETTINGS, precision=precision, step="fused")
+        with reproducible(data.device, deterministic=True):
+            assert compared(FusedStepper, network(), data, settings, initial(), None) == ""
