@@ -166,8 +166,9 @@ _SHARED: dict[str, Any] = {
 UpdateStep = Annotated[
     str,
     typer.Option(
-        help="What makes an update: auto, pytorch or fused (kernels of our own, on a GPU); auto is pytorch until the "
-        "kernels have been checked on a GPU.",
+        help="What makes an update: auto, pytorch or fused (kernels of our own, on a GPU; of other networks than "
+        "ResNets and WRNs they make batch norms with their ReLU); auto is pytorch until the kernels have been checked "
+        "on a GPU.",
         rich_help_panel=RUN,
     ),
 ]

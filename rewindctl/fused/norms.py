@@ -3,12 +3,50 @@
 
 `stat` holds four rows for the channels of a norm: mean, 1 / deviation, scale, shift; `back` three: the gradient of the
 input is back[0] dy + back[1] x + back[2].
+
+`part` holds what the programs of the kernel before left: two rows of sums for each of its tiles.
 """
 
 import triton
 import triton.language as tl
 
 from rewindctl.fused.order import after_those_before, rounded
+
+
+@triton.jit
+def column_sums(
+    raw,
+    part,
+    X,
+    ROWS,
+    C: tl.constexpr,
+    BM: tl.constexpr,
+    BR: tl.constexpr,
+    BC: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """Mean and sum of squared differences from it of each tile of BM rows, BR a time: of what a library made."""
+    after_those_before(EARLY)
+    block, t = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    r, c = tl.arange(0, BR), tl.program_id(1) * BC + tl.arange(0, BC)
+    raw += t * X
+    m = block * BM + r
+    value = tl.load(raw + m[:, None] * C + c[None, :], mask=(m < ROWS)[:, None], other=0.0).to(tl.float32)
+    near = tl.sum(value, 0) / tl.minimum(ROWS - block * BM, BR).to(tl.float32)  # what is summed is small beside it
+    apart = tl.zeros((BR, BC), tl.float32)
+    squares = tl.zeros((BR, BC), tl.float32)
+    for first in range(0, BM, BR):
+        m = block * BM + first + r
+        inside = (m < ROWS)[:, None]
+        value = tl.load(raw + m[:, None] * C + c[None, :], mask=inside, other=0.0).to(tl.float32) - near[None, :]
+        value = tl.where(inside, value, 0.0)
+        apart += value
+        squares += value * value
+    count = tl.minimum(ROWS - block * BM, BM).to(tl.float32)
+    off = tl.sum(apart, 0) / count
+    at = part + (t * tl.num_programs(0) + block) * (2 * C) + c
+    tl.store(at, near + off)
+    tl.store(at + C, tl.maximum(tl.sum(squares, 0) - count * off * off, 0.0))
 
 
 @triton.jit
@@ -95,6 +133,53 @@ def normalise(
 
 
 @triton.jit
+def column_sums_back(
+    dy,
+    raw,
+    y,
+    out,
+    stat,
+    part,
+    X,
+    STAT,
+    ROWS,
+    C: tl.constexpr,
+    BM: tl.constexpr,
+    BR: tl.constexpr,
+    BC: tl.constexpr,
+    ADD: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """Sums of dy and of dy (raw - mean) / deviation over each tile of BM rows, of the dy that the ReLU lets through.
+
+    Without a second summand `raw` tells what it lets through, else y does, and out = this dy is the summand's gradient.
+    """
+    after_those_before(EARLY)
+    block, t = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    r, c = tl.arange(0, BR), tl.program_id(1) * BC + tl.arange(0, BC)
+    stat += t * STAT + c
+    mean, rate, scale, shift = tl.load(stat), tl.load(stat + C), tl.load(stat + 2 * C), tl.load(stat + 3 * C)
+    one = tl.zeros((BR, BC), tl.float32)
+    other = tl.zeros((BR, BC), tl.float32)
+    for first in range(0, BM, BR):
+        m = block * BM + first + r
+        inside = (m < ROWS)[:, None]
+        at = t * X + m[:, None] * C + c[None, :]
+        gradient = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(raw + at, mask=inside, other=0.0).to(tl.float32)
+        if ADD:
+            gradient = tl.where(tl.load(y + at, mask=inside, other=0.0) > 0, gradient, 0.0)
+            tl.store(out + at, rounded(gradient, out), mask=inside)
+        else:
+            gradient = tl.where(value * scale[None, :] + shift[None, :] > 0, gradient, 0.0)
+        one += gradient
+        other += gradient * (value - mean[None, :]) * rate[None, :]
+    at = part + (t * tl.num_programs(0) + block) * (2 * C) + c
+    tl.store(at, tl.sum(one, 0))
+    tl.store(at + C, tl.sum(other, 0))
+
+
+@triton.jit
 def statistics_back(
     part,
     gamma,
@@ -143,17 +228,20 @@ def normalise_back(
     raw,
     added,
     out,
+    stat,
     back,
     X,
+    STAT,
     BACK,
     ROWS,
     C: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
     ADD: tl.constexpr,
+    MASK: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """out = the gradient of the norm's input (+ `added`)."""
+    """out = the gradient of the norm's input (+ `added`); MASK: of the dy that a ReLU of the norm lets through."""
     after_those_before(EARLY)
     t = tl.program_id(2).to(tl.int64)
     m, c = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BC + tl.arange(0, BC)
@@ -161,8 +249,13 @@ def normalise_back(
     at = t * X + m[:, None] * C + c[None, :]
     factors = back + t * BACK + c
     of_dy, of_x, rest = tl.load(factors), tl.load(factors + C), tl.load(factors + 2 * C)
-    value = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32) * of_dy[None, :] + rest[None, :]
-    value += tl.load(raw + at, mask=inside, other=0.0).to(tl.float32) * of_x[None, :]
+    gradient = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
+    before = tl.load(raw + at, mask=inside, other=0.0).to(tl.float32)
+    if MASK:
+        scale, shift = tl.load(stat + t * STAT + 2 * C + c), tl.load(stat + t * STAT + 3 * C + c)
+        gradient = tl.where(before * scale[None, :] + shift[None, :] > 0, gradient, 0.0)
+    value = gradient * of_dy[None, :] + rest[None, :]
+    value += before * of_x[None, :]
     if ADD:
         value += tl.load(added + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + at, rounded(value, out), mask=inside)

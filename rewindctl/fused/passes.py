@@ -233,8 +233,11 @@ class Passes:
             f"{name} back",
             norms.normalise_back,
             (-(-raw.rows // rows), channels // columns),
-            (dy.tensor, raw.tensor, (added or dy).tensor, out.tensor, back, raw.elements, 3 * channels, raw.rows),
-            {"C": channels, "BM": rows, "BC": columns, "ADD": added is not None},
+            (
+                *(dy.tensor, raw.tensor, (added or dy).tensor, out.tensor, normed.stat, back),
+                *(raw.elements, 4 * channels, 3 * channels, raw.rows),
+            ),
+            {"C": channels, "BM": rows, "BC": columns, "ADD": added is not None, "MASK": False},
             read=(_whole(dy), _whole(raw), _sums(back), *([_whole(added)] if added else [])),
             written=(_whole(out),),
         )

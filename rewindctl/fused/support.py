@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
+from rewindctl.fused.pairs import traced, why_none
 from rewindctl.models.resnet import ResNet
 from rewindctl.models.wrn import WideResNet
 
@@ -24,8 +25,16 @@ def missing_part(device: torch.device) -> str:
     return ""
 
 
+def is_whole(network: nn.Module) -> bool:
+    """Whether there are kernels for all of a network; of others they make batch norms with their ReLU alone."""
+    return type(network) in (ResNet, WideResNet)
+
+
 def unfit(network: nn.Module) -> str:
     """Why a network cannot be trained by kernels of our own; empty where it can be."""
-    if type(network) not in (ResNet, WideResNet):
-        return "there are kernels for ResNets and WRNs only"
-    return ""
+    return "" if is_whole(network) else why_none(network)
+
+
+def structure(network: nn.Module) -> str:
+    """What tells a network from others that have parameters of the same names and shapes."""
+    return type(network).__name__ if is_whole(network) else f"{network} {traced(network).code}"

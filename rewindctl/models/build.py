@@ -1,10 +1,9 @@
 """From a name to a network that is ready to train; an ordinary nn.Module becomes one here, or is refused."""
 
 import math
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -13,11 +12,9 @@ from torch.nn.parameter import is_lazy
 
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.models.network import Network, NetworkConfig, kernels, models
+from rewindctl.models.tracing import BUILDING, OwnThread
 
 HINT = "what a network needs: python -c 'import rewindctl; help(rewindctl.register_model)'"
-# The generator that constructors draw from, and what tracing puts in place of nn.Module's methods, are the process's:
-# one thread at a time builds, while others may train.
-_building = threading.RLock()
 
 
 def build_network(name: str, config: NetworkConfig, seed: int) -> Network:
@@ -26,7 +23,7 @@ def build_network(name: str, config: NetworkConfig, seed: int) -> Network:
     He uniform (fan-in, gain sqrt 2) on every kernel, the dense one too; biases 0; norm scale 1, shift 0.
     Raises: UnknownNameError, UsageError. Source: report section 3; He et al. 2015.
     """
-    with _building, torch.random.fork_rng(devices=[]):
+    with BUILDING, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = construct(name, config)
     if not getattr(network, "keeps_initial_weights", False):
@@ -56,8 +53,8 @@ def construct(name: str, config: NetworkConfig) -> Network:
 def derived_norm_after(module: nn.Module) -> dict[str, str]:
     """Each convolution whose output goes to one batch norm and nowhere else; none where tracing fails."""
     try:
-        with _building:
-            graph = _OwnThread().trace(module)
+        with BUILDING:
+            graph = OwnThread().trace(module)
     except Exception:  # control flow on values, and whatever else cannot be traced
         return {}
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
@@ -72,22 +69,6 @@ def derived_norm_after(module: nn.Module) -> dict[str, str]:
         if fits and calls[name] == calls[norm_name] == 1:
             found[name] = norm_name
     return found
-
-
-class _OwnThread(torch.fx.Tracer):
-    """Traces what its own thread calls; networks that other threads train meanwhile work as ever."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._thread = threading.get_ident()
-
-    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        own = threading.get_ident() == self._thread
-        return super().call_module(m, forward, args, kwargs) if own else forward(*args, **kwargs)
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        own = threading.get_ident() == self._thread
-        return super().getattr(attr, attr_val, parameter_proxy_cache) if own else attr_val
 
 
 def require_logits(name: str, network: nn.Module, channels: int, size: tuple[int, int], classes: int) -> None:

@@ -14,26 +14,37 @@ import torch
 from torch import Tensor
 
 from rewindctl import fused
+from rewindctl.arithmetic import Precision
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.files import replacing, state_folder
+from rewindctl.fused.support import structure
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.device import device_name, driver
-from rewindctl.training.fused_step import FusedStepper
 from rewindctl.training.graph import alone
 from rewindctl.training.records import TrainSettings
 from rewindctl.training.step import Stepper
+from rewindctl.training.steppers import AnyStepper
 
 # Of a gradient's norm, how far it may be from that of float32: beside what PyTorch's own bfloat16 is away, twice.
 WITHIN = {"fp32": 1e-3, "bf16": 0.02}
-SMALLEST = 1e-4  # a gradient whose norm is less than this part of the largest one is rounding
+# A gradient may be rounding alone (of a bias before a norm: nothing depends on it), and is measured by this part of the
+# largest one at least.
+SMALLEST = 1e-2
 
 
 def disagreement(
-    network: Network, data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None
+    make: Callable[..., AnyStepper],
+    network: Network,
+    data: DeviceData,
+    settings: TrainSettings,
+    start: TrainState,
+    mask: Mask | None,
 ) -> str:
-    """Where kernels of our own make another update than PyTorch's operations; empty where they agree.
+    """Where the stepper that `make` makes, of kernels of our own, makes another update than PyTorch's operations.
+
+    Empty where they agree.
 
     Compared once for a device, its driver, the versions, the kernels and a kind of training; what was found
     is kept in the state folder of the machine. Takes a second, and what the kernels take to be compiled.
@@ -43,7 +54,7 @@ def disagreement(
         known = _known(kept)
         if key not in known:
             try:
-                known[key] = compared(network, data, settings, start, mask)
+                known[key] = compared(make, network, data, settings, start, mask)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # whatever Triton makes of a driver or a shape that it does not know
@@ -56,20 +67,29 @@ def disagreement(
     return known[key]
 
 
-def compared(network: Network, data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None) -> str:
+def compared(
+    make: Callable[..., AnyStepper],
+    network: Network,
+    data: DeviceData,
+    settings: TrainSettings,
+    start: TrainState,
+    mask: Mask | None,
+) -> str:
     """From the weights of `start` without momentum and decay: what is left as momentum is the gradient."""
     still = replace(start, momentum={name: torch.zeros_like(value) for name, value in start.momentum.items()})
     pure = replace(settings, weight_decay=0.0, compiled=False)
 
-    def gradients(make: Callable[..., Stepper | FusedStepper], precision: str) -> tuple[dict[str, Tensor], float]:
+    def gradients(make: Callable[..., AnyStepper], precision: Precision) -> tuple[dict[str, Tensor], float]:
         own = copy.deepcopy(network)
-        stepper = make(own, data, replace(pure, precision=precision), still, mask, capture=False)  # type: ignore[arg-type]
-        stepper.update(0)
+        with torch.random.fork_rng([data.device] if data.device.type == "cuda" else []):
+            torch.manual_seed(0)  # each drops out the same
+            stepper = make(own, data, replace(pure, precision=precision), still, mask, capture=False)
+            stepper.update(0)
         loss = stepper.mean_loss()
         return stepper.state(1).momentum, math.nan if loss is None else loss
 
     wanted, loss = gradients(Stepper, "fp32")
-    found, own_loss = gradients(FusedStepper, settings.precision)
+    found, own_loss = gradients(make, settings.precision)
     usual = gradients(Stepper, settings.precision)[0] if settings.precision != "fp32" else wanted
     within = WITHIN[settings.precision]
     if not abs(own_loss - loss) <= within * abs(loss):
@@ -89,7 +109,7 @@ def _key(network: Network, data: DeviceData, settings: TrainSettings, mask: Mask
     code = b"".join(path.read_bytes() for path in sorted(Path(fused.__file__).parent.glob("*.py")))
     images = tuple(data.train_images.shape[1:])
     kind = (shapes, images, settings.batch_size, settings.crop_padding, settings.nesterov, mask is not None)
-    rest = hashlib.sha256(code + repr(kind).encode()).hexdigest()[:16]
+    rest = hashlib.sha256(code + repr(kind).encode() + structure(network).encode()).hexdigest()[:16]
     machine = (device_name(data.device), driver() if data.device.type == "cuda" else "")
     versions = [f"{name} {_version(name)}" for name in ("torch", "triton")]
     return ", ".join([*filter(None, machine), *versions, settings.precision, rest])

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import FunctionType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.sgd import sgd
 
@@ -48,6 +48,7 @@ class Stepper:
         bits, and a minute or more before the first update.
         """
         self.network, self.settings, self.device = network, settings, data.device
+        self.forward: nn.Module = network
         self.first_batch = start.data_position
         start.load_into(network)
         network.to(data.device).to(memory_format=torch.channels_last).train()
@@ -107,7 +108,7 @@ class Stepper:
         images, labels = self.stream.take()
 
         def loss() -> Tensor:
-            made = self._loss(self.network, images, labels, self.settings.precision)
+            made = self._loss(self.forward, images, labels, self.settings.precision)
             self._look_at(made.detach())
             return made
 
@@ -228,14 +229,14 @@ class Stepper:
         return ResumePoint(self.state(t), evaluations, training_seconds, wall_seconds, *self.losses.so_far())
 
 
-def mean_loss_of(network: Network, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
+def mean_loss_of(network: nn.Module, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
     """Over a batch, in float32."""
     with torch.autocast(images.device.type, torch.bfloat16, precision == "bf16", cache_enabled=False):
         logits = network(images)
     return cross_entropy(logits.float(), labels)
 
 
-def _compiled_loss() -> Callable[[Network, Tensor, Tensor, Precision], Tensor]:
+def _compiled_loss() -> Callable[[nn.Module, Tensor, Tensor, Precision], Tensor]:
     """`mean_loss_of` as PyTorch's compiler makes it at the first call, which raises NotHereError where that fails."""
     from torch._dynamo.exc import TorchDynamoException
 
@@ -244,7 +245,7 @@ def _compiled_loss() -> Callable[[Network, Tensor, Tensor, Precision], Tensor]:
     own = FunctionType(mean_loss_of.__code__.replace(), mean_loss_of.__globals__, mean_loss_of.__name__)
     compiled = torch.compile(own, dynamic=False)
 
-    def loss(network: Network, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
+    def loss(network: nn.Module, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
         try:
             made: Tensor = compiled(network, images, labels, precision)
             return made

@@ -1,5 +1,6 @@
 """What makes the updates of a training: PyTorch's operations, or kernels of our own."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from rewindctl.arithmetic import Step
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import UsageError
-from rewindctl.fused.support import missing_part, unfit
+from rewindctl.fused.support import is_whole, missing_part, unfit
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
@@ -52,16 +53,27 @@ def stepper_for(
     """What the settings say makes the updates of a training from `start`."""
     note = ""
     if settings.step == "fused":
-        # Only here: they take Triton, which not every machine has.
         from rewindctl.training.agreement import disagreement
-        from rewindctl.training.fused_step import FusedStepper
 
-        if not (why := disagreement(network, data, settings, start, mask)):
-            return FusedStepper(network, data, settings, start, mask)
-        note = f"on this device they make {why}"
+        make, note = _by_kernels(network), unfit(network)
+        if not note and (why := disagreement(make, network, data, settings, start, mask)):
+            note = f"on this device they make {why}"
+        if not note:
+            return make(network, data, settings, start, mask)
     made = Stepper(network, data, settings, start, mask, compiled=settings.compiled)
     made.note = note
     return made
+
+
+def _by_kernels(network: nn.Module) -> Callable[..., AnyStepper]:
+    """Imported only here: they take Triton, which not every machine has."""
+    if is_whole(network):
+        from rewindctl.training.fused_step import FusedStepper
+
+        return FusedStepper
+    from rewindctl.training.norm_step import NormStepper
+
+    return NormStepper
 
 
 def choose_step(asked: str, device: torch.device, network: nn.Module | None = None) -> Step:

@@ -116,7 +116,7 @@ def nchw(images: Images, trial: int) -> Tensor:
 def near(found: Tensor, wanted: Tensor, within: float) -> None:
     """Raises: AssertionError when the difference's norm is more than a part of the wanted one's, or not a number."""
     wanted = wanted.detach()
-    apart = float((found.double().cpu() - wanted).norm() / wanted.norm().clamp(min=1e-12))
+    apart = float((found.detach().double().cpu() - wanted).norm() / wanted.norm().clamp(min=1e-12))
     assert apart <= within, apart
 
 

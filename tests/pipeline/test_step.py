@@ -116,7 +116,7 @@ def test_the_refusal_is_before_a_run_wherever_a_training_would_be_made(
     with able():
         answer = cli("train-dense", "--model", "linear", *TINY[2:], *FUSED, *at)
     assert answer.code == 2
-    assert "--update-step fused: there are kernels for ResNets and WRNs only" in answer.err
+    assert "--update-step fused: its batch norms are not followed by a ReLU that our kernels know" in answer.err
     assert registry.search() == before
 
 

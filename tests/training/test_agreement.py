@@ -16,6 +16,7 @@ from rewindctl.models import Network, build_network
 from rewindctl.models.network import NetworkConfig
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.agreement import disagreement
+from rewindctl.training.fused_step import FusedStepper
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.loop import train
 from rewindctl.training.records import TrainResult
@@ -81,7 +82,7 @@ def test_a_wrong_kernel_is_seen_and_not_trained_with(
                 launch()
 
     monkeypatch.setattr(FusedTrials, "run", run)
-    why = disagreement(network(), data, SHORT, initial(), None)
+    why = disagreement(FusedStepper, network(), data, SHORT, initial(), None)
     assert "PyTorch's" in why
     monkeypatch.undo()
     monkeypatch.setenv("XDG_STATE_HOME", str(own_folder.parents[1]))
@@ -93,7 +94,7 @@ def test_a_wrong_kernel_is_seen_and_not_trained_with(
 def test_a_spoiled_file_of_what_was_found_is_made_anew(data: DeviceData, own_folder: Path) -> None:
     own_folder.parent.mkdir(parents=True)
     own_folder.write_text("{")
-    assert disagreement(network(), data, SHORT, initial(), None) == ""
+    assert disagreement(FusedStepper, network(), data, SHORT, initial(), None) == ""
     assert len(json.loads(own_folder.read_text())) == 1
 
 

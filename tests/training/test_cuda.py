@@ -414,4 +414,4 @@ def test_own_kernels_agree_with_the_reference_on_this_device(data: DeviceData) -
     for precision in ("fp32", "bf16"):
         settings = replace(SETTINGS, precision=precision, step="fused")
         with reproducible(data.device, deterministic=True):
-            assert compared(network(), data, settings, initial(), None) == ""
+            assert compared(FusedStepper, network(), data, settings, initial(), None) == ""
