@@ -15,8 +15,8 @@ in a kernel, their tensors in step. What is written counts as what is read: it g
 
 Asked of L2: of a convolution each pixel for every place of its kernel and each tile of columns, and the weights for
 every tile of rows; of the gradient of weights the input for each tile of columns and the other gradient for each group
-of rows. Every place, since copies ahead of use (--stages 2 or more) pass by the processors' own caches; with --stages 1
-these serve all places but the first, and the rest stays.
+of rows. Every place, since copies ahead of use pass by the processors' own caches; where nothing is copied ahead these
+serve all places but the first, and the rest stays. --ahead: all convolutions copy, none, or those that `Tiles` says.
 """
 
 import argparse
@@ -42,6 +42,7 @@ MODELS = tuple(TARGETS)
 TRIALS = (1, 2, 4, 8, 16, 32)
 PIECE = 2**19  # bytes that the model of the cache keeps or gives up together
 Key = tuple[int, int, int]
+AHEAD = {"all": Tiles(crowd=10**9), "some": Tiles(), "none": Tiles(stages=1)}
 
 
 @dataclass(frozen=True)
@@ -180,12 +181,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--trials", nargs="+", type=int, default=TRIALS)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--stages", type=int, default=Tiles.stages)
+    parser.add_argument("--ahead", choices=AHEAD, default="some")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     machine, rows = machine_of(arguments), []
     for model in arguments.models:
-        one = without_memory(model, arguments.batch, Tiles(stages=arguments.stages))
+        one = without_memory(model, arguments.batch, AHEAD[arguments.ahead])
         for trials in arguments.trials:
             rows.append(row_of(model, one, machine, trials))
             print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,18 +57,12 @@ class Given:
     batch: int | None = None  # that of the recipe, if not given
 
     def trials(self, count: int, compiled: bool = False) -> list[Stepper]:
-        return [self.trial(seed, compiled) for seed in range(count)]
+        return [self.trial(seed, partial(Stepper, compiled=compiled)) for seed in range(count)]
 
-    def trial(self, seed: int, compiled: bool = False) -> Stepper:
+    def trial(self, seed: int, make: Callable[..., Stepper] = Stepper) -> Stepper:
         network = self.network(seed)
-        return Stepper(
-            network,
-            self.on_device,
-            self.settings(seed),
-            TrainState.initial(network),
-            mask_of(network, seed),
-            compiled=compiled,
-        )
+        start, mask = TrainState.initial(network), mask_of(network, seed)
+        return make(network, self.on_device, self.settings(seed), start, mask)
 
     def network(self, seed: int) -> Network:
         spec = dense_spec(self.model, self.data, seed)

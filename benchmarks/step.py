@@ -37,18 +37,18 @@ VARIANTS: dict[str, tuple[tuple[int, ...], dict[str, dict[str, Any]]]] = {
         (1, 8),
         {
             "early": {"early": True},
-            "stages 1": {"stages": 1},
+            "none ahead": {"stages": 1},
+            "all ahead": {"crowd": 10**6},
+            "none ahead, early": {"stages": 1, "early": True},
             "apart": {"side_by_side": False},
+            "share 512": {"share": 512},
+            "share 2048": {"share": 2048},
             "least_rows 32": {"least_rows": 32},
             "least_rows 128": {"least_rows": 128},
             "rows 128": {"rows": 128},
-            "programs 64": {"programs": 64},
-            "programs 256": {"programs": 256},
             "stages 2": {"stages": 2},
             "stages 4": {"stages": 4},
             "elements 8192": {"elements": 8192},
-            "depth 32": {"depth": 32},
-            "stages 1, early": {"stages": 1, "early": True},
         },
     ),
     "wrn16_8": (
@@ -59,11 +59,12 @@ VARIANTS: dict[str, tuple[tuple[int, ...], dict[str, dict[str, Any]]]] = {
             "area 32768": {"area": 32768},
             "wide 64": {"wide": 64},
             "area 8192": {"area": 8192},
+            "apart": {"side_by_side": False},
             "stages 4": {"stages": 4},
-            "programs 256": {"programs": 256},
         },
     ),
 }
+BETWEEN = ("wrn16_8",)  # also measured with PyTorch's convolutions between norms of our own
 ROUNDS, LOOP_ROUNDS = 5, 3
 ROUND_SECONDS = 0.15
 MOST = 90  # seconds of a group once it is its turn, on a GPU
@@ -183,6 +184,9 @@ class Measured:
             row = self._pair(self._own(count), today, count, "today")
             single, in_sum = TARGETS.get(self.group.model, (None, None))
             write({"kind": "speed", "trials": count, **row, "target": single if count == 1 else in_sum})
+        if self.group.model in BETWEEN and not self._over("the library's convolutions", write):
+            row = self._pair(Updates(lambda: _stepper(self.given, own_norms=True)), self._own(1), 1, "usual")
+            write({"kind": "variant", "variant": "cuDNN between own norms", "trials": 1, **row})
 
     def _variant(self, write: Write) -> None:
         for count in VARIANTS[self.group.model][0]:
@@ -245,10 +249,13 @@ class Updates:
         return time.perf_counter() - began
 
 
-def _stepper(given: Any) -> Callable[[int], None]:
+def _stepper(given: Any, own_norms: bool = False) -> Callable[[int], None]:
     from throughput import wait_for
 
-    stepper, number = given.trial(0), iter(range(10**9))
+    from rewindctl.training.norm_step import NormStepper
+    from rewindctl.training.step import Stepper
+
+    stepper, number = given.trial(0, make=NormStepper if own_norms else Stepper), iter(range(10**9))
 
     def update(count: int) -> None:
         for _ in range(count):
@@ -263,10 +270,11 @@ def _disagrees(given: Any) -> str:
 
     from rewindctl.rewinding.checkpoints import TrainState
     from rewindctl.training.agreement import disagreement
+    from rewindctl.training.fused_step import FusedStepper
 
     network = given.network(0)
     start = TrainState.initial(network)
-    return disagreement(network, given.on_device, given.settings(0), start, mask_of(network, 0))
+    return disagreement(FusedStepper, network, given.on_device, given.settings(0), start, mask_of(network, 0))
 
 
 def _other_bytes(given: Any) -> str:

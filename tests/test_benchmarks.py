@@ -141,7 +141,7 @@ def test_what_was_touched_last_comes_from_the_cache(benchmark_of: Benchmark) -> 
 def test_a_prediction_counts_every_byte_once_or_as_it_is_asked_for(benchmark_of: Benchmark) -> None:
     """With an endless cache only what no update before had; with none all of it; more trials, as much more of each."""
     floor = benchmark_of("floor")
-    one = floor.without_memory("resnet8", 128, Tiles())
+    one = floor.without_memory("resnet8", 128, Tiles(crowd=10**9))
     moved = sum(launch.reads + launch.writes for launch in one.launches)
     endless = floor.predicted(one.launches, floor.Machine(l2=1e12), 1, 1)
     assert sum(each.memory for each in endless) == 0

@@ -6,6 +6,8 @@ import torch
 
 from rewindctl.fused.layout import power_of_two
 
+NARROW = 32  # channels of which products take less time than loads
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -14,6 +16,8 @@ class Tiles:
 
     The gradient of weights is summed up in shares of at least `share` pixels, in all at most `most_bytes` of a kernel;
     a program does `tall` rows of it, or twice as many.
+    From `crowd` programs a trial on a convolution to at most NARROW channels loads nothing ahead: others work then,
+    and what is not loaded ahead comes from the processor's own cache, where a pixel lies for all places of a kernel.
     `elements`: of a piece where each is worked on by itself; `unit`: parameters that one program updates.
     `side_by_side`: both gradients in one kernel. `early`: a kernel is started before the last one has ended.
     """
@@ -28,6 +32,7 @@ class Tiles:
     share: int = 1024
     most_bytes: int = 5_000_000
     stages: int = 3
+    crowd: int = 400
     elements: int = 4096
     unit: int = 256
     side_by_side: bool = True
@@ -41,6 +46,11 @@ class Tiles:
         if dtype == torch.float32:  # without matrix units a program holds its products in registers
             return cls(area=1024, rows=64, least_rows=16, wide=32, depth=16, tall=32, stages=1)
         return cls()
+
+
+def stages_of(tiles: Tiles, programs: int, channels: int) -> int:
+    """Loads under way at once in a convolution by so many programs a trial, or in its way back, to so many channels."""
+    return 1 if programs >= tiles.crowd and channels <= NARROW else tiles.stages
 
 
 def tile_rows(tiles: Tiles, rows: int, channels: int) -> int:

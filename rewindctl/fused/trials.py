@@ -11,9 +11,10 @@ from rewindctl.datasets.batches import DeviceData, Draws
 from rewindctl.errors import UsageError
 from rewindctl.fused import batches, families, update
 from rewindctl.fused.launch import Launch, Moved
+from rewindctl.fused.launching import kernel_of, norms_of
 from rewindctl.fused.layout import Layout, Sums, power_of_two
 from rewindctl.fused.memory import Images, Memory, Parameters
-from rewindctl.fused.passes import Passes, kernel_of, norms_of
+from rewindctl.fused.passes import Passes
 from rewindctl.fused.tiles import Tiles, sharing
 from rewindctl.models import Network
 from rewindctl.models.resnet import ResNet

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from rewindctl.fused.launching import kernel_of, norms_of
 from rewindctl.fused.layout import Layout, Sums
 from rewindctl.fused.memory import Images, Memory, Normed, Parameters
-from rewindctl.fused.passes import Passes, kernel_of, norms_of
+from rewindctl.fused.passes import Passes
 from rewindctl.fused.tiles import Tiles, sharing
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

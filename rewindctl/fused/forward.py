@@ -1,0 +1,175 @@
+"""The forward pass as kernels, and the head with its gradients."""
+
+from torch import Tensor, nn
+
+from rewindctl.fused import convolution, head, norms
+from rewindctl.fused.launching import NARROW, WHOLE, Launching, all_of, shape_of, some, whole
+from rewindctl.fused.layout import power_of_two
+from rewindctl.fused.memory import Images, Normed
+from rewindctl.fused.tiles import stages_of, tile_columns, tile_rows
+
+
+class Forward(Launching):
+    """Each adds kernels and returns what they leave."""
+
+    def first(self, name: str, batch: Images) -> Images:
+        """The convolution of the batch."""
+        module, tiles = self.convolution_of(name), self.tiles
+        out = self.memory.images(f"{name} out", (batch.count, batch.height, batch.width, module.out_channels))
+        size, into = module.kernel_size[0], module.in_channels
+        columns = tile_columns(out.channels, tiles.wide)
+        block = tile_rows(tiles, out.rows, out.channels)
+        programs = -(-out.rows // block)
+        part = self.new_part(programs, out.channels, block)
+        self.add(
+            name,
+            convolution.first_convolution,
+            (programs, out.channels // columns),
+            (
+                *(batch.tensor, self.parameters.copy(f"{name}.weight"), out.tensor, part),
+                *(batch.elements, self.parameters.layout.size, out.elements, out.rows),
+            ),
+            {
+                **{"HEIGHT": batch.height, "WIDTH": batch.width, "CI": into, "CO": out.channels, "KERNEL": size},
+                **{"KP": max(16, power_of_two(size * size * into)), "BM": block, "BN": columns},
+            },
+            read=(whole(batch, out.channels // columns), self.kernel(name, programs)),
+            written=(whole(out), all_of(part)),
+            operations=WHOLE * out.elements * module.weight[0].numel(),
+        )
+        return out
+
+    def convolve(self, name: str, x: Images, added: Images | None = None, sums: bool = True) -> Images:
+        """The convolution `name` of x, plus `added`; with `sums` a norm may follow at once."""
+        module, tiles = self.convolution_of(name), self.tiles
+        size, stride = module.kernel_size[0], module.stride[0]
+        height, width = -(-x.height // stride), -(-x.width // stride)
+        out = self.memory.images(f"{name} out", (x.count, height, width, module.out_channels))
+        columns = tile_columns(out.channels, tiles.wide)
+        block = tile_rows(tiles, out.rows, out.channels)
+        programs = -(-out.rows // block)
+        part = self.new_part(programs, out.channels, block) if sums else out.tensor
+        stages = stages_of(tiles, programs, out.channels)
+        self.add(
+            name,
+            convolution.convolution,
+            (programs, out.channels // columns),
+            (
+                *(x.tensor, self.parameters.copy(f"{name}.weight"), out.tensor),
+                *((added or out).tensor, part),
+                *(x.elements, self.parameters.layout.size, out.elements, out.rows),
+            ),
+            {
+                **shape_of(x, out, stride, size),
+                **{"BM": block, "BN": columns, "BK": tile_columns(x.channels, tiles.depth)},
+                **{"ADD": added is not None, "SUMS": sums, "STAGES": stages},
+            },
+            warps=self.warps(block, columns),
+            stages=stages,
+            read=(
+                self.asked(x, out, size, out.channels // columns, stages),
+                self.kernel(name, programs),
+                *([whole(added)] if added else []),
+            ),
+            written=(whole(out), *([all_of(part)] if sums else [])),
+            operations=WHOLE * out.elements * module.weight[0].numel(),
+        )
+        return out
+
+    def norm(self, name: str, raw: Images, added: Images | None = None) -> Normed:
+        """relu(norm(raw) (+ added)); `raw` was written last, with its sums."""
+        module = self.network.get_submodule(name)
+        assert isinstance(module, nn.BatchNorm2d)
+        channels, momentum = raw.channels, module.momentum
+        assert momentum is not None
+        stat = self.memory.get(f"{name} stat", (4 * channels,))
+        mean = self.parameters.running[0, self.parameters.running_places[name] :]
+        columns, part = tile_columns(channels, 64), self.last_part()
+        self.add(
+            f"{name} statistics",
+            norms.statistics,
+            (channels // NARROW, 1),
+            (
+                *(part.tensor, self.parameters.master(f"{name}.weight"), self.parameters.master(f"{name}.bias"), stat),
+                *(mean, mean[channels:], part.programs, self.parameters.layout.size, 4 * channels),
+                *(self.parameters.running.shape[1], raw.rows, float(module.eps), float(momentum)),
+            ),
+            {"C": channels, "BM": part.tile, "BC": NARROW, "BP": min(512, power_of_two(part.programs))},
+            warps=8,
+            read=(all_of(part.tensor),),
+            written=(all_of(stat), some(mean, 2 * channels * 4)),
+        )
+        out = self.memory.images(f"{name} out", (raw.count, raw.height, raw.width, channels))
+        rows = self.elementwise(raw, columns)
+        self.add(
+            name,
+            norms.normalise,
+            (-(-raw.rows // rows), channels // columns),
+            (raw.tensor, (added or raw).tensor, out.tensor, stat, raw.elements, 4 * channels, raw.rows),
+            {"C": channels, "BM": rows, "BC": columns, "ADD": added is not None},
+            read=(whole(raw), all_of(stat), *([whole(added)] if added else [])),
+            written=(whole(out),),
+        )
+        return Normed(name, raw, out, stat)
+
+    def head(self, last: Normed, labels: Tensor) -> Images:
+        """Loss and the gradient of what `last` was before its ReLU, with the sums for its way back."""
+        y, layout, classes = last.out, self.parameters.layout, self.parameters.layout.classes
+        pixels = y.height * y.width
+        padded, columns = power_of_two(pixels), tile_columns(y.channels, max(16, 1024 // classes))
+        images = max(1, min(4, 4096 // (padded * columns), 4096 // (columns * classes)))
+        images = power_of_two(images + 1) // 2
+        features = self.memory.get("features", (y.count, y.channels))
+        dlogits = self.memory.get("dlogits", (y.count, classes))
+        losses = self.memory.get("losses", (y.count,))
+        dy = self.memory.images("outer 0", (y.count, y.height, y.width, y.channels))
+        programs = -(-y.count // images)
+        part = self.new_part(programs, y.channels)
+        self.add(
+            "head",
+            head.head,
+            (programs, 1),
+            (
+                *(y.tensor, last.raw.tensor, last.stat, self.parameters.master("dense.weight")),
+                *(self.parameters.master("dense.bias"), labels, dy.tensor, part, features, dlogits, losses),
+                *(y.elements, layout.size, 4 * y.channels, y.count),
+            ),
+            {
+                **{"PIXELS": pixels, "PP": padded, "C": y.channels, "BC": columns},
+                **{"CLASSES": layout.places["dense.bias"].shape[0], "KP": classes, "BI": images},
+            },
+            read=(
+                whole(y, 2),
+                whole(last.raw),
+                some(self.parameters.master("dense.weight"), 4 * y.channels * classes),
+            ),
+            written=(whole(dy), all_of(part), all_of(features), all_of(dlogits), all_of(losses)),
+            operations=3 * WHOLE * y.count * y.channels * classes,
+        )
+        return dy
+
+    def head_gradients(
+        self, loss_sum: Tensor, latest: Tensor, stopped: Tensor, iteration: Tensor, position: Tensor, batches: int
+    ) -> None:
+        """The dense layer's gradients, the mean loss, and where the training is, one of `batches` further."""
+        features, dlogits = self.memory.tensors["features"], self.memory.tensors["dlogits"]
+        images, channels = features.shape[1:]
+        classes, places = self.parameters.layout.classes, self.parameters
+        self.add(
+            "head gradients",
+            head.head_gradients,
+            (channels // NARROW + 1, 1),
+            (
+                *(features, dlogits, self.memory.tensors["losses"]),
+                *(places.sums_of("dense.weight"), places.sums_of("dense.bias")),
+                *(loss_sum, latest, stopped, iteration, position, places.sums.shape[1], images, batches),
+            ),
+            {"C": channels, "BC": NARROW, "KP": classes, "BN": max(2, min(64, 1024 // classes))},
+            warps=8,
+            read=(all_of(features), some(dlogits, images * classes * 4, channels // NARROW + 1)),
+            written=(
+                some(places.sums_of("dense.weight"), channels * classes * 4),
+                some(places.sums_of("dense.bias"), classes * 4),
+            ),
+            operations=WHOLE * images * channels * classes,
+        )
