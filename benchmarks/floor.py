@@ -23,7 +23,7 @@ import argparse
 import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -182,11 +182,12 @@ def main() -> None:
     parser.add_argument("--trials", nargs="+", type=int, default=TRIALS)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--ahead", choices=AHEAD, default="some")
+    parser.add_argument("--fold", action="store_true", help="norms made where their one reader loads them")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     machine, rows = machine_of(arguments), []
     for model in arguments.models:
-        one = without_memory(model, arguments.batch, AHEAD[arguments.ahead])
+        one = without_memory(model, arguments.batch, replace(AHEAD[arguments.ahead], fold=arguments.fold))
         for trials in arguments.trials:
             rows.append(row_of(model, one, machine, trials))
             print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)

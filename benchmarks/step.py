@@ -37,7 +37,9 @@ VARIANTS: dict[str, tuple[tuple[int, ...], dict[str, dict[str, Any]]]] = {
         (1, 8),
         {
             "early": {"early": True},
+            "fold": {"fold": True},
             "none ahead": {"stages": 1},
+            "none ahead, fold": {"stages": 1, "fold": True},
             "all ahead": {"crowd": 10**6},
             "none ahead, early": {"stages": 1, "early": True},
             "apart": {"side_by_side": False},
@@ -54,6 +56,7 @@ VARIANTS: dict[str, tuple[tuple[int, ...], dict[str, dict[str, Any]]]] = {
     "wrn16_8": (
         (1,),
         {
+            "fold": {"fold": True},
             "early": {"early": True},
             "wide 256, area 32768": {"wide": 256, "area": 32768, "rows": 128},
             "area 32768": {"area": 32768},

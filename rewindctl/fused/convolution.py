@@ -23,6 +23,13 @@ def _spread(value, inside, ROWS, block, BM: tl.constexpr):
 
 
 @triton.jit
+def _normalised(raw, ok, stat, c, like, C: tl.constexpr):
+    """relu(scale raw + shift) of a tile with the channels c, as `normalise` stores it; 0 where not `ok`."""
+    value = raw.to(tl.float32) * tl.load(stat + 2 * C + c)[None, :] + tl.load(stat + 3 * C + c)[None, :]
+    return rounded(tl.where(ok & ~(value < 0), value, 0.0), like)
+
+
+@triton.jit
 def first_convolution(
     x,
     w,
@@ -71,9 +78,11 @@ def convolution(
     out,
     added,
     part,
+    stat,
     X,
     W,
     OUT,
+    STAT,
     ROWS,
     HI: tl.constexpr,
     WI: tl.constexpr,
@@ -88,10 +97,14 @@ def convolution(
     BK: tl.constexpr,
     ADD: tl.constexpr,
     SUMS: tl.constexpr,
+    FOLD: tl.constexpr,
     STAGES: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """out = x * w (+ `added`), program (rows, channels, trial); SUMS: mean and spread of each tile for the norm."""
+    """out = x * w (+ `added`), program (rows, channels, trial); SUMS: mean and spread of each tile for the norm.
+
+    FOLD: x is what goes into a norm, and what is convolved is relu(norm(x)).
+    """
     after_those_before(EARLY)
     block, t = tl.program_id(0), tl.program_id(2).to(tl.int64)
     m = block * BM + tl.arange(0, BM)
@@ -108,6 +121,8 @@ def convolution(
         iw = ow * STRIDE + tap % KERNEL - KERNEL // 2
         ok = (ih >= 0) & (ih < HI) & (iw >= 0) & (iw < WI) & inside
         a = tl.load(x + ((n * HI + ih) * WI + iw)[:, None] * CI + ci[None, :], mask=ok[:, None], other=0.0)
+        if FOLD:
+            a = _normalised(a, ok[:, None], stat + t * STAT, ci, x, CI)
         b = tl.load(w + (tap * CI + ci)[:, None] * CO + co[None, :])
         sums = multiplied(a, b, sums)
     at = t * OUT + m[:, None] * CO + co[None, :]
@@ -155,6 +170,7 @@ def _gradient_of_input(
     TILES: tl.constexpr,
     SKIP: tl.constexpr,
     PROJECT: tl.constexpr,
+    FOLD: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     block = program % TILES
@@ -191,12 +207,16 @@ def _gradient_of_input(
     at = t * DIN + m[:, None] * CI + ci[None, :]
     if SKIP:
         sums += tl.load(skip + at, mask=inside[:, None], other=0.0).to(tl.float32)
-    alive = tl.load(y + at, mask=inside[:, None], other=0.0) > 0
+    before = tl.load(raw + at, mask=inside[:, None], other=0.0)
+    if FOLD:
+        alive = _normalised(before, inside[:, None], stat + t * STAT, ci, y, CI) > 0
+    else:
+        alive = tl.load(y + at, mask=inside[:, None], other=0.0) > 0
     value = rounded(tl.where(alive, sums, 0.0), din)
     tl.store(din + at, value, mask=inside[:, None])
     value = value.to(tl.float32)
     mean, rate = tl.load(stat + t * STAT + ci), tl.load(stat + t * STAT + CI + ci)
-    apart = (tl.load(raw + at, mask=inside[:, None], other=0.0).to(tl.float32) - mean[None, :]) * rate[None, :]
+    apart = (before.to(tl.float32) - mean[None, :]) * rate[None, :]
     to = part + (t * TILES + block) * (2 * CI) + ci
     tl.store(to, tl.sum(value, 0))
     tl.store(to + CI, tl.sum(value * apart, 0))
@@ -209,6 +229,7 @@ def _gradient_of_weights(
     x,
     dout,
     sums_to,
+    stat,
     X,
     DOUT,
     SUMS,
@@ -225,6 +246,7 @@ def _gradient_of_weights(
     BK: tl.constexpr,
     BJ: tl.constexpr,
     BN: tl.constexpr,
+    FOLD: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Over SHARE of the pixels; rows are (kernel height, kernel width, in). `update` adds the shares up."""
@@ -246,6 +268,8 @@ def _gradient_of_weights(
         iw = ow[:, None] * STRIDE + kw[None, :]
         ok = (ih >= 0) & (ih < HI) & (iw >= 0) & (iw < WI) & real[None, :] & inside[:, None]
         a = tl.load(x + ((n[:, None] * HI + ih) * WI + iw) * CI + ci[None, :], mask=ok, other=0.0)
+        if FOLD:
+            a = _normalised(a, ok, stat, ci, x, CI)
         b = tl.load(dout + m[:, None] * CO + co[None, :], mask=inside[:, None], other=0.0)
         sums = multiplied(tl.trans(a), b, sums)
     to = sums_to + t * SUMS + share * (KERNEL * KERNEL * CI * CO) + j[:, None] * CO + co[None, :]
@@ -257,8 +281,10 @@ def gradient_of_weights(
     x,
     dout,
     sums_to,
+    stat,
     X,
     DOUT,
+    STAT,
     SUMS,
     ROWS,
     SHARE: tl.constexpr,
@@ -273,6 +299,7 @@ def gradient_of_weights(
     BK: tl.constexpr,
     BJ: tl.constexpr,
     BN: tl.constexpr,
+    FOLD: tl.constexpr,
     STAGES: tl.constexpr,
     EARLY: tl.constexpr,
 ):
@@ -284,6 +311,7 @@ def gradient_of_weights(
         x,
         dout,
         sums_to,
+        stat + tl.program_id(2).to(tl.int64) * STAT,
         X,
         DOUT,
         SUMS,
@@ -300,6 +328,7 @@ def gradient_of_weights(
         BK,
         BJ,
         BN,
+        FOLD,
         STAGES,
     )
 
@@ -343,6 +372,7 @@ def gradients(
     WBJ: tl.constexpr,
     WBN: tl.constexpr,
     OF_WEIGHTS: tl.constexpr,
+    FOLD: tl.constexpr,
     STAGES: tl.constexpr,
     EARLY: tl.constexpr,
 ):
@@ -360,6 +390,7 @@ def gradients(
             x,
             dout,
             sums_to,
+            stat + t * STAT,
             X,
             DOUT,
             SUMS,
@@ -376,6 +407,7 @@ def gradients(
             WBK,
             WBJ,
             WBN,
+            FOLD,
             STAGES,
         )
     else:
@@ -411,5 +443,6 @@ def gradients(
             TILES,
             SKIP,
             PROJECT,
+            FOLD,
             STAGES,
         )

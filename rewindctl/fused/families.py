@@ -16,8 +16,8 @@ def resnet(passes: Passes, network: ResNet, batch: Images, labels: Tensor) -> No
         name, x = f"blocks.{index}", before.out
         projection = None if block.projection is None else f"{name}.projection"
         shortcut = passes.convolve(projection, x, sums=False) if projection else x
-        middle = passes.norm(f"{name}.norm1", passes.convolve(f"{name}.conv1", x))
-        after = passes.norm(f"{name}.norm2", passes.convolve(f"{name}.conv2", middle.out), shortcut)
+        middle = passes.norm(f"{name}.norm1", passes.convolve(f"{name}.conv1", x), once=True)
+        after = passes.norm(f"{name}.norm2", passes.convolve(f"{name}.conv2", middle), shortcut)
         blocks.append((name, projection, before, middle, after))
         before = after
     dy = passes.head(before, labels)
@@ -36,13 +36,13 @@ def wrn(passes: Passes, network: WideResNet, batch: Images, labels: Tensor) -> N
     blocks: list[tuple[str, str | None, Normed, Normed, bool]] = []
     for index, block in enumerate(network.blocks):
         name = f"blocks.{index}"
-        active = passes.norm(f"{name}.norm1", raw)
+        active = passes.norm(f"{name}.norm1", raw, once=not block.leading)
         shortcut = active.out if block.leading else raw
         projection = None if block.projection is None else f"{name}.projection"
         if projection:
             shortcut = passes.convolve(projection, shortcut, sums=False)
-        middle = passes.norm(f"{name}.norm2", passes.convolve(f"{name}.conv1", active.out))
-        raw = passes.convolve(f"{name}.conv2", middle.out, shortcut)
+        middle = passes.norm(f"{name}.norm2", passes.convolve(f"{name}.conv1", active), once=True)
+        raw = passes.convolve(f"{name}.conv2", middle, shortcut)
         blocks.append((name, projection, active, middle, bool(block.leading)))
     last = passes.norm("norm", raw)
     dout = passes.norm_back(last, passes.head(last, labels), to=_other(-1))

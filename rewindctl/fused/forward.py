@@ -39,8 +39,9 @@ class Forward(Launching):
         )
         return out
 
-    def convolve(self, name: str, x: Images, added: Images | None = None, sums: bool = True) -> Images:
-        """The convolution `name` of x, plus `added`; with `sums` a norm may follow at once."""
+    def convolve(self, name: str, of: Images | Normed, added: Images | None = None, sums: bool = True) -> Images:
+        """The convolution `name`, plus `added`; with `sums` a norm may follow at once."""
+        x, stat, fold = self.read_of(of)
         module, tiles = self.convolution_of(name), self.tiles
         size, stride = module.kernel_size[0], module.stride[0]
         height, width = -(-x.height // stride), -(-x.width // stride)
@@ -56,13 +57,13 @@ class Forward(Launching):
             (programs, out.channels // columns),
             (
                 *(x.tensor, self.parameters.copy(f"{name}.weight"), out.tensor),
-                *((added or out).tensor, part),
-                *(x.elements, self.parameters.layout.size, out.elements, out.rows),
+                *((added or out).tensor, part, stat),
+                *(x.elements, self.parameters.layout.size, out.elements, 4 * x.channels, out.rows),
             ),
             {
                 **shape_of(x, out, stride, size),
                 **{"BM": block, "BN": columns, "BK": tile_columns(x.channels, tiles.depth)},
-                **{"ADD": added is not None, "SUMS": sums, "STAGES": stages},
+                **{"ADD": added is not None, "SUMS": sums, "FOLD": fold, "STAGES": stages},
             },
             warps=self.warps(block, columns),
             stages=stages,
@@ -76,8 +77,8 @@ class Forward(Launching):
         )
         return out
 
-    def norm(self, name: str, raw: Images, added: Images | None = None) -> Normed:
-        """relu(norm(raw) (+ added)); `raw` was written last, with its sums."""
+    def norm(self, name: str, raw: Images, added: Images | None = None, once: bool = False) -> Normed:
+        """relu(norm(raw) (+ added)); `raw` was written last, with its sums. `once`: one convolution alone reads it."""
         module = self.network.get_submodule(name)
         assert isinstance(module, nn.BatchNorm2d)
         channels, momentum = raw.channels, module.momentum
@@ -99,6 +100,8 @@ class Forward(Launching):
             read=(all_of(part.tensor),),
             written=(all_of(stat), some(mean, 2 * channels * 4)),
         )
+        if once and added is None and self.tiles.fold:
+            return Normed(name, raw, raw, stat, folded=True)
         out = self.memory.images(f"{name} out", (raw.count, raw.height, raw.width, channels))
         rows = self.elementwise(raw, columns)
         self.add(

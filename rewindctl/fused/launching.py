@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from rewindctl.fused.launch import Launch, Moved
 from rewindctl.fused.layout import power_of_two
-from rewindctl.fused.memory import Images, Memory, Parameters, Part
+from rewindctl.fused.memory import Images, Memory, Normed, Parameters, Part
 from rewindctl.fused.tiles import Sharing, Tiles, sharing
 
 NARROW = 16  # channels of a program that adds up: all its numbers are under way at once
@@ -26,6 +26,12 @@ class Launching:
         found = self.network.get_submodule(name)
         assert isinstance(found, nn.Conv2d)
         return found
+
+    def read_of(self, of: Images | Normed) -> tuple[Images, Tensor, bool]:
+        """What a convolution of images, or of a norm's output, loads; the statistics, and whether it applies them."""
+        if isinstance(of, Normed):
+            return of.out, of.stat, of.folded
+        return of, self.parameters.weights, False
 
     def new_part(self, programs: int, channels: int, tile: int = 0) -> Tensor:
         """Where the programs of a kernel leave their sums for the next one."""

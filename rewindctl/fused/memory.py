@@ -31,12 +31,16 @@ class Images:
 
 @dataclass(frozen=True)
 class Normed:
-    """A batch norm's input and output, and where its statistics are."""
+    """A batch norm's input and output, and where its statistics are.
+
+    `folded`: no kernel makes the output; who reads it normalises what it loads, and `out` is the input.
+    """
 
     name: str
     raw: Images
     out: Images
     stat: Tensor
+    folded: bool = False
 
 
 @dataclass(frozen=True)

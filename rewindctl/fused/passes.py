@@ -52,8 +52,9 @@ class Passes(Forward):
         )
         return out
 
-    def weights_back(self, name: str, x: Images, dout: Images) -> None:
+    def weights_back(self, name: str, of: Images | Normed, dout: Images) -> None:
         """The gradient of the convolution's weights alone."""
+        x, stat, fold = self.read_of(of)
         module = self.convolution_of(name)
         size, stride = module.kernel_size[0], module.stride[0]
         cut = self.sharing(name, dout.rows)
@@ -63,13 +64,13 @@ class Passes(Forward):
             convolution.gradient_of_weights,
             (cut.programs, 1),
             (
-                *(x.tensor, dout.tensor, self.parameters.sums_of(f"{name}.weight")),
-                *(x.elements, dout.elements, sums.shape[1], dout.rows),
+                *(x.tensor, dout.tensor, self.parameters.sums_of(f"{name}.weight"), stat),
+                *(x.elements, dout.elements, 4 * x.channels, sums.shape[1], dout.rows),
             ),
             {
                 **{"SHARE": cut.pixels},
                 **shape_of(x, dout, stride, size),
-                **{"BK": cut.depth, "BJ": cut.rows, "BN": cut.columns, "STAGES": stages},
+                **{"BK": cut.depth, "BJ": cut.rows, "BN": cut.columns, "FOLD": fold, "STAGES": stages},
             },
             warps=self.warps(cut.rows, cut.columns),
             stages=stages,
@@ -100,7 +101,7 @@ class Passes(Forward):
         programs = -(-x.rows // block)
         of_weights = cut.programs if tiles.side_by_side else 0
         if not tiles.side_by_side:
-            self.weights_back(name, x, dout)
+            self.weights_back(name, before, dout)
         part = self.new_part(programs, x.channels)
         stages = stages_of(tiles, programs + of_weights, max(x.channels, dout.channels))
         plain, places = skip is not None and projection is None, self.parameters
@@ -109,7 +110,8 @@ class Passes(Forward):
             dout.elements * module.weight[0].numel() if of_weights else 0
         )
         tiled = x.channels // columns
-        read = [self.spread(dout, size, tiled, stages), self.kernel(name, programs), whole(x), whole(before.raw)]
+        read = [self.spread(dout, size, tiled, stages), self.kernel(name, programs), whole(before.raw)]
+        read += [] if before.folded else [whole(x)]
         if projection:
             assert skip is not None
             macs += x.rows * self.convolution_of(projection).weight.numel()
@@ -136,7 +138,7 @@ class Passes(Forward):
                 **{"BM": block, "BN": columns, "BK": tile_columns(dout.channels, tiles.depth), "TILES": programs},
                 **{"SKIP": plain, "PROJECT": projection is not None, "SHARE": cut.pixels},
                 **{"WBK": cut.depth, "WBJ": cut.rows, "WBN": cut.columns, "OF_WEIGHTS": of_weights},
-                **{"STAGES": stages},
+                **{"FOLD": before.folded, "STAGES": stages},
             },
             warps=max(self.warps(block, columns), self.warps(cut.rows, cut.columns)),
             stages=stages,

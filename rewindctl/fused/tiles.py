@@ -20,6 +20,7 @@ class Tiles:
     and what is not loaded ahead comes from the processor's own cache, where a pixel lies for all places of a kernel.
     `elements`: of a piece where each is worked on by itself; `unit`: parameters that one program updates.
     `side_by_side`: both gradients in one kernel. `early`: a kernel is started before the last one has ended.
+    `fold`: a norm that one convolution reads is made where this loads it, not by a kernel of its own.
     """
 
     area: int = 16384
@@ -37,6 +38,7 @@ class Tiles:
     unit: int = 256
     side_by_side: bool = True
     early: bool = False
+    fold: bool = False
 
     @classmethod
     def usual(cls, device: torch.device, dtype: torch.dtype) -> "Tiles":

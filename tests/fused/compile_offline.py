@@ -1,6 +1,6 @@
 """Compile the kernels of a step for GPUs that need not be here: a process of its own, for it must not interpret them.
 
-    python compile_offline.py CASE ...        a case is network:precision:capability:which: all, some or early
+    python compile_offline.py CASE ...        a case is network:precision:capability:which: all, some, early or fold
 
 Prints a line of JSON for each kernel: what it is of, registers, spilled and shared bytes.
 """
@@ -23,11 +23,11 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def launches(model: str, precision: str, which: str) -> Iterator[Launch]:
-    """Of an update of batch 128 on images as CIFAR-10's, cut as on a GPU: all, with `some` one of each kernel."""
+    """Of an update of batch 128 on images as CIFAR-10's, cut as on a GPU: all, or one of each kernel."""
     images, labels = torch.zeros(128, 32, 32, 3, dtype=torch.uint8), torch.zeros(128, dtype=torch.int64)
     data = DeviceData(images, labels, images, labels, torch.zeros(3), torch.zeros(3))
     constants = Constants(128, 4, 0.9, True, 1e-4, DTYPES[precision], masked=True)
-    tiles = replace(Tiles.usual(torch.device("cuda"), constants.dtype), early=which == "early")
+    tiles = replace(Tiles.usual(torch.device("cuda"), constants.dtype), early=which == "early", fold=which == "fold")
     made = different(
         FusedTrials(build_network(model, NetworkConfig(3, 10, 0.1, 1e-5), 0), data, constants, 1, tiles).launches
     )

@@ -68,6 +68,6 @@ def test_float32_and_wide_layers_compile_for_both_generations() -> None:
 
 
 @pytest.mark.slow
-def test_kernels_that_start_early_compile() -> None:
-    """Programmatic dependent launch is from compute capability 9.0 on."""
-    check(compiled("resnet20:bf16:90:early"))
+def test_other_ways_compile() -> None:
+    """Starting early (programmatic dependent launch, from compute capability 9.0 on); norms that their readers make."""
+    check(compiled("resnet20:bf16:90:early", "resnet20:bf16:90:fold", "wrn16_8:bf16:90:fold", "resnet20:fp32:80:fold"))

@@ -147,6 +147,23 @@ def test_a_trial_among_others_makes_the_bytes_that_it_makes_alone(data: DeviceDa
     assert not torch.equal(*together.weights)
 
 
+@pytest.mark.parametrize("model", ["resnet8", pytest.param("wrn16_1", marks=pytest.mark.slow)])
+def test_a_norm_that_its_reader_makes_is_that_of_a_kernel_of_its_own(data: DeviceData, model: str) -> None:
+    """Byte for byte, with fewer kernels."""
+    settings, usual = replace(SHORT, precision="bf16"), Tiles.usual(DEVICE, torch.bfloat16)
+    both = [
+        FusedStepper(network(model), data, settings, initial(model), half(model), tiles=replace(usual, fold=fold))
+        for fold in (False, True)
+    ]
+    for stepper in both:
+        stepper.update(0)
+    assert equal(both[0].state(1), both[1].state(1))
+    assert both[0].mean_loss() == both[1].mean_loss()
+    alone, folded = (len(stepper.trials.launches) for stepper in both)
+    # The first norm of each block of a ResNet; of a WRN the second, and the first where the shortcut passes it by.
+    assert alone - folded == {"resnet8": 3, "wrn16_1": 6 + 3}[model]
+
+
 def several(data: DeviceData, settings: list[TrainSettings]) -> FusedTrials:
     """Trials of other seeds, at the beginning of their first epoch."""
     trials = FusedTrials(network(), data, constants_of(settings[0], masked=True), len(settings))
