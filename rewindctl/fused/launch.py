@@ -2,7 +2,7 @@
 
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -129,15 +129,6 @@ def different(launches: Iterable[Launch]) -> list[Launch]:
     for launch in launches:
         found.setdefault(launch.code, launch)
     return list(found.values())
-
-
-def recorded(launches: list[Launch]) -> Callable[..., None]:
-    """What takes the place of a launch that is made at once: it is added to the list."""
-
-    def add(*given: Any, **more: Any) -> None:
-        launches.append(Launch(*given, **more))
-
-    return add
 
 
 def _kind(argument: Tensor | int | float) -> tuple[str, bool]:

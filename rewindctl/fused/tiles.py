@@ -6,7 +6,7 @@ import torch
 
 from rewindctl.fused.layout import power_of_two
 
-NARROW = 32  # channels of which products take less time than loads
+FEW = 32  # channels of which products take less time than loads
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Tiles:
 
     The gradient of weights is summed up in shares of at least `share` pixels, in all at most `most_bytes` of a kernel;
     a program does `tall` rows of it, or twice as many.
-    From `crowd` programs a trial on a convolution to at most NARROW channels loads nothing ahead: others work then,
+    From `crowd` programs a trial on a convolution to at most FEW channels loads nothing ahead: others work then,
     and what is not loaded ahead comes from the processor's own cache, where a pixel lies for all places of a kernel.
     `elements`: of a piece where each is worked on by itself; `unit`: parameters that one program updates.
     `side_by_side`: both gradients in one kernel. `early`: a kernel is started before the last one has ended.
@@ -52,7 +52,7 @@ class Tiles:
 
 def stages_of(tiles: Tiles, programs: int, channels: int) -> int:
     """Loads under way at once in a convolution by so many programs a trial, or in its way back, to so many channels."""
-    return 1 if programs >= tiles.crowd and channels <= NARROW else tiles.stages
+    return 1 if programs >= tiles.crowd and channels <= FEW else tiles.stages
 
 
 def tile_rows(tiles: Tiles, rows: int, channels: int) -> int:

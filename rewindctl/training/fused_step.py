@@ -5,15 +5,15 @@ from torch import Tensor
 
 from rewindctl.arithmetic import Step
 from rewindctl.datasets.batches import BatchStream, DeviceData, Draws
-from rewindctl.errors import DivergedError
 from rewindctl.fused.tiles import Tiles
 from rewindctl.fused.trials import Constants, FusedTrials
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
+from rewindctl.training.course import Course
 from rewindctl.training.graph import captured
 from rewindctl.training.losses import Losses
-from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
+from rewindctl.training.records import TrainSettings
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -31,7 +31,7 @@ def constants_of(settings: TrainSettings, masked: bool) -> Constants:
     )
 
 
-class FusedStepper:
+class FusedStepper(Course):
     """`Stepper` by `FusedTrials` of one trial: on CUDA its kernels are captured once in a graph.
 
     The network that it is given has the weights of the training only after `network_now`.
@@ -65,7 +65,7 @@ class FusedStepper:
             (draws, trials.position),
         )
         self.current_rate = settings.rate(0)
-        trials.rate.fill_(self.current_rate)
+        self.rate = trials.rate[0].fill_(self.current_rate)
         kept_in = (trials.loss_sum[0], trials.iteration[0], trials.latest[0], trials.stopped[0])
         self._t, self._made, self.losses = -1, 0, Losses(data.device, kept_in)
         counters = [f"{name}.num_batches_tracked" for name in trials.norms]
@@ -77,13 +77,7 @@ class FusedStepper:
 
     def update(self, t: int) -> None:
         """Update `t` of this run."""
-        self.stream.seek(self.first_batch + t)
-        if (rate := self.settings.rate(t)) != self.current_rate:
-            self.current_rate = rate
-            self.trials.rate.fill_(rate)
-        if t != self._t + 1:
-            self.losses.iteration.fill_(t)
-        self._t = t
+        self._go_to(t)
         if self._capture:
             self._capture = False
             self._replay = captured(self.trials.run, self.trials.changed(), self.device)
@@ -96,11 +90,6 @@ class FusedStepper:
         """Let go of the graph, with its memory, before another training captures one on this thread's stream."""
         self._replay = self.trials.run
 
-    def mean_loss(self) -> float | None:
-        """Mean training loss since the last call, None when there was no update. Raises: DivergedError."""
-        self._raise_if_diverged()
-        return self.losses.take_mean()
-
     def network_now(self) -> Network:
         """The network with the weights and statistics that training has reached."""
         values = self.trials.parameters_of(0) | self._buffers()
@@ -112,29 +101,9 @@ class FusedStepper:
     def state(self, t: int) -> TrainState:
         """A copy on the host after `t` updates of this run."""
         self._raise_if_diverged()
-        return TrainState(
-            _on_host(self.trials.parameters_of(0)),
-            _on_host(self._buffers()),
-            _on_host(self.trials.momentum_of(0)),
-            iteration=t,
-            data_position=self.first_batch + t,
-        )
-
-    def point(
-        self, t: int, evaluations: tuple[Evaluation, ...], training_seconds: float, wall_seconds: float
-    ) -> ResumePoint:
-        """Where the run can go on from after `t` updates, once it was evaluated there if it is to be."""
-        return ResumePoint(self.state(t), evaluations, training_seconds, wall_seconds, *self.losses.so_far())
+        return self._state(t, self.trials.parameters_of(0), self._buffers(), self.trials.momentum_of(0))
 
     def _buffers(self) -> dict[str, Tensor]:
         """In the network's order: running statistics, and the counters, which no kernel needs to count."""
         found = self.trials.running_of(0) | {name: value + self._made for name, value in self._counted.items()}
         return {name: found[name] for name, _ in self.network.named_buffers()}
-
-    def _raise_if_diverged(self) -> None:
-        if bad := self.losses.first_bad():
-            raise DivergedError(bad[0], self.settings.rate(bad[0]), bad[1])
-
-
-def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}

@@ -15,13 +15,14 @@ from rewindctl.errors import DivergedError, NotHereError
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
+from rewindctl.training.course import Course
 from rewindctl.training.graph import captured, rehearse_aside
 from rewindctl.training.lean import Lean
 from rewindctl.training.losses import Losses
-from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
+from rewindctl.training.records import TrainSettings
 
 
-class Stepper:
+class Stepper(Course):
     """One update at a time. `_step` is the update: batch, forward, backward, masked gradient, Nesterov SGD.
 
     `_step` reads and writes tensors at fixed addresses and asks the device nothing. On CUDA it is captured once in a
@@ -86,13 +87,7 @@ class Stepper:
 
     def update(self, t: int) -> None:
         """Update `t` of this run. On a CPU raises DivergedError instead, nothing changed but batch-norm statistics."""
-        self.stream.seek(self.first_batch + t)
-        if (rate := self.settings.rate(t)) != self.current_rate:
-            self.current_rate = rate
-            self.rate.fill_(rate)
-        if t != self._t + 1:
-            self.losses.iteration.fill_(t)
-        self._t = t
+        self._go_to(t)
         if self._begins:
             self._begins = False
             if self._lean:
@@ -201,32 +196,10 @@ class Stepper:
         if self.device.type != "cpu":
             self.losses.stop_if_bad(loss)
 
-    def _raise_if_diverged(self) -> None:
-        if bad := self.losses.first_bad():
-            raise DivergedError(bad[0], self.settings.rate(bad[0]), bad[1])
-
-    def mean_loss(self) -> float | None:
-        """Mean training loss since the last call, None when there was no update. Raises: DivergedError."""
-        self._raise_if_diverged()
-        return self.losses.take_mean()
-
     def state(self, t: int) -> TrainState:
         """A copy on the host after `t` updates of this run."""
         self._raise_if_diverged()
-        buffers = self.network_now().named_buffers()
-        return TrainState(
-            {name: _on_host(p.detach()) for name, p in self.parameters.items()},
-            {name: _on_host(b) for name, b in buffers},
-            {name: _on_host(m) for name, m in self.momentum.items()},
-            iteration=t,
-            data_position=self.first_batch + t,
-        )
-
-    def point(
-        self, t: int, evaluations: tuple[Evaluation, ...], training_seconds: float, wall_seconds: float
-    ) -> ResumePoint:
-        """Where the run can go on from after `t` updates, once it was evaluated there if it is to be."""
-        return ResumePoint(self.state(t), evaluations, training_seconds, wall_seconds, *self.losses.so_far())
+        return self._state(t, self.parameters, dict(self.network_now().named_buffers()), self.momentum)
 
 
 def mean_loss_of(network: nn.Module, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
@@ -255,7 +228,3 @@ def _compiled_loss() -> Callable[[nn.Module, Tensor, Tensor, Precision], Tensor]
             raise NotHereError(f"PyTorch's compiler does not work here: {why[:300]}", hint) from error
 
     return loss
-
-
-def _on_host(tensor: Tensor) -> Tensor:
-    return tensor.to("cpu", copy=True).contiguous()
