@@ -97,7 +97,7 @@ def missing(uri: str, experiment: str, written: list[Written]) -> list[str]:
     for one in written:
         run = registry.get(one.run_id)
         for key, points in one.points.items():
-            history = sorted(registry.history(run, key), key=lambda point: (point[1], point[0]))
+            history = sorted(registry.shown_history(run, key), key=lambda point: (point[1], point[0]))
             if [(step, value) for step, _, value in history] != points:
                 wrong.append(f"{key} of run {run.run_id}: {len(history)} points, {len(points)} were written")
     return wrong

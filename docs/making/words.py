@@ -24,8 +24,9 @@ TAGS = {
     "rewindctl.schema": (ALL, "version of the specification's form: 2; 1 in runs of earlier versions"),
     "rewindctl.fingerprint": (TRACKED, "SHA-256 of what decides the result's bytes, the parent's fingerprint in it"),
     "rewindctl.group": (TRACKED, "the fingerprint without the seed: medians are taken over it"),
-    "rewindctl.spec": (TRACKED, "the specification as canonical JSON"),
+    "rewindctl.spec": (TRACKED, "the specification as canonical JSON; of a long one the first part, then `.1`, ..."),
     "rewindctl.manifest": (ALL, "SHA-256 of `manifest.json`"),
+    "rewindctl.record": (ALL, "SHA-256 of what results rest on, tags and last values, as `record.json` has them"),
     "rewindctl.dense_run_id": (TRACKED, "the baseline at the root of the lineage; a dense run's own ID"),
     "rewindctl.weights_from": (
         ("retrain",),
@@ -201,6 +202,7 @@ ARTIFACTS = {
     "report.html": (("report",), "one file, to be sent"),
     "runs.csv": (("report",), "a row a run: what `compare --from` and `reproduce --known` read"),
     "<table or figure>.*": ((), "of a report: tables, and figures as PNG, SVG and CSV"),
+    "record.json": (ALL, "the run's tags and every metric as they were at its end"),
     "manifest.json": (ALL, "SHA-256 and size of every other file, written last"),
 }
 
@@ -220,9 +222,6 @@ ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "which GPUs there are, as everywhere with CUDA",
     "CUBLAS_WORKSPACE_CONFIG": "set to `:4096:8` where it is not set: repeatable matrix products",
     "CUDA_DEVICE_MAX_CONNECTIONS": "set to `32` where it is not set: a queue of the GPU for each training on it",
-    "MLFLOW_DISABLE_TELEMETRY": "set to `true` where it is not set: MLflow reports nothing to its makers",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "set to `true`: stdout is for data",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "set to `false`",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "`false` for `rewindctl ui` where it is not set: eight processes fewer",
     "REWINDCTL_UI_START": "set by `rewindctl ui` for its server: the page to begin at",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "set to `0` where it is not set: Ray hides no GPU from its workers",
@@ -233,4 +232,14 @@ ENVIRONMENT_OF_MLFLOW = {
     "MLFLOW_TRACKING_USERNAME": "with `MLFLOW_TRACKING_PASSWORD`: login at a tracking server",
     "MLFLOW_TRACKING_TOKEN": "a bearer token instead",
     "MLFLOW_TRACKING_INSECURE_TLS": "`true`: the server's certificate is not checked",
+    "MLFLOW_DISABLE_TELEMETRY": "set to `true` where it is not set: MLflow reports nothing to its makers",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "set to `30` where it is not set: seconds",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "set to `1` where it is not set: rewindctl itself goes on, and asks again later",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "set to `false`: a server does not say how long a training stands still",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "set to `true`: stdout is for data",
+    "MLFLOW_PRINT_MODEL_URLS_ON_CREATION": "set to `false`, likewise",
+    "MLFLOW_SQLALCHEMYSTORE_ECHO": "set to `false`, likewise",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "set to `false`",
+    "MLFLOW_TRUNCATE_LONG_VALUES": "set to `true`: a note that is too long is no error",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "not heeded: what is written is written when the call returns",
 }

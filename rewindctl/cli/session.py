@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STORE = "Store"
 RUN = "Run"
+MOST_TOLD = 3
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Session:
     replay: bool = True
     resume_points: "Place" = "machine"
     _facts: "dict[str, DataFacts]" = field(default_factory=dict)
+    _opened: "list[Registry]" = field(default_factory=list)
 
     def registry(self, *, make: bool = True) -> "Registry":
         """The registry, opened now; a command that only reads does not `make` an experiment.
@@ -66,7 +68,18 @@ class Session:
         """
         from rewindctl.registry import Registry
 
-        return Registry(self.tracking_uri, self.experiment, make=make)
+        opened = Registry(self.tracking_uri, self.experiment, make=make)
+        self._opened.append(opened)
+        return opened
+
+    def say_edits(self) -> None:
+        """Which finished runs somebody edited since, of those that were read."""
+        found = {run_id: edits for opened in self._opened for run_id, edits in opened.client.edited.items()}
+        for run_id, edits in list(found.items())[:MOST_TOLD]:
+            more = f" and {len(edits) - 1} more" if len(edits) > 1 else ""
+            self.console.say(f"note: run {run_id} was edited ({edits[0]}{more}): what it was finished with is used")
+        if len(found) > MOST_TOLD:
+            self.console.say(f"note: {len(found) - MOST_TOLD} more runs were edited: rewindctl verify --all")
 
     def form(self, given: str | None) -> str:
         """What --format says, or --json. Raises: UsageError when they say different things."""
@@ -261,10 +274,12 @@ def command(
         @functools.wraps(function)
         def wrapper(context: typer.Context, **values: Any) -> None:
             common = {key: values.pop(key) for key in shared}
+            session = _session(context.obj or Globals(), common)
             try:
-                function(_session(context.obj or Globals(), common), **values)
+                function(session, **values)
             except KeyboardInterrupt:
                 raise StoppedError(kept or (KEPT_RUNS if runs else "nothing was changed")) from None
+            session.say_edits()
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         added = [

@@ -13,6 +13,8 @@ from rewindctl.safe_text import markdown
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec
 
 LINE = 90  # characters
+LONGEST_COMMAND = 4_000  # of the 8,000 that MLflow keeps of a note
+MOST_POINTS = 50
 INHERITED = (tag.MODEL, tag.DATASET, tag.SEED, tag.STRUCTURE, tag.SCOPE, tag.SPARSITY)
 
 
@@ -112,7 +114,7 @@ def dense_note(spec: DenseSpec, accuracy: float, parameters: int, kernel_paramet
     return (
         f"**Dense baseline**: `{spec.model}` on `{spec.dataset}`, seed {spec.seed}. {accuracy:.2%} test accuracy after "
         f"{count_of(spec.iterations, 'iteration')}; {parameters:,} parameters, {kernel_parameters:,} of them kernels. "
-        f"Its `checkpoints` can be rewound to: iterations {', '.join(map(str, spec.rewind_points))}."
+        f"Its `checkpoints` can be rewound to: iterations {_points(spec.rewind_points)}."
         + _command(dense_command(spec))
     )
 
@@ -165,6 +167,11 @@ def _link(run: RunRecord) -> str:
     return f"[{markdown(run.name)}](#/runs/{run.run_id})"
 
 
+def _points(points: Sequence[int]) -> str:
+    some = ", ".join(map(str, points[:MOST_POINTS]))
+    return some if len(points) <= MOST_POINTS else f"{some}, ... ({len(points):,} in all)"
+
+
 def _command(line: str) -> str:
     """A block to copy into a shell, its lines short enough for a page of the UI."""
     lines = [""]
@@ -174,4 +181,6 @@ def _command(line: str) -> str:
         else:
             lines[-1] += f" {part}" if lines[-1] else part
     block = " \\\n".join(lines)
-    return f" Made by:\n\n```\n{block}\n```\n"
+    return (
+        f" Made by:\n\n```\n{block}\n```\n" if len(block) <= LONGEST_COMMAND else " `rewindctl show` has the command."
+    )

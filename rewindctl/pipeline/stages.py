@@ -213,11 +213,11 @@ class Pipeline:
         if isinstance(found, RunRecord):
             with suppress(OSError):  # left by a process that was killed at the very end; gc finds it too
                 resume_file(found.run_id).unlink()
-            self.console.say(f"reused   {found.short}: test accuracy {found.metrics['test_accuracy']:.2%}")
+            self.console.say(f"reused   {found.short}: test accuracy {found.metric('test_accuracy'):.2%}")
             return Outcome(found, reused=True)
         spec = found.own_spec(spec)
         run = self._run(found, spec, labels.label_tag(name, tags[tag.SEED]), partial(work, spec))
-        self.console.say(f"finished {run.short}: test accuracy {run.metrics['test_accuracy']:.2%}")
+        self.console.say(f"finished {run.short}: test accuracy {run.metric('test_accuracy'):.2%}")
         self._say_alias(spec)
         return Outcome(run, reused=False)
 

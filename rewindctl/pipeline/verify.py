@@ -1,14 +1,16 @@
 """Whether what the registry holds of a run is what was written: files, numbers, lineage, mask against weights."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 from rewindctl.errors import IntegrityError, RewindError
 from rewindctl.pipeline.networks import fitting_config, load_mask
+from rewindctl.pipeline.starts import weights_source
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.opening import params_of
 from rewindctl.registry.paths import CHECKPOINTS, FINAL, checkpoint_path
-from rewindctl.registry.records import PARENT_KINDS, REPORT, SPEC
+from rewindctl.registry.records import PARENT_KINDS, REPORT, WEIGHTS_FROM, spec_text
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec, canonical_json, parse_tuning_spec
 
@@ -27,7 +29,7 @@ def verify(registry: Registry, run: RunRecord) -> list[str]:
     problems: list[str] = []
     stage = () if run.kind == REPORT else (_spec, _lineage)
     content = (_content,) if run.kind in PARENT_KINDS else ()
-    for check in (*stage, _files, _additions, *content):
+    for check in (*stage, _files, _edits, *content):
         try:
             problems += check(registry, run)
         except RewindError as error:
@@ -49,7 +51,7 @@ def _spec_of(run: RunRecord) -> Spec:
     """The spec, which must have the fingerprint of the tag. Raises: IntegrityError."""
     if run.kind not in TUNING_PARENTS:
         return run.recorded
-    spec = parse_tuning_spec(run.tags.get(SPEC, ""), f"the spec of run {run.run_id}")
+    spec = parse_tuning_spec(spec_text(run.tags), f"the spec of run {run.run_id}")
     if spec.fingerprint() != run.fingerprint:
         raise IntegrityError(f"the spec of run {run.run_id} does not have the run's fingerprint: one was edited")
     return spec
@@ -66,7 +68,6 @@ def _lineage(registry: Registry, run: RunRecord) -> Iterator[str]:
         yield f"its parent {parent.run_id} is a {parent.kind or 'foreign'} run"
     if not parent.finished and run.kind != "trial":  # a search is finished after its trials
         yield f"its parent {parent.run_id} is {parent.status}, not FINISHED"
-    # A child names its parent as its own schema calls it.
     if getattr(spec, "parent_fingerprint", None) not in (parent.fingerprint, parent.recorded_fingerprint):
         yield f"its parent {parent.run_id} is not the one of its fingerprint"
     if run.dense_run_id != parent.dense_run_id:
@@ -87,11 +88,22 @@ def _files(registry: Registry, run: RunRecord) -> Iterator[str]:
         yield f"{path} of run {run.run_id} is not in the manifest: it was added later"
 
 
-def _additions(registry: Registry, run: RunRecord) -> Iterator[str]:
-    """MLflow lets anyone log to a finished run; metrics from after its end show."""
-    for key in sorted(run.metrics):
-        if run.ended and any(time > run.ended for _, time, _ in registry.history(run, key)):
-            yield f"metric {key} was written after the run had ended"
+def _edits(registry: Registry, run: RunRecord) -> Iterator[str]:
+    """MLflow lets anyone edit a finished run: tags and metrics are those that it was sealed with.
+
+    Of a run from before there were records, metrics from after its end show.
+    """
+    record = registry.record(run)
+    if record is None:
+        for key in sorted(run.metrics):
+            if run.ended and any(time > run.ended for _, time, _ in registry.shown_history(run, key)):
+                yield f"metric {key} was written after the run had ended"
+        return
+    yield from dict.fromkeys([*run.edits, *record.edits(run.tags, run.metrics)])
+    for key, history in record.metrics.items():
+        shown = sorted(registry.shown_history(run, key))
+        if other := sorted(set(shown).symmetric_difference(history)):
+            yield f"metric {key} at step {other[0][0]:,} is not what was recorded"
 
 
 def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
@@ -104,9 +116,11 @@ def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
         state = TrainState.load(registry.artifact(run, path))
         if (problem := _misfit(dense, state)) is not None:
             yield f"{path} of run {run.run_id}: {problem}"
+    yield from _curve(registry, run)
     if run.kind == "dense":
         yield from _missing_points(registry, run, dense)
         return
+    yield from _weights(registry, run)
     if isinstance(run.spec, ReplaySpec):
         if checkpoint_path(run.spec.iteration) not in registry.manifest(run):
             yield f"the state of iteration {run.spec.iteration} is not in its manifest"
@@ -123,6 +137,39 @@ def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
         yield from _missing_points(registry, run, run.spec)
     if isinstance(run.spec, RetrainSpec) and FINAL not in omitted:
         yield from _nonzero(TrainState.load(registry.artifact(run, FINAL)), mask)
+
+
+def _curve(registry: Registry, run: RunRecord) -> Iterator[str]:
+    """A training was evaluated every so many iterations, as its spec says, and at its last."""
+    spec = run.spec
+    if isinstance(spec, PruneSpec):
+        return
+    first, last = 0, spec.iteration if isinstance(spec, ReplaySpec) else spec.iterations
+    if isinstance(spec, ReplaySpec):  # where it went on from is its training's
+        first = spec.from_iteration // spec.evaluate_every + 1
+    steps = registry.curve(run, "test_accuracy").keys()
+    wanted = chain(range(first * spec.evaluate_every, last, spec.evaluate_every), (last,))
+    if (missing := next((step for step in wanted if step not in steps), None)) is not None:
+        yield f"metric test_accuracy has no value at iteration {missing:,}"
+    odd = [step for step in steps if step > last or (step % spec.evaluate_every and step != last)]
+    if odd:
+        yield f"metric test_accuracy has a value at iteration {odd[0]:,}, which its spec does not evaluate"
+
+
+def _weights(registry: Registry, run: RunRecord) -> Iterator[str]:
+    """The tag says what the run started from: a training of its lineage, or what was made again of it."""
+    told, spec = run.tags.get(WEIGHTS_FROM, ""), run.spec
+    if isinstance(spec, RetrainSpec):
+        training, iteration = weights_source(registry, spec, registry.parent(run), registry.root(run))
+    elif isinstance(spec, PruneSpec) and spec.iteration is not None:
+        training, iteration = registry.parent(run), spec.iteration
+    else:
+        return
+    assert isinstance(training.spec, DenseSpec | RetrainSpec)
+    holders = [training, *(child for child in registry.children(training) if child.kind == "replay")]
+    at = training.spec.iterations if iteration is None else iteration
+    if told not in {f"{holder.run_id}@{at}" for holder in holders}:
+        yield f"its tag {WEIGHTS_FROM} is {told!r}, it started from iteration {at:,} of run {training.run_id}"
 
 
 def _misfit(dense: DenseSpec, state: TrainState) -> str | None:

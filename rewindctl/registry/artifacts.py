@@ -8,10 +8,9 @@ from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import sha256
 from rewindctl.registry import records as tag
 from rewindctl.registry.client import Client, StoreError
-from rewindctl.registry.manifest import ALTERED, MOST_JSON_BYTES, parse_manifest
+from rewindctl.registry.manifest import ALTERED, MANIFEST_FILE, MOST_JSON_BYTES, parse_manifest
 from rewindctl.registry.paths import CHECKPOINTS, local_path
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.writer import MANIFEST_FILE
 from rewindctl.temporary import temporary_folder
 
 DEEPEST_FOLDER = 16
@@ -42,12 +41,16 @@ class Artifacts:
             )
         return local
 
-    def read_json(self, run: RunRecord, path: str) -> Any:
-        """A JSON artifact, verified. Raises: IntegrityError."""
+    def read_bytes(self, run: RunRecord, path: str) -> bytes:
+        """A small artifact, verified. Raises: IntegrityError."""
         local = self.verified(run, path)
         _check_json_size(local, run)
+        return local.read_bytes()
+
+    def read_json(self, run: RunRecord, path: str) -> Any:
+        """A JSON artifact, verified. Raises: IntegrityError."""
         try:
-            return json.loads(local.read_text(encoding="utf-8"))
+            return json.loads(self.read_bytes(run, path).decode())
         except (ValueError, RecursionError) as error:
             raise IntegrityError(f"{path} of run {run.run_id} is not JSON: {error}", ALTERED) from None
 

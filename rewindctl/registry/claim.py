@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from rewindctl.errors import BusyError
 from rewindctl.registry.client import Client
-from rewindctl.registry.ownership import Watch, number, shown
-from rewindctl.registry.records import OWNER, TICKET, RunRecord
+from rewindctl.registry.ownership import Watch, shown
+from rewindctl.registry.records import OWNER, TICKET, RunRecord, number
 
 CHOOSING_SECONDS = 30.0  # a contender that takes longer to get a ticket is waited for from outside
 LOOK_SECONDS = 0.05
@@ -29,12 +29,14 @@ def refuse_if_busy(look: Look, watch: Watch) -> None:
         raise busy(run)
 
 
-def win(client: Client, mine: str, look: Look, watch: Watch) -> tuple[int, list[RunRecord]]:
+def win(client: Client, mine: str, look: Look, everyone: Look, watch: Watch) -> tuple[int, list[RunRecord]]:
     """The winning ticket of the run `mine`, and the stage's other runs but for those that are about to lose to it.
 
-    While the run with the ticket is RUNNING and its owner lives, no one else wins. Raises: BusyError.
+    While the run with the ticket is RUNNING and its owner lives, no one else wins. The ticket is above that of every
+    run of the fingerprint, ended ones too (`everyone`): the newest of them is the one with the highest.
+    Raises: BusyError.
     """
-    ticket = 1 + max((ticket_of(run) for run in look() if run.status == "RUNNING"), default=0)
+    ticket = 1 + max(map(ticket_of, everyone()), default=0)
     client.set_tag(mine, TICKET, str(ticket))
     deadline = time.monotonic() + CHOOSING_SECONDS
     while True:

@@ -18,9 +18,25 @@ from rewindctl.registry.sqlite_guard import guard_engines
 from rewindctl.safe_text import redacted, remember, scrubbed
 
 T = TypeVar("T")
-# MLflow's own patience, minutes in which a training stands still, is not wanted: see `Client` and `RunWriter`.
-HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# What MLflow takes from the environment unless it is set there. It reports usage to its makers at import; its patience
+# is minutes in which a training stands still: see `Client` and `RunWriter`.
+DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+# What it is not to take from there, whoever set it: lines on our stdout (each run's address, password and all, SQL,
+# models), bars, errors where a note is cut, and a server's word on how long to wait, in place of our own.
+UNWANTED = {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_PRINT_MODEL_URLS_ON_CREATION": "false",
+    "MLFLOW_SQLALCHEMYSTORE_ECHO": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_TRUNCATE_LONG_VALUES": "true",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+}
 # Done twice is done once; makers of experiments and registered models are told that there is one.
+SYNCHRONOUS = ("log_batch", "set_tag")  # $MLFLOW_ENABLE_ASYNC_LOGGING would have them return before they are done
 REPEATABLE = (
     *("get_", "search_", "list_", "download_", "set_", "log_", "update_", "delete_"),
     *("create_experiment", "create_registered_model"),
@@ -45,12 +61,8 @@ class Client:
     """
 
     def __init__(self, uri: str, patience: float = 0.0) -> None:
-        # MLflow reports usage to its makers at import unless told not to; experiments are nobody's business.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        # With a server it prints each run's address, password and all, to stdout, and a bar for each download.
-        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-        for key, value in HTTP_DEFAULTS.items():
+        os.environ.update(UNWANTED)
+        for key, value in DEFAULTS.items():
             os.environ.setdefault(key, value)
         from mlflow import MlflowClient
 
@@ -61,6 +73,8 @@ class Client:
         remember(uri)
         self.uri, self.display_uri = uri, redacted(uri)
         self.upgrades: dict[tuple[str, str, str], Any] = {}  # of runs of an older schema: see `older`
+        self.records: dict[tuple[str, str], Any] = {}  # of runs that were edited: see `reading`
+        self.edited: dict[str, tuple[str, ...]] = {}  # what was found edited, by run ID
         self._patience, self._remote = patience, sqlite_path(uri) is None
         if not self._remote:
             guard_engines()
@@ -77,6 +91,8 @@ class Client:
         method = getattr(self._client, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            if name in SYNCHRONOUS:
+                kwargs["synchronous"] = True
             return self.patiently(lambda: method(*args, **kwargs), repeatable=name.startswith(REPEATABLE))
 
         return call

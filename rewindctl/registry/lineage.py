@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from rewindctl.errors import RegistryError, UsageError
+from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.registry import records as tag
 from rewindctl.registry.client import Client
 from rewindctl.registry.records import RunRecord
@@ -10,23 +10,34 @@ from rewindctl.registry.references import get
 from rewindctl.registry.searching import search
 
 
+class GoneError(RegistryError):
+    """The parent of a run is not there."""
+
+
 def parent_of(client: Client, run: RunRecord) -> RunRecord:
-    """The run that it was made from. Raises: RegistryError, UsageError."""
+    """The run that it was made from, and that its spec names. Raises: RegistryError, IntegrityError, UsageError."""
     if run.kind == tag.REPORT:
         raise UsageError(f"run {run.run_id} is a report: it has no parent", "its params name what it is made of")
     if run.parent_id is None:
         raise RegistryError(f"run {run.run_id} has no parent", "its lineage was edited: run the stage again")
     try:
-        return get(client, run.parent_id)
+        parent = get(client, run.parent_id)
     except UsageError as error:
-        raise RegistryError(f"the parent of run {run.run_id} is gone: {error.message}", error.hint) from None
+        raise GoneError(f"the parent of run {run.run_id} is gone: {error.message}", error.hint) from None
+    if run.kind in tag.PARENT_KINDS and not run.is_child_of(parent):
+        why = f"its parent {parent.run_id} is not the one of its fingerprint"
+        raise IntegrityError(f"run {run.run_id}: {why}", tag.once_more(run.run_id))
+    return parent
 
 
 def root_of(client: Client, run: RunRecord) -> RunRecord:
-    """The dense run that its tag names. Raises: UsageError."""
+    """The dense run at the end of the parents; the tag that names it is for searches.
+
+    Raises: UsageError when one between is gone, RegistryError.
+    """
     try:
-        return get(client, run.dense_run_id)
-    except UsageError as error:
+        return ancestors(client, run, {})[0]
+    except GoneError as error:
         raise UsageError(f"the dense run of run {run.run_id} is gone: {error.message}", error.hint) from None
 
 

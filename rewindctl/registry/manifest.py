@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rewindctl.errors import IntegrityError
 from rewindctl.specs import first_problem
 
+MANIFEST_FILE = "manifest.json"
 MOST_JSON_BYTES = 16 << 20  # of a manifest or a spec
 LARGEST_FILE = (1 << 33) - 1  # what a tar header can say
 ALTERED = "restore it from a backup, or run the stage again with --force"

@@ -17,11 +17,6 @@ OLDER = str(FIRST_SCHEMA)
 MOST_ANCESTORS = 1_000
 
 
-def read(client: Client, run_id: str) -> RunRecord:
-    """A run of the store, recognised. Raises: StoreError, RegistryError."""
-    return recognised(client, [RunRecord.from_mlflow(client.get_run(run_id))])[0]
-
-
 def recognised(client: Client, runs: Iterable[RunRecord]) -> list[RunRecord]:
     """The runs, each of an older schema with its upgrade; one whose lineage leads nowhere stays as it was recorded."""
     found = list(runs)

@@ -20,6 +20,8 @@ from rewindctl.registry.records import RunRecord
 from rewindctl.registry.writer import RunWriter, resume_file
 from rewindctl.specs import SCHEMA_VERSION, Spec
 
+LONGEST_PARAM = 6_000  # characters; MLflow cuts what is longer
+
 
 @dataclass(frozen=True)
 class Opening:
@@ -33,8 +35,9 @@ class Opening:
     tags: dict[str, str]
     machine: stored_point.Machine | None = None  # None: stored resume points are none of its business
 
-    def open(self, look: claim.Look, watch: Watch, resume: bool) -> RunWriter:
-        """The run to write to; what `Registry.start` does. `look` reads all runs of the stage.
+    def open(self, look: claim.Look, everyone: claim.Look, watch: Watch, resume: bool) -> RunWriter:
+        """The run to write to; what `Registry.start` does. `look` reads all runs of the stage, `everyone` those of its
+        fingerprint: under other parents, and in other precisions.
 
         Raises: BusyError; DiskError; KeptError when this machine has the stage's results, and only has to upload them.
         """
@@ -42,7 +45,7 @@ class Opening:
         claim.refuse_if_busy(look, watch)
         mine = self._create()
         try:
-            writer = self._claim(mine, look, watch, resume)
+            writer = self._claim(mine, look, everyone, watch, resume)
         except BaseException:
             self._withdraw(mine)
             raise
@@ -52,21 +55,25 @@ class Opening:
         return writer
 
     def _create(self) -> str:
+        return create_run(self.client, self.experiment_id, self._tags(), self.name)
+
+    def _tags(self) -> dict[str, str]:
+        """What the run says of itself from its first moment."""
         own = {
             **common_tags(getattr(self.spec, "kind")),  # noqa: B009 (each spec has it)
             tag.FINGERPRINT: self.spec.fingerprint(),
             tag.GROUP: self.spec.group(self.parent.group if self.parent else None),
-            tag.SPEC: self.spec.canonical(),
+            **tag.spec_tags(self.spec.canonical()),
         }
         if self.parent is not None:
             own |= {tag.PARENT: self.parent.run_id, tag.DENSE_RUN: self.parent.dense_run_id}
         elif (project := project_run(self.client)) is not None:
             own[tag.PARENT] = project
-        return create_run(self.client, self.experiment_id, {**own, **self.tags}, self.name)
+        return {**own, **self.tags}
 
-    def _claim(self, mine: str, look: claim.Look, watch: Watch, resume: bool) -> RunWriter:
+    def _claim(self, mine: str, look: claim.Look, everyone: claim.Look, watch: Watch, resume: bool) -> RunWriter:
         """Win the stage with the run `mine`, and open it or the one to go on with. Raises: BusyError."""
-        ticket, others = claim.win(self.client, mine, look, watch)
+        ticket, others = claim.win(self.client, mine, look, everyone, watch)
         for run in others if resume else ():
             if run.finished:  # since the caller looked for one
                 raise claim.busy(run)
@@ -77,14 +84,14 @@ class Opening:
         if resume:
             self._bring_points(mine, others)
         left = [run for run in others if run.status in ("RUNNING", "KILLED") and resume_file(run.run_id).is_file()]
-        chosen = left[-1] if left and resume else None
+        chosen = max(left, key=lambda run: run.age) if left and resume else None
         for run in others:
             if run is not chosen and run.run_id not in done:
                 self._bury(run, boxes[run.run_id])
         about = about_of(self.spec.fingerprint(), self.name, forced=not resume)
         if chosen:
             return RunWriter.reopen(self.client, chosen, ticket, about)
-        return RunWriter(self.client, mine, about)
+        return RunWriter(self.client, mine, about, self._tags())
 
     def _bring_points(self, mine: str, others: list[RunRecord]) -> None:
         """Have here what the store has to go on from. It may take long: `mine` is seen to live meanwhile."""
@@ -139,7 +146,7 @@ def open_report(client: Client, experiment_id: str, name: str, note: str) -> Run
     if (project := project_run(client)) is not None:
         tags[tag.PARENT] = project
     run = client.create_run(experiment_id, tags=tags, run_name=name)
-    return RunWriter(client, run.info.run_id, about_of("", name, forced=True))
+    return RunWriter(client, run.info.run_id, about_of("", name, forced=True), tags)
 
 
 def project_run(client: Client) -> str | None:
@@ -198,8 +205,18 @@ def _user() -> str:
 
 
 def params_of(spec: Spec) -> dict[str, str]:
-    """Every field as text; tuples joined by commas, None as `none`."""
-    return {key: _text(value) for key, value in spec.fields().items()}
+    """Every field as text; tuples joined by commas, None as `none`.
+
+    A text that is longer than MLflow keeps ends with how many values there are: `spec.json` has them.
+    """
+    return {key: _short(_text(value), value) for key, value in spec.fields().items()}
+
+
+def _short(text: str, value: Any) -> str:
+    if len(text) <= LONGEST_PARAM:
+        return text
+    end = f",... ({len(value):,} values)" if isinstance(value, list) else "..."
+    return text[: LONGEST_PARAM - len(end)] + end
 
 
 def _text(value: Any) -> str:

@@ -8,9 +8,8 @@ from contextlib import suppress
 
 from rewindctl import processes
 from rewindctl.registry.client import Client
-from rewindctl.registry.records import HEARTBEAT, OWNER, TICKET, RunRecord
+from rewindctl.registry.records import HEARTBEAT, OWNER, TICKET, RunRecord, number
 
-MOST_DIGITS = 15  # of a number in a tag, which anyone may have written
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 120.0  # a heartbeat that did not change for so long, seen by our own clock, has stopped
 LOOK_SECONDS = 15.0  # of the time between two looks no more counts: the store may have been away, for the owner too
@@ -54,11 +53,6 @@ def last_sign(run: RunRecord) -> float:
     """Unix seconds, by its own clock, of the last that was heard of the owner; runs without heartbeat: their start."""
     beat = run.tags.get(HEARTBEAT, "")
     return float(number(beat)) if beat.isdecimal() else run.started / 1000
-
-
-def number(text: str) -> int:
-    """The whole number in a tag, 0 for anything else."""
-    return int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else 0
 
 
 def is_gone(owner: str, sign: float) -> bool | None:

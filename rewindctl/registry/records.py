@@ -23,6 +23,7 @@ WEIGHTS_FROM = "rewindctl.weights_from"
 SCHEMA = "rewindctl.schema"
 SPEC = "rewindctl.spec"
 MANIFEST = "rewindctl.manifest"
+RECORD = "rewindctl.record"  # digest of what results rest on: see `record`
 OWNER = "rewindctl.owner"
 HEARTBEAT = "rewindctl.heartbeat"
 TICKET = "rewindctl.ticket"
@@ -61,6 +62,8 @@ KINDS = ("dense", "prune", "retrain", "replay", "tune", "trial", REPORT)
 REMOVED = "removed: its files are gone"  # the error of a run that `rewindctl remove` took
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")  # MLflow's own rule; IDs become file names here
 STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
+LONGEST_TAG = 5_000  # characters; MLflow cuts at 8,000, its servers of before 2.13 at 5,000
+MOST_DIGITS = 15  # of a number in a tag, which anyone may have written
 LONGEST_TEXT = 100_000  # MLflow takes 8,000 characters
 LAST_TIME = 10**14  # milliseconds; the year 5138
 PARENT_KINDS = {
@@ -108,7 +111,8 @@ class RunRecord:
     """A run of ours as the store had it when it was read.
 
     `upgrade` is there for runs of an older schema (see `older`): `fingerprint`, `group` and `spec` are then today's,
-    and `recorded` is the spec as the run has it.
+    and `recorded` is the spec as the run has it. Where a finished run was edited since, tags and metrics are those that
+    it was sealed with (see `reading`): `edits` says what the store shows instead, `damage` why it cannot be told.
     """
 
     run_id: str
@@ -122,6 +126,8 @@ class RunRecord:
     metrics: dict[str, float] = field(repr=False)
     deleted: bool = False  # through MLflow, which keeps what it knows of the run, and its files
     upgrade: Upgrade | None = field(default=None, repr=False)
+    edits: tuple[str, ...] = field(default=(), repr=False)
+    damage: str = ""
 
     @classmethod
     def from_mlflow(cls, run: Any) -> "RunRecord":
@@ -194,6 +200,14 @@ class RunRecord:
         return self.tags.get(DENSE_RUN, self.run_id)
 
     @property
+    def age(self) -> tuple[int, int, str]:
+        """Orders the runs of one fingerprint, the newest last: by their tickets, which no clock decides (see `claim`).
+
+        Those of one ticket, of earlier versions, by their start.
+        """
+        return number(self.tags.get(TICKET, "")), self.started, self.run_id
+
+    @property
     def finished(self) -> bool:
         return self.status == "FINISHED"
 
@@ -205,7 +219,8 @@ class RunRecord:
     @cached_property
     def recorded(self) -> AnyStage:
         """The spec as recorded, which must have the fingerprint of the tag. Raises: IntegrityError."""
-        spec = parse_spec(self.tags.get(SPEC, ""), f"the spec of run {self.run_id}")
+        self.require_sound()
+        spec = parse_spec(spec_text(self.tags), f"the spec of run {self.run_id}")
         if spec.fingerprint() != self.recorded_fingerprint:
             raise IntegrityError(
                 f"the spec of run {self.run_id} does not have the run's fingerprint: one of the two was edited",
@@ -215,14 +230,28 @@ class RunRecord:
             raise IntegrityError(f"run {self.run_id} is called {self.kind!r:.80}, its spec is of a {spec.kind} run")
         return spec
 
+    def require_sound(self) -> None:
+        """Raises: IntegrityError for a finished run of which it cannot be told what it was finished with."""
+        if self.damage:
+            raise IntegrityError(f"run {self.run_id} is damaged: {self.damage}", once_more(self.run_id))
+
+    def is_child_of(self, parent: "RunRecord") -> bool:
+        """Whether its spec names the experiment of `parent` as what it was made from. Raises: IntegrityError.
+
+        A child names its parent as its own schema calls it.
+        """
+        named = (getattr(self.spec, "parent_fingerprint", None), getattr(self.recorded, "parent_fingerprint", None))
+        return bool({parent.fingerprint, parent.recorded_fingerprint} & set(named))
+
     def metric(self, key: str) -> float:
         """The last value of a metric. Raises: IntegrityError when there is none, or it is no number."""
+        self.require_sound()
         value = self.metrics.get(key, math.nan)
         if not math.isfinite(value):
             problem = f"is {value}" if key in self.metrics else "is missing"
             raise IntegrityError(
                 f"metric {key} of run {self.run_id} {problem}: it was edited",
-                f"run the stage again with --force, or delete the run: mlflow runs delete --run-id {self.run_id}",
+                once_more(self.run_id),
             )
         return value
 
@@ -230,6 +259,30 @@ class RunRecord:
     def short(self) -> str:
         """A readable line: name and the first digits of the ID."""
         return f"{self.name} ({self.run_id[:8]})"
+
+
+def once_more(run_id: str) -> str:
+    """What to do about a run that cannot be believed."""
+    return f"run the stage again with --force, or delete the run: mlflow runs delete --run-id {run_id}"
+
+
+def number(text: str) -> int:
+    """The whole number in a tag, 0 for anything else."""
+    return int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else 0
+
+
+def spec_tags(text: str) -> dict[str, str]:
+    """The tags that hold the text of a spec: one, or several where it is longer than what MLflow keeps of a tag."""
+    parts = [text[start : start + LONGEST_TAG] for start in range(0, len(text), LONGEST_TAG)]
+    return {SPEC if not number else f"{SPEC}.{number}": part for number, part in enumerate(parts)}
+
+
+def spec_text(tags: Mapping[str, str]) -> str:
+    """The text of the spec in these tags, empty where there is none."""
+    parts = [tags.get(SPEC, "")]
+    while (more := tags.get(f"{SPEC}.{len(parts)}")) is not None:
+        parts.append(more)
+    return "".join(parts)
 
 
 def text_of(value: object) -> str:

@@ -162,10 +162,13 @@ def regain(registry: Registry, run: RunRecord, about: dict[str, Any]) -> RunWrit
     def look() -> list[RunRecord]:
         return registry.same_stage(run.fingerprint, run.parent_id)
 
+    def everyone() -> list[RunRecord]:
+        return registry.search(fingerprint=run.fingerprint)
+
     own = {key: run.tags[key] for key in STAGE if key in run.tags} | {tag.OWNER: this_process(), tag.HEARTBEAT: now()}
     mine = create_run(registry.client, registry.experiment_id, own, run.name)
     try:
-        ticket, others = claim.win(registry.client, mine, look, Watch())
+        ticket, others = claim.win(registry.client, mine, look, everyone, Watch())
         for other in others:
             if other.finished:  # since we looked
                 raise claim.busy(other)

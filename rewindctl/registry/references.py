@@ -9,7 +9,7 @@ from rewindctl.registry import records as tag
 from rewindctl.registry.address import absolute_uri
 from rewindctl.registry.client import Client, StoreError
 from rewindctl.registry.models import NOT_THERE
-from rewindctl.registry.older import read
+from rewindctl.registry.reading import read
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.searching import BOTH, search
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rewindctl.arithmetic import AUTO
-from rewindctl.registry import experiments, lineage, models, older, references
+from rewindctl.registry import experiments, lineage, models, older, reading, references
 from rewindctl.registry import records as tag
 from rewindctl.registry.address import absolute_uri, require_store
 from rewindctl.registry.artifacts import Artifacts
 from rewindctl.registry.opening import Opening, open_report
 from rewindctl.registry.ownership import Watch
+from rewindctl.registry.record import Record
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.searching import ANY, search
 from rewindctl.registry.store import connect
@@ -73,18 +74,21 @@ class Registry:
             self._listed = now, by_identity
         ids = [run_id for run_id in self._listed[1].get(named[tag.FINGERPRINT], ()) if run_id not in but]
         others = {key: value for key, value in named.items() if key != tag.FINGERPRINT}
-        read = [older.read(self.client, run_id) for run_id in ids]
+        read = [reading.read(self.client, run_id) for run_id in ids]
         return [run for run in read if not run.deleted and others.items() <= run.tags.items()]
 
     def find(self, fingerprint: str, parent: RunRecord | None = None, precision: str = AUTO) -> RunRecord | None:
         """The newest finished run of an experiment (forced reruns replace older ones), a child of `parent` if given.
 
         A forced rerun of the parent has its fingerprint but need not have its bytes (another device): the children
-        of one are not those of the other.
+        of one are not those of the other. Raises: IntegrityError when the newest is damaged.
         """
         same = [run for run in self.search(fingerprint=fingerprint) if tag.trained_in(run, precision)]
         finished = [run for run in same if run.finished and (parent is None or run.parent_id == parent.run_id)]
-        return finished[-1] if finished else None
+        found = max(finished, key=lambda run: run.age, default=None)
+        if found is not None:
+            found.require_sound()
+        return found
 
     def same_stage(self, fingerprint: str, parent_id: str | None, precision: str = AUTO) -> list[RunRecord]:
         """All runs of a stage in a precision, whatever became of them, oldest first."""
@@ -110,7 +114,7 @@ class Registry:
         return lineage.parent_of(self.client, run)
 
     def root(self, run: RunRecord) -> RunRecord:
-        """The dense run that a run's tag names. Raises: UsageError when it is gone."""
+        """The dense run that a run descends from. Raises: RegistryError, UsageError when one between is gone."""
         return lineage.root_of(self.client, run)
 
     def lineage(self, run: RunRecord, known: Mapping[str, RunRecord] | None = None) -> list[RunRecord]:
@@ -150,7 +154,8 @@ class Registry:
         """
         opening = Opening(self.client, self.experiment_id, spec, name, parent, tags, machine)
         look = partial(self.same_stage, spec.fingerprint(), parent.run_id if parent else None, precision)
-        return opening.open(look, watch or Watch(), resume)
+        everyone = partial(self.search, fingerprint=spec.fingerprint())
+        return opening.open(look, everyone, watch or Watch(), resume)
 
     def start_report(self, name: str, note: str) -> RunWriter:
         """Open a run of kind `report`: files about other runs, no stage, so without spec and fingerprint.
@@ -176,8 +181,23 @@ class Registry:
         """Digest and size of each artifact. Raises: IntegrityError when it is missing or altered."""
         return self.artifacts.manifest(run)
 
+    def record(self, run: RunRecord) -> Record | None:
+        """What a finished run was sealed with, None for others, and those of before there were records.
+
+        Raises: IntegrityError.
+        """
+        return reading.record_of(self.client, run) if run.finished else None
+
     def history(self, run: RunRecord, key: str) -> list[tuple[int, int, float]]:
-        """Every value of a metric: step, time (milliseconds), value."""
+        """Every value of a metric: step, time (milliseconds), value; those that a finished run was sealed with.
+
+        Raises: IntegrityError.
+        """
+        record = self.record(run)
+        return list(record.metrics.get(key, ())) if record else self.shown_history(run, key)
+
+    def shown_history(self, run: RunRecord, key: str) -> list[tuple[int, int, float]]:
+        """The history of a metric as MLflow has it now."""
         points = self.client.get_metric_history(run.run_id, key)
         return [(point.step, point.timestamp, point.value) for point in points]
 

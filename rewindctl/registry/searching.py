@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rewindctl.registry.client import Client
-from rewindctl.registry.older import recognised
+from rewindctl.registry.reading import as_finished
 from rewindctl.registry.records import RunRecord, text_of
 
 PAGE = 1_000
@@ -30,8 +30,15 @@ def search(
         experiment_ids = [experiment.experiment_id for experiment in client.search_experiments()]
     engine = client.engine
     if engine is None:
-        return recognised(client, _through_api(client, experiment_ids, tags, prefix, view))
-    return recognised(client, client.patiently(lambda: _from_tables(engine, experiment_ids, tags, prefix, view)))
+        found = _through_api(client, experiment_ids, tags, prefix, view)
+    else:
+        found = client.patiently(lambda: _from_tables(engine, experiment_ids, tags, prefix, view))
+    return [run for run in as_finished(client, found) if not run.edits or _has(run, tags)]
+
+
+def _has(run: RunRecord, tags: Mapping[str, str]) -> bool:
+    """Whether a run that was edited had the tags when it was finished."""
+    return all(key in run.tags and value in (ANY, run.tags[key]) for key, value in tags.items())
 
 
 def _through_api(

@@ -19,15 +19,25 @@ from rewindctl.registry import outage, ownership, stored_point
 from rewindctl.registry.client import AwayError, Client, StoreError
 from rewindctl.registry.delivery import Post, deliver
 from rewindctl.registry.inputs import DataInput
-from rewindctl.registry.older import read
+from rewindctl.registry.manifest import MANIFEST_FILE
 from rewindctl.registry.outbox import END, FILE, Entry, Outbox
 from rewindctl.registry.paths import local_path
-from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, RESUME_POINT, SPEC, TICKET, RunRecord
+from rewindctl.registry.reading import read
+from rewindctl.registry.record import RECORD_FILE, make_record
+from rewindctl.registry.records import (
+    ERROR,
+    HEARTBEAT,
+    MANIFEST,
+    OWNER,
+    RECORD,
+    RESUME_POINT,
+    TICKET,
+    RunRecord,
+    spec_text,
+)
 from rewindctl.safe_text import scrubbed
 from rewindctl.specs import DenseSpec, Spec, parse_spec
 from rewindctl.temporary import temporary_folder
-
-MANIFEST_FILE = "manifest.json"
 
 
 class RunWriter:
@@ -38,14 +48,16 @@ class RunWriter:
     kept on disk and follows; only `finish` waits for it.
     """
 
-    def __init__(self, client: Client, run_id: str, about: Entry | None = None) -> None:
-        """`about` is what an outbox says of the run besides its ID and its store."""
+    def __init__(
+        self, client: Client, run_id: str, about: Entry | None = None, tags: Mapping[str, str] | None = None
+    ) -> None:
+        """`about` is what an outbox says of the run besides its ID and its store, `tags` what the run has already."""
         self.run_id = run_id
         ownership.hold(run_id)
         self.digests: dict[str, dict[str, Any]] = {}
         self.found: dict[str, str] = {}  # the tags of a run that is gone on with, as they were
         self._client = client.impatient()
-        self._logged: set[tuple[str, int]] = set()
+        self._tags, self._points = dict(tags or {}), dict[str, dict[int, tuple[int, float]]]()
         with writing(Path(tempfile.gettempdir())):
             self._folder = temporary_folder()
         self._staging = Path(self._folder.name)
@@ -90,8 +102,11 @@ class RunWriter:
             self._manifest = box.entries[-1]["manifest"] if box.complete else ""
             self._post.use(box)
             self._post.flush()
-        for key in self._client.get_run(self.run_id).data.metrics:
-            self._logged |= {(key, metric.step) for metric in self._client.get_metric_history(self.run_id, key)}
+        data = self._client.get_run(self.run_id).data
+        self._tags = dict(data.tags)
+        for key in data.metrics:
+            history = self._client.get_metric_history(self.run_id, key)
+            self._points[key] = {metric.step: (metric.timestamp, metric.value) for metric in history}
 
     @property
     def resume_file(self) -> Path:
@@ -103,7 +118,7 @@ class RunWriter:
 
         Raises: IntegrityError.
         """
-        text = self.found.get(SPEC, asked.canonical())
+        text = spec_text(self.found) or asked.canonical()
         return asked if text == asked.canonical() else parse_spec(text, f"the spec of run {self.run_id}")
 
     def log_params(self, params: dict[str, str]) -> None:
@@ -112,15 +127,18 @@ class RunWriter:
     def log_metrics(self, metrics: dict[str, float | None], step: int = 0) -> None:
         """All metrics of one step in one call; None is left out. Raises: RegistryError for NaN."""
         now = int(time.time() * 1000)
-        new = {key: value for key, value in metrics.items() if (key, step) not in self._logged}
+        new = {key: value for key, value in metrics.items() if step not in self._points.get(key, {})}
         present = {key: float(value) for key, value in new.items() if value is not None}
         for key, value in present.items():
             if math.isnan(value):
                 raise RegistryError(f"metric {key} at step {step} is NaN: NaN is never a result")
         self._send({"do": "metrics", "rows": [[key, value, now, step] for key, value in present.items()]})
+        for key, value in present.items():
+            self._points.setdefault(key, {})[step] = now, value
 
     def tag(self, tags: dict[str, str]) -> None:
         self._send({"do": "tags", "rows": list(tags.items())})
+        self._tags |= tags
 
     def log_inputs(self, data: list[DataInput], source: RunRecord | None = None) -> None:
         """What the run is made from: parts of data sets, and the network of the run `source`."""
@@ -180,16 +198,19 @@ class RunWriter:
             say(f"note: the resume point of run {self.run_id} stays in the store: {error.message}")
 
     def seal(self) -> None:
-        """Write the manifest of all artifacts, and its own digest as a tag."""
+        """Write the record and the manifest of all artifacts, and the digests of both as tags. Nothing follows."""
         with suppress(AwayError):  # whose it is shows before what is kept is delivered
             self._check_ours()
+        record = make_record(self._tags, self._points)
+        with self.artifact(RECORD_FILE) as local:
+            local.write_text(record.text())
         manifest = json.dumps({"schema": 1, "artifacts": self.digests}, indent=2, sort_keys=True) + "\n"
         local = self._staging / MANIFEST_FILE
         with writing(local):
             local.write_text(manifest)
         digest, size = sha256(local), local.stat().st_size
         self._send({"do": FILE, "path": MANIFEST_FILE, "sha256": digest, "size": size}, local)
-        self.tag({MANIFEST: digest})
+        self.tag({MANIFEST: digest, RECORD: record.digest()})
         self._manifest = digest
 
     def finish(self, say: Callable[[str], None] = lambda text: None) -> RunRecord:

@@ -59,6 +59,7 @@ def tidy_frame(registry: Registry, networks: Collection[Network] = ((None, None)
     empty for a row of the registry.
     """
     finished = [run for network in networks for run in registry.search(**_tags(network)) if run.finished]
+    finished.sort(key=lambda run: run.age)
     by_id = {run.run_id: run for run in finished}
     chains: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in finished:
@@ -98,7 +99,7 @@ def _chain(run: RunRecord, by_id: dict[str, RunRecord], registry: Registry) -> l
     chain = [run]
     while chain[0].kind != "dense":
         parent = by_id.get(chain[0].parent_id or "") or _elsewhere(chain[0].parent_id, by_id, registry)
-        if parent is None or parent in chain:
+        if parent is None or parent in chain or not chain[0].is_child_of(parent):
             return None
         chain.insert(0, parent)
     kinds = [link.kind for link in chain[1:]]

@@ -104,7 +104,7 @@ def _done(pipeline: Pipeline, spec: TuneSpec, parent: RunRecord, trials: int) ->
     same = pipeline.registry.search(fingerprint=spec.fingerprint())
     found = [run for run in same if run.finished and run.parent_id == parent.run_id]
     enough = [run for run in found if int(run.tags.get(tag.TRIALS, "0")) >= trials]
-    return enough[-1] if enough else None
+    return max(enough, key=lambda run: run.age, default=None)
 
 
 def _open_run(
@@ -120,7 +120,7 @@ def _open_run(
         tag.STORAGE: shown(storage),
         tag.TRIALS: str(trials),
     }
-    name = labels.tune_name(spec.method, parent.tags, parent.metrics["compression"])
+    name = labels.tune_name(spec.method, parent.tags, parent.metric("compression"))
     search = pipeline.registry.search
     resume = not any(run.finished for run in search(fingerprint=spec.fingerprint()))  # a longer search: a new run
     try:

@@ -207,7 +207,7 @@ class Trials:
     def _finished(self, spec: TrialSpec) -> RunRecord | None:
         """The newest finished run of `spec` under this prune run; searches that went on have runs of their own."""
         registry = self.pipeline.registry
-        for run in reversed(registry.search(fingerprint=spec.fingerprint())):
+        for run in sorted(registry.search(fingerprint=spec.fingerprint()), key=lambda run: run.age, reverse=True):
             if run.finished:
                 with suppress(RegistryError):  # its search was deleted
                     if registry.parent(run).parent_id == self.parent.run_id:
@@ -227,7 +227,7 @@ class Trials:
                     watch.seed(curve[spec.iterations], index)
         if run.tags.get(tag.TRIAL_STATE) == "pruned":
             return Result(None, pruned=True)
-        return Result(run.metrics[ACCURACY])
+        return Result(run.metric(ACCURACY))
 
     def _close_dead(self, trial: Trial) -> None:
         """End the run that the worker of the trial repeated here left behind."""

@@ -145,6 +145,7 @@ def test_an_unknown_order_is_refused(chain: Chain, cli: Cli) -> None:
 @pytest.mark.parametrize("flags", [(), ("--reverse",)])
 def test_runs_without_a_value_come_last(copied_chain: Chain, cli: Cli, flags: tuple[str, ...]) -> None:
     edit(copied_chain, "DELETE FROM latest_metrics WHERE run_uuid = ?", copied_chain.prune)
+    edit(copied_chain, "UPDATE runs SET status = 'KILLED' WHERE run_uuid = ?", copied_chain.prune)
     assert listed(cli, copied_chain, "--sort", "accuracy", *flags)[-1] == copied_chain.prune
 
 

@@ -39,7 +39,7 @@ def imported(cli: Cli, *arguments: str) -> dict[str, object]:
 def test_export_prints_the_path_and_import_the_run_ids(cli: Cli, chain: Chain, store: Path) -> None:
     first = export(cli, chain, "a.bundle")
     assert (first.code, first.out) == (0, "a.bundle\n")
-    assert "5 runs, 21 files" in first.err
+    assert "5 runs, 26 files" in first.err
     answer = cli("registry", "import", "a.bundle")
     assert answer.code == 0
     assert answer.out.split() == [run.run_id for run in Registry(f"sqlite:///{store}").search()]
@@ -191,7 +191,7 @@ def test_only_intact_finished_runs_leave(cli: Cli, copied_chain: Chain) -> None:
 
 
 EDITS = {
-    "metric": ("log_metric", ("test_accuracy", 1.0, None, 25), "from after its end"),
+    "metric": ("log_metric", ("test_accuracy", 1.0, None, 25), "metric test_accuracy was edited"),
     "group": ("set_tag", ("rewindctl.group", "0" * 64), "group"),
     "label": ("set_tag", ("rewindctl.model", "resnet20"), "rewindctl.model"),
     "name": ("set_tag", ("mlflow.runName", "two\nlines"), "name"),

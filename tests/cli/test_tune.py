@@ -112,7 +112,8 @@ def test_the_comparison_is_over_seeds_that_no_trial_was_chosen_by(tuned: Tuned) 
 def test_the_artifacts_are_there_and_agree(tuned: Tuned) -> None:
     registry = tuned.registry()
     home = registry.get(tuned.home)
-    names = {"best.json", "trials.csv", "spec.json", "environment.json", "plots/history.png", "plots/slices.png"}
+    names = {"best.json", "trials.csv", "spec.json", "environment.json", "record.json"}
+    names |= {"plots/history.png", "plots/slices.png"}
     assert set(registry.manifest(home)) - {"plots/importance.png"} == names, "importance: where the trials suffice"
     with registry.artifact(home, "trials.csv").open() as file:
         rows = list(csv.DictReader(file))

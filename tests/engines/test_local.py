@@ -99,7 +99,9 @@ def digests() -> dict[str, dict[str, str]]:
     registry = Registry()
     return {
         run.fingerprint: {
-            path: entry["sha256"] for path, entry in registry.manifest(run).items() if path != "environment.json"
+            path: entry["sha256"]
+            for path, entry in registry.manifest(run).items()
+            if path not in ("environment.json", "record.json")
         }
         for run in runs("FINISHED")
     }

@@ -59,7 +59,9 @@ def as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def digests(uri: str, run_id: str) -> dict[str, str]:
     registry = Registry(uri)
     manifest = registry.manifest(registry.get(run_id))
-    return {path: entry["sha256"] for path, entry in manifest.items() if path != "environment.json"}
+    return {
+        path: entry["sha256"] for path, entry in manifest.items() if path not in ("environment.json", "record.json")
+    }
 
 
 def ids(results: list[Result]) -> list[str]:

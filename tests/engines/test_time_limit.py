@@ -82,7 +82,9 @@ def digests() -> dict[str, dict[str, str]]:
     registry = Registry()
     made = {key: registry.manifest(registry.get(run_id)) for key, run_id in finished().items()}
     return {
-        key: {path: entry["sha256"] for path, entry in manifest.items() if path != "environment.json"}
+        key: {
+            path: entry["sha256"] for path, entry in manifest.items() if path not in ("environment.json", "record.json")
+        }
         for key, manifest in made.items()
     }
 

@@ -2,12 +2,12 @@
 
 import json
 import shutil
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY, Chain, Cli
+from sealing import rewrite
 
 from rewindctl.cli import run as run_command
 from rewindctl.pipeline.verify import verify
@@ -175,14 +175,3 @@ def test_continued_batches_are_those_after_the_last_that_the_pruned_network_saw(
     mask = cli("prune", "--parent", answer.run_id, "--compression", "9", *at).run_id
     second = registry.get(cli("retrain", "--parent", mask, *line, "--data-order", "continued").run_id)
     assert TrainState.load(registry.artifact(second, FINAL)).data_position == 24 + 18 + 18
-
-
-def rewrite(registry: Registry, run: RunRecord, path: str, content: str | bytes) -> None:
-    """Put other bytes in the place of an artifact, with the digests that fit: as if the run had been made so."""
-    data = content.encode() if isinstance(content, str) else content
-    registry.artifact(run, path).write_bytes(data)
-    manifest_file = registry.artifacts.manifest_file(run)
-    manifest = json.loads(manifest_file.read_text())
-    manifest["artifacts"][path] = {"sha256": sha256(data).hexdigest(), "size": len(data)}
-    manifest_file.write_text(json.dumps(manifest))
-    registry.client.set_tag(run.run_id, tag.MANIFEST, sha256(manifest_file.read_bytes()).hexdigest())

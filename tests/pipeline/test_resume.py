@@ -67,7 +67,9 @@ def test_a_killed_training_goes_on_in_the_same_run(store: Path, tmp_path: Path, 
 
 def digests(uri: str, run: RunRecord) -> dict[str, str]:
     manifest = Registry(uri).manifest(run)
-    return {path: entry["sha256"] for path, entry in manifest.items() if path != "environment.json"}
+    return {
+        path: entry["sha256"] for path, entry in manifest.items() if path not in ("environment.json", "record.json")
+    }
 
 
 def test_the_seconds_of_every_leg_are_counted(chain: Chain, store: Path, cli: Cli) -> None:

@@ -27,7 +27,7 @@ STAGES = ("dense", "prune", "finetune", "weight_rewind", "lr_rewind")
 RETRAININGS = STAGES[2:]
 KERNELS = 77_072  # of resnet8 on one channel and ten classes, counted by hand below
 FINAL = "checkpoints/final.safetensors"
-COMMON = {"spec.json", "environment.json"}
+COMMON = {"spec.json", "environment.json", "record.json"}
 ARTIFACTS = {
     "dense": COMMON | {FINAL, *(f"checkpoints/{k:08d}.safetensors" for k in (0, 6, 12))},
     "prune": COMMON | {"mask/mask.safetensors", "mask/layers.csv", "plots/density.png"},

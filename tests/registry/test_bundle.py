@@ -60,7 +60,7 @@ def frame_without_ids(registry: Registry) -> pd.DataFrame:
 
 def histories(registry: Registry, run_id: str) -> dict[str, list[tuple[int, int, float]]]:
     run = registry.get(run_id)
-    return {key: sorted(registry.history(run, key)) for key in run.metrics}
+    return {key: sorted(registry.shown_history(run, key)) for key in run.metrics}
 
 
 def digests(registry: Registry, run_id: str) -> dict[str, str]:

@@ -3,14 +3,15 @@
 import json
 import sqlite3
 from contextlib import closing
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from conftest import Chain, Cli
+from sealing import rewrite as rewrite_file
 
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
+from rewindctl.registry.record import RECORD_FILE
 from rewindctl.specs import AnyStage, parse_spec
 
 
@@ -33,15 +34,12 @@ def aged(spec: AnyStage, parent: str | None) -> AnyStage:
 
 
 def rewrite(registry: Registry, store: Path, run: RunRecord, spec: AnyStage, name: tuple[str, str]) -> None:
+    rewrite_file(registry, run, RECORD_FILE, None)
+    registry.client.delete_tag(run.run_id, tag.RECORD)
     text = json.dumps(json.loads(spec.canonical()), indent=2, sort_keys=True) + "\n"
-    registry.artifact(run, "spec.json").write_text(text)
-    manifest_file = registry.artifacts.manifest_file(run)
-    manifest = json.loads(manifest_file.read_text())
-    manifest["artifacts"]["spec.json"] = {"sha256": sha256(text.encode()).hexdigest(), "size": len(text)}
-    manifest_file.write_text(json.dumps(manifest))
-    digest = sha256(manifest_file.read_bytes()).hexdigest()
+    rewrite_file(registry, run, "spec.json", text)
     tags = {tag.SCHEMA: "1", tag.FINGERPRINT: name[0], tag.GROUP: name[1], tag.SPEC: spec.canonical()}
-    for key, value in (tags | {tag.MANIFEST: digest}).items():
+    for key, value in tags.items():
         registry.client.set_tag(run.run_id, key, value)
     gone = set(run.params) - set(spec.fields())
     with closing(sqlite3.connect(store)) as connection, connection:

@@ -72,7 +72,7 @@ def curves(registry: Registry) -> dict[str, list[tuple[int, float]]]:
 
 
 def by_time(registry: Registry, run: RunRecord, key: str) -> list[tuple[int, int, float]]:
-    return sorted(registry.history(run, key), key=lambda point: (point[1], point[0]))
+    return sorted(registry.shown_history(run, key), key=lambda point: (point[1], point[0]))
 
 
 def whole(server: Server, experiment: str, expected: dict[str, list[tuple[int, float]]]) -> RunRecord:

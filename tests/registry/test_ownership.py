@@ -303,6 +303,10 @@ def test_a_busy_stage_is_named_with_its_owner(registry: Registry, writer: RunWri
         assert (error.message, error.hint) == (caught.value.message, caught.value.hint)
 
 
+def stage(registry: Registry) -> claim.Look:
+    return lambda: registry.search(fingerprint=spec_of().fingerprint())
+
+
 def test_the_one_at_work_keeps_the_stage_from_a_clock_that_is_behind(
     store: Path, registry: Registry, writer: RunWriter
 ) -> None:
@@ -312,7 +316,7 @@ def test_the_one_at_work_keeps_the_stage_from_a_clock_that_is_behind(
     set_tag(store, late.run_id, "rewindctl.fingerprint", spec_of().fingerprint())
     edit(store, "DELETE FROM tags WHERE key = ? AND run_uuid = ?", TICKET, late.run_id)
     with pytest.raises(BusyError, match=writer.run_id):
-        claim.win(registry.client, late.run_id, lambda: registry.search(fingerprint=spec_of().fingerprint()), Watch())
+        claim.win(registry.client, late.run_id, stage(registry), stage(registry), Watch())
 
 
 @pytest.mark.parametrize("alive", [True, False])
@@ -329,7 +333,7 @@ def test_one_that_is_choosing_its_ticket_is_waited_for_unless_it_is_dead(
     late = registry.start(spec_of(1), "late", None, {})
     set_tag(store, late.run_id, "rewindctl.fingerprint", spec_of().fingerprint())
     with pytest.raises(BusyError, match=choosing.run_id):
-        claim.win(registry.client, late.run_id, lambda: registry.search(fingerprint=spec_of().fingerprint()), Watch())
+        claim.win(registry.client, late.run_id, stage(registry), stage(registry), Watch())
 
 
 def test_a_stage_finished_since_the_caller_looked_is_not_run_again_unless_forced(registry: Registry) -> None:

@@ -284,7 +284,7 @@ def travelled(source: Registry, target: Registry, path: Path, checkpoints: bool 
 
 def histories(registry: Registry, run_id: str) -> dict[str, list[tuple[int, int, float]]]:
     run = registry.get(run_id)
-    return {key: sorted(registry.history(run, key)) for key in run.metrics}
+    return {key: sorted(registry.shown_history(run, key)) for key in run.metrics}
 
 
 def numbers(registry: Registry) -> pd.DataFrame:

@@ -123,7 +123,9 @@ def test_no_point_is_ahead_of_what_the_store_has(registry: Registry, writer: Run
 
 def digests(registry: Registry, run: RunRecord) -> dict[str, str]:
     manifest = registry.manifest(run)
-    return {path: entry["sha256"] for path, entry in manifest.items() if path != "environment.json"}
+    return {
+        path: entry["sha256"] for path, entry in manifest.items() if path not in ("environment.json", "record.json")
+    }
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_the_manifest_holds_digest_and_size_of_every_artifact_but_itself(registr
     assert json.loads(manifest)["artifacts"] == {
         path: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for path, data in found.items()
     }
-    assert set(found) == {"spec.json", "folder/facts.json", "blob.bin"}
+    assert set(found) == {"spec.json", "record.json", "folder/facts.json", "blob.bin"}
 
 
 def test_a_file_that_could_not_be_written_is_not_kept(registry: Registry, writer: RunWriter) -> None:

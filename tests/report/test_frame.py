@@ -6,6 +6,7 @@ import mlflow
 import pandas as pd
 import pytest
 from conftest import TINY, Chain, Cli
+from sealing import reseal
 
 from rewindctl.registry import Registry
 from rewindctl.report.cells import summarise
@@ -116,7 +117,7 @@ def test_forced_rerun_counts_once_and_the_newest_counts(copied_chain: Chain, cli
 def test_a_run_in_another_precision_is_another_result(copied_chain: Chain, cli: Cli) -> None:
     command = ("retrain", "--parent", copied_chain.prune, "--method", "lr_rewind", "--force")
     (again,) = run_in(copied_chain, cli, *command)
-    mlflow.MlflowClient(copied_chain.uri).set_tag(again, "rewindctl.precision", "bf16")
+    reseal(copied_chain.registry(), again, {"rewindctl.precision": "bf16"})
     frame = frame_of(copied_chain)
     assert frame.loc[[copied_chain.lr_rewind, again], "precision"].tolist() == ["fp32", "bf16"]
     assert set(frame["dense_precision"]) == {"fp32"}
@@ -164,7 +165,7 @@ def test_chain_of_levels_is_iterative_and_its_first_level_one_shot_too(
     assert levels["sparsity_asked"].tolist() == [float(step), float(until)]
     assert set(levels["dense_run_id"]) == {copied_chain.dense}
     if structure == "unstructured":
-        mlflow.MlflowClient(copied_chain.uri).set_tag(first, "rewindctl.precision", "bf16")
+        reseal(copied_chain.registry(), first, {"rewindctl.precision": "bf16"})
         mixed = tidy_frame(Registry(copied_chain.uri)).query("schedule == 'iterative'")
         assert mixed["precision"].tolist() == ["bf16", "bf16+fp32"], "a chain names the precision of each of its levels"
     assert frame.loc[frame["run_id"] == first, "schedule"].tolist() == ["iterative", "one_shot"]

@@ -13,7 +13,7 @@ from rewindctl.registry import records as tag
 
 # What differs from one time to another, or names runs: numbers of trials, IDs, durations, the machine.
 TIMED = ("duration_seconds", "iterations_per_second", "system/")
-NAMING = {"environment.json", "best.json", "trials.csv", "manifest.json"}
+NAMING = {"environment.json", "best.json", "trials.csv", "record.json", "manifest.json"}
 IN_TABLE = ("state", "validation_accuracy", "last_step", "lr")
 IN_BEST = ("method", "trials", "holdout")
 
@@ -63,7 +63,7 @@ def _result(registry: Registry, run: RunRecord) -> dict[str, Any]:
 
 def _history(registry: Registry, run: RunRecord, key: str) -> list[tuple[int, float]]:
     """Every value with its step: a gap or a double shows beside an unbroken run's."""
-    return sorted((step, value) for step, _, value in registry.history(run, key))
+    return sorted((step, value) for step, _, value in registry.shown_history(run, key))
 
 
 def _hidden(run: RunRecord) -> list[str]:

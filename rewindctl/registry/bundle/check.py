@@ -6,9 +6,9 @@ from itertools import islice
 from rewindctl.errors import IntegrityError
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.index import CARRIED, HINT, Index, RunEntry
-from rewindctl.registry.manifest import MOST_JSON_BYTES, Manifest, parse_manifest
+from rewindctl.registry.manifest import MANIFEST_FILE, MOST_JSON_BYTES, Manifest, parse_manifest
 from rewindctl.registry.paths import CHECKPOINTS
-from rewindctl.registry.writer import MANIFEST_FILE
+from rewindctl.registry.record import RECORD_FILE, parse_record, recorded
 from rewindctl.specs import SCHEMA_VERSION, AnyStage, DenseSpec, PruneSpec, RetrainSpec, parse_spec, upgraded
 
 MOST_ANCESTORS = 1_000
@@ -50,8 +50,8 @@ def check_manifests(index: Index, read: Callable[[str], bytes], where: str) -> d
     manifests: dict[str, Manifest] = {}
     for entry in index.runs:
         run = f"run {entry.run_id} of {where}"
-        for path in (MANIFEST_FILE, "spec.json"):
-            if sizes[entry.artifacts[path]] > MOST_JSON_BYTES:
+        for path in (MANIFEST_FILE, "spec.json", RECORD_FILE):
+            if sizes.get(entry.artifacts.get(path, ""), 0) > MOST_JSON_BYTES:
                 raise IntegrityError(f"{run}: {path} is larger than {MOST_JSON_BYTES:,} bytes", HINT)
         manifest = parse_manifest(read(entry.artifacts[MANIFEST_FILE]), run, HINT)
         here = {path: digest for path, digest in entry.artifacts.items() if path != MANIFEST_FILE}
@@ -62,6 +62,8 @@ def check_manifests(index: Index, read: Callable[[str], bytes], where: str) -> d
                 raise IntegrityError(f"{run}: {path} is not the file of its manifest", HINT)
         if not _is_spec(read(here["spec.json"]), entry):
             raise IntegrityError(f"{run}: spec.json differs from the spec of its fingerprint", HINT)
+        if not _is_recorded(entry, read(here[RECORD_FILE]) if RECORD_FILE in here else None, run):
+            raise IntegrityError(f"{run}: {RECORD_FILE} says otherwise than its index", HINT)
         manifests[entry.run_id] = manifest
     return manifests
 
@@ -71,6 +73,17 @@ def _is_spec(data: bytes, entry: RunEntry) -> bool:
         return parse_spec(data.decode(), "spec.json").canonical() == entry.spec
     except (IntegrityError, UnicodeDecodeError):
         return False
+
+
+def _is_recorded(entry: RunEntry, data: bytes | None, run: str) -> bool:
+    """Whether tags and metrics are those that the run was sealed with; runs of earlier versions have no record."""
+    if data is None:
+        return tag.RECORD not in entry.tags
+    record = parse_record(data, run, HINT)
+    own = {tag.KIND: entry.kind, tag.SCHEMA: str(spec_of(entry).schema_version), **tag.spec_tags(entry.spec)}
+    own |= {tag.FINGERPRINT: entry.fingerprint, tag.GROUP: entry.group}
+    is_same = record.tags == recorded(own | entry.tags) and record.metrics == entry.metrics
+    return is_same and entry.tags.get(tag.RECORD) == record.digest()
 
 
 def spec_of(entry: RunEntry) -> AnyStage:

@@ -10,12 +10,12 @@ from rewindctl.files import disk_hint, sha256
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.archive import PART, archive_size, parts_of, write_archive
 from rewindctl.registry.bundle.check import check_manifests, check_runs
-from rewindctl.registry.bundle.index import CARRIED, FORMAT, VERSION, Index, Point, RunEntry
-from rewindctl.registry.manifest import File
+from rewindctl.registry.bundle.index import CARRIED, FORMAT, VERSION, Index, RunEntry
+from rewindctl.registry.manifest import MANIFEST_FILE, File
 from rewindctl.registry.paths import CHECKPOINTS
+from rewindctl.registry.record import Point
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.writer import MANIFEST_FILE
 from rewindctl.specs import canonical_json, first_problem
 
 Progress = Callable[[int, int], None]  # runs done, runs in all
@@ -102,6 +102,9 @@ def _json(index: Index) -> bytes:
 
 def _entry(registry: Registry, run: RunRecord, checkpoints: bool) -> tuple[RunEntry, dict[str, Path]]:
     """A run as the index has it, and its files by digest, their bytes verified. Raises: IntegrityError."""
+    run.require_sound()
+    if run.edits:
+        raise IntegrityError(f"run {run.run_id} cannot be exported: {run.edits[0]}", _verify(run))
     manifest = registry.manifest(run)
     omitted = registry.artifacts.omitted(run)
     if not checkpoints:
@@ -117,13 +120,13 @@ def _entry(registry: Registry, run: RunRecord, checkpoints: bool) -> tuple[RunEn
             kind=run.kind,  # type: ignore[arg-type]  # the model checks it
             fingerprint=run.recorded_fingerprint,
             group=run.recorded_group,
-            spec=run.tags.get(tag.SPEC, ""),
+            spec=tag.spec_text(run.tags),
             parent=run.parent_id,
             weights_from=run.tags.get(tag.WEIGHTS_FROM),
             started=run.started,
             ended=run.ended,
             tags={key: run.tags[key] for key in CARRIED if key in run.tags},
-            metrics={key: _history(registry, run, key) for key in sorted(run.metrics)},
+            metrics=_histories(registry, run),
             artifacts=digests,
             omitted=tuple(sorted(omitted)),
         )
@@ -137,5 +140,7 @@ def _verify(run: RunRecord) -> str:
     return f"see what is wrong: rewindctl verify {run.run_id}"
 
 
-def _history(registry: Registry, run: RunRecord, key: str) -> tuple[Point, ...]:
-    return tuple(sorted(registry.history(run, key)))
+def _histories(registry: Registry, run: RunRecord) -> dict[str, tuple[Point, ...]]:
+    if (record := registry.record(run)) is not None:
+        return record.metrics
+    return {key: tuple(sorted(registry.shown_history(run, key))) for key in sorted(run.metrics)}

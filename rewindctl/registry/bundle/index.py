@@ -6,6 +6,7 @@ from pydantic import Field
 
 from rewindctl.registry import records as tag
 from rewindctl.registry.manifest import ArtifactPath, Digest, File, Strict, parse_strict
+from rewindctl.registry.record import History, MetricName, Millis
 from rewindctl.specs import Kind
 
 FORMAT: Final = "rewindctl-bundle"
@@ -33,17 +34,12 @@ CARRIED = (
     tag.LABEL,
     tag.NOTE,
     tag.USER,
+    tag.RECORD,
 )
 
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-Millis = Annotated[int, Field(ge=0, le=tag.LAST_TIME)]
-Step = Annotated[int, Field(ge=0, lt=1 << 53)]
 Name = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Text = Annotated[str, Field(max_length=8_000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$")]  # MLflow's limit for a tag
-MetricName = Annotated[
-    str, Field(max_length=250, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_. -]*(/[A-Za-z0-9_][A-Za-z0-9_. -]*)*$")
-]
-Point = tuple[Step, Millis, float]  # step, time, value
 
 
 class RunEntry(Strict):
@@ -54,13 +50,13 @@ class RunEntry(Strict):
     kind: Kind
     fingerprint: Digest
     group: Digest
-    spec: Annotated[str, Field(max_length=8_000)]
+    spec: Annotated[str, Field(max_length=1_000_000)]
     parent: RunId | None
     weights_from: Annotated[str, Field(pattern=r"^[0-9a-f]{32}@[0-9]{1,12}$")] | None
     started: Annotated[Millis, Field(gt=0)]  # 0 is now to MLflow
     ended: Millis
     tags: dict[Text, Text]
-    metrics: dict[MetricName, Annotated[tuple[Point, ...], Field(min_length=1)]]
+    metrics: dict[MetricName, History]
     artifacts: Annotated[dict[ArtifactPath, Digest], Field(max_length=10_000)]
     omitted: Annotated[tuple[ArtifactPath, ...], Field(max_length=10_000)]
 

@@ -29,14 +29,13 @@ from rewindctl.registry.bundle.export import Progress
 from rewindctl.registry.bundle.index import Index, RunEntry, parse_index
 from rewindctl.registry.bundle.leftovers import discard, remove_leftovers
 from rewindctl.registry.delivery import METRICS_PER_BATCH
-from rewindctl.registry.manifest import Manifest, parse_manifest
+from rewindctl.registry.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from rewindctl.registry.models import register_dense
 from rewindctl.registry.opening import common_tags, params_of
 from rewindctl.registry.ownership import this_process
 from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.writer import MANIFEST_FILE
 from rewindctl.specs import DenseSpec
 from rewindctl.temporary import temporary_folder
 
@@ -128,10 +127,15 @@ class _Merge:
     def _there(self) -> dict[str, list[RunRecord]]:
         """The finished runs of the experiment by fingerprint, newest first, those with their checkpoints before."""
         found: dict[str, list[RunRecord]] = {}
-        for run in reversed(self._known):
+        for run in sorted(self._known, key=lambda run: run.age, reverse=True):
             if run.finished:
                 found.setdefault(run.fingerprint, []).append(run)
         return {key: sorted(runs, key=lambda run: tag.OMITTED in run.tags) for key, runs in found.items()}
+
+    @cached_property
+    def _highest(self) -> dict[str, int]:
+        """The highest ticket of each fingerprint: what is brought is newer than what is there."""
+        return {run.fingerprint: run.age[0] for run in sorted(self._known, key=lambda run: run.age)}
 
     def _place(self, entry: RunEntry) -> None:
         """Decide whether a run is there, is a twin of an earlier one, or is new. Its parent is placed already."""
@@ -231,7 +235,8 @@ class _Merge:
             tag.SCHEMA: str(spec_of(entry).schema_version),
             tag.FINGERPRINT: entry.fingerprint,
             tag.GROUP: entry.group,
-            tag.SPEC: entry.spec,
+            **tag.spec_tags(entry.spec),
+            tag.TICKET: str(1 + self._highest.get(self._today[entry.run_id].fingerprint, 0)),
             tag.MANIFEST: entry.artifacts[MANIFEST_FILE],
             tag.IMPORT: self.bundle.digest,
             tag.IMPORTED_FROM: entry.run_id,

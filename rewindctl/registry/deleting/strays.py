@@ -13,10 +13,11 @@ from pathlib import Path
 from rewindctl.errors import UsageError
 from rewindctl.files import state_folder
 from rewindctl.registry.address import sqlite_path
+from rewindctl.registry.manifest import MANIFEST_FILE
 from rewindctl.registry.paths import local_path
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.writer import MANIFEST_FILE, resume_file
+from rewindctl.registry.writer import resume_file
 from rewindctl.temporary import abandoned
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
