@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from rewindctl.errors import RegistryError, RewindError
 from rewindctl.files import FORBIDDEN, FULL, disk_hint
 from rewindctl.registry import outage
-from rewindctl.registry.address import sqlite_path
+from rewindctl.registry.address import is_server, sqlite_path
+from rewindctl.registry.fencing import fence_engines
 from rewindctl.registry.sqlite_guard import guard_engines
 from rewindctl.safe_text import redacted, remember, scrubbed
 
@@ -64,6 +65,8 @@ class Client:
         self._patience, self._remote = patience, sqlite_path(uri) is None
         if not self._remote:
             guard_engines()
+        if not is_server(uri):
+            fence_engines()
         with self.plain_errors():
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
