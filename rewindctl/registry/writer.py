@@ -174,7 +174,7 @@ class RunWriter:
         with writing(local):
             stored_point.wrap(self.resume_file, local, made_on)
         if self._post.box is not None:  # looked at after the copy was made: what it builds on is here, not there
-            raise StoreError(f"the tracking store {self._client.display_uri} is away")
+            raise StoreError(f"the tracking store {self._client.display_uri} {self._client.absence}")
         with self._heartbeat.writing(ask=True):
             if not self._stored:
                 self._client.set_tag(self.run_id, RESUME_POINT, stored_point.POINT)
@@ -252,13 +252,14 @@ class RunWriter:
         if self._post.box is None or not self._post.box.complete:
             self._post.keep(end)
         limit = outage.limit_seconds()
-        say(f"the tracking store {self._client.display_uri} is away: waits {limit:g} s for it, the results are on disk")
+        store = f"the tracking store {self._client.display_uri} {self._client.absence}"
+        say(f"{store}: waits {limit:g} s for it, the results are on disk")
         return time.monotonic() + limit
 
     def _kept(self) -> KeptError:
         assert self._post.box is not None
         folder, limit = str(self._post.box.folder), outage.limit_seconds()
-        why = f"the tracking store {self._client.display_uri} did not come back within {limit:g} s"
+        why = f"the tracking store {self._client.display_uri} {self._client.absence}, and was for {limit:g} s"
         return KeptError(self.run_id, folder, why)
 
     def fail(self, error: BaseException) -> None:
