@@ -49,6 +49,7 @@ class RunWriter:
         self.found: dict[str, str] = {}  # the tags of a run that is gone on with, as they were
         self._client = client.impatient()
         self._logged: set[tuple[str, int]] = set()
+        self._began, self._clock = time.time() * 1000, processes.clock()
         with writing(Path(tempfile.gettempdir())):
             self._folder = temporary_folder()
         self._staging = Path(self._folder.name)
@@ -84,6 +85,7 @@ class RunWriter:
             box = Outbox.find(run.run_id)
             writer = cls(client, run.run_id, about, beaten)
             writer.found, writer._stored = run.tags, RESUME_POINT in run.tags
+            writer._began = max(writer._began, run.started)
             try:
                 writer._catch_up(box)
             except BaseException:
@@ -103,7 +105,9 @@ class RunWriter:
             self._post.use(box)
             self._post.flush()
         for key in self._client.get_run(self.run_id).data.metrics:
-            self._logged |= {(key, metric.step) for metric in self._client.get_metric_history(self.run_id, key)}
+            points = self._client.get_metric_history(self.run_id, key)
+            self._logged |= {(key, point.step) for point in points}
+            self._began = max([self._began, *(point.timestamp for point in points)])
 
     @property
     def resume_file(self) -> Path:
@@ -123,13 +127,12 @@ class RunWriter:
 
     def log_metrics(self, metrics: dict[str, float | None], step: int = 0) -> None:
         """All metrics of one step in one call; None is left out. Raises: RegistryError for NaN."""
-        now = int(time.time() * 1000)
         new = {key: value for key, value in metrics.items() if (key, step) not in self._logged}
         present = {key: float(value) for key, value in new.items() if value is not None}
         for key, value in present.items():
             if math.isnan(value):
                 raise RegistryError(f"metric {key} at step {step} is NaN: NaN is never a result")
-        self._send({"do": "metrics", "rows": [[key, value, now, step] for key, value in present.items()]})
+        self._send({"do": "metrics", "rows": [[key, value, self._now(), step] for key, value in present.items()]})
 
     def tag(self, tags: dict[str, str]) -> None:
         self._send({"do": "tags", "rows": list(tags.items())})
@@ -233,7 +236,7 @@ class RunWriter:
         return record
 
     def _end_entry(self) -> Entry:
-        return {"do": END, "at": int(time.time() * 1000), "manifest": self._manifest}
+        return {"do": END, "at": self._now(), "manifest": self._manifest}
 
     def _end(self, end: Entry, say: Callable[[str], None]) -> RunRecord:
         self._post.flush()
@@ -297,6 +300,13 @@ class RunWriter:
             self.resume_file.unlink(missing_ok=True)
             self._post.drop()
         self._close()
+
+    def _now(self) -> int:
+        """Unix milliseconds, by a clock that is not set anew: no point of the run is after its end.
+
+        On another machine, whose clock is behind, time goes on from what the run has.
+        """
+        return int(self._began + (processes.clock() - self._clock) * 1000)
 
     def _send(self, entry: Entry, local: Path | None = None) -> None:
         self._check_open()
