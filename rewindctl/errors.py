@@ -81,12 +81,12 @@ class BusyError(RegistryError):
 
 
 class KeptError(RegistryError):
-    """A run is done, and its store is away: `folder` on this machine holds the results of `run_id`."""
+    """A run is done, and its store is away or locked: `folder` on this machine holds the results of `run_id`."""
 
     def __init__(self, run_id: str, folder: str, why: str) -> None:
         super().__init__(
             f"{why}: the results of run {run_id} are kept in {folder}",
-            "when the tracking server is back: rewindctl recover (the same command uploads them too)",
+            "when the store answers again: rewindctl recover (the same command uploads them too)",
         )
         self.run_id, self.folder = run_id, folder
 

@@ -84,9 +84,12 @@ def sha256(path: Path) -> str:
 
 
 def require_state_folder() -> None:
-    """Raises: DiskError where the state folder is none, or cannot be made."""
+    """Make the state folder, this user's alone whatever the umask. Raises: DiskError where it cannot be made."""
     try:
-        state_folder().mkdir(parents=True, exist_ok=True)
+        for folder in reversed((state_folder(), *state_folder().parents)):
+            if not folder.exists():
+                folder.mkdir(mode=0o700, exist_ok=True)
+        state_folder().mkdir(exist_ok=True)  # raises where it is no folder
     except OSError as error:
         raise disk_error(error, state_folder()) from error
 

@@ -1,8 +1,9 @@
-"""What the system tells of processes: whether one is there, since when, and where its number means it; interrupts."""
+"""What the system tells of processes: is one there, since when, where its number means it; interrupts; a clock."""
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,11 @@ def raise_if_interrupted() -> None:
     if _interrupts:
         _interrupts.clear()
         raise KeyboardInterrupt
+
+
+def clock() -> float:
+    """Seconds since some moment, those in which the machine was suspended among them where the system tells."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def is_there(pid: int) -> bool:

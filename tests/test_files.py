@@ -1,11 +1,12 @@
 """A file is the old one or the new one, never half of either."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from rewindctl.files import replacing, sha256
+from rewindctl.files import replacing, require_state_folder, sha256, state_folder
 
 
 def test_block_that_ends_well_leaves_the_new_file_alone(tmp_path: Path) -> None:
@@ -83,3 +84,17 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path, size: int) -> None:
     content = bytes(index % 251 for index in range(size))
     (tmp_path / "a").write_bytes(content)
     assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_the_state_folder_is_this_users_alone_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may write there could change what an interrupted training goes on from."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home" / "state"))
+    before = os.umask(0)
+    try:
+        require_state_folder()
+    finally:
+        os.umask(before)
+    for folder in (state_folder(), *state_folder().parents[:2]):
+        assert folder.stat().st_mode & 0o077 == 0

@@ -38,7 +38,7 @@ class Notes(Strict):
 
 
 def save_point(writer: RunWriter, point: ResumePoint) -> None:
-    """Keep `point`, with the digests of the artifacts that the run has so far."""
+    """Keep `point`, with the digests of the artifacts that the run has so far. Raises: RegistryError, DiskError."""
     notes = {
         "evaluations": [asdict(evaluation) for evaluation in point.evaluations],
         "training_seconds": point.training_seconds,
@@ -47,6 +47,7 @@ def save_point(writer: RunWriter, point: ResumePoint) -> None:
         "loss_count": point.loss_count,
         "digests": writer.digests,
     }
+    writer.check_ours()
     with writing(writer.resume_file), replacing(writer.resume_file) as temporary:
         point.state.save(temporary, notes)
 

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from rewindctl.errors import RegistryError, RewindError
 from rewindctl.files import FORBIDDEN, FULL, disk_hint
 from rewindctl.registry import outage
-from rewindctl.registry.address import sqlite_path
+from rewindctl.registry.address import is_server, sqlite_path
+from rewindctl.registry.fencing import fence_engines
 from rewindctl.registry.sqlite_guard import guard_engines
 from rewindctl.safe_text import redacted, remember, scrubbed
 
@@ -41,6 +42,8 @@ REPEATABLE = (
     *("get_", "search_", "list_", "download_", "set_", "log_", "update_", "delete_"),
     *("create_experiment", "create_registered_model"),
 )
+LOCKED = "is held locked by another program"
+LOCKED_HINT = "end that program or its transaction, then the same command goes on"
 CHECK = "check --tracking-uri and the store"
 # SQLite's, PostgreSQL's, and MLflow's own when it has tried three numbers for a model version.
 CONFLICTS = ("UNIQUE constraint failed", "duplicate key value", "Model Version creation error")
@@ -78,8 +81,15 @@ class Client:
         self._patience, self._remote = patience, sqlite_path(uri) is None
         if not self._remote:
             guard_engines()
+        if not is_server(uri):
+            fence_engines()
         with self.plain_errors():
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    @property
+    def absence(self) -> str:
+        """How a store of this kind is away, to be said after its name."""
+        return "is away" if self._remote else LOCKED
 
     def impatient(self) -> "Client":
         """The same client, whose calls fail at once when the store is away."""
@@ -99,15 +109,13 @@ class Client:
 
     def patiently(self, call: Callable[[], T], *, repeatable: bool = True) -> T:
         """The call's result; where the store is away and the call may be repeated, asked for again for a while."""
-        deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                with self.plain_errors():
-                    return call()
-            except AwayError:
-                if time.monotonic() >= deadline or not repeatable:
-                    raise
-            time.sleep(outage.RETRY_SECONDS)
+
+        def plainly() -> T:
+            with self.plain_errors():
+                return call()
+
+        may_wait = repeatable or not self._remote  # what a lock keeps out was not done
+        return patiently(plainly, self._patience if may_wait else 0.0)
 
     def delete_artifacts(self, artifact_uri: str, path: str | None = None) -> None:
         """Delete the artifacts of a run, or those below `path`: what MlflowClient has no method for."""
@@ -155,6 +163,8 @@ class Client:
             message = f"the tracking store {self.display_uri} answered: {reason[:300]}"
             if self._remote and outage.is_outage(error):
                 raise AwayError(message) from error
+            if not self._remote and outage.is_locked(error):
+                raise AwayError(f"the tracking store {self.display_uri} {self.absence}", LOCKED_HINT) from error
             raise StoreError(message, hint_for(reason), str(getattr(error, "error_code", ""))) from error
 
 
@@ -174,8 +184,22 @@ class StoreError(RegistryError):
 class AwayError(StoreError):
     """The store did not answer, or cannot just now; what it was asked may have been done all the same."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, "start the tracking server again, or give another --tracking-uri")
+    def __init__(
+        self, message: str, hint: str = "start the tracking server again, or give another --tracking-uri"
+    ) -> None:
+        super().__init__(message, hint)
+
+
+def patiently(call: Callable[[], T], seconds: float) -> T:
+    """The call's result; where the store is away, asked for again for so long. Raises: AwayError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except AwayError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(outage.RETRY_SECONDS)
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rewindctl import processes
 from rewindctl.errors import DiskError
 from rewindctl.registry.client import AwayError, Client, StoreError
 from rewindctl.registry.inputs import DataInput, log_inputs, log_network
@@ -85,18 +86,26 @@ class Post:
         """Deliver an entry, or keep it. Raises: StoreError for what the store refuses."""
         if self.box is None:
             try:
-                deliver(self._client, self._run_id, entry, local)
+                self.deliver(entry, local)
                 return
             except AwayError:
-                self._away = time.monotonic()
+                self._away = processes.clock()
         self.keep(entry, local)
-        if self._heartbeat.answered > self._away:
+        if self._heartbeat.beaten > self._away:  # it takes writes again
             with suppress(AwayError):
                 self.flush()
+
+    def deliver(self, entry: Entry, local: Path | None = None) -> None:
+        """Raises: StoreError; RegistryError when another process has the run."""
+        with self._heartbeat.writing(ask=entry["do"] in (FILE, END)):  # what cannot be taken back
+            deliver(self._client, self._run_id, entry, local)
 
     def keep(self, entry: Entry, local: Path | None = None) -> None:
         """On this machine's disk, for later. Raises: DiskError."""
         if self.box is None:
+            if (left := Outbox.find(self._run_id)) is not None:
+                self.use(left)  # of an earlier life of the run, unless another process is at it
+                self.drop()
             self.use(Outbox.make(self._run_id, {"uri": self._client.display_uri, **self._about}))
         assert self.box is not None
         self.box.append(entry, local)
@@ -119,18 +128,17 @@ class Post:
         self.box, self._sent = box, 0
 
     def flush(self) -> None:
-        """Deliver what is kept, but for the end of the run. Raises: AwayError; StoreError, IntegrityError."""
+        """Deliver what is kept, but for the end of the run. Raises: as `deliver`; IntegrityError."""
         if self.box is None:
             return
         try:
-            if not self._heartbeat.check():
-                return  # another process has the run; the writer says so
+            self._heartbeat.require(ask=True)
             for entry in self.box.entries[self._sent :]:
                 if entry["do"] != END:
-                    deliver(self._client, self._run_id, entry, self.box.local(entry))
+                    self.deliver(entry, self.box.local(entry))
                     self._sent += 1
         except AwayError:
-            self._away = time.monotonic()
+            self._away = processes.clock()
             raise
         if not self.box.complete:
             self.drop()

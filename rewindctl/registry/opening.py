@@ -15,7 +15,7 @@ from rewindctl.registry import claim, outage, ownership, stored_point
 from rewindctl.registry import records as tag
 from rewindctl.registry.client import AwayError, Client, StoreError
 from rewindctl.registry.outbox import Entry, Outbox
-from rewindctl.registry.ownership import Watch
+from rewindctl.registry.ownership import Lease, Watch
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.writer import RunWriter, resume_file
 from rewindctl.specs import SCHEMA_VERSION, Spec
@@ -43,14 +43,14 @@ class Opening:
         """
         require_state_folder()  # before work is done that could not be kept
         claim.refuse_if_busy(look, watch)
-        mine = self._create()
+        lease = Lease(self.client, self._create())
         try:
-            writer = self._claim(mine, look, everyone, watch, resume)
+            writer = self._claim(lease, look, everyone, watch, resume)
         except BaseException:
-            self._withdraw(mine)
+            self._withdraw(lease.run_id)
             raise
-        if writer.run_id != mine:
-            self._withdraw(mine)
+        if writer.run_id != lease.run_id:
+            self._withdraw(lease.run_id)
         self._describe(writer)
         return writer
 
@@ -71,9 +71,9 @@ class Opening:
             own[tag.PARENT] = project
         return {**own, **self.tags}
 
-    def _claim(self, mine: str, look: claim.Look, everyone: claim.Look, watch: Watch, resume: bool) -> RunWriter:
-        """Win the stage with the run `mine`, and open it or the one to go on with. Raises: BusyError."""
-        ticket, others = claim.win(self.client, mine, look, everyone, watch)
+    def _claim(self, mine: Lease, look: claim.Look, everyone: claim.Look, watch: Watch, resume: bool) -> RunWriter:
+        """Win the stage with the run of a lease, and open it or the one to go on with. Raises: BusyError."""
+        ticket, others = claim.win(self.client, mine.run_id, look, everyone, watch)
         for run in others if resume else ():
             if run.finished:  # since the caller looked for one
                 raise claim.busy(run)
@@ -82,16 +82,17 @@ class Opening:
         for run_id, folder in done.items() if resume else ():
             raise KeptError(run_id, folder, "this stage is done, and was not uploaded yet")
         if resume:
-            self._bring_points(mine, others)
+            self._bring_points(mine.run_id, others)
         left = [run for run in others if run.status in ("RUNNING", "KILLED") and resume_file(run.run_id).is_file()]
         chosen = max(left, key=lambda run: run.age) if left and resume else None
         for run in others:
             if run is not chosen and run.run_id not in done:
-                self._bury(run, boxes[run.run_id])
+                with mine.writing(ask=True):
+                    self._bury(run, boxes[run.run_id])
         about = about_of(self.spec.fingerprint(), self.name, forced=not resume)
         if chosen:
-            return RunWriter.reopen(self.client, chosen, ticket, about)
-        return RunWriter(self.client, mine, about, self._tags())
+            return RunWriter.reopen(self.client, chosen, ticket, about, mine)
+        return RunWriter(self.client, mine.run_id, about, self._tags())
 
     def _bring_points(self, mine: str, others: list[RunRecord]) -> None:
         """Have here what the store has to go on from. It may take long: `mine` is seen to live meanwhile."""

@@ -1,6 +1,7 @@
-"""A tracking store that is away: which failures mean it, and how long it is waited for."""
+"""A tracking store that is away, or locked: which failures mean it, and how long it is waited for."""
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,12 @@ def limit_seconds() -> float:
     if not 0 <= seconds < float("inf"):
         raise UsageError(f"${LIMIT} is {text!r}", "give a number of seconds, 0 or more")
     return seconds
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether another program holds a SQLite store locked: nothing was done, and the same call may succeed later."""
+    codes = [link.sqlite_errorcode for link in _chain(error) if isinstance(link, sqlite3.OperationalError)]
+    return any(code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) for code in codes)
 
 
 def is_outage(error: BaseException) -> bool:

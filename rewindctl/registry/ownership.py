@@ -4,16 +4,20 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from rewindctl import processes
+from rewindctl.errors import RegistryError
 from rewindctl.registry.client import Client
+from rewindctl.registry.fencing import fenced
 from rewindctl.registry.records import HEARTBEAT, OWNER, TICKET, RunRecord, number
 
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 120.0  # a heartbeat that did not change for so long, seen by our own clock, has stopped
 LOOK_SECONDS = 15.0  # of the time between two looks no more counts: the store may have been away, for the owner too
 LONG_GONE_SECONDS = 86_400.0  # no store is away for so long, no two clocks so far apart: nothing to watch for
+NEVER = float("-inf")
 GIVE_UP_SECONDS = 5.0  # how long a failing run waits for a heartbeat that hangs in the store
 
 _held: set[str] = set()  # the runs that this process is at; a set's own operations are atomic
@@ -100,31 +104,77 @@ class Watch:
         return still >= STALE_SECONDS
 
 
-class Heartbeat:
-    """Refreshes the heartbeat of a run from a daemon thread until it is stopped or the run is another process's.
+class Lease:
+    """The right of this process to a run, until another takes it over.
 
-    `taken_by` is then that process, empty when the run was ended or deleted from outside. A store that does not answer
-    is asked again at the next beat; `answered` is when it last did, by the monotonic clock.
+    `taken_by` is then that process, empty when the run was ended or deleted from outside. `beaten` is when the store
+    last took a heartbeat, by `processes.clock`: nobody takes the run over in the STALE_SECONDS after it.
     """
 
-    def __init__(self, client: Client, run_id: str) -> None:
+    def __init__(self, client: Client, run_id: str, beaten: float = NEVER) -> None:
+        self.run_id, self.beaten = run_id, beaten
         self.taken_by: str | None = None
-        self.answered = 0.0
-        self._client, self._run_id, self._owner = client, run_id, this_process()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._beat_on, name=f"heartbeat-{run_id[:8]}", daemon=True)
-        self._thread.start()
+        self._client, self._owner = client, this_process()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nobody can have taken the run yet, with room for what is written next."""
+        return self.taken_by is None and processes.clock() - self.beaten < STALE_SECONDS / 2
 
     def check(self) -> bool:
-        """Ask the store whether the run is still ours, and under way. Raises: RegistryError."""
-        run = self._client.get_run(self._run_id)
-        self.answered = time.monotonic()
+        """Ask the store whether the run is still ours, and under way. Raises: StoreError."""
+        run = self._client.get_run(self.run_id)
         owner = run.data.tags.get(OWNER, "")
         if owner != self._owner:
             self.taken_by = owner
         elif run.info.status != "RUNNING" or run.info.lifecycle_stage != "active":  # taken for dead, or removed
             self.taken_by = ""
         return self.taken_by is None
+
+    def require(self, *, ask: bool = False) -> None:
+        """Raises: RegistryError when the run is another's; the store is asked to `ask`, or when the lease is not fresh.
+
+        Also: StoreError.
+        """
+        if self.taken_by is None and (ask or not self.is_fresh):
+            self.check()
+        if self.taken_by is not None:
+            other = shown(self.taken_by)
+            raise RegistryError(
+                f"run {self.run_id} was {f'taken over by {other}' if other else 'ended by another process'}: "
+                "this one gave no sign of life for too long",
+                "nothing finished is lost: the same command finds it, or waits for it",
+            )
+
+    @contextmanager
+    def writing(self, *, ask: bool = False) -> Iterator[None]:
+        """For what is written by right of the lease. Raises: as `require`, and when a database finds it lost only then.
+
+        A server cannot be told a condition: what is under way when the process is stopped may come too late.
+        """
+        self.require(ask=ask)
+        with fenced(self.run_id, self._owner) as fence:
+            try:
+                yield
+            except Exception:
+                if fence.taken_by is None:
+                    raise
+        if fence.taken_by is not None:
+            self.taken_by = fence.taken_by
+            self.require()
+
+
+class Heartbeat(Lease):
+    """A lease that is renewed from a daemon thread until it is stopped or lost.
+
+    A store that does not answer is asked again at the next beat.
+    """
+
+    def __init__(self, client: Client, run_id: str, beaten: float = NEVER) -> None:
+        super().__init__(client, run_id, beaten)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name=f"heartbeat-{run_id[:8]}", daemon=True)
+        self._thread.start()
 
     def stop(self, patience: float | None = None) -> None:
         """No beat after this; waits for one under way, for at most `patience` seconds if given."""
@@ -134,8 +184,14 @@ class Heartbeat:
     def _beat_on(self) -> None:
         while self.taken_by is None and not self._stopped.wait(HEARTBEAT_SECONDS):
             with suppress(Exception):  # a training never fails for want of a heartbeat
-                if self.check() and not self._stopped.is_set():
-                    self._client.set_tag(self._run_id, HEARTBEAT, now())
+                self._beat()
+
+    def _beat(self) -> None:
+        with self.writing(ask=True):
+            began = processes.clock()
+            if not self._stopped.is_set():
+                self._client.set_tag(self.run_id, HEARTBEAT, now())
+                self.beaten = began
 
 
 def _exists(pid: int, start: str) -> bool:

@@ -14,7 +14,7 @@ from rewindctl.registry.client import StoreError
 from rewindctl.registry.experiments import experiment_of
 from rewindctl.registry.opening import about_of, create_run
 from rewindctl.registry.outbox import Outbox, is_kept, kept_folder
-from rewindctl.registry.ownership import Watch, now, release, this_process
+from rewindctl.registry.ownership import Lease, Watch, now, release, this_process
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.writer import RunWriter
@@ -172,7 +172,7 @@ def regain(registry: Registry, run: RunRecord, about: dict[str, Any]) -> RunWrit
         for other in others:
             if other.finished:  # since we looked
                 raise claim.busy(other)
-        return RunWriter.reopen(registry.client, run, ticket, about)
+        return RunWriter.reopen(registry.client, run, ticket, about, Lease(registry.client, mine))
     finally:
         try:
             registry.client.delete_run(mine)

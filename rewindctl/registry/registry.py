@@ -38,7 +38,7 @@ class Registry:
         self.uri = absolute_uri(tracking_uri)
         if not make:
             require_store(self.uri)
-        self.client = connect(self.uri)
+        self.client = connect(self.uri, wait=make)
         self.display_uri = self.client.display_uri  # without credentials
         self.experiment, self.experiment_id = experiments.open_experiment(self.client, experiment, make)
         self.artifacts = Artifacts(self.client)

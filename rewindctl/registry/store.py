@@ -7,6 +7,7 @@ import sqlite3
 import urllib.error
 import urllib.request
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,24 +15,28 @@ from rewindctl.errors import RegistryError
 from rewindctl.files import disk_hint, replacing
 from rewindctl.registry import outage
 from rewindctl.registry.address import is_server, sqlite_path, without_user
-from rewindctl.registry.client import CHECK, Client, hint_for
+from rewindctl.registry.client import CHECK, LOCKED, LOCKED_HINT, AwayError, Client, hint_for, patiently
 from rewindctl.registry.sqlite_guard import Guard, check_schema
 from rewindctl.safe_text import redacted, scrubbed
 
 PING_SECONDS = 5
+BUSY_SECONDS = 20.0  # for which MLflow waits too until SQLite says that it is locked
 MIGRATION_LOCK = 0x7265_7769  # any number that no other program of the database takes
 
 
-def connect(uri: str) -> Client:
-    """A client on a store that is there, whole, and answers. Raises: RegistryError."""
+def connect(uri: str, *, wait: bool = False) -> Client:
+    """A client on a store that is there, whole, and answers; one that is locked is waited for, if asked to `wait`.
+
+    Raises: RegistryError.
+    """
     path = sqlite_path(uri)
     if path is not None:
-        _prepare_sqlite(path, uri)
+        patiently(partial(_prepare_sqlite, path, uri), outage.limit_seconds() if wait else 0.0)
     elif is_server(uri):
         _ping(uri)
     elif urlsplit(uri).scheme.startswith("postgresql"):
         _prepare_postgresql(uri)
-    return Client(uri, 0.0 if path is not None else outage.limit_seconds())
+    return Client(uri, outage.limit_seconds())
 
 
 def _prepare_sqlite(path: Path, uri: str) -> None:
@@ -52,6 +57,8 @@ def _prepare_sqlite(path: Path, uri: str) -> None:
             elif not _initialised(path):
                 Client(uri).search_experiments(max_results=1)
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        if outage.is_locked(error):
+            raise AwayError(f"the tracking store {redacted(uri)} {LOCKED}", LOCKED_HINT) from None
         hint = hint if (told := hint_for(str(error))) == CHECK else told
         raise RegistryError(f"{path} cannot be used as an MLflow store: {error}", hint) from None
     except OSError as error:
@@ -68,7 +75,7 @@ def _initialised(path: Path) -> bool:
     """
     if not path.exists():
         return False
-    with closing(sqlite3.connect(path, timeout=20)) as connection:
+    with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
         Guard(connection)
         check_schema(connection, path)
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -77,11 +84,23 @@ def _initialised(path: Path) -> bool:
         if not connection.execute("SELECT version_num FROM alembic_version").fetchall():
             return False
         if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-            # A lock that is given back at once: says now what the first write would say.
-            connection.execute("BEGIN IMMEDIATE")
-            connection.rollback()
+            _try_to_write(connection)
         # MLflow writes its default experiment after the last migration.
         return connection.execute("SELECT 1 FROM experiments LIMIT 1").fetchone() is not None
+
+
+def _try_to_write(connection: sqlite3.Connection) -> None:
+    """A lock that is given back at once: says now what the first write would say, unless it would wait.
+
+    Raises: sqlite3.DatabaseError.
+    """
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.rollback()
+    except sqlite3.OperationalError as error:
+        if not outage.is_locked(error):
+            raise
 
 
 def _prepare_postgresql(uri: str) -> None:

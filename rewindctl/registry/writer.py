@@ -8,16 +8,17 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rewindctl import processes
 from rewindctl.errors import DiskError, KeptError, LimitError, NotHereError, RegistryError, RewindError, UsageError
 from rewindctl.files import sha256, state_folder, writing
 from rewindctl.registry import outage, ownership, stored_point
 from rewindctl.registry.client import AwayError, Client, StoreError
-from rewindctl.registry.delivery import Post, deliver
+from rewindctl.registry.delivery import Post
 from rewindctl.registry.inputs import DataInput
 from rewindctl.registry.manifest import MANIFEST_FILE
 from rewindctl.registry.outbox import END, FILE, Entry, Outbox
@@ -49,41 +50,60 @@ class RunWriter:
     """
 
     def __init__(
-        self, client: Client, run_id: str, about: Entry | None = None, tags: Mapping[str, str] | None = None
+        self,
+        client: Client,
+        run_id: str,
+        about: Entry | None = None,
+        tags: Mapping[str, str] | None = None,
+        beaten: float = ownership.NEVER,
     ) -> None:
-        """`about` is what an outbox says of the run besides its ID and its store, `tags` what the run has already."""
+        """`about` is what an outbox says of the run besides its ID and its store, `tags` what the run has already.
+
+        `beaten`: see `Lease`.
+        """
         self.run_id = run_id
         ownership.hold(run_id)
         self.digests: dict[str, dict[str, Any]] = {}
         self.found: dict[str, str] = {}  # the tags of a run that is gone on with, as they were
         self._client = client.impatient()
         self._tags, self._points = dict(tags or {}), dict[str, dict[int, tuple[int, float]]]()
+        self._began, self._clock = time.time() * 1000, processes.clock()
         with writing(Path(tempfile.gettempdir())):
             self._folder = temporary_folder()
         self._staging = Path(self._folder.name)
         self._open, self._manifest = True, ""
         self._stored = False  # whether the store may have a resume point of it
-        self._heartbeat = ownership.Heartbeat(self._client, run_id)
+        self._heartbeat = ownership.Heartbeat(self._client, run_id, beaten)
         self._post = Post(self._client, run_id, self._heartbeat, about or {})
 
     @classmethod
-    def reopen(cls, client: Client, run: RunRecord, ticket: int, about: Entry | None = None) -> "RunWriter":
+    def reopen(
+        cls,
+        client: Client,
+        run: RunRecord,
+        ticket: int,
+        about: Entry | None = None,
+        claim: ownership.Lease | None = None,
+    ) -> "RunWriter":
         """Go on writing to an unfinished run whose process is gone; metrics that it has are not written again.
 
-        The caller has won `ticket` (see `claim`): no other process is at it.
+        The caller has won `ticket` (see `claim`) with the run of the lease `claim`: no other process is at it.
         """
         ownership.hold(run.run_id)
+        beaten = processes.clock()
         try:
-            remove_half_uploads(run.artifact_uri)
-            own = {OWNER: ownership.this_process(), HEARTBEAT: ownership.now(), TICKET: str(ticket)}
-            for key, value in own.items():  # before it is RUNNING: then it is ours at once
-                client.set_tag(run.run_id, key, value)
-            client.update_run(run.run_id, status="RUNNING")
-            if ERROR in run.tags:
-                client.delete_tag(run.run_id, ERROR)
+            with claim.writing(ask=True) if claim else nullcontext():
+                remove_half_uploads(run.artifact_uri)
+                own = {OWNER: ownership.this_process(), HEARTBEAT: ownership.now(), TICKET: str(ticket)}
+                for key, value in own.items():  # before it is RUNNING: then it is ours at once
+                    client.set_tag(run.run_id, key, value)
+                client.update_run(run.run_id, status="RUNNING")
+                if ERROR in run.tags:
+                    client.delete_tag(run.run_id, ERROR)
             box = Outbox.find(run.run_id)
-            writer = cls(client, run.run_id, about)
+            writer = cls(client, run.run_id, about, beaten=beaten)
             writer.found, writer._stored = run.tags, RESUME_POINT in run.tags
+            writer._began = max(writer._began, run.started)
             try:
                 writer._catch_up(box)
             except BaseException:
@@ -105,8 +125,9 @@ class RunWriter:
         data = self._client.get_run(self.run_id).data
         self._tags = dict(data.tags)
         for key in data.metrics:
-            history = self._client.get_metric_history(self.run_id, key)
-            self._points[key] = {metric.step: (metric.timestamp, metric.value) for metric in history}
+            points = self._client.get_metric_history(self.run_id, key)
+            self._points[key] = {point.step: (point.timestamp, point.value) for point in points}
+            self._began = max([self._began, *(point.timestamp for point in points)])
 
     @property
     def resume_file(self) -> Path:
@@ -126,12 +147,12 @@ class RunWriter:
 
     def log_metrics(self, metrics: dict[str, float | None], step: int = 0) -> None:
         """All metrics of one step in one call; None is left out. Raises: RegistryError for NaN."""
-        now = int(time.time() * 1000)
         new = {key: value for key, value in metrics.items() if step not in self._points.get(key, {})}
         present = {key: float(value) for key, value in new.items() if value is not None}
         for key, value in present.items():
             if math.isnan(value):
                 raise RegistryError(f"metric {key} at step {step} is NaN: NaN is never a result")
+        now = self._now()
         self._send({"do": "metrics", "rows": [[key, value, now, step] for key, value in present.items()]})
         for key, value in present.items():
             self._points.setdefault(key, {})[step] = now, value
@@ -180,17 +201,19 @@ class RunWriter:
         with writing(local):
             stored_point.wrap(self.resume_file, local, made_on)
         if self._post.box is not None:  # looked at after the copy was made: what it builds on is here, not there
-            raise StoreError(f"the tracking store {self._client.display_uri} is away")
-        if not self._stored:
-            self._client.set_tag(self.run_id, RESUME_POINT, stored_point.POINT)
-            self._stored = True
-        stored_point.upload(self._client, self.run_id, local)
+            raise StoreError(f"the tracking store {self._client.display_uri} {self._client.absence}")
+        with self._heartbeat.writing(ask=True):
+            if not self._stored:
+                self._client.set_tag(self.run_id, RESUME_POINT, stored_point.POINT)
+                self._stored = True
+            stored_point.upload(self._client, self.run_id, local)
 
     def _drop_stored_point(self, say: Callable[[str], None]) -> None:
         """Before the run is closed: nothing is changed afterwards. Raises: AwayError."""
         try:
             if self._stored:
-                stored_point.drop(self._client, self.run_id)
+                with self._heartbeat.writing(ask=True):
+                    stored_point.drop(self._client, self.run_id)
                 self._stored = False
         except AwayError:
             raise
@@ -240,14 +263,13 @@ class RunWriter:
         return record
 
     def _end_entry(self) -> Entry:
-        return {"do": END, "at": int(time.time() * 1000), "manifest": self._manifest}
+        return {"do": END, "at": self._now(), "manifest": self._manifest}
 
     def _end(self, end: Entry, say: Callable[[str], None]) -> RunRecord:
         self._post.flush()
         self._heartbeat.stop()
-        self._check_ours()
         self._drop_stored_point(say)
-        deliver(self._client, self.run_id, end, None)
+        self._post.deliver(end)
         return read(self._client, self.run_id)
 
     def _ended(self) -> RunRecord | None:
@@ -260,13 +282,14 @@ class RunWriter:
         if self._post.box is None or not self._post.box.complete:
             self._post.keep(end)
         limit = outage.limit_seconds()
-        say(f"the tracking store {self._client.display_uri} is away: waits {limit:g} s for it, the results are on disk")
+        store = f"the tracking store {self._client.display_uri} {self._client.absence}"
+        say(f"{store}: waits {limit:g} s for it, the results are on disk")
         return time.monotonic() + limit
 
     def _kept(self) -> KeptError:
         assert self._post.box is not None
         folder, limit = str(self._post.box.folder), outage.limit_seconds()
-        why = f"the tracking store {self._client.display_uri} did not come back within {limit:g} s"
+        why = f"the tracking store {self._client.display_uri} {self._client.absence}, and was for {limit:g} s"
         return KeptError(self.run_id, folder, why)
 
     def fail(self, error: BaseException) -> None:
@@ -286,21 +309,31 @@ class RunWriter:
         if self._open and self._post.box is not None and self._post.box.complete:
             self._close()  # it did not fail: its store did
             return
+        ours = self._open
         try:
-            if self._open and self._heartbeat.check():
+            if ours:
                 self._post.flush()
-                self._client.set_tag(self.run_id, ERROR, " ".join(scrubbed(reason).split())[:500])
-                if not killed:
-                    self._drop_stored_point(lambda text: None)
-                self._client.set_terminated(self.run_id, "KILLED" if killed else "FAILED")
+                with self._heartbeat.writing(ask=True):
+                    self._client.set_tag(self.run_id, ERROR, " ".join(scrubbed(reason).split())[:500])
+                    if not killed:
+                        self._drop_stored_point(lambda text: None)
+                    self._client.set_terminated(self.run_id, "KILLED" if killed else "FAILED")
                 if isinstance(error, UsageError):
                     self._client.delete_run(self.run_id)
         except RewindError:
-            pass  # the store is what failed; the error under way says so, and the owner tag shows the run is dead
-        if not killed and self._heartbeat.taken_by is None:
+            # The store is what failed; the error under way says so, and the owner tag shows that the run is dead.
+            ours = self._heartbeat.is_fresh
+        if not killed and ours:
             self.resume_file.unlink(missing_ok=True)
             self._post.drop()
         self._close()
+
+    def _now(self) -> int:
+        """Unix milliseconds, by a clock that is not set anew: no point of the run is after its end.
+
+        On another machine, whose clock is behind, time goes on from what the run has.
+        """
+        return int(self._began + (processes.clock() - self._clock) * 1000)
 
     def _send(self, entry: Entry, local: Path | None = None) -> None:
         self._check_open()
@@ -308,22 +341,26 @@ class RunWriter:
         if local is not None:
             local.unlink(missing_ok=True)
 
+    def check_ours(self) -> None:
+        """Before files of the run on this machine are replaced, which a process elsewhere may share.
+
+        Raises: RegistryError where the run is another's, as far as the store can be asked.
+        """
+        self._check_open()
+        if self._post.box is None:
+            with suppress(AwayError):
+                self._heartbeat.require()
+
     def _check_open(self) -> None:
         if not self._open:
             raise RegistryError(f"run {self.run_id} is closed and cannot be written to", "make a new run with --force")
         if self._heartbeat.taken_by is not None:
-            other = ownership.shown(self._heartbeat.taken_by)
-            raise RegistryError(
-                f"run {self.run_id} was {f'taken over by {other}' if other else 'ended by another process'}: "
-                "this one gave no sign of life for too long",
-                "nothing finished is lost: the same command finds it, or waits for it",
-            )
+            self._heartbeat.require()  # raises
 
     def _check_ours(self) -> None:
         """As `_check_open`, with a look at the store instead of at what the last beat found."""
-        if self._open:
-            self._heartbeat.check()
         self._check_open()
+        self._heartbeat.require(ask=True)
 
     def _close(self) -> None:
         self._open = False

@@ -16,7 +16,8 @@ from torch import Tensor
 from rewindctl import fused
 from rewindctl.arithmetic import Precision
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.files import replacing, state_folder
+from rewindctl.errors import DiskError
+from rewindctl.files import replacing, require_state_folder, state_folder
 from rewindctl.fused.support import structure
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
@@ -60,8 +61,8 @@ def disagreement(
             except Exception as error:  # whatever Triton makes of a driver or a shape that it does not know
                 reason = next(iter(str(error).splitlines()), "")
                 return f"an error ({type(error).__name__}: {reason[:200]})"
-            with suppress(OSError):  # where it cannot be kept it is found anew next time
-                kept.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError, DiskError):  # where it cannot be kept it is found anew next time
+                require_state_folder()
                 with replacing(kept) as file:
                     file.write_text(json.dumps(known, indent=1))
     return known[key]

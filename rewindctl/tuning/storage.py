@@ -20,7 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
-from rewindctl.files import disk_hint, state_folder
+from rewindctl.files import disk_hint, require_state_folder, state_folder
 from rewindctl.processes import hold_interrupts
 from rewindctl.registry.address import sqlite_path
 from rewindctl.safe_text import redacted, remember, scrubbed
@@ -67,6 +67,8 @@ def open_storage(place: str) -> BaseStorage:
     try:
         if "://" in place:
             return RDBStorage(place)
+        if Path(place).is_relative_to(state_folder()):
+            require_state_folder()
         Path(place).parent.mkdir(parents=True, exist_ok=True)
         _remove_dead_locks(Path(place))
         mend(Path(place))

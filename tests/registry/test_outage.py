@@ -448,7 +448,6 @@ def test_a_recovery_that_is_interrupted_is_done_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(delivery, "deliver", interrupted)
-        patch.setattr("rewindctl.registry.writer.deliver", interrupted)
         assert cli("recover").code == 130
     assert cli("recover").out == f"{kept.name}\n"
     whole(server, name, unbroken)

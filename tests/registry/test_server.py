@@ -27,7 +27,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", BACKENDS, indi
 
 STAGES = ("dense", "prune", "finetune", "weight_rewind", "lr_rewind")
 # What differs between two runs of one stage: IDs, the process, and files that hold the two or times.
-OWN = {tag.PARENT, tag.DENSE_RUN, tag.WEIGHTS_FROM, tag.OWNER, tag.HEARTBEAT, tag.MANIFEST, tag.RECORD, tag.NOTE, "mlflow.user"}
+OWN = {
+    tag.PARENT,
+    tag.DENSE_RUN,
+    tag.WEIGHTS_FROM,
+    tag.OWNER,
+    tag.HEARTBEAT,
+    tag.MANIFEST,
+    tag.RECORD,
+    tag.NOTE,
+    "mlflow.user",
+}
 MEASURED_TIMES = {"duration_seconds", "iterations_per_second"}
 
 

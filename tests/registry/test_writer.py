@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -12,6 +13,7 @@ import pytest
 from rewindctl.datasets import load_dataset
 from rewindctl.errors import RegistryError, RewindError
 from rewindctl.pipeline.requests import dense_spec
+from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunWriter
 from rewindctl.registry.records import ERROR, MANIFEST
 
@@ -162,3 +164,26 @@ def test_nothing_is_left_in_the_temporary_folder(
     writer.seal()
     writer.finish()
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_clock_that_is_set_anew_leaves_no_point_after_the_end(
+    registry: Registry, writer: RunWriter, monkeypatch: pytest.MonkeyPatch, hours: int, interrupted: bool
+) -> None:
+    """During a training, or before another process goes on with it."""
+    writer.log_metrics({"test_accuracy": 0.5}, 0)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
+    if interrupted:
+        writer.resume_file.parent.mkdir(parents=True)
+        writer.resume_file.touch()
+        writer.fail(KeyboardInterrupt())
+        (spec,) = [run.spec for run in registry.search()]
+        writer = registry.start(spec, "a run", None, {})
+    writer.log_metrics({"test_accuracy": 0.75}, 1)
+    writer.seal()
+    run = writer.finish()
+    times = [time for _, time, _ in sorted(registry.history(run, "test_accuracy"))]
+    assert run.started <= times[0] <= times[1] <= run.ended
+    assert not [problem for problem in verify(registry, run) if "metric" in problem]

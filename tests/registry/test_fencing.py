@@ -1,0 +1,213 @@
+"""A process that was stopped, its run taken over and finished meanwhile, writes nothing to it when it wakes."""
+
+import os
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Cli
+from servers import Postgres, Server
+from started import Started
+
+from rewindctl import processes
+from rewindctl.datasets import load_dataset
+from rewindctl.errors import RegistryError
+from rewindctl.files import state_folder
+from rewindctl.pipeline import waiting
+from rewindctl.pipeline.requests import dense_spec
+from rewindctl.pipeline.verify import verify
+from rewindctl.registry import Registry, RunRecord, ownership
+from rewindctl.registry.client import Client
+from rewindctl.registry.inputs import log_network
+from rewindctl.registry.models import register_dense
+from rewindctl.registry.records import HEARTBEAT, NOTE, OWNER
+from rewindctl.specs import DenseSpec
+
+LINE = ("train-dense", *TINY[:4], "--batch-size", "32", "--rewind-points", "6,12", "--iterations", "200")
+LINE += ("--evaluate-every", "50", "--checkpoint-every", "0")
+SPEC = dense_spec("resnet8", load_dataset("digits"), 0, iterations=24)
+ELSEWHERE = "elsewhere:1:1:00000000:1"
+CURVES = ("train_loss", "lr", "test_loss", "test_accuracy")
+
+
+def quick() -> None:
+    """Fractions of a second for what takes minutes; for a process of its own too."""
+    ownership.HEARTBEAT_SECONDS, ownership.STALE_SECONDS = 0.2, 2.0
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is of another machine, which knows of others by their heartbeats alone."""
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(ownership, "STALE_SECONDS", 2.0)
+    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=[pytest.mark.slow, pytest.mark.postgres])])
+def registry(request: pytest.FixtureRequest) -> Registry:
+    if request.param == "sqlite":
+        return Registry(f"sqlite:///{request.getfixturevalue('store')}")
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return Registry(postgres.make(f"fence-{time.time_ns()}", request.getfixturevalue("postgres_store")))
+
+
+def taken_over(registry: Registry, run_id: str) -> None:
+    registry.client.set_tag(run_id, OWNER, ELSEWHERE)
+
+
+def ended(registry: Registry, run_id: str) -> None:
+    registry.client.set_terminated(run_id, "KILLED")
+
+
+WRITES: dict[str, Callable[[Client, str, DenseSpec], object]] = {
+    "a metric": lambda client, run, spec: client.log_metric(run, "late", 1.0, 0, 1),
+    "a tag": lambda client, run, spec: client.set_tag(run, NOTE, "late"),
+    "a param": lambda client, run, spec: client.log_param(run, "late", "1"),
+    "a heartbeat": lambda client, run, spec: client.set_tag(run, HEARTBEAT, "1"),
+    "a tag less": lambda client, run, spec: client.delete_tag(run, HEARTBEAT),
+    "its end": lambda client, run, spec: client.set_terminated(run, "FINISHED"),
+    "its network": lambda client, run, spec: log_network(client, run, 24),
+    "its version": register_dense,
+}
+
+
+def everything(registry: Registry) -> list[object]:
+    """What there is of runs, their models and versions."""
+    client, where = registry.client, [registry.experiment_id]
+    models = [model.model_id for model in client.search_logged_models(where)]
+    return [*registry.search(), models, [one.run_id for one in client.search_model_versions()]]
+
+
+@pytest.mark.parametrize(
+    ("write", "lost"), [*((write, taken_over) for write in WRITES), ("a metric", ended), ("its end", ended)]
+)
+def test_a_database_takes_no_write_of_who_lost_the_run_after_the_last_look(
+    registry: Registry, write: str, lost: Callable[[Registry, str], None]
+) -> None:
+    writer = registry.start(SPEC, "a run", None, {})
+    lease = ownership.Lease(registry.client, writer.run_id, processes.clock())
+    with lease.writing(ask=True):
+        registry.client.set_tag(writer.run_id, NOTE, "in time")
+    before = list[object]()
+
+    def stop_for_long() -> None:
+        lost(registry, writer.run_id)
+        before.extend(everything(registry))
+
+    def write_late() -> None:
+        with lease.writing():
+            other = threading.Thread(target=stop_for_long)
+            other.start()
+            other.join()
+            WRITES[write](registry.client, writer.run_id, SPEC)
+
+    with pytest.raises(RegistryError, match=r"was (taken over by elsewhere:1|ended)"):
+        write_late()
+    assert everything(registry) == before
+
+
+# Processes
+
+
+def stopped(uri: str) -> Started:
+    """A training in a process of its own, stopped some time after it has written its third evaluation.
+
+    Not within a write: a database would stay locked until it wakes, and a server gets the end of what it was sent.
+    """
+    process = Started(*LINE, "--tracking-uri", uri, first=quick)
+    registry = Registry(uri)
+
+    def evaluated() -> bool:
+        return any(len(registry.curve(run, "test_accuracy")) >= 3 for run in registry.search())
+
+    process.until(evaluated)
+    while True:
+        time.sleep(0.05)
+        process.send_signal(signal.SIGSTOP)
+        if not uri.startswith("sqlite:") or not is_locked(Path(uri.removeprefix("sqlite:///"))):
+            return process
+        process.send_signal(signal.SIGCONT)
+
+
+def is_locked(store: Path) -> bool:
+    with closing(sqlite3.connect(store, timeout=0)) as connection:
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError:
+            return True
+        connection.rollback()
+    return False
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def history(registry: Registry, run: RunRecord) -> dict[str, list[tuple[int, float]]]:
+    return {key: [(step, value) for step, _, value in sorted(registry.history(run, key))] for key in CURVES}
+
+
+def woken_too_late(
+    uri: str, cli: Cli, unbroken: dict[str, list[tuple[int, float]]], depart: Callable[[], object] = lambda: None
+) -> None:
+    """Stop a training, take its run over from elsewhere, finish it, and wake the first."""
+    process = stopped(uri)
+    depart()
+    answer = cli(*LINE, "--tracking-uri", uri)
+    assert answer.code == 0, answer.err
+    registry = Registry(uri)
+    before, here = registry.search(), files(state_folder())
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert "this one gave no sign of life for too long" in err
+    assert "hint: nothing finished is lost: the same command finds it" in err
+    run = registry.get(answer.run_id)
+    assert history(registry, run) == unbroken
+    assert [vars(run) for run in registry.search()] == [vars(run) for run in before]
+    assert verify(registry, run) == []
+    assert files(state_folder()) == here
+    again = cli(*LINE, "--tracking-uri", uri)
+    assert (again.code, again.run_id, "reused" in again.err) == (0, answer.run_id, True)
+
+
+@pytest.fixture(scope="module")
+def unbroken(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int, float]]]:
+    """The curves of the same training in a process that was never stopped."""
+    from rewindctl.cli import run
+
+    store = tmp_path_factory.mktemp("unbroken") / "mlflow.db"
+    store.write_bytes(empty_store.read_bytes())
+    assert run([*LINE, "--tracking-uri", f"sqlite:///{store}", "--quiet"]) == 0
+    registry = Registry(f"sqlite:///{store}")
+    return history(registry, registry.search()[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["shared", "own"])
+def test_a_process_woken_after_another_finished_its_run_changes_nothing(
+    store: Path,
+    cli: Cli,
+    tmp_path: Path,
+    unbroken: dict[str, list[tuple[int, float]]],
+    elsewhere: None,
+    state: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With one state folder for both machines, and with one each."""
+    other = str(tmp_path / "elsewhere") if state == "own" else os.environ["XDG_STATE_HOME"]
+    woken_too_late(f"sqlite:///{store}", cli, unbroken, lambda: monkeypatch.setenv("XDG_STATE_HOME", other))
+
+
+@pytest.mark.slow
+def test_a_process_woken_on_a_server_asks_before_it_writes(
+    server: Server, cli: Cli, unbroken: dict[str, list[tuple[int, float]]], elsewhere: None
+) -> None:
+    woken_too_late(server.uri, cli, unbroken)
