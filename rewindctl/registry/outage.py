@@ -29,7 +29,7 @@ def is_outage(error: BaseException) -> bool:
     import requests
     from sqlalchemy.exc import DBAPIError, OperationalError
 
-    for link in _chain(error):
+    for link in chain(error):
         if isinstance(link, requests.RequestException):
             status = getattr(getattr(link, "response", None), "status_code", None)
             return (status in TRANSIENT) if status is not None else not isinstance(link, ValueError)
@@ -38,7 +38,7 @@ def is_outage(error: BaseException) -> bool:
     return getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """The error and what it came from; requests and urllib3 hold the reason in other places too."""
     open_, seen = [error], set[int]()
     while open_:

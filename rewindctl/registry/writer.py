@@ -24,7 +24,7 @@ from rewindctl.registry.outbox import END, FILE, Entry, Outbox
 from rewindctl.registry.paths import local_path
 from rewindctl.registry.records import ERROR, HEARTBEAT, MANIFEST, OWNER, RESUME_POINT, SPEC, TICKET, RunRecord
 from rewindctl.safe_text import scrubbed
-from rewindctl.specs import DenseSpec, Spec, parse_spec
+from rewindctl.specs import Spec, parse_spec
 from rewindctl.temporary import temporary_folder
 
 MANIFEST_FILE = "manifest.json"
@@ -130,10 +130,6 @@ class RunWriter:
     def log_network(self, iteration: int) -> None:
         """That the run made a network, after so many iterations; its files are the run's checkpoints."""
         self._send({"do": "network", "iteration": iteration})
-
-    def register(self, spec: DenseSpec) -> None:
-        """Make the run a version of the registered model of its network and data set."""
-        self._send({"do": "register", "spec": spec.canonical()})
 
     @contextmanager
     def artifact(self, path: str) -> Iterator[Path]:
