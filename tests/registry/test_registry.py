@@ -14,7 +14,6 @@ from rewindctl.datasets import load_dataset
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry, RunRecord
-from rewindctl.registry.models import register_dense
 from rewindctl.registry.ownership import this_process
 from rewindctl.registry.records import OWNER, SCHEMA
 from rewindctl.specs import DenseSpec
@@ -118,14 +117,6 @@ def test_an_ambiguous_prefix_counts_every_page_of_candidates(copied_chain: Chain
     copies(copied_chain.store, copied_chain.dense)
     with pytest.raises(UsageError, match=f"'000000' is the start of {MANY} runs"):
         copied_chain.registry().resolve("000000")
-
-
-def test_the_alias_of_a_seed_moves_to_the_newest_version(copied_chain: Chain) -> None:
-    registry = copied_chain.registry()
-    register_dense(registry.client, copied_chain.prune, spec_of(seed=0))  # any run will do for a version
-    register_dense(registry.client, copied_chain.lr_rewind, spec_of(seed=1))
-    assert registry.resolve("models:/resnet8-digits-dense@seed-0").run_id == copied_chain.prune
-    assert registry.resolve("models:/resnet8-digits-dense@seed-1").run_id == copied_chain.lr_rewind
 
 
 # Lineage

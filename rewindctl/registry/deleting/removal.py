@@ -1,13 +1,14 @@
 """Removing runs: all that descends from them first, so that a kill leaves no run without its parent.
 
-Each step can be done again: the same command finishes what was begun. A run is marked KILLED and deleted before its
-files go, so that it counts for nothing from then on, even if somebody restores what MLflow keeps of it.
+Each step can be done again: the same command finishes what was begun. A run is marked KILLED before its files go, so
+that it counts for nothing from then on, even if somebody restores what MLflow keeps of it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rewindctl.errors import RegistryError, RewindError, UsageError
+from rewindctl.registry.address import is_server
 from rewindctl.registry.client import DeniedError, StoreError
 from rewindctl.registry.deleting.disk import Disk
 from rewindctl.registry.deleting.versions import drop_versions, refuse_foreign_versions
@@ -61,6 +62,7 @@ def plan(registry: Registry, named: Sequence[RunRecord], *, recursive: bool = Fa
         refuse_if_owned(run, watch)
         disk.require_inside(run)
         refuse_foreign_versions(registry, run)
+        require_right(registry, run)
     return [Doomed(run, disk.size(run)) for run in leaf_first(chosen.values())]
 
 
@@ -75,12 +77,14 @@ def remove(registry: Registry, runs: Iterable[RunRecord], before: Before = lambd
         refuse_if_owned(run, watch)
         if children := registry.children(run):
             raise RegistryError(f"run {run.run_id} has a new child, {children[0].run_id}", "the same command again")
-        _delete(registry, disk, run)
+        _delete_files(registry, disk, run)
         before(run)
         resume_file(run.run_id).unlink(missing_ok=True)
         forget(kept_folder() / run.run_id)
-        if (network := made_model(registry.client, run.run_id)) is not None:
-            _forget_network(registry, network)
+        if not run.deleted:
+            if (network := made_model(registry.client, run.run_id)) is not None:
+                _forget_network(registry, network)
+            registry.client.delete_run(run.run_id)
         _drop_versions(registry, run)
         yield run
 
@@ -119,6 +123,15 @@ def refuse_if_owned(run: RunRecord, watch: Watch) -> None:
         )
 
 
+def require_right(registry: Registry, run: RunRecord) -> None:
+    """Raises: DeniedError where a server does not let the user delete the run.
+
+    Restoring one that is there changes nothing and needs the same right.
+    """
+    if is_server(registry.uri) and not run.deleted:
+        registry.client.restore_run(run.run_id)
+
+
 def _require_ours(run: RunRecord) -> None:
     if run.kind not in KINDS:
         raise UsageError(
@@ -127,20 +140,16 @@ def _require_ours(run: RunRecord) -> None:
         )
 
 
-def _delete(registry: Registry, disk: Disk, run: RunRecord) -> None:
-    """The run before its files: whoever may not delete it has lost none. Where not one file went it is as it was."""
-    before, client, marked = disk.files(run), registry.client, False
+def _delete_files(registry: Registry, disk: Disk, run: RunRecord) -> None:
+    """The run is marked before; where the store did not delete a single file it is as it was."""
+    before = disk.files(run)
+    if not run.deleted:
+        registry.client.set_tag(run.run_id, ERROR, REMOVED)
+        registry.client.update_run(run.run_id, status="KILLED")
     try:
-        if not run.deleted:
-            client.set_tag(run.run_id, ERROR, REMOVED)
-            client.update_run(run.run_id, status="KILLED")
-            marked = True
-            client.delete_run(run.run_id)
         disk.delete(run)
     except RewindError:
-        if marked and disk.files(run) == before:
-            if registry.get(run.run_id, deleted=True).deleted:
-                client.restore_run(run.run_id)
+        if not run.deleted and disk.files(run) == before:
             _unmark(registry, run)
         raise
 
