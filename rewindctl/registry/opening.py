@@ -146,9 +146,10 @@ def project_run(client: Client) -> str | None:
     """The run of `mlflow run`, where we are inside one: what has no parent of ours is nested in it in the MLflow UI."""
     run_id = os.environ.get("MLFLOW_RUN_ID")
     try:
-        return run_id if run_id and client.get_run(run_id) else None
+        there = run_id and client.get_run(run_id).info.lifecycle_stage == "active"
+        return run_id if there else None
     except StoreError:
-        return None  # of another store
+        return None  # of another store, or gone: the variable is left from elsewhere
 
 
 def take_back(client: Client, run_id: str) -> None:

@@ -253,7 +253,7 @@ class RunWriter:
         A killed run keeps its resume point: the same command goes on with it. One that another process took over is
         left to it.
         """
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        interrupted = isinstance(error, KeyboardInterrupt)  # an exit is a plug-in's, which ends no command of ours
         # None of these is the stage's fault: it goes on.
         killed = interrupted or isinstance(error, DiskError | StoreError | LimitError | NotHereError)
         reason = "interrupted" if interrupted else (error.message if isinstance(error, RewindError) else repr(error))

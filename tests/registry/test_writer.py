@@ -1,5 +1,6 @@
 """Writing a run: batches, digests, a manifest last, and closed for good."""
 
+import asyncio
 import hashlib
 import json
 import math
@@ -131,7 +132,9 @@ def test_what_was_not_measured_is_left_out(registry: Registry, writer: RunWriter
     ("error", "status", "reason"),
     [
         (KeyboardInterrupt(), "KILLED", "interrupted"),
-        (SystemExit(1), "KILLED", "interrupted"),
+        (SystemExit(0), "FAILED", "SystemExit(0)"),
+        (GeneratorExit("theirs"), "FAILED", "GeneratorExit('theirs')"),
+        (asyncio.CancelledError(), "FAILED", "CancelledError()"),
         (RewindError("two\nlines"), "FAILED", "two lines"),
         (ValueError("a defect"), "FAILED", "ValueError('a defect')"),
         (RewindError("long " * 1_000), "FAILED", ("long " * 100)),
