@@ -16,8 +16,9 @@ def recover(
     session: Session,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check what is kept, and change nothing.")] = False,
 ) -> None:
-    """Upload results that were kept on this machine when their tracking server was away, and register baselines of the
-    experiment that are no versions of their models; prints the runs.
+    """Upload results that were kept on this machine when their tracking server was away; prints the finished runs.
+
+    Finished baselines of the experiment that are no versions of their model, whoever trained them, are registered too.
 
     Each run is finished once, however often this is called. Results that were altered are refused. Those of a stage
     that another machine finished meanwhile are dropped; a run that is not trained to its end is gone on with by the

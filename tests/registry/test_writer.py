@@ -139,7 +139,7 @@ def test_what_was_not_measured_is_left_out(registry: Registry, writer: RunWriter
         (ValueError("a defect"), "FAILED", "ValueError('a defect')"),
         (RewindError("long " * 1_000), "FAILED", ("long " * 100)),
     ],
-    ids=["ctrl-c", "exit", "refusal", "defect", "long"],
+    ids=["ctrl-c", "exit", "closed", "cancelled", "refusal", "defect", "long"],
 )
 def test_the_end_of_a_failed_run_says_why(
     registry: Registry, writer: RunWriter, error: BaseException, status: str, reason: str
