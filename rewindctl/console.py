@@ -176,9 +176,23 @@ class _LiveBoard(Board):
         self.bar.console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
 
 
+def hold_streams() -> None:
+    """No file that is opened from now on gets the number of a standard stream that is closed; stderr may be."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 (for the whole process)
+
+
 def _to_stderr(text: str) -> None:
-    sys.stderr.write(fitting(text, getattr(sys.stderr, "encoding", None)) + "\n")
-    sys.stderr.flush()
+    """What nobody reads any more costs no work."""
+    try:
+        sys.stderr.write(fitting(text, getattr(sys.stderr, "encoding", None)) + "\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _duration(seconds: float) -> str:

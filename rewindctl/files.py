@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,12 @@ from rewindctl.temporary import sweep, temporary_name
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+KINDS_OF_FILE = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
 SAME_COMMAND = "then the same command goes on"
 
 
@@ -20,8 +27,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that takes the place of `path` when the block ends well.
 
     Synced before it is renamed: after a power loss there is the old file or the new one, never half of either. What
-    a killed process left of an earlier attempt is removed.
+    a killed process left of an earlier attempt is removed. Raises: OSError, also for what is there and no plain file:
+    a device, a pipe, a link to somewhere else are not replaced.
     """
+    if odd := no_plain_file(path):
+        raise FileExistsError(errno.EEXIST, f"{path.name} is {odd}, which is not replaced", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     temporary = path.with_name(f".{path.stem}-{temporary_name()}{path.suffix}")
@@ -32,6 +42,15 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def no_plain_file(path: Path) -> str:
+    """What is at a path where it is anything but a file, a link to one too; empty where there is a file or nothing."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return ""
+    return "" if stat.S_ISREG(mode) else KINDS_OF_FILE.get(stat.S_IFMT(mode), "a device")
 
 
 def read_text(path: Path, what: str, most: int, hint: str) -> str:

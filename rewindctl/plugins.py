@@ -95,7 +95,9 @@ def _load_all() -> list[Failure]:
                 plugin = entry.load()
                 if callable(plugin):
                     plugin()
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             failures.append(Failure(name, distribution, " ".join(f"{type(error).__name__}: {error}".split())))
     return failures
 

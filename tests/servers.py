@@ -17,9 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
+import requests
 
 START_SECONDS = 120
 
@@ -48,6 +50,8 @@ class Server:
     backend: str
     _process: subprocess.Popen[bytes] | None = None
     port: int = field(default_factory=lambda: free_port())  # noqa: PLW0108 (defined below)
+    options: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def uri(self) -> str:
@@ -63,9 +67,10 @@ class Server:
         line += ["--artifacts-destination", str(self.artifacts), "--host", "127.0.0.1", "--port", str(self.port)]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*line, "--workers", "1"],
+                [*line, "--workers", "1", *self.options],
                 cwd=self.folder,
-                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # eight processes not needed here
+                # Jobs would be eight processes not needed here.
+                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -115,6 +120,46 @@ class Server:
     def kill(self) -> None:
         """As a machine that loses its power."""
         self.stop(signal.SIGKILL)
+
+
+class AuthServer(Server):
+    """A server that knows users, each by name and PASSWORD, and what they may."""
+
+    ADMIN, PASSWORD = "admin", "s3cret-word-for-tests"
+
+    def __init__(self, folder: Path, backend: str, default: str = "READ") -> None:
+        config = folder / "auth.ini"
+        lines = {
+            "default_permission": default,
+            "database_uri": f"sqlite:///{folder / 'auth.db'}",
+            "admin_username": self.ADMIN,
+            "admin_password": self.PASSWORD,
+            "auth_cache_ttl_seconds": "600",  # hashing a password takes longer than most requests
+            "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        }
+        config.write_text("[mlflow]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items()))
+        environment = {"MLFLOW_AUTH_CONFIG_PATH": str(config), "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the tests"}
+        super().__init__(folder, backend, options=("--app-name", "basic-auth"), environment=environment)
+
+    def of(self, user: str) -> str:
+        """The address with a user's credentials."""
+        return f"http://{user}:{self.PASSWORD}@127.0.0.1:{self.port}"
+
+    def ask(self, path: str, **fields: str) -> dict[str, Any]:
+        """As the administrator."""
+        answer = requests.post(f"{self.uri}/api/{path}", json=fields, auth=(self.ADMIN, self.PASSWORD), timeout=30)
+        assert answer.ok, answer.text
+        return dict(answer.json())
+
+    def add(self, user: str) -> None:
+        self.ask("2.0/mlflow/users/create", username=user, password=self.PASSWORD)
+
+    def grant(self, user: str, kind: str, resource: str, permission: str) -> None:
+        """A right on an `experiment`, by its ID, or a `registered_model`, by its name."""
+        which = {"username": user, "resource_type": kind, "resource_id": resource}
+        own = {"json": which, "auth": (self.ADMIN, self.PASSWORD), "timeout": 30}
+        requests.post(f"{self.uri}/api/3.0/mlflow/users/permissions/revoke", **own)  # there may be none yet
+        self.ask("3.0/mlflow/users/permissions/grant", permission=permission, **which)
 
 
 class Postgres:

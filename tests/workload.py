@@ -55,6 +55,7 @@ def touch(number: int, uri: str, experiment: str) -> Touched:
     from rewindctl.console import Console
     from rewindctl.datasets import load_dataset
     from rewindctl.pipeline import Pipeline
+    from rewindctl.pipeline.labels import dense_tags
     from rewindctl.pipeline.requests import dense_spec
     from rewindctl.registry import Registry
 
@@ -62,10 +63,11 @@ def touch(number: int, uri: str, experiment: str) -> Touched:
     pipeline = Pipeline(lambda: Registry(uri, experiment), Console(quiet=True), "cpu")
     shared = pipeline.run_dense(dense_spec("resnet8", data, 0, iterations=24, batch_size=32)).run
     own = dense_spec("resnet8", data, 1 + number, iterations=24)
-    writer = pipeline.registry.start(own, f"own {number}", None, {})
+    writer = pipeline.registry.start(own, f"own {number}", None, dense_tags(own))
     writer.seal()
-    writer.register(own)
-    return Touched(shared.run_id, writer.finish().run_id)
+    run = writer.finish()
+    pipeline.registry.register(run)
+    return Touched(shared.run_id, run.run_id)
 
 
 def write(number: int, uri: str, experiment: str, seconds: float) -> Written:

@@ -38,7 +38,7 @@ from rewindctl.cli import lineage as lineage_command
 from rewindctl.cli import show as show_command
 from rewindctl.cli.help import Group, arrange
 from rewindctl.cli.session import Globals, StoppedError
-from rewindctl.console import Console
+from rewindctl.console import Console, hold_streams
 from rewindctl.errors import LimitError, RewindError
 from rewindctl.files import disk_error, of_the_disk
 from rewindctl.processes import take_interrupts
@@ -52,6 +52,7 @@ PANELS = {
     "Keep them": ("verify", "registry", "recover", "remove", "gc"),
     "Set up": ("init", "doctor", "bench", "data"),
 }
+GONE = RewindError("the working folder was deleted", "cd to a folder that is there")
 LONGEST_REASON = 1_000
 
 app = typer.Typer(
@@ -152,11 +153,23 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             console.traceback(traceback.format_exc())
-        told = RewindError(
-            f"{type(error).__name__}: {str(error)[:LONGEST_REASON]}", "this is a defect; --debug shows where"
+        told = (
+            GONE
+            if isinstance(error, FileNotFoundError) and _folder_is_gone()
+            else RewindError(
+                f"{type(error).__name__}: {str(error)[:LONGEST_REASON]}", "this is a defect; --debug shows where"
+            )
         )
         console.error(disk_error(error) if isinstance(error, OSError) and of_the_disk(error) else told)
         return 1
+
+
+def _folder_is_gone() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _typed(arguments: list[str]) -> str:
@@ -184,4 +197,8 @@ def _wrong_usage(error: Any, console: Console) -> int:
 def main() -> NoReturn:
     """The `rewindctl` command. SIGTERM ends a run as Ctrl-C does: recorded as KILLED."""
     take_interrupts()
+    hold_streams()
+    if sys.stdout is None:
+        Console().error(RewindError("stdout is closed: the result has nowhere to go", "to throw it away: > /dev/null"))
+        sys.exit(1)
     sys.exit(run())

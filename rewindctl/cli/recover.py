@@ -18,6 +18,8 @@ def recover(
 ) -> None:
     """Upload results that were kept on this machine when their tracking server was away; prints the finished runs.
 
+    Finished baselines of the experiment that are no versions of their model, whoever trained them, are registered too.
+
     Each run is finished once, however often this is called. Results that were altered are refused. Those of a stage
     that another machine finished meanwhile are dropped; a run that is not trained to its end is gone on with by the
     command that made it. Every store gets its own; --tracking-uri is needed where it has credentials.
@@ -26,13 +28,19 @@ def recover(
         rewindctl recover --dry-run
         rewindctl recover
     """
+    from rewindctl.registry.address import absolute_uri, is_there
     from rewindctl.registry.recovery import recover as upload
+    from rewindctl.registry.recovery import register_rest
 
     found = upload(session.tracking_uri, dry_run=dry_run)
+    if is_there(absolute_uri(session.tracking_uri)):
+        told = {one.run_id for one in found}
+        rest = register_rest(session.registry(make=False), dry_run=dry_run)
+        found += [one for one in rest if one.run_id not in told]
     if session.json:
         session.console.json([_row(one) for one in found])
     for one in found:
-        if not session.json and one.state in ("uploaded", "there"):
+        if not session.json and one.state in ("uploaded", "there", "registered"):
             session.console.data(one.run_id)
         session.console.say(f"{one.run_id} ({one.name or 'unknown'}): {one.text}")
     if not found:

@@ -113,6 +113,8 @@ def import_runs(
 
     merged = import_bundle(session.registry, bundle, _progress(session.console, "imported"))
     reused = len(merged.runs) - len(merged.imported)
+    for note in merged.notes:
+        session.console.say(f"note: {note}")
     if session.json:
         counts = {"imported": len(merged.imported), "reused": reused, "completed": len(merged.completed)}
         session.console.json({"bundle": merged.digest, **counts, "runs": merged.runs})

@@ -13,7 +13,7 @@ import typer
 from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.cli import complete
 from rewindctl.console import Console
-from rewindctl.errors import UsageError
+from rewindctl.errors import RewindError, UsageError
 from rewindctl.safe_text import finite
 
 if TYPE_CHECKING:
@@ -279,6 +279,11 @@ def command(
                 function(session, **values)
             except KeyboardInterrupt:
                 raise StoppedError(kept or (KEPT_RUNS if runs else "nothing was changed")) from None
+            except Exception:
+                raise
+            except BaseException as error:  # SystemExit(0) would look like success
+                told = f"{type(error).__name__}: {error}"
+                raise RewindError(f"a plug-in or a library ended the command: {told}", "--debug shows where") from error
             session.say_edits()
 
         keyword = inspect.Parameter.KEYWORD_ONLY
@@ -309,7 +314,7 @@ def _under(parameter: inspect.Parameter, panel: str | None) -> inspect.Parameter
 def _session(before: Globals, after: dict[str, Any]) -> Session:
     return Session(
         tracking_uri=after["tracking_uri"] or before.tracking_uri,
-        experiment=after["experiment"] or before.experiment,
+        experiment=before.experiment if after["experiment"] is None else after["experiment"],
         json=after["json"] or before.json,
         console=Console(quiet=after["quiet"] or before.quiet),
         force=after.get("force", False),

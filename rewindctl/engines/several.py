@@ -28,7 +28,9 @@ def in_turn(pipeline: Pipeline, trials: list[Trial]) -> Iterator[Result]:
             continue
         try:
             outcome = run_trial(pipeline, trial)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plug-in's exit or cancellation is a failure too
             told = told_of(error)
             streak = [*streak, told.message] if streak[-1:] == [told.message] else [told.message]
             yield told

@@ -100,7 +100,9 @@ class Worker:
             return Answer(task.key, outcome.run.run_id, reused=outcome.reused)
         except LimitError as error:
             return Answer(task.key, failed_run(error), error.message, stopped=True)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plug-in's exit or cancellation is a failure too
             told = told_of(error)
             return Answer(task.key, failed_run(error), told.message, told.hint)
 
@@ -110,7 +112,7 @@ class Worker:
         return run_stage(self.pipeline, spec, parent)
 
 
-def told_of(error: Exception) -> RewindError:
+def told_of(error: BaseException) -> RewindError:
     """What a person is told of whatever a stage raised."""
     if isinstance(error, RewindError):
         return error

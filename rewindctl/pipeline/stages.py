@@ -31,6 +31,7 @@ from rewindctl.pruning import Mask, PruneResult, prune
 from rewindctl.pruning.density import plot_density
 from rewindctl.registry import Machine, Registry, RunRecord, RunWriter, Watch
 from rewindctl.registry import records as tag
+from rewindctl.registry.models import unregistered_text
 from rewindctl.registry.paths import LAYERS, MASK, checkpoint_path
 from rewindctl.registry.writer import resume_file
 from rewindctl.rewinding.checkpoints import TrainState
@@ -78,7 +79,7 @@ class Pipeline:
         return self.open_registry()
 
     def run_dense(self, spec: DenseSpec) -> Outcome:
-        """Train a baseline, with checkpoints at its rewind points, and register it as a model version."""
+        """Train a baseline, with checkpoints at its rewind points; the finished run becomes a model version."""
         return self._find_or_run(spec, None, labels.dense_name(spec), labels.dense_tags(spec), self._dense)
 
     def run_prune(self, spec: PruneSpec, parent: RunRecord) -> Outcome:
@@ -214,11 +215,13 @@ class Pipeline:
             with suppress(OSError):  # left by a process that was killed at the very end; gc finds it too
                 resume_file(found.run_id).unlink()
             self.console.say(f"reused   {found.short}: test accuracy {found.metric('test_accuracy'):.2%}")
+            self._register(found)
             return Outcome(found, reused=True)
         spec = found.own_spec(spec)
         run = self._run(found, spec, labels.label_tag(name, tags[tag.SEED]), partial(work, spec))
         self.console.say(f"finished {run.short}: test accuracy {run.metric('test_accuracy'):.2%}")
-        self._say_alias(spec)
+        if self._register(run):
+            self._say_alias(spec)
         return Outcome(run, reused=False)
 
     def _run(
@@ -229,10 +232,10 @@ class Pipeline:
             collected = {tag.COLLECTED: self.policy.collected} if self.policy.collected else {}
             writer.tag({tag.DEVICE: device_name(self.device), **label, **collected})
             writer.write_json("environment.json", environment(self.device))
+            if isinstance(spec, DenseSpec):
+                self._say_if_forbidden(spec)
             work(writer)
             writer.seal()
-            if isinstance(spec, DenseSpec):
-                writer.register(spec)
             return writer.finish(self.console.say)
         except BaseException as error:
             if isinstance(error, DivergedError):
@@ -243,6 +246,24 @@ class Pipeline:
             writer.fail(error)
             error.__dict__[FAILED_RUN] = writer.run_id
             raise
+
+    def _register(self, run: RunRecord) -> bool:
+        """Make a baseline a version of its model; it is finished, whatever keeps it from that. Whether it is one."""
+        if isinstance(run.spec, DenseSpec):
+            try:
+                self.registry.register(run)
+            except RegistryError as error:
+                self.console.say(f"note: run {run.run_id} {unregistered_text(run.spec, error)}")
+                return False
+        return True
+
+    def _say_if_forbidden(self, spec: DenseSpec) -> None:
+        """Before work is done: that a baseline will be no version of its model."""
+        with suppress(RegistryError):  # said when it matters
+            if refusal := self.registry.may_not_register(spec):
+                self.console.say(
+                    f"note: {refusal.message}: the run will be finished, but not registered; {refusal.hint}"
+                )
 
     def _say_alias(self, spec: Spec) -> None:
         """That a baseline was not given the name of its seed, which a longer one has."""

@@ -50,10 +50,15 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
+def is_there(uri: str) -> bool:
+    """Whether there may be a store: False for a SQLite file that is not there."""
+    path = sqlite_path(uri)
+    return path is None or path.exists()
+
+
 def require_store(uri: str) -> None:
     """Raises: RegistryError for a SQLite file that is not there."""
-    path = sqlite_path(uri)
-    if path is not None and not path.exists():
+    if not is_there(uri):
         raise RegistryError(
             f"there is no store {redacted(uri)}", "the first run makes it; for one elsewhere give --tracking-uri"
         )

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from rewindctl.errors import RegistryError, RewindError
 from rewindctl.files import FORBIDDEN, FULL, disk_hint
-from rewindctl.registry import outage
+from rewindctl.registry import outage, rights
 from rewindctl.registry.address import is_server, sqlite_path
 from rewindctl.registry.fencing import fence_engines
 from rewindctl.registry.sqlite_guard import guard_engines
@@ -46,6 +46,7 @@ LOCKED = "is held locked by another program"
 LOCKED_HINT = "end that program or its transaction, then the same command goes on"
 CHECK = "check --tracking-uri and the store"
 # SQLite's, PostgreSQL's, and MLflow's own when it has tried three numbers for a model version.
+MOST_CONFLICTS = 20
 CONFLICTS = ("UNIQUE constraint failed", "duplicate key value", "Model Version creation error")
 # What SQLite says of its disk, and what the system would have said.
 SQLITE_WORDS = {
@@ -103,9 +104,19 @@ class Client:
         def call(*args: Any, **kwargs: Any) -> Any:
             if name in SYNCHRONOUS:
                 kwargs["synchronous"] = True
-            return self.patiently(lambda: method(*args, **kwargs), repeatable=name.startswith(REPEATABLE))
+
+            def once() -> Any:
+                with self.plain_errors(name, args):
+                    return method(*args, **kwargs)
+
+            return self.patiently(once, repeatable=name.startswith(REPEATABLE))
 
         return call
+
+    @property
+    def user(self) -> str:
+        """Who the server takes us for, by the credentials in use; empty where there are none."""
+        return rights.user_of(self.uri)
 
     def patiently(self, call: Callable[[], T], *, repeatable: bool = True) -> T:
         """The call's result; where the store is away and the call may be repeated, asked for again for a while."""
@@ -119,7 +130,7 @@ class Client:
 
     def delete_artifacts(self, artifact_uri: str, path: str | None = None) -> None:
         """Delete the artifacts of a run, or those below `path`: what MlflowClient has no method for."""
-        with self.plain_errors():
+        with self.plain_errors("delete_artifacts", (artifact_uri,)):
             from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
             get_artifact_repository(artifact_uri, tracking_uri=self.uri).delete_artifacts(path)
@@ -134,7 +145,7 @@ class Client:
 
     def list_files(self, artifact_uri: str) -> dict[str, int]:
         """Every file below an artifact URI and its bytes, whatever became of its run; empty where there is none."""
-        with self.plain_errors():
+        with self.plain_errors("list_files", (artifact_uri,)):
             from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
             repository = get_artifact_repository(artifact_uri, tracking_uri=self.uri)
@@ -149,8 +160,11 @@ class Client:
             return files
 
     @contextmanager
-    def plain_errors(self) -> Iterator[None]:
-        """Failures of MLflow and of what it stands on become a StoreError of one line."""
+    def plain_errors(self, method: str = "", values: tuple[Any, ...] = ()) -> Iterator[None]:
+        """Failures of MLflow and of what it stands on become a StoreError of one line.
+
+        `method` and `values` are what was asked, to name the right that is missing.
+        """
         try:
             yield
         except RewindError:
@@ -165,7 +179,42 @@ class Client:
                 raise AwayError(message) from error
             if not self._remote and outage.is_locked(error):
                 raise AwayError(f"the tracking store {self.display_uri} {self.absence}", LOCKED_HINT) from error
+            if self._remote and (code := rights.refused(error)):
+                raise self._refusal(code, method, values) from error
             raise StoreError(message, hint_for(reason), str(getattr(error, "error_code", ""))) from error
+
+    def _refusal(self, code: str, method: str, values: tuple[Any, ...]) -> "DeniedError":
+        user = f"user {self.user!r}" if self.user else "a caller without a user"
+        if code == rights.UNKNOWN:
+            return DeniedError(
+                f"the tracking server {self.display_uri} does not let {user} in",
+                "check user and password: in --tracking-uri, or $MLFLOW_TRACKING_USERNAME and "
+                "$MLFLOW_TRACKING_PASSWORD",
+                code,
+            )
+        if method.startswith("create_experiment") or method == "create_registered_model":
+            what = f"{method.removeprefix('create_').replace('_', ' ')} {values[0]!r}"
+            return DeniedError(f"{user} may not make {what} in {self.display_uri}", "ask an administrator for it", code)
+        right, subject = rights.missing(self._client, method, values)
+        return DeniedError(
+            f"{user} may not {rights.VERBS[right]} {subject} in {self.display_uri}",
+            f"ask its owner or an administrator for {right}",
+            code,
+        )
+
+
+def despite_conflicts(call: Callable[[], T]) -> T:
+    """The call's result. Runs that begin or end at one moment write the same rows (their data set, the next model
+    version), of which MLflow looks for what is there and then makes what is not: all but one of them are refused, and
+    try again.
+    """
+    for _ in range(MOST_CONFLICTS):
+        try:
+            return call()
+        except StoreError as error:
+            if not error.conflict:
+                raise
+    return call()
 
 
 class StoreError(RegistryError):
@@ -179,6 +228,10 @@ class StoreError(RegistryError):
     def conflict(self) -> bool:
         """Whether another run was writing the same row at that moment: asked again, the store finds it there."""
         return any(words in self.message for words in CONFLICTS)
+
+
+class DeniedError(StoreError):
+    """A server does not know the user, or the user lacks a right: message and hint name both, and whom to ask."""
 
 
 class AwayError(StoreError):

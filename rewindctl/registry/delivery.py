@@ -10,34 +10,20 @@ from typing import Any
 
 from rewindctl import processes
 from rewindctl.errors import DiskError
-from rewindctl.registry.client import AwayError, Client, StoreError
+from rewindctl.registry.client import AwayError, Client, despite_conflicts
 from rewindctl.registry.inputs import DataInput, log_inputs, log_network
-from rewindctl.registry.models import register_dense
 from rewindctl.registry.outbox import END, FILE, Entry, Outbox
 from rewindctl.registry.ownership import Heartbeat
-from rewindctl.specs import DenseSpec, parse_spec
 
 METRICS_PER_BATCH = 1_000  # MLflow's limits
 OTHERS_PER_BATCH = 100
 LOCK_SECONDS = 60.0  # a `recover` looks at an outbox for a moment; one that was stopped keeps it
 LOOK_SECONDS = 0.05
-MOST_CONFLICTS = 20
 
 
 def deliver(client: Client, run_id: str, entry: Entry, local: Path | None) -> None:
-    """Carry out one entry. `local`: the file of a `file` entry. Raises: AwayError, StoreError.
-
-    Runs that begin or end at one moment write the same rows (their data set, the next model version), of which MLflow
-    looks for what is there and then makes what is not: all but one of them are refused, and try again.
-    """
-    for _ in range(MOST_CONFLICTS):
-        try:
-            _carry_out(client, run_id, entry, local)
-            return
-        except StoreError as error:
-            if not error.conflict:
-                raise
-    _carry_out(client, run_id, entry, local)
+    """Carry out one entry. `local`: the file of a `file` entry. Raises: AwayError, StoreError."""
+    despite_conflicts(lambda: _carry_out(client, run_id, entry, local))
 
 
 def _carry_out(client: Client, run_id: str, entry: Entry, local: Path | None) -> None:
@@ -49,9 +35,7 @@ def _carry_out(client: Client, run_id: str, entry: Entry, local: Path | None) ->
         case "network":
             log_network(client, run_id, entry["iteration"])
         case "register":
-            spec = parse_spec(entry["spec"], f"the spec of run {run_id}")
-            assert isinstance(spec, DenseSpec)
-            register_dense(client, run_id, spec)
+            pass  # kept by an earlier version: a run is registered when it is finished
         case kind if kind == FILE:
             folder = str(Path(entry["path"]).parent)
             client.log_artifact(run_id, str(local), None if folder == "." else folder)

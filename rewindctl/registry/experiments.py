@@ -1,5 +1,6 @@
 """The experiment that a registry is opened on: which one it is, found or made, with its views in the UI."""
 
+import hashlib
 import os
 import re
 
@@ -8,11 +9,14 @@ from rewindctl.errors import RegistryError, UnknownNameError, UsageError
 from rewindctl.registry.address import absolute_uri, sqlite_path
 from rewindctl.registry.client import Client, StoreError
 from rewindctl.registry.opening import project_run
+from rewindctl.registry.searching import BOTH
 from rewindctl.registry.store import connect
 from rewindctl.registry.views import experiment_tags
 from rewindctl.safe_text import redacted
 
 DEFAULT_EXPERIMENT = "rewindctl"
+LONGEST_NAME, LONGEST_FOLDER = 500, 80  # MLflow's limit; what is left of a name in that of its folder
+PLAIN = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{LONGEST_FOLDER - 1}}}")  # a name that is its folder's too
 
 
 def open_experiment(client: Client, name: str | None, make: bool) -> tuple[str, str]:
@@ -20,12 +24,16 @@ def open_experiment(client: Client, name: str | None, make: bool) -> tuple[str, 
 
     Without `make` the default one alone is made. Raises: RegistryError, UnknownNameError.
     """
-    name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    project = os.environ.get("MLFLOW_EXPERIMENT_ID") if os.environ.get("MLFLOW_RUN_ID") else None
-    if project is not None:
+    if name is None:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or None
+    elif not name.strip():
+        raise UsageError(f"--experiment is {name!r}", "give a name, or leave it out")
+    project = None
+    if os.environ.get("MLFLOW_EXPERIMENT_ID") and os.environ.get("MLFLOW_RUN_ID"):
         _require_project_run(client)
-    if name is None and project is not None:  # inside `mlflow run`: stay in the experiment of its run
-        found = client.impatient().get_experiment(project)
+        project = project_run(client)
+    if name is None and project is not None:  # inside `mlflow run`: stay where its run is
+        found = client.impatient().get_experiment(client.get_run(project).info.experiment_id)
         return found.name, found.experiment_id
     name = name or DEFAULT_EXPERIMENT
     return name, _find_or_make(client, name, make or name == DEFAULT_EXPERIMENT)
@@ -37,6 +45,7 @@ def _find_or_make(client: Client, name: str, make: bool) -> str:
     if found is None and not make:
         raise _no_experiment(client, name)
     if found is None:
+        _check_name(name)
         try:
             tags = experiment_tags()
             return str(client.create_experiment(name, _artifact_location(client, name), tags))
@@ -70,7 +79,8 @@ def _require_project_run(client: Client) -> None:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     path = sqlite_path(uri)
     here = path is not None and not path.is_absolute() and absolute_uri(uri) == client.uri
-    if here and project_run(client) is None:
+    fresh = here and len(client.search_experiments(view_type=BOTH, max_results=2)) < 2  # else the run is an old one
+    if fresh and project_run(client) is None:
         raise RegistryError(
             f"the run of mlflow run is not in {client.display_uri}, which {uri} is here",
             "give mlflow run an absolute MLFLOW_TRACKING_URI, such as sqlite:////home/me/mlflow.db",
@@ -81,7 +91,19 @@ def _artifact_location(client: Client, name: str) -> str | None:
     path = sqlite_path(client.uri)
     if path is None:
         return None  # the server decides
-    return (path.parent / "mlruns" / re.sub(r"[^A-Za-z0-9._-]", "_", name)).as_uri()
+    root = path.parent / "mlruns"
+    taken = {found.artifact_location.rstrip("/") for found in client.search_experiments(view_type=BOTH)}
+    if PLAIN.fullmatch(name) and (own := (root / name).as_uri()) not in taken:
+        return own
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return (root / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:LONGEST_FOLDER]}-{digest}").as_uri()
+
+
+def _check_name(name: str) -> None:
+    """Raises: UsageError for what no experiment is to be called."""
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        why = f"has more than {LONGEST_NAME} characters" if len(name) > LONGEST_NAME else "has control characters"
+        raise UsageError(f"the experiment name {name!r:.80} {why}", "give another --experiment")
 
 
 def experiment_of(tracking_uri: str, run_id: str) -> str:

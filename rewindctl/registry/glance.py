@@ -22,8 +22,11 @@ RUNS = """
     WHERE runs.lifecycle_stage = 'active' AND runs.run_uuid GLOB ? {kinds} ORDER BY runs.start_time DESC LIMIT ?
 """
 ALIASES = """
-    SELECT 'models:/' || name || '@' || alias FROM registered_model_aliases
-    WHERE name GLOB '*-dense' ORDER BY name, alias LIMIT ?
+    SELECT 'models:/' || aliases.name || '@' || alias FROM registered_model_aliases AS aliases
+    JOIN model_versions AS versions ON versions.name = aliases.name AND versions.version = aliases.version
+    JOIN runs ON runs.run_uuid = versions.run_id AND runs.lifecycle_stage = 'active' AND runs.status = 'FINISHED'
+    JOIN tags AS kinds ON kinds.run_uuid = runs.run_uuid AND kinds.key = 'rewindctl.kind' AND kinds.value = 'dense'
+    WHERE aliases.name GLOB '*-dense' ORDER BY aliases.name, alias LIMIT ?
 """
 EXPERIMENTS = "SELECT name FROM experiments WHERE lifecycle_stage = 'active' ORDER BY experiment_id LIMIT ?"
 

@@ -1,15 +1,22 @@
 """Dense baselines as versions of a registered model."""
 
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
 
+from rewindctl.errors import RewindError
 from rewindctl.registry import records as tag
-from rewindctl.registry.client import Client, StoreError
+from rewindctl.registry.client import Client, DeniedError, StoreError
+from rewindctl.registry.reading import read
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.searching import search
 from rewindctl.safe_text import markdown
 from rewindctl.specs import DenseSpec
 
 NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
+Baseline = tuple[RunRecord, int]  # a finished dense run, and which version of its model it is
+DENSE_MODEL, SEED_ALIAS = "-dense", "seed-"
 MODEL_DESCRIPTION = """\
 Dense baselines: `{spec.model}` trained on `{spec.dataset}`, a version for each finished run. The alias `seed-N` is
 the longest of seed N, of equally long ones the newest, and stands for its run wherever a command takes one:
@@ -22,44 +29,123 @@ rewindctl prune --parent models:/{name}@seed-{spec.seed} --compression 10
 
 def dense_model(model: str, dataset: str) -> str:
     """The registered model whose versions are the dense runs of a network and a data set."""
-    return f"{model}-{dataset}-dense"
+    return f"{model}-{dataset}{DENSE_MODEL}"
 
 
-def register_dense(client: Client, run_id: str, spec: DenseSpec, *, move_alias: bool = True) -> None:
-    """Make the run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it.
+def register_dense(client: Client, run: RunRecord, spec: DenseSpec) -> None:
+    """Make a finished run a version of `<model>-<dataset>-dense` with the alias `seed-<n>`, new or moved to it.
 
-    The alias stays where it names a longer baseline: what is shortened for a trial takes no name from the whole one.
-    Without `move_alias` it stays wherever it is. A run that is a version already, of a process that died just then,
-    is not made another. The versions of killed runs of the stage, which never finished, go.
+    The alias stays where it names a baseline that is longer, or as long and newer: what is shortened for a trial takes
+    no name from the whole one. For an imported run it stays with any baseline. The same again does what is left, as of
+    a process that died within. Raises: StoreError.
     """
     name = dense_model(spec.model, spec.dataset)
-    tags = {tag.MODEL: spec.model, tag.DATASET: spec.dataset}
+    version = next((one.version for one in versions(client, run_id=run.run_id) if one.name == name), None)
+    if version is None:
+        _make_model(client, name, spec)
+        version = _make_version(client, name, run, spec)
+        _drop_unfinished(client, name, run, spec)
+    named = _named(client, spec)
+    if named is None or (tag.IMPORT not in run.tags and goes_before((run, int(version)), named)):
+        client.set_registered_model_alias(name, _alias(spec), version)
+
+
+def refusal(client: Client, spec: DenseSpec) -> DeniedError | None:
+    """Why the user may not make versions of the model that a baseline is to be one of, None where they may.
+
+    Asked by writing what the model says already; one that is not there yet, or not ours, is not asked. Raises:
+    StoreError.
+    """
+    name = dense_model(spec.model, spec.dataset)
     try:
-        client.create_registered_model(name, tags, MODEL_DESCRIPTION.format(spec=spec, name=name))
+        if client.get_registered_model(name).tags.get(tag.MODEL) == spec.model:
+            client.set_registered_model_tag(name, tag.MODEL, spec.model)
+    except DeniedError as error:
+        return error
     except StoreError as error:
-        if error.code != "RESOURCE_ALREADY_EXISTS":
+        if error.code not in NOT_THERE:
             raise
-    experiment = client.get_run(run_id).info.experiment_id
-    for run in search(client, [experiment], {tag.FINGERPRINT: spec.fingerprint()}):
-        for version in _versions_of(client, name, run.run_id) if run.status in ("KILLED", "FAILED") else ():
-            client.delete_model_version(name, version)
-    version = next(iter(_versions_of(client, name, run_id)), None) or _make_version(client, name, run_id, spec)
-    alias = _alias(spec)
-    stays = longer_baseline(client, spec) if move_alias else alias in client.get_registered_model(name).aliases
-    if not stays:
-        client.set_registered_model_alias(name, alias, version)
+    return None
+
+
+def unregistered(client: Client, runs: Iterable[RunRecord]) -> list[RunRecord]:
+    """The finished dense runs that are no version of their model."""
+    dense = [run for run in runs if run.kind == "dense" and run.finished and not run.deleted]
+    models = {model_of(run) for run in dense}
+    known = {(one.name, one.run_id) for name in models if "'" not in name for one in versions(client, name=name)}
+    return [run for run in dense if (model_of(run), run.run_id) not in known]
+
+
+def unregistered_text(spec: DenseSpec, error: RewindError) -> str:
+    """What follows the name of a finished baseline that is no version of its model: that, why, and what to do."""
+    name = dense_model(spec.model, spec.dataset)
+    return f"is finished, but is no version of {name}: {error.message}: {error.hint}; then rewindctl recover"
 
 
 def longer_baseline(client: Client, spec: DenseSpec) -> RunRecord | None:
-    """The run that the alias of the spec's seed names, where that one is finished and has more iterations."""
+    """The baseline that the alias of the spec's seed names, where that one has more iterations."""
+    named = _named(client, spec)
+    return named[0] if named and iterations_of(named[0]) > spec.iterations else None
+
+
+def is_baseline(run: RunRecord, model: str, seed: str) -> bool:
+    """Whether a run is what the alias `seed-<seed>` of a registered model stands for: a finished dense run of its."""
+    here = run.kind == "dense" and run.finished and not run.deleted
+    return here and model_of(run) == model and run.tags.get(tag.SEED) == seed
+
+
+def seed_of(alias: str) -> str | None:
+    """The seed in the alias `seed-<n>`, None for others."""
+    return alias.removeprefix(SEED_ALIAS) if re.fullmatch(rf"{SEED_ALIAS}[0-9]+", alias) else None
+
+
+def model_of(run: RunRecord) -> str:
+    """The registered model of a dense run."""
+    return dense_model(run.tags.get(tag.MODEL, ""), run.tags.get(tag.DATASET, ""))
+
+
+def run_of(client: Client, version: Any) -> RunRecord | None:
+    """The run that a version is of, None where it has none, or one that is gone. Raises: StoreError."""
     try:
-        version = client.get_model_version_by_alias(dense_model(spec.model, spec.dataset), _alias(spec))
-        run = RunRecord.from_mlflow(client.get_run(version.run_id))
+        return read(client, version.run_id) if version.run_id else None
     except StoreError as error:
         if error.code in NOT_THERE:
             return None
         raise
-    return run if run.finished and not run.deleted and iterations_of(run) > spec.iterations else None
+
+
+def versions(client: Client, **where: str) -> Iterator[Any]:
+    """Every version of a model (`name`) or of a run (`run_id`). Raises: StoreError."""
+    ((key, value),) = where.items()
+    token: str | None = ""
+    while token is not None:
+        page = client.search_model_versions(f"{key} = '{value}'", page_token=token or None)
+        yield from page
+        token = page.token or None
+
+
+def goes_before(one: Baseline, other: Baseline) -> bool:
+    """Whether the first has the alias of their seed: the longer one; of equally long ones of one experiment the newest,
+    of several the one that was registered last. No clock decides.
+    """
+    lengths = iterations_of(one[0]), iterations_of(other[0])
+    if lengths[0] != lengths[1]:
+        return lengths[0] > lengths[1]
+    is_same = one[0].fingerprint == other[0].fingerprint
+    return one[0].age > other[0].age if is_same else one[1] > other[1]
+
+
+def _named(client: Client, spec: DenseSpec) -> Baseline | None:
+    """The baseline that the alias of the spec's seed names, None where it names anything else."""
+    name = dense_model(spec.model, spec.dataset)
+    try:
+        version = client.get_model_version_by_alias(name, _alias(spec))
+    except StoreError as error:
+        if error.code in NOT_THERE:
+            return None
+        raise
+    run = run_of(client, version)
+    return (run, int(version.version)) if run and is_baseline(run, name, str(spec.seed)) else None
 
 
 def iterations_of(run: RunRecord) -> int:
@@ -69,21 +155,40 @@ def iterations_of(run: RunRecord) -> int:
 
 
 def _alias(spec: DenseSpec) -> str:
-    return f"seed-{spec.seed}"
+    return f"{SEED_ALIAS}{spec.seed}"
 
 
-def _versions_of(client: Client, name: str, run_id: str) -> list[str]:
-    found = client.search_model_versions(f"run_id = '{run_id}'")
-    return [str(one.version) for one in found if one.name == name]
+def _make_model(client: Client, name: str, spec: DenseSpec) -> None:
+    try:
+        client.get_registered_model(name)  # who may not make models may be let to this one
+        return
+    except StoreError as error:
+        if error.code not in NOT_THERE:
+            raise
+    tags = {tag.MODEL: spec.model, tag.DATASET: spec.dataset}
+    try:
+        client.create_registered_model(name, tags, MODEL_DESCRIPTION.format(spec=spec, name=name))
+    except StoreError as error:
+        if error.code != "RESOURCE_ALREADY_EXISTS":  # another process was first
+            raise
 
 
-def _make_version(client: Client, name: str, run_id: str, spec: DenseSpec) -> str:
-    run = client.get_run(run_id)
+def _drop_unfinished(client: Client, name: str, run: RunRecord, spec: DenseSpec) -> None:
+    """Delete the versions that earlier rewindctls made of runs of the stage before these were killed."""
+    experiment = client.get_run(run.run_id).info.experiment_id
+    for other in search(client, [experiment], {tag.FINGERPRINT: spec.fingerprint()}):
+        for version in versions(client, run_id=other.run_id) if other.status in ("KILLED", "FAILED") else ():
+            with suppress(DeniedError):  # it is no baseline, wherever one is read
+                if version.name == name:
+                    client.delete_model_version(name, version.version)
+
+
+def _make_version(client: Client, name: str, run: RunRecord, spec: DenseSpec) -> str:
     made = client.create_model_version(
         name,
-        f"{run.info.artifact_uri}/checkpoints",
-        run_id,
+        f"{run.artifact_uri}/checkpoints",
+        run.run_id,
         {tag.SEED: str(spec.seed), tag.FINGERPRINT: spec.fingerprint()},
-        description=f"Run [{markdown(run.info.run_name)}](#/runs/{run_id}). {run.data.tags.get(tag.NOTE, '')}",
+        description=f"Run [{markdown(run.name)}](#/runs/{run.run_id}). {run.tags.get(tag.NOTE, '')}",
     )
     return str(made.version)

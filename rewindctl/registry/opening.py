@@ -13,7 +13,7 @@ from rewindctl.errors import KeptError
 from rewindctl.files import require_state_folder
 from rewindctl.registry import claim, outage, ownership, stored_point
 from rewindctl.registry import records as tag
-from rewindctl.registry.client import AwayError, Client, StoreError
+from rewindctl.registry.client import AwayError, Client, DeniedError, StoreError
 from rewindctl.registry.outbox import Entry, Outbox
 from rewindctl.registry.ownership import Lease, Watch
 from rewindctl.registry.records import RunRecord
@@ -116,14 +116,14 @@ class Opening:
         if run.status != "RUNNING":
             return
         if claim.is_choosing(run):  # it never was anybody's
-            self.client.delete_run(run.run_id)
+            take_back(self.client, run.run_id)
         else:
             self.client.set_terminated(run.run_id, "KILLED")
 
     def _withdraw(self, run_id: str) -> None:
         """Take back a run that nothing was written to."""
         try:
-            self.client.delete_run(run_id)
+            take_back(self.client, run_id)
         except StoreError:
             pass  # the next process at this stage finds that nobody holds it
         finally:
@@ -154,9 +154,18 @@ def project_run(client: Client) -> str | None:
     """The run of `mlflow run`, where we are inside one: what has no parent of ours is nested in it in the MLflow UI."""
     run_id = os.environ.get("MLFLOW_RUN_ID")
     try:
-        return run_id if run_id and client.get_run(run_id) else None
+        there = run_id and client.get_run(run_id).info.lifecycle_stage == "active"
+        return run_id if there else None
     except StoreError:
-        return None  # of another store
+        return None  # of another store, or gone: the variable is left from elsewhere
+
+
+def take_back(client: Client, run_id: str) -> None:
+    """Delete a run that never was anybody's; who may not delete closes it. Raises: StoreError."""
+    try:
+        client.delete_run(run_id)
+    except DeniedError:
+        client.set_terminated(run_id, "KILLED")
 
 
 def create_run(client: Client, experiment_id: str, tags: dict[str, str], name: str) -> str:

@@ -27,7 +27,7 @@ def limit_seconds() -> float:
 
 def is_locked(error: BaseException) -> bool:
     """Whether another program holds a SQLite store locked: nothing was done, and the same call may succeed later."""
-    codes = [link.sqlite_errorcode for link in _chain(error) if isinstance(link, sqlite3.OperationalError)]
+    codes = [link.sqlite_errorcode for link in chain(error) if isinstance(link, sqlite3.OperationalError)]
     return any(code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) for code in codes)
 
 
@@ -36,7 +36,7 @@ def is_outage(error: BaseException) -> bool:
     import requests
     from sqlalchemy.exc import DBAPIError, OperationalError
 
-    for link in _chain(error):
+    for link in chain(error):
         if isinstance(link, requests.RequestException):
             status = getattr(getattr(link, "response", None), "status_code", None)
             return (status in TRANSIENT) if status is not None else not isinstance(link, ValueError)
@@ -45,7 +45,7 @@ def is_outage(error: BaseException) -> bool:
     return getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """The error and what it came from; requests and urllib3 hold the reason in other places too."""
     open_, seen = [error], set[int]()
     while open_:

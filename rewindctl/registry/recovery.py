@@ -12,15 +12,17 @@ from rewindctl.registry import records as tag
 from rewindctl.registry.address import absolute_uri
 from rewindctl.registry.client import StoreError
 from rewindctl.registry.experiments import experiment_of
-from rewindctl.registry.opening import about_of, create_run
+from rewindctl.registry.models import model_of, unregistered, unregistered_text
+from rewindctl.registry.opening import about_of, create_run, take_back
 from rewindctl.registry.outbox import Outbox, is_kept, kept_folder
 from rewindctl.registry.ownership import Lease, Watch, now, release, this_process
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.writer import RunWriter
 from rewindctl.safe_text import redacted
+from rewindctl.specs import DenseSpec
 
-State = Literal["uploaded", "ready", "there", "superseded", "unfinished", "busy", "failed"]
+State = Literal["uploaded", "registered", "ready", "there", "superseded", "unfinished", "busy", "failed"]
 STAGE = (tag.KIND, tag.FINGERPRINT, tag.GROUP, tag.SPEC, tag.PARENT, tag.DENSE_RUN, tag.SCHEMA)
 
 
@@ -28,9 +30,10 @@ STAGE = (tag.KIND, tag.FINGERPRINT, tag.GROUP, tag.SPEC, tag.PARENT, tag.DENSE_R
 class Recovered:
     """What became of the results in `folder`.
 
-    `uploaded` now, or `there` since an earlier upload; `ready` for it (nothing was to be changed); `superseded` by a
-    run that another process finished meanwhile; `unfinished`: the run's own command goes on with it; `busy`: a process
-    is at them, or at their stage; `failed`: see `hint`. Only the first, second and fourth leave nothing here.
+    `uploaded` now, or `there` since an earlier upload; `registered` now, a baseline that was no version of its model;
+    `ready` for either (nothing was to be changed); `superseded` by a run that another process finished meanwhile;
+    `unfinished`: the run's own command goes on with it; `busy`: a process is at them, or at their stage; `failed`: see
+    `hint`. After the first two and `superseded` nothing is left here; what only had to be registered has no folder.
     """
 
     run_id: str
@@ -61,6 +64,27 @@ def recover(tracking_uri: str | None, *, dry_run: bool = False, fingerprint: str
             continue
         if fingerprint in (None, box.header["fingerprint"]):
             found.append(_recover(box, tracking_uri, dry_run))
+    return found
+
+
+def register_rest(registry: Registry, *, dry_run: bool = False) -> list[Recovered]:
+    """Make the finished baselines of an experiment that are no versions of their models such versions.
+
+    What keeps a training from that costs it nothing: it is done here, by anyone who may, on any machine.
+    """
+    found = []
+    for run in unregistered(registry.client, registry.search(kind="dense")):
+        one: dict[str, Any] = {"run_id": run.run_id, "name": run.name, "uri": registry.display_uri, "folder": ""}
+        model = model_of(run)
+        try:
+            if not dry_run:
+                registry.register(run)
+            text = f"is {'no' if dry_run else 'a'} version of {model}{' yet' if dry_run else ''}"
+            found.append(Recovered(**one, state="ready" if dry_run else "registered", text=text))
+        except RewindError as error:
+            found.append(
+                Recovered(**one, state="failed", text=f"is no version of {model}: {error.message}", hint=error.hint)
+            )
     return found
 
 
@@ -141,10 +165,15 @@ def _upload(box: Outbox, uri: str) -> tuple[State, str]:
     box.unlock()  # the writer's now
     writer = regain(registry, run, about_of(run.fingerprint, run.name, forced=box.header["forced"]))
     try:
-        writer.finish()
+        finished = writer.finish()
     except BaseException as error:
         writer.fail(error)  # which leaves what is kept
         raise
+    if isinstance(spec := finished.spec, DenseSpec):
+        try:
+            registry.register(finished)
+        except RegistryError as error:  # told again by whoever looks for such runs
+            return "uploaded", unregistered_text(spec, error)
     return "uploaded", "is finished"
 
 
@@ -175,7 +204,7 @@ def regain(registry: Registry, run: RunRecord, about: dict[str, Any]) -> RunWrit
         return RunWriter.reopen(registry.client, run, ticket, about, Lease(registry.client, mine))
     finally:
         try:
-            registry.client.delete_run(mine)
+            take_back(registry.client, mine)
         except StoreError:
             pass  # nobody holds it: the next process at this stage clears it away
         finally:

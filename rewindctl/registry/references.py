@@ -2,13 +2,14 @@
 
 import re
 from contextlib import suppress
+from typing import Any
 
 from rewindctl.catalog import listed
 from rewindctl.errors import UsageError
 from rewindctl.registry import records as tag
 from rewindctl.registry.address import absolute_uri
 from rewindctl.registry.client import Client, StoreError
-from rewindctl.registry.models import NOT_THERE
+from rewindctl.registry.models import DENSE_MODEL, NOT_THERE, is_baseline, model_of, seed_of
 from rewindctl.registry.reading import read
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.searching import BOTH, search
@@ -32,7 +33,7 @@ def get(client: Client, run_id: str, *, deleted: bool = False) -> RunRecord:
 def resolve(client: Client, reference: str, *, deleted: bool = False) -> RunRecord:
     """A run by whatever a person may write for it. Raises: UsageError."""
     if reference.startswith("models:/"):
-        return get(client, _run_of_alias(client, reference), deleted=deleted)
+        return _of_alias(client, reference, deleted)
     if re.fullmatch(r"[0-9a-f]{32}", reference):
         return get(client, reference, deleted=deleted)
     if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},32}}", reference):
@@ -66,7 +67,11 @@ def _deleted(client: Client, run: RunRecord) -> UsageError:
     )
 
 
-def _run_of_alias(client: Client, reference: str) -> str:
+def _of_alias(client: Client, reference: str, deleted: bool) -> RunRecord:
+    """The run of the version that an alias names; `seed-<n>` must name a baseline, unless it may be a `deleted` one.
+
+    Raises: UsageError.
+    """
     match = re.fullmatch(r"models:/([^@/]+)@([^@/]+)", reference)
     if match is None:
         raise UsageError(f"{reference!r} is not a model alias", "write models:/resnet20-cifar10-dense@seed-0")
@@ -76,7 +81,27 @@ def _run_of_alias(client: Client, reference: str) -> str:
         if error.code in NOT_THERE:
             raise _no_alias(client, match[1], reference) from None
         raise
-    return str(version.run_id)
+    if not version.run_id:
+        raise _no_baseline(reference, version, "which has no run")
+    run = get(client, version.run_id, deleted=deleted)
+    seed = seed_of(match[2]) if match[1].endswith(DENSE_MODEL) else None
+    if seed is not None and not deleted and not is_baseline(run, match[1], seed):
+        raise _no_baseline(reference, version, f"whose run {run.run_id} is {_described(run)}")
+    return run
+
+
+def _no_baseline(reference: str, version: Any, what: str) -> UsageError:
+    return UsageError(
+        f"{reference} names version {version.version}, {what}",
+        "give a run ID (rewindctl list --kind dense); the next baseline of that seed gets the alias back",
+    )
+
+
+def _described(run: RunRecord) -> str:
+    """What a run is that is no baseline of the alias: unfinished, of another kind, or of something else."""
+    if run.kind != "dense":
+        return f"of the kind {run.kind}" if run.kind else "none of rewindctl"
+    return f"of {model_of(run)}, seed {run.tags.get(tag.SEED, '')}" if run.finished else run.status
 
 
 def _no_alias(client: Client, model: str, reference: str) -> UsageError:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rewindctl.arithmetic import AUTO
+from rewindctl.errors import RegistryError
 from rewindctl.registry import experiments, lineage, models, older, reading, references
 from rewindctl.registry import records as tag
-from rewindctl.registry.address import absolute_uri, require_store
+from rewindctl.registry.address import absolute_uri, is_server, require_store
 from rewindctl.registry.artifacts import Artifacts
+from rewindctl.registry.client import despite_conflicts
 from rewindctl.registry.opening import Opening, open_report
 from rewindctl.registry.ownership import Watch
 from rewindctl.registry.record import Record
@@ -104,6 +106,19 @@ class Registry:
         that was deleted through MLflow. Raises: UsageError.
         """
         return references.resolve(self.client, reference, deleted=deleted)
+
+    def register(self, run: RunRecord) -> None:
+        """Make a finished dense run a version of the registered model of its network and data set, if it is none.
+
+        Raises: RegistryError; the run is as it was, and the same again does what is left.
+        """
+        spec, quick = run.spec, self.client.impatient()
+        assert isinstance(spec, DenseSpec)
+        self.client.patiently(lambda: despite_conflicts(lambda: models.register_dense(quick, run, spec)))
+
+    def may_not_register(self, spec: DenseSpec) -> RegistryError | None:
+        """What keeps the user from registering runs of `spec`, as far as can be told. Raises: RegistryError."""
+        return models.refusal(self.client, spec) if is_server(self.uri) else None
 
     def longer_baseline(self, spec: DenseSpec) -> RunRecord | None:
         """The run that `seed-<n>` names, where that is a longer one than `spec`. Raises: RegistryError."""

@@ -37,7 +37,7 @@ from rewindctl.registry.records import (
     spec_text,
 )
 from rewindctl.safe_text import scrubbed
-from rewindctl.specs import DenseSpec, Spec, parse_spec
+from rewindctl.specs import Spec, parse_spec
 from rewindctl.temporary import temporary_folder
 
 
@@ -170,10 +170,6 @@ class RunWriter:
         """That the run made a network, after so many iterations; its files are the run's checkpoints."""
         self._send({"do": "network", "iteration": iteration})
 
-    def register(self, spec: DenseSpec) -> None:
-        """Make the run a version of the registered model of its network and data set."""
-        self._send({"do": "register", "spec": spec.canonical()})
-
     @contextmanager
     def artifact(self, path: str) -> Iterator[Path]:
         """A local file to write; at the end of the block it is uploaded as `path` and its digest noted."""
@@ -301,7 +297,7 @@ class RunWriter:
         A killed run keeps its resume point: the same command goes on with it. One that another process took over is
         left to it.
         """
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        interrupted = isinstance(error, KeyboardInterrupt)  # an exit is a plug-in's, which ends no command of ours
         # None of these is the stage's fault: it goes on.
         killed = interrupted or isinstance(error, DiskError | StoreError | LimitError | NotHereError)
         reason = "interrupted" if interrupted else (error.message if isinstance(error, RewindError) else repr(error))

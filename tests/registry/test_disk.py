@@ -23,7 +23,6 @@ from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry, RunWriter
 from rewindctl.registry.client import StoreError
-from rewindctl.registry.models import register_dense
 from rewindctl.registry.records import OWNER
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec
@@ -132,23 +131,6 @@ def test_half_an_upload_goes_when_the_run_goes_on(registry: Registry, spec: Dens
     again = start(registry, spec)
     assert [path.name for path in folder.iterdir()] == ["spec.json"]
     again.fail(ValueError("a defect"))
-
-
-def versions(registry: Registry) -> list[str]:
-    return [version.run_id for version in registry.client.search_model_versions()]
-
-
-def test_a_baseline_is_registered_once_however_often_it_is_killed(registry: Registry, spec: DenseSpec) -> None:
-    first = start(registry, spec)
-    register_dense(registry.client, first.run_id, spec)
-    register_dense(registry.client, first.run_id, spec)
-    assert versions(registry) == [first.run_id]
-    first.fail(KeyboardInterrupt())
-    second = start(registry, spec)
-    register_dense(registry.client, second.run_id, spec)
-    assert versions(registry) == [second.run_id]
-    assert registry.resolve("models:/resnet8-digits-dense@seed-0").run_id == second.run_id
-    second.fail(KeyboardInterrupt())
 
 
 def test_a_report_that_was_killed_is_closed_by_the_next(registry: Registry) -> None:

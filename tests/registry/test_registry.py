@@ -14,7 +14,6 @@ from rewindctl.datasets import load_dataset
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry, RunRecord
-from rewindctl.registry.models import register_dense
 from rewindctl.registry.ownership import this_process
 from rewindctl.registry.records import OWNER, SCHEMA
 from rewindctl.specs import DenseSpec
@@ -120,14 +119,6 @@ def test_an_ambiguous_prefix_counts_every_page_of_candidates(copied_chain: Chain
         copied_chain.registry().resolve("000000")
 
 
-def test_the_alias_of_a_seed_moves_to_the_newest_version(copied_chain: Chain) -> None:
-    registry = copied_chain.registry()
-    register_dense(registry.client, copied_chain.prune, spec_of(seed=0))  # any run will do for a version
-    register_dense(registry.client, copied_chain.lr_rewind, spec_of(seed=1))
-    assert registry.resolve("models:/resnet8-digits-dense@seed-0").run_id == copied_chain.prune
-    assert registry.resolve("models:/resnet8-digits-dense@seed-1").run_id == copied_chain.lr_rewind
-
-
 # Lineage
 
 
@@ -206,7 +197,58 @@ def test_artifacts_lie_beside_the_store_in_a_folder_that_any_name_makes(store: P
     writer = registry.start(spec_of(), "a run", None, {})
     folder = folder_of(registry.get(writer.run_id))
     assert (folder / "spec.json").is_file()
-    assert folder.parents[1] == store.parent / "mlruns" / "a_b___1"
+    assert folder.parents[2] == store.parent / "mlruns"
+    assert folder.parents[1].name.startswith("a_b___1-")
+
+
+NAMES = ["a/b", "a_b", "a b", "..", ".", "/", "../..", "é" * 200, "x" * 499, "a.b", ".a.b"]
+
+
+def test_every_experiment_has_a_folder_of_its_own_below_the_store(store: Path) -> None:
+    client = Registry(f"sqlite:///{store}").client
+    for name in NAMES:
+        assert Registry(client.uri, name).experiment == name
+    roots = [one.artifact_location for one in client.search_experiments() if one.name in NAMES]
+    assert len(set(roots)) == len(NAMES)
+    mlruns = (store.parent / "mlruns").as_uri()
+    assert {root.rpartition("/")[0] for root in roots} == {mlruns}
+    assert not any(root.rpartition("/")[2].startswith(".") for root in roots)
+
+
+def test_a_folder_that_an_earlier_rewindctl_gave_to_another_name_is_not_shared(store: Path) -> None:
+    client = Registry(f"sqlite:///{store}").client
+    client.create_experiment("a/b", (store.parent / "mlruns" / "a_b").as_uri())
+    Registry(client.uri, "a_b")
+    roots = {one.name: one.artifact_location for one in client.search_experiments()}
+    assert roots["a/b"] != roots["a_b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("", "''"), (" ", "' '"), ("a\nb", "control"), ("x" * 501, "500 characters")]
+)
+def test_a_name_that_no_experiment_is_to_have_is_refused(store: Path, cli: Cli, name: str, words: str) -> None:
+    answer = cli("init", "--experiment", name, "--tracking-uri", f"sqlite:///{store}")
+    assert (answer.code, answer.out, len(answer.err.splitlines())) == (2, "", 2)
+    assert words in answer.err.splitlines()[0]
+
+
+@pytest.mark.parametrize("left", ["gone", "deleted", "of another experiment"])
+def test_variables_left_of_an_mlflow_run_neither_fail_nor_misplace_a_run(
+    store: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    client = registry.client
+    other = client.create_experiment("other")
+    outer = client.create_run(other).info.run_id
+    if left == "deleted":
+        client.delete_run(outer)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32 if left == "gone" else outer)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "77" if left == "of another experiment" else other)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    opened = Registry()
+    writer = opened.start(spec_of(), "a run", None, {})
+    nested = left == "of another experiment"  # the run's own counts
+    assert opened.experiment == ("other" if nested else "rewindctl")
+    assert opened.get(writer.run_id).tags.get("mlflow.parentRunId") == (outer if nested else None)
 
 
 def test_a_deleted_experiment_is_refused_with_the_way_to_restore_it(store: Path, registry: Registry) -> None:

@@ -1,5 +1,6 @@
 """Writing a run: batches, digests, a manifest last, and closed for good."""
 
+import asyncio
 import hashlib
 import json
 import math
@@ -133,12 +134,14 @@ def test_what_was_not_measured_is_left_out(registry: Registry, writer: RunWriter
     ("error", "status", "reason"),
     [
         (KeyboardInterrupt(), "KILLED", "interrupted"),
-        (SystemExit(1), "KILLED", "interrupted"),
+        (SystemExit(0), "FAILED", "SystemExit(0)"),
+        (GeneratorExit("theirs"), "FAILED", "GeneratorExit('theirs')"),
+        (asyncio.CancelledError(), "FAILED", "CancelledError()"),
         (RewindError("two\nlines"), "FAILED", "two lines"),
         (ValueError("a defect"), "FAILED", "ValueError('a defect')"),
         (RewindError("long " * 1_000), "FAILED", ("long " * 100)),
     ],
-    ids=["ctrl-c", "exit", "refusal", "defect", "long"],
+    ids=["ctrl-c", "exit", "closed", "cancelled", "refusal", "defect", "long"],
 )
 def test_the_end_of_a_failed_run_says_why(
     registry: Registry, writer: RunWriter, error: BaseException, status: str, reason: str

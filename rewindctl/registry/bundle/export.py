@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
-from rewindctl.files import disk_hint, sha256
+from rewindctl.files import disk_hint, no_plain_file, sha256
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.archive import PART, archive_size, parts_of, write_archive
 from rewindctl.registry.bundle.check import check_manifests, check_runs
@@ -88,8 +88,9 @@ def _in_the_way(bundle: Path, overwrite: bool) -> list[Path]:
     """What is there under the names of a bundle and its parts. Raises: UsageError unless it may be replaced."""
     if PART.fullmatch(bundle.name):
         raise UsageError(f"{bundle} is the name of a part", "give the name of the whole: no number at its end")
-    if bundle.is_dir():
-        raise UsageError(f"{bundle} is a folder", "give the path of a file")
+    for path in (bundle, *parts_of(bundle).values()):
+        if odd := no_plain_file(path):
+            raise UsageError(f"{path} is {odd}", "give the path of a file")
     found = [path for path in (bundle, *parts_of(bundle).values()) if path.exists()]
     if found and not overwrite:
         raise UsageError(f"{found[0]} exists", "give another path, or --overwrite")

@@ -7,14 +7,15 @@ those of the bundle's, so the bundle's is then imported beside it, as a forced r
 
 MLflow knows no transactions. New runs are RUNNING, which never counts, until all are there; a failure removes them,
 and what a killed import leaves is removed by the next one. They are then finished parents first, so that a process
-killed at that moment leaves whole lineages, and the same import adds the rest.
+killed at that moment leaves whole lineages, and the same import adds the rest. Baselines are made versions of their
+models when all runs are there: who may not do that has the runs, and a note.
 """
 
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,7 +31,7 @@ from rewindctl.registry.bundle.index import Index, RunEntry, parse_index
 from rewindctl.registry.bundle.leftovers import discard, remove_leftovers
 from rewindctl.registry.delivery import METRICS_PER_BATCH
 from rewindctl.registry.manifest import MANIFEST_FILE, Manifest, parse_manifest
-from rewindctl.registry.models import register_dense
+from rewindctl.registry.models import iterations_of, unregistered_text
 from rewindctl.registry.opening import common_tags, params_of
 from rewindctl.registry.ownership import this_process
 from rewindctl.registry.paths import CHECKPOINTS
@@ -52,12 +53,16 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Merged:
-    """What an import did: for each run of the bundle, the run of this registry."""
+    """What an import did: for each run of the bundle, the run of this registry.
+
+    `notes` name the baselines that are there, and are no versions of their models.
+    """
 
     digest: str
     runs: dict[str, str]
     imported: tuple[str, ...]
     completed: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def import_bundle(
@@ -114,9 +119,10 @@ class _Merge:
         except BaseException:
             self._undo()
             raise
+        notes = tuple(self._register())
         places = {entry.run_id: self._home(entry.run_id) for entry in self.bundle.index.runs}
         completed = tuple(run.run_id for run in self.completed)
-        return Merged(self.bundle.digest, places, tuple(self.made.values()), completed)
+        return Merged(self.bundle.digest, places, tuple(self.made.values()), completed, notes)
 
     @cached_property
     def _known(self) -> list[RunRecord]:
@@ -190,15 +196,25 @@ class _Merge:
             self.progressed(done, len(self.new))
         for entry in self.bundle.index.runs:
             self._complete(entry)
-        dense = [(spec, entry) for entry in self.new if isinstance(spec := spec_of(entry), DenseSpec)]
-        for spec, entry in sorted(dense, key=lambda pair: -pair[0].iterations):  # a new alias is the longest one's
-            register_dense(self.registry.client, self.made[entry.run_id], spec, move_alias=False)
         self._refuse_rivals()
         client = self.registry.client
         for run in self.completed:
             client.delete_tag(run.run_id, tag.OMITTED)
         for entry in self.new:
             client.set_terminated(self.made[entry.run_id], "FINISHED", entry.ended)
+
+    def _register(self) -> Iterator[str]:
+        """Make the baselines versions of their models; a note where something keeps them from that: they are there."""
+        found = [
+            self.registry.get(self._home(entry.run_id)) for entry in self.bundle.index.runs if entry.kind == "dense"
+        ]
+        for run in sorted(found, key=lambda run: -iterations_of(run)):  # a new alias is the longest one's
+            spec = run.spec
+            assert isinstance(spec, DenseSpec)
+            try:
+                self.registry.register(run)
+            except RegistryError as error:
+                yield f"run {run.run_id} {unregistered_text(spec, error)}"
 
     def _refuse_rivals(self) -> None:
         """Raises: RegistryError when another process brought one of the new runs meanwhile: it would be there twice.

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rewindctl.errors import RegistryError
+from rewindctl.registry.client import DeniedError
 from rewindctl.registry.paths import local_path
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
@@ -51,6 +52,8 @@ class Disk:
         if self.files(run):
             try:
                 self.registry.client.delete_artifacts(run.artifact_uri)
+            except DeniedError:
+                raise
             except RegistryError as error:
                 raise _cannot(run, error.message) from None
             if left := self.files(run):

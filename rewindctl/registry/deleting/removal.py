@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rewindctl.errors import RegistryError, RewindError, UsageError
-from rewindctl.registry.client import StoreError
+from rewindctl.registry.address import is_server
+from rewindctl.registry.client import DeniedError, StoreError
 from rewindctl.registry.deleting.disk import Disk
 from rewindctl.registry.deleting.versions import drop_versions, refuse_foreign_versions
 from rewindctl.registry.inputs import made_model
@@ -61,6 +62,7 @@ def plan(registry: Registry, named: Sequence[RunRecord], *, recursive: bool = Fa
         refuse_if_owned(run, watch)
         disk.require_inside(run)
         refuse_foreign_versions(registry, run)
+        require_right(registry, run)
     return [Doomed(run, disk.size(run)) for run in leaf_first(chosen.values())]
 
 
@@ -83,7 +85,7 @@ def remove(registry: Registry, runs: Iterable[RunRecord], before: Before = lambd
             if (network := made_model(registry.client, run.run_id)) is not None:
                 _forget_network(registry, network)
             registry.client.delete_run(run.run_id)
-        drop_versions(registry, run)
+        _drop_versions(registry, run)
         yield run
 
 
@@ -121,6 +123,15 @@ def refuse_if_owned(run: RunRecord, watch: Watch) -> None:
         )
 
 
+def require_right(registry: Registry, run: RunRecord) -> None:
+    """Raises: DeniedError where a server does not let the user delete the run.
+
+    Restoring one that is there changes nothing and needs the same right.
+    """
+    if is_server(registry.uri) and not run.deleted:
+        registry.client.restore_run(run.run_id)
+
+
 def _require_ours(run: RunRecord) -> None:
     if run.kind not in KINDS:
         raise UsageError(
@@ -149,6 +160,16 @@ def _unmark(registry: Registry, run: RunRecord) -> None:
         registry.client.set_tag(run.run_id, ERROR, run.tags[ERROR])
     else:
         registry.client.delete_tag(run.run_id, ERROR)
+
+
+def _drop_versions(registry: Registry, run: RunRecord) -> None:
+    try:
+        drop_versions(registry, run)
+    except DeniedError as error:  # it is no baseline any more, wherever one is read
+        raise RegistryError(
+            f"run {run.run_id} is removed, but not its version: {error.message}",
+            f"{error.hint}; then the same command",
+        ) from None
 
 
 def _forget_network(registry: Registry, model_id: str) -> None:

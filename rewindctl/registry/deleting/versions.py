@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from rewindctl.errors import RegistryError, RewindError
+from rewindctl.errors import RegistryError
 from rewindctl.registry import records as tag
 from rewindctl.registry.client import Client, StoreError
-from rewindctl.registry.models import dense_model, iterations_of
+from rewindctl.registry.models import Baseline, goes_before, is_baseline, model_of, run_of, seed_of, versions
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
 
@@ -32,31 +32,27 @@ def drop_versions(registry: Registry, run: RunRecord) -> None:
         if tag.MODEL not in model.tags:
             continue
         for alias in [name for name, number in model.aliases.items() if str(number) == str(version.version)]:
-            if (heir := _heir(registry, version)) is not None:
+            if (heir := _heir(client, version, seed_of(alias) or run.tags.get(tag.SEED, ""))) is not None:
                 client.set_registered_model_alias(version.name, alias, heir)
         client.delete_model_version(version.name, version.version)
     if run.kind == "dense":
-        name = dense_model(run.tags.get(tag.MODEL, ""), run.tags.get(tag.DATASET, ""))
+        name = model_of(run)
         with suppress(StoreError):  # there is none
-            if tag.MODEL in client.get_registered_model(name).tags and not _of_model(client, name):
+            if tag.MODEL in client.get_registered_model(name).tags and not list(versions(client, name=name)):
                 client.delete_registered_model(name)
 
 
 def _versions(client: Client, run: RunRecord) -> Iterator[tuple[Any, Any]]:
-    for version in client.search_model_versions(f"run_id = '{run.run_id}'"):
+    for version in list(versions(client, run_id=run.run_id)):
         yield version, client.get_registered_model(version.name)
 
 
-def _of_model(client: Client, name: str) -> list[Any]:
-    return list(client.search_model_versions(f"name = '{name}'"))
-
-
-def _heir(registry: Registry, version: Any) -> str | None:
-    """The longest other version of the same seed whose run is there and finished, the newest of equally long ones."""
-    found: list[tuple[int, int]] = []
-    for other in _of_model(registry.client, version.name):
-        if other.version != version.version and other.tags.get(tag.SEED) == version.tags.get(tag.SEED):
-            with suppress(RewindError):  # its run is gone
-                run = registry.get(other.run_id)
-                found += [(iterations_of(run), int(other.version))] if run.finished else []
-    return str(max(found)[1]) if found else None
+def _heir(client: Client, version: Any, seed: str) -> str | None:
+    """The version of the longest other baseline of a seed, the newest of equally long ones."""
+    heir: Baseline | None = None
+    for other in versions(client, name=version.name):
+        run = run_of(client, other) if other.version != version.version else None
+        if run is not None and is_baseline(run, version.name, seed):
+            found = run, int(other.version)
+            heir = found if heir is None or goes_before(found, heir) else heir
+    return str(heir[1]) if heir else None
