@@ -318,7 +318,7 @@ def test_a_removal_that_a_lock_broke_into_is_finished_by_the_same_command(
     assert not list(copied_chain.store.parent.rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("number", [20, 35])
+@pytest.mark.parametrize("number", [20, 30])
 def test_an_import_that_a_lock_broke_into_counts_for_nothing_and_is_done_again(
     cli: Cli,
     chain: Chain,

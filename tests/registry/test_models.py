@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, Chain, Cli
+from sealing import reseal
 from servers import Server
 
 from rewindctl.console import Console
@@ -117,12 +118,12 @@ Case = Callable[[Registry, Chain], str | None]
 
 
 def of_another_model(registry: Registry, chain: Chain) -> str:
-    registry.client.set_tag(chain.dense, "rewindctl.model", "resnet20")
+    reseal(registry, chain.dense, {"rewindctl.model": "resnet20"})
     return chain.dense
 
 
 def of_another_seed(registry: Registry, chain: Chain) -> str:
-    registry.client.set_tag(chain.dense, "rewindctl.seed", "7")
+    reseal(registry, chain.dense, {"rewindctl.seed": "7"})
     return chain.dense
 
 
