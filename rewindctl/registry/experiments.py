@@ -68,8 +68,8 @@ def _require_project_run(client: Client) -> None:
     Raises: RegistryError.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    path = sqlite_path(uri)
-    here = path is not None and not path.is_absolute() and absolute_uri(uri) == client.uri
+    relative = not uri.partition("://")[2].startswith("//")
+    here = sqlite_path(uri) is not None and relative and absolute_uri(uri) == client.uri
     if here and project_run(client) is None:
         raise RegistryError(
             f"the run of mlflow run is not in {client.display_uri}, which {uri} is here",

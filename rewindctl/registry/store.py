@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from rewindctl.errors import RegistryError
 from rewindctl.files import disk_hint, replacing
 from rewindctl.registry import outage
-from rewindctl.registry.address import is_server, sqlite_path, without_user
+from rewindctl.registry.address import absolute_uri, is_server, sqlite_path, without_user
 from rewindctl.registry.client import CHECK, Client, hint_for
 from rewindctl.registry.sqlite_guard import Guard, check_schema
 from rewindctl.safe_text import redacted, scrubbed
@@ -24,6 +24,7 @@ MIGRATION_LOCK = 0x7265_7769  # any number that no other program of the database
 
 def connect(uri: str) -> Client:
     """A client on a store that is there, whole, and answers. Raises: RegistryError."""
+    uri = absolute_uri(uri)
     path = sqlite_path(uri)
     if path is not None:
         _prepare_sqlite(path, uri)
