@@ -14,6 +14,7 @@ from rewindctl.errors import RegistryError, RewindError
 from rewindctl.files import FORBIDDEN, FULL, disk_hint
 from rewindctl.registry import outage
 from rewindctl.registry.address import sqlite_path
+from rewindctl.registry.binding import Binding, MisplacedError
 from rewindctl.registry.sqlite_guard import guard_engines
 from rewindctl.safe_text import redacted, remember, scrubbed
 
@@ -25,6 +26,7 @@ REPEATABLE = (
     *("get_", "search_", "list_", "download_", "set_", "log_", "update_", "delete_"),
     *("create_experiment", "create_registered_model"),
 )
+READING = ("get_", "search_", "list_", "download_")  # all other calls change the store, or the files that it names
 CHECK = "check --tracking-uri and the store"
 # SQLite's, PostgreSQL's, and MLflow's own when it has tried three numbers for a model version.
 CONFLICTS = ("UNIQUE constraint failed", "duplicate key value", "Model Version creation error")
@@ -61,7 +63,9 @@ class Client:
         remember(uri)
         self.uri, self.display_uri = uri, redacted(uri)
         self.upgrades: dict[tuple[str, str, str], Any] = {}  # of runs of an older schema: see `older`
-        self._patience, self._remote = patience, sqlite_path(uri) is None
+        path = sqlite_path(uri)
+        self._patience, self._remote = patience, path is None
+        self.binding = Binding(path) if path is not None else None
         if not self._remote:
             guard_engines()
         with self.plain_errors():
@@ -77,6 +81,8 @@ class Client:
         method = getattr(self._client, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            if not name.startswith(READING):
+                self.require_bound()
             return self.patiently(lambda: method(*args, **kwargs), repeatable=name.startswith(REPEATABLE))
 
         return call
@@ -93,8 +99,24 @@ class Client:
                     raise
             time.sleep(outage.RETRY_SECONDS)
 
+    def is_misplaced(self) -> bool:
+        """Whether it is a SQLite store that was copied or moved, and names files that are not its own."""
+        try:
+            if self.binding is not None:
+                self.binding.refuse()
+        except MisplacedError:
+            return True
+        return False
+
+    def require_bound(self) -> None:
+        """Before anything is written or deleted. Raises: MisplacedError where the store's files are not its own."""
+        if self.binding is not None:
+            with self.plain_errors():
+                self.binding.require()
+
     def delete_artifacts(self, artifact_uri: str, path: str | None = None) -> None:
         """Delete the artifacts of a run, or those below `path`: what MlflowClient has no method for."""
+        self.require_bound()
         with self.plain_errors():
             from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 

@@ -1,11 +1,11 @@
 """The experiment that a registry is opened on: which one it is, found or made, with its views in the UI."""
 
 import os
-import re
 
 from rewindctl.catalog import unknown
 from rewindctl.errors import RegistryError, UnknownNameError, UsageError
 from rewindctl.registry.address import absolute_uri, sqlite_path
+from rewindctl.registry.binding import ROOT
 from rewindctl.registry.client import Client, StoreError
 from rewindctl.registry.opening import project_run
 from rewindctl.registry.store import connect
@@ -38,8 +38,8 @@ def _find_or_make(client: Client, name: str, make: bool) -> str:
         raise _no_experiment(client, name)
     if found is None:
         try:
-            tags = experiment_tags()
-            return str(client.create_experiment(name, _artifact_location(client, name), tags))
+            place, mark = _place_of(client, name)
+            return str(client.create_experiment(name, place, experiment_tags() | mark))
         except StoreError as error:
             if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -77,11 +77,12 @@ def _require_project_run(client: Client) -> None:
         )
 
 
-def _artifact_location(client: Client, name: str) -> str | None:
-    path = sqlite_path(client.uri)
-    if path is None:
-        return None  # the server decides
-    return (path.parent / "mlruns" / re.sub(r"[^A-Za-z0-9._-]", "_", name)).as_uri()
+def _place_of(client: Client, name: str) -> tuple[str | None, dict[str, str]]:
+    """Where the files of a new experiment go, and the tag that binds them to it; a server decides for itself."""
+    if client.binding is None:
+        return None, {}
+    root, mark = client.binding.new_root(name)
+    return root.as_uri(), {ROOT: mark}
 
 
 def experiment_of(tracking_uri: str, run_id: str) -> str:
