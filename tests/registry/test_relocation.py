@@ -11,7 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import TINY, Chain, Cli, copy_chain
+from conftest import TINY, Chain, Cli
 from moved import AWAY, at, begin, cp, cp_beside, cp_database, edit, mv, unbind, world
 from started import Started
 
@@ -265,7 +265,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(
 
 
 class Killer:
-    """SIGKILL for its own process before a write by its number, of a file's name or a statement of the transaction."""
+    """SIGKILL for its own process before a write by its number: of a file's name, or in the transaction."""
 
     def __init__(self, number: int) -> None:
         self.left = number
@@ -279,7 +279,7 @@ class Killer:
 
         def connection(binding: Binding) -> sqlite3.Connection:
             made = connected(binding)
-            made.set_trace_callback(lambda text: None if text.startswith("SELECT") else self.write())
+            made.set_trace_callback(lambda text: self.write() if text.startswith(STEPS) else None)
             return made
 
         Path.replace = replace  # type: ignore[method-assign, assignment]
@@ -291,33 +291,43 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("how", ["the database alone", "mv"])
+STEPS = ("BEGIN", "UPDATE runs SET artifact_uri", "UPDATE experiments", "COMMIT")
+
+
+def whole(store: Path, run: str) -> bool:
+    """Whether the store has its own files and they are those of the run's manifest."""
+    registry = Registry(uri_of(store))
+    record = registry.get(run)
+    paths = [registry.artifact(record, path) for path in registry.manifest(record)]
+    return bool(paths) and all(path.is_relative_to(store.parent) for path in paths)
+
+
+@pytest.mark.parametrize("how", ["the database alone", "cp -r"])
 def test_killed_before_any_write_it_is_as_it_was_or_done_and_the_same_command_ends_it(
-    chain: Chain, cli: Cli, tmp_path: Path, how: str
+    store: Path, cli: Cli, tmp_path: Path, how: str
 ) -> None:
-    """With a copy of the database every file is a write: of those a few are taken, and all that come after."""
-    ends, number, files = [], 1, 0
-    while True:
-        place = tmp_path / str(number)
-        orig = copy_chain(chain, place / "orig").store
-        store = AWAY[how](orig, place / "new")
-        files = files or json.loads(cli("registry", "relocate", "--dry-run", "--json", *at(store)).out)["copied"]
-        process = Started("registry", "relocate", *at(store), first=Killer(number).watch)
-        process.wait(60)
-        changed = not any(Binding(store).trouble(home) for home in Binding(store).homes())
-        ends.append((process.returncode, changed))
-        assert cli("registry", "relocate", *at(store)).code == 0
-        for one in (store, *([orig] if orig.exists() else [])):
-            assert cli("verify", "--all", *at(one)).code == 0
-            begin(one)
-        assert not [path for path in store.parent.rglob(".*") if "-" in path.name], "a temporary file was left"
-        shutil.rmtree(place)
-        if process.returncode == 0:
-            break
-        number = max(number + 1, files - 1) if number > 2 and number < files - 1 else number + 1
-    assert {code for code, _ in ends[:-1]} == {-signal.SIGKILL}
-    assert ends[-1] == (0, True)
-    assert not ends[0][1]
+    orig = tmp_path / "orig" / "mlflow.db"
+    orig.parent.mkdir()
+    shutil.move(store, orig)
+    registry = Registry(uri_of(orig))
+    writer = open_report(registry.client, registry.experiment_id, "page", "")
+    writer.write_json("page.json", {})
+    writer.seal()
+    run = writer.finish().run_id
+    before, codes = world(orig.parent), list[int | None]()
+    while 0 not in codes:
+        copy = AWAY[how](orig, tmp_path / str(len(codes)))
+        process = Started("registry", "relocate", *at(copy), first=Killer(len(codes) + 1).watch)
+        codes.append(process.wait(60))
+        killed = process.returncode != 0
+        assert [bool(Binding(copy).trouble(home)) for home in Binding(copy).homes()] == [killed]
+        assert Registry(uri_of(copy)).get(run).finished
+        assert cli("registry", "relocate", *at(copy)).code == 0
+        assert whole(copy, run)
+        begin(copy)
+        assert not [path for path in copy.parent.rglob(".*") if path.name not in (MARKER, ".mlflow.db.lock")]
+    assert codes[:-1] == [-signal.SIGKILL] * (5 if how == "cp -r" else 7)
+    assert world(orig.parent) == before
 
 
 def test_two_at_once_end_well(copied_chain: Chain, cli: Cli, tmp_path: Path) -> None:
