@@ -302,6 +302,7 @@ def whole(store: Path, run: str) -> bool:
     return bool(paths) and all(path.is_relative_to(store.parent) for path in paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["the database alone", "cp -r"])
 def test_killed_before_any_write_it_is_as_it_was_or_done_and_the_same_command_ends_it(
     store: Path, cli: Cli, tmp_path: Path, how: str
