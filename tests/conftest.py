@@ -135,20 +135,22 @@ def chain(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 @pytest.fixture
 def copied_chain(chain: Chain, tmp_path: Path) -> Chain:
-    """The store of `chain` with its artifacts, copied for a test that damages or adds; its artifact paths are moved."""
+    """The store of `chain` with its artifacts, copied for a test that damages or adds, with its own files."""
     return copy_chain(chain, tmp_path / "copied")
 
 
 def copy_chain(chain: Chain, target: Path) -> Chain:
     import sqlite3
+    from contextlib import closing
+
+    from rewindctl.registry.records import COPIED
+    from rewindctl.registry.relocation import relocate
 
     shutil.copytree(chain.store.parent, target)
-    old, new = chain.store.parent.as_uri(), target.as_uri()
-    with sqlite3.connect(target / "mlflow.db") as connection:
-        connection.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)", (old, new))
-        connection.execute("UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", (old, new))
-    connection.close()
     uri = f"sqlite:///{target / 'mlflow.db'}"
+    assert relocate(uri).original == str(chain.store)
+    with closing(sqlite3.connect(target / "mlflow.db")) as connection, connection:  # as if it had been made there
+        connection.execute("DELETE FROM tags WHERE key = ?", (COPIED,))
     return Chain(
         target / "mlflow.db", uri, chain.dense, chain.prune, chain.finetune, chain.weight_rewind, chain.lr_rewind
     )

@@ -75,6 +75,10 @@ TAGS = {
     "rewindctl.pruned_at": ((), "where a trial was stopped early"),
     "rewindctl.import": ((), "SHA-256 of the bundle that an imported run came with"),
     "rewindctl.imported_from": ((), "ID of an imported run in the registry that it came from"),
+    "rewindctl.copied": (
+        (),
+        "the store that the run was copied from, whose resume point and study it is on this machine",
+    ),
     "rewindctl.omitted": ((), "the folder that was left out at export"),
 }
 # Not names of tags: a kind, what a tag holds, and where MLflow keeps what a data set was for.

@@ -20,6 +20,9 @@ def gc(
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Also unfinished runs that the same command could go on with.")
     ] = False,
+    unreferenced: Annotated[
+        bool, typer.Option("--unreferenced", help="Also folders of runs that the store does not have.")
+    ] = False,
     orphans: Annotated[
         bool, typer.Option("--orphans", help="Also runs whose parent or dense run is gone, their results with them.")
     ] = False,
@@ -28,11 +31,11 @@ def gc(
 
     By default what no result and no work needs: unfinished runs of stages that another run finished (superseded);
     files of runs deleted through MLflow, which then cannot be restored, but not of those that living runs were made
-    from (deleted); folders of runs that the store does not have, no server's (unreferenced); resume points of
-    finished, failed and deleted runs, here or in the store (resume); files and locks of processes that are gone
-    (temporary).
+    from (deleted); resume points of finished, failed and deleted runs, here or in the store (resume); files and locks
+    of processes that are gone (temporary).
 
-    --unfinished takes other RUNNING, FAILED and KILLED runs whose process is gone too, with the points that the same
+    --unreferenced takes folders of runs that the store does not have, no server's: look whether another store has them;
+    --unfinished other RUNNING, FAILED and KILLED runs whose process is gone too, with the points that the same
     command would go on from; --orphans runs whose parent or dense run is deleted or nowhere, their results with them:
     restoring it in MLflow mends them.
 
@@ -47,8 +50,8 @@ def gc(
     if yes and dry_run:
         raise UsageError("both --yes and --dry-run are given", "give one of the two")
     registry = session.registry(make=False)
-    asked = {name for name, given in (("unfinished", unfinished), ("orphans", orphans)) if given}
-    survey = Survey(registry, asked)
+    given = {"unreferenced": unreferenced, "unfinished": unfinished, "orphans": orphans}
+    survey = Survey(registry, {sort for sort, wanted in given.items() if wanted})
     _show(session, survey, yes)
     if yes:
         _clear(session, registry, survey)

@@ -1,4 +1,4 @@
-"""rewindctl registry export | import"""
+"""rewindctl registry export | import | relocate"""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -15,10 +15,15 @@ from rewindctl.errors import UsageError
 
 if TYPE_CHECKING:
     from rewindctl.registry.bundle import Exported
+    from rewindctl.registry.relocation import Relocated
 
 EVERY = 25  # runs between two lines of progress
 
-app = typer.Typer(help="Take runs from one registry to another.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Take runs from one registry to another; mend one that was moved or copied.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 class Kind(StrEnum):  # Typer takes no list of literals
@@ -124,6 +129,56 @@ def import_runs(
     completed = f", {len(merged.completed)} given their checkpoints" if merged.completed else ""
     there = f"{reused} {'was' if reused == 1 else 'were'} there"
     session.console.say(f"{count_of(len(merged.imported), 'run')} imported, {there}{completed}")
+
+
+@app.command("relocate")
+@command(kept="the store is as it was, or relocated")
+def relocate_store(
+    session: Session,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify, and say what would be done.")] = False,
+    keep_damaged: Annotated[
+        bool, typer.Option("--keep-damaged", help="Also where files of finished runs are missing or damaged.")
+    ] = False,
+) -> None:
+    """Give a SQLite store that was moved or copied its own files, beside it, all or nothing; prints their folders.
+
+    What came along with it is found there, what did not is copied from where the store says, and every finished run is
+    verified before the store names the new place. The runs of a copy that were under way become FAILED, and start anew:
+    the original goes on with them, with their resume points, and keeps the studies that are in neither folder.
+
+    Examples:
+        rewindctl registry relocate --dry-run
+        rewindctl registry relocate --tracking-uri sqlite:///copy/mlflow.db
+    """
+    from rewindctl.registry.relocation import relocate
+
+    verified = _progress(session.console, "verified")
+    done = relocate(session.tracking_uri, dry_run=dry_run, keep_damaged=keep_damaged, progressed=verified)
+    if session.json:
+        session.console.json(_relocated(done) | {"dry_run": dry_run})
+        return
+    for folder in done.folders.values():
+        session.console.data(folder)
+    for run_id in done.damaged:
+        session.console.say(f"damaged: run {run_id}, which is as it was; see rewindctl verify {run_id}")
+    if not done.folders:
+        session.console.say(f"{done.store} is where its files are: nothing was changed")
+        return
+    kind = f"a copy of {done.original}" if done.original else "moved"
+    files = f"{count_of(done.copied, 'file')} {'to be copied' if dry_run else 'copied'}, {done.size:,} bytes"
+    session.console.say(f"{done.store}, {kind}: {count_of(done.verified, 'finished run')} verified, {files}")
+
+
+def _relocated(done: "Relocated") -> dict[str, object]:
+    return {
+        "store": done.store,
+        "copy_of": done.original,
+        "folders": done.folders,
+        "verified": done.verified,
+        "copied": done.copied,
+        "bytes": done.size,
+        "damaged": done.damaged,
+    }
 
 
 def _progress(console: Console, verb: str) -> Callable[[int, int], None]:

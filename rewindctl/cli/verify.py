@@ -26,6 +26,7 @@ def verify(
         rewindctl verify --all --json
     """
     from rewindctl.pipeline.verify import verify as problems_of
+    from rewindctl.registry.binding import MEND
 
     if (run is None) != all_runs:
         raise UsageError(
@@ -49,7 +50,7 @@ def verify(
     if damaged:
         raise IntegrityError(
             f"{_of(damaged, len(chosen))} damaged",
-            "restore what is gone, or run their stages again with --force",
+            MEND if registry.client.is_misplaced() else "restore what is gone, or run their stages again with --force",
         )
 
 

@@ -76,7 +76,10 @@ def _store(tracking_uri: str | None) -> Finding:
         path = sqlite_path(uri)
         if path is not None and not path.exists():
             return Finding("store", f"{redacted(uri)}: not there yet, the first run makes it")
-        names = sorted(one.name for one in connect(uri).search_experiments())
+        client = connect(uri)
+        names = sorted(one.name for one in client.search_experiments())
+        if client.binding is not None:
+            client.binding.refuse()
     except RewindError as error:
         return Finding("store", error.message, error.hint, wrong=True)
     return Finding("store", f"{redacted(uri)}: answers, {count_of(len(names), 'experiment')}: {listed(names)}")

@@ -7,6 +7,7 @@ from typing import Any
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.files import sha256
 from rewindctl.registry import records as tag
+from rewindctl.registry.binding import MEND
 from rewindctl.registry.client import Client, StoreError
 from rewindctl.registry.manifest import ALTERED, MANIFEST_FILE, MOST_JSON_BYTES, parse_manifest
 from rewindctl.registry.paths import CHECKPOINTS, local_path
@@ -101,7 +102,8 @@ class Artifacts:
                 local = target / path
         if not local.is_file():
             raise IntegrityError(
-                f"{path} of run {run.run_id} is missing", "restore it, or run the stage again with --force"
+                f"{path} of run {run.run_id} is missing",
+                MEND if self._client.is_misplaced() else "restore it, or run the stage again with --force",
             )
         return local
 

@@ -14,6 +14,7 @@ from rewindctl.errors import RegistryError, RewindError
 from rewindctl.files import FORBIDDEN, FULL, disk_hint
 from rewindctl.registry import outage, rights
 from rewindctl.registry.address import is_server, sqlite_path
+from rewindctl.registry.binding import Binding, MisplacedError
 from rewindctl.registry.fencing import fence_engines
 from rewindctl.registry.sqlite_guard import guard_engines
 from rewindctl.safe_text import redacted, remember, scrubbed
@@ -44,6 +45,8 @@ REPEATABLE = (
 )
 LOCKED = "is held locked by another program"
 LOCKED_HINT = "end that program or its transaction, then the same command goes on"
+
+READING = ("get_", "search_", "list_", "download_")  # all other calls change the store, or the files that it names
 CHECK = "check --tracking-uri and the store"
 # SQLite's, PostgreSQL's, and MLflow's own when it has tried three numbers for a model version.
 MOST_CONFLICTS = 20
@@ -79,7 +82,9 @@ class Client:
         self.upgrades: dict[tuple[str, str, str], Any] = {}  # of runs of an older schema: see `older`
         self.records: dict[tuple[str, str], Any] = {}  # of runs that were edited: see `reading`
         self.edited: dict[str, tuple[str, ...]] = {}  # what was found edited, by run ID
-        self._patience, self._remote = patience, sqlite_path(uri) is None
+        path = sqlite_path(uri)
+        self._patience, self._remote = patience, path is None
+        self.binding = Binding(path) if path is not None else None
         if not self._remote:
             guard_engines()
         if not is_server(uri):
@@ -109,6 +114,8 @@ class Client:
                 with self.plain_errors(name, args):
                     return method(*args, **kwargs)
 
+            if not name.startswith(READING):
+                self.require_bound()
             return self.patiently(once, repeatable=name.startswith(REPEATABLE))
 
         return call
@@ -128,8 +135,24 @@ class Client:
         may_wait = repeatable or not self._remote  # what a lock keeps out was not done
         return patiently(plainly, self._patience if may_wait else 0.0)
 
+    def is_misplaced(self) -> bool:
+        """Whether it is a SQLite store that was copied or moved, and names files that are not its own."""
+        try:
+            if self.binding is not None:
+                self.binding.refuse()
+        except MisplacedError:
+            return True
+        return False
+
+    def require_bound(self) -> None:
+        """Before anything is written or deleted. Raises: MisplacedError where the store's files are not its own."""
+        if self.binding is not None:
+            with self.plain_errors():
+                self.binding.require()
+
     def delete_artifacts(self, artifact_uri: str, path: str | None = None) -> None:
         """Delete the artifacts of a run, or those below `path`: what MlflowClient has no method for."""
+        self.require_bound()
         with self.plain_errors("delete_artifacts", (artifact_uri,)):
             from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 

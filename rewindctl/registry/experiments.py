@@ -7,6 +7,7 @@ import re
 from rewindctl.catalog import unknown
 from rewindctl.errors import RegistryError, UnknownNameError, UsageError
 from rewindctl.registry.address import absolute_uri, sqlite_path
+from rewindctl.registry.binding import ROOT
 from rewindctl.registry.client import Client, StoreError
 from rewindctl.registry.opening import project_run
 from rewindctl.registry.searching import BOTH
@@ -47,8 +48,8 @@ def _find_or_make(client: Client, name: str, make: bool) -> str:
     if found is None:
         _check_name(name)
         try:
-            tags = experiment_tags()
-            return str(client.create_experiment(name, _artifact_location(client, name), tags))
+            place, mark = _place_of(client, name)
+            return str(client.create_experiment(name, place, experiment_tags() | mark))
         except StoreError as error:
             if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -77,8 +78,8 @@ def _require_project_run(client: Client) -> None:
     Raises: RegistryError.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    path = sqlite_path(uri)
-    here = path is not None and not path.is_absolute() and absolute_uri(uri) == client.uri
+    relative = not uri.partition("://")[2].startswith("//")
+    here = sqlite_path(uri) is not None and relative and absolute_uri(uri) == client.uri
     fresh = here and len(client.search_experiments(view_type=BOTH, max_results=2)) < 2  # else the run is an old one
     if fresh and project_run(client) is None:
         raise RegistryError(
@@ -87,16 +88,23 @@ def _require_project_run(client: Client) -> None:
         )
 
 
-def _artifact_location(client: Client, name: str) -> str | None:
-    path = sqlite_path(client.uri)
-    if path is None:
-        return None  # the server decides
-    root = path.parent / "mlruns"
-    taken = {found.artifact_location.rstrip("/") for found in client.search_experiments(view_type=BOTH)}
-    if PLAIN.fullmatch(name) and (own := (root / name).as_uri()) not in taken:
-        return own
+def _place_of(client: Client, name: str) -> tuple[str | None, dict[str, str]]:
+    """Where the files of a new experiment go, and the tag that binds them to it; a server decides for itself."""
+    if client.binding is None:
+        return None, {}
+    root, mark = client.binding.new_root(_folder_of(client, name))
+    return root.as_uri(), {ROOT: mark}
+
+
+def _folder_of(client: Client, name: str) -> str:
+    """The name of the folder of an experiment's files: its own, where no other experiment has that."""
+    taken = {
+        found.artifact_location.rstrip("/").rpartition("/")[2] for found in client.search_experiments(view_type=BOTH)
+    }
+    if PLAIN.fullmatch(name) and name not in taken:
+        return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    return (root / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:LONGEST_FOLDER]}-{digest}").as_uri()
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:LONGEST_FOLDER]}-{digest}"
 
 
 def _check_name(name: str) -> None:

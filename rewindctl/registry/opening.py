@@ -77,7 +77,7 @@ class Opening:
         for run in others if resume else ():
             if run.finished:  # since the caller looked for one
                 raise claim.busy(run)
-        boxes = {run.run_id: Outbox.find(run.run_id) for run in others}
+        boxes = {run.run_id: Outbox.find(run.run_id) for run in others if tag.COPIED not in run.tags}
         done = {run_id: str(box.folder) for run_id, box in boxes.items() if box and box.complete}
         for run_id, folder in done.items() if resume else ():
             raise KeptError(run_id, folder, "this stage is done, and was not uploaded yet")
@@ -88,7 +88,7 @@ class Opening:
         for run in others:
             if run is not chosen and run.run_id not in done:
                 with mine.writing(ask=True):
-                    self._bury(run, boxes[run.run_id])
+                    self._bury(run, boxes.get(run.run_id))
         about = about_of(self.spec.fingerprint(), self.name, forced=not resume)
         if chosen:
             return RunWriter.reopen(self.client, chosen, ticket, about, mine)

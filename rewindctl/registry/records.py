@@ -56,6 +56,7 @@ DIVERGED_RATE = "rewindctl.diverged_learning_rate"
 USER = "mlflow.user"
 IMPORT = "rewindctl.import"  # digest of the bundle that the run came with
 IMPORTED_FROM = "rewindctl.imported_from"  # its ID in the registry that it came from
+COPIED = "rewindctl.copied"  # the store that it was copied from, with all others, and whose it is on this machine
 OMITTED = "rewindctl.omitted"  # the folder that was left out at export
 
 KINDS = ("dense", "prune", "retrain", "replay", "tune", "trial", REPORT)

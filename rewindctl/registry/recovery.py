@@ -135,7 +135,7 @@ def _failed(run_id: str, name: str, uri: str, folder: Path, error: RewindError) 
 
 def _address(kept: str, tracking_uri: str | None) -> str:
     """Where to upload to; no password was ever kept. Raises: RegistryError where one is missing."""
-    given = absolute_uri(tracking_uri)
+    given, kept = absolute_uri(tracking_uri), absolute_uri(kept)
     if redacted(given) == kept:
         return given
     if "***" in kept:

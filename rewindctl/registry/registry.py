@@ -43,12 +43,18 @@ class Registry:
         self.client = connect(self.uri, wait=make)
         self.display_uri = self.client.display_uri  # without credentials
         self.experiment, self.experiment_id = experiments.open_experiment(self.client, experiment, make)
+        if self.client.binding is not None:
+            self.client.binding.open(self.experiment_id)
         self.artifacts = Artifacts(self.client)
         self._listed: tuple[float, dict[str, list[str]]] | None = None
 
     def describe(self) -> None:
         """Give an experiment that was made otherwise its description and its views in the UI; what it has is kept."""
         experiments.describe(self.client, self.experiment_id)
+
+    def require_own_files(self) -> None:
+        """Before something is changed that is not in the store. Raises: MisplacedError where it was copied or moved."""
+        self.client.require_bound()
 
     def search(self, **tags: str) -> list[RunRecord]:
         """All our runs of the experiment with these tags (without `rewindctl.`), oldest first, every page.

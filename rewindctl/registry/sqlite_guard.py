@@ -20,7 +20,7 @@ PLAIN = {
     *("experiments", "experiment_tags", "runs", "tags", "params", "metrics", "latest_metrics", "webhooks"),
     *("datasets", "inputs", "input_tags", "registered_models", "registered_model_tags", "registered_model_aliases"),
     *("model_versions", "model_version_tags", "logged_models", "logged_model_metrics", "logged_model_params"),
-    "logged_model_tags",
+    *("logged_model_tags", "trace_info", "trace_tags"),
     "alembic_version",
 }
 COMPUTED = """

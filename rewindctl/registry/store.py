@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from rewindctl.errors import RegistryError
 from rewindctl.files import disk_hint, replacing
 from rewindctl.registry import outage
-from rewindctl.registry.address import is_server, sqlite_path, without_user
+from rewindctl.registry.address import absolute_uri, is_server, sqlite_path, without_user
 from rewindctl.registry.client import CHECK, LOCKED, LOCKED_HINT, AwayError, Client, hint_for, patiently
 from rewindctl.registry.sqlite_guard import Guard, check_schema
 from rewindctl.safe_text import redacted, scrubbed
@@ -29,6 +29,7 @@ def connect(uri: str, *, wait: bool = False) -> Client:
 
     Raises: RegistryError.
     """
+    uri = absolute_uri(uri)
     path = sqlite_path(uri)
     if path is not None:
         patiently(partial(_prepare_sqlite, path, uri), outage.limit_seconds() if wait else 0.0)

@@ -93,10 +93,10 @@ class RunWriter:
         beaten = processes.clock()
         try:
             with claim.writing(ask=True) if claim else nullcontext():
-                remove_half_uploads(run.artifact_uri)
                 own = {OWNER: ownership.this_process(), HEARTBEAT: ownership.now(), TICKET: str(ticket)}
                 for key, value in own.items():  # before it is RUNNING: then it is ours at once
                     client.set_tag(run.run_id, key, value)
+                remove_half_uploads(run.artifact_uri)  # after the first that a store whose files are another's refuses
                 client.update_run(run.run_id, status="RUNNING")
                 if ERROR in run.tags:
                     client.delete_tag(run.run_id, ERROR)

@@ -7,7 +7,7 @@ import optuna
 from rewindctl.console import Console
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.tuning.storage import PARENT, open_storage
+from rewindctl.tuning.storage import PARENT, default_place, open_storage
 
 
 def forget_study(registry: Registry, run: RunRecord, console: Console) -> None:
@@ -23,6 +23,9 @@ def forget_study(registry: Registry, run: RunRecord, console: Console) -> None:
         return
     if "://" not in place and not Path(place).is_file():
         return  # never written, removed by hand, or another machine's
+    if tag.COPIED in run.tags and place != default_place(registry.uri):
+        console.say(f"note: study {study} stays in {place}: it is the original's, whose store was copied")
+        return
     storage = open_storage(place)
     try:
         found = optuna.load_study(study_name=study, storage=storage)

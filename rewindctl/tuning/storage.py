@@ -47,7 +47,7 @@ def checked_place(place: str, jobs: int) -> str:
     remember(place)
     if "://" not in place:
         return str(Path(place).expanduser().absolute())
-    if place.startswith("sqlite:") and jobs > 1:
+    if place.lower().startswith(("sqlite:", "sqlite+")) and jobs > 1:
         raise UsageError(
             f"--jobs {jobs} on {shown(place)}: SQLite is not for several workers",
             "give --storage a path: a journal file",

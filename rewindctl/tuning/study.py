@@ -18,6 +18,7 @@ from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.waiting import bring_kept
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import records as tag
+from rewindctl.registry.binding import MisplacedError
 from rewindctl.specs import TuneSpec
 from rewindctl.training.device import device_name, environment
 from rewindctl.tuning.request import TuneRequest, asked, comparison_seeds
@@ -77,6 +78,7 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
         request.trials,
         pipeline.console.quiet,
     )
+    registry.require_own_files()  # before its study is made, or gone on with
     work.search(pipeline.console.say)  # a study of another search is refused before there is a run
     opened = _open_run(pipeline, wanted.spec, parent, request.trials, storage)
     home = registry.get(opened.run_id)
@@ -125,7 +127,7 @@ def _open_run(
     resume = not any(run.finished for run in search(fingerprint=spec.fingerprint()))  # a longer search: a new run
     try:
         writer = pipeline.registry.start(spec, name, parent, tags, resume=resume)
-    except KeptError:
+    except (KeptError, MisplacedError):
         raise
     except RegistryError:
         same = search(fingerprint=spec.fingerprint())

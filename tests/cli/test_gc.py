@@ -176,7 +176,7 @@ def test_orphans_are_listed_and_go_only_when_asked_for(copied_chain: Chain, cli:
     assert found(copied_chain, cli)["orphans"] == orphans
     found(copied_chain, cli, "--yes")
     assert all(folder(copied_chain, run).is_dir() for run in orphans)
-    found(copied_chain, cli, "--yes", "--orphans")
+    found(copied_chain, cli, "--yes", "--orphans", "--unreferenced")
     assert not any(folder(copied_chain, run).exists() for run in orphans)
     assert {run.run_id for run in copied_chain.registry().search()} == {copied_chain.dense} - {
         getattr(copied_chain, stage)
@@ -224,6 +224,8 @@ def test_folders_of_runs_that_are_nowhere_go(copied_chain: Chain, cli: Cli) -> N
     place = folder(copied_chain, copied_chain.lr_rewind).parent
     purge(copied_chain, copied_chain.lr_rewind)
     assert found(copied_chain, cli, "--yes") == {"unreferenced": {str(place)}}
+    assert place.exists(), "another store may have them"
+    assert found(copied_chain, cli, "--yes", "--unreferenced") == {"unreferenced": {str(place)}}
     assert not place.exists()
     assert folder(copied_chain, copied_chain.finetune).is_dir()
 
@@ -232,7 +234,7 @@ def test_a_folder_that_another_store_beside_it_refers_to_stays(copied_chain: Cha
     """Two stores of one folder have one artifact root for an experiment's name."""
     shutil.copy(copied_chain.store, copied_chain.store.with_name("other.db"))
     purge(copied_chain, copied_chain.lr_rewind)
-    assert found(copied_chain, cli, "--yes") == {}
+    assert found(copied_chain, cli, "--yes", "--unreferenced") == {}
 
 
 FOREIGN: dict[str, Callable[[Path], object]] = {
@@ -260,7 +262,7 @@ def test_a_folder_that_we_did_not_write_stays(copied_chain: Chain, cli: Cli, con
     FOREIGN[content](theirs)
     ours(own)
     ours(named)
-    assert found(copied_chain, cli, "--yes") == {"unreferenced": {str(own)}}
+    assert found(copied_chain, cli, "--yes", "--unreferenced") == {"unreferenced": {str(own)}}
     assert theirs.exists()
     assert named.exists()
 
@@ -269,7 +271,7 @@ def test_a_link_in_the_artifact_root_is_not_followed(copied_chain: Chain, cli: C
     root = folder(copied_chain, copied_chain.dense).parents[1]
     ours(tmp_path / "elsewhere")
     (root / ("2" * 32)).symlink_to(tmp_path / "elsewhere")
-    assert found(copied_chain, cli, "--yes") == {}
+    assert found(copied_chain, cli, "--yes", "--unreferenced") == {}
     assert (tmp_path / "elsewhere" / "artifacts" / "manifest.json").exists()
 
 

@@ -18,6 +18,7 @@ from conftest import TINY, Chain, Cli, copy_chain, quickly
 from rewindctl.cli import run as run_command
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
+from rewindctl.registry.binding import MARKER
 from rewindctl.registry.ownership import this_process
 from rewindctl.registry.store import connect
 from rewindctl.registry.writer import resume_file
@@ -37,10 +38,14 @@ def folder(chain: Chain, run: str) -> Path:
 
 
 def files(chain: Chain) -> dict[str, int]:
-    """Every file below the chain's folder but the store itself."""
+    """Every file below the chain's folder but the store itself, and what binds it to its artifact root."""
     root = chain.store.parent
     found = {str(path.relative_to(root)): path.stat().st_size for path in root.rglob("*") if path.is_file()}
-    return {path: size for path, size in found.items() if not path.startswith(("mlflow.db", ".mlflow.db"))}
+    return {
+        path: size
+        for path, size in found.items()
+        if not path.startswith(("mlflow.db", ".mlflow.db")) and MARKER not in path
+    }
 
 
 def rows(chain: Chain) -> list[tuple[object, ...]]:

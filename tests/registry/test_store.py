@@ -1,5 +1,6 @@
 """Reaching a store: absolute addresses, plain errors, no secrets, one first use at a time."""
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import Cli
 from started import Started
 
 from rewindctl.errors import RegistryError, UsageError
@@ -47,6 +49,87 @@ def test_a_uri_without_a_scheme_is_refused_with_one_that_has_it() -> None:
     with pytest.raises(RegistryError, match="'runs' has no scheme") as caught:
         absolute_uri("runs")
     assert "sqlite:///runs/mlflow.db" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "sqlite:///runs/a.db",
+        "sqlite+pysqlite:///runs/a.db",
+        "SQLite:///runs/a.db",
+        "SQLITE+PySQLite:///{here}/runs/a.db",
+        " sqlite:///{here}/runs/a.db\n",
+    ],
+)
+def test_every_spelling_of_a_sqlite_store_is_the_one_that_the_guard_knows(
+    empty_store: Path, tmp_path: Path, spelled: str
+) -> None:
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_store, tmp_path / "runs" / "a.db")
+    uri = spelled.format(here=f"/{tmp_path}".replace("//", "/"))
+    assert absolute_uri(uri) == f"sqlite:///{tmp_path}/runs/a.db" == absolute_uri(absolute_uri(uri))
+    assert sqlite_path(uri.strip()) == tmp_path / "runs" / "a.db"
+    connect(uri).create_experiment("there")
+    assert [path.name for path in tmp_path.rglob("*.db")] == ["a.db"]
+    with closing(sqlite3.connect(tmp_path / "runs" / "a.db")) as connection:
+        assert ("there",) in connection.execute("SELECT name FROM experiments")
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("sqlite://", "a store in memory"),
+        ("sqlite:///", "a store in memory"),
+        ("sqlite:///:memory:", "a store in memory"),
+        ("sqlite:///file::memory:?cache=shared&uri=true", "a store in memory"),
+        ("sqlite:///file:a.db?mode=ro&uri=true", "no path of a SQLite file"),
+        ("sqlite://host/a.db", "no path of a SQLite file"),
+        ("sqlite:a.db", "no path|in memory"),
+        ("sqlite:///a.db?timeout=5", r"has '\?'"),
+        ("sqlite:///a%62.db", "has '%62'"),
+        ("sqlite+aiosqlite:///a.db", "another SQLite driver"),
+        ("sqlite+pysqlcipher://:s3cret@/a.db", "another SQLite driver"),
+        ("file:///srv/mlruns", "a folder of files"),
+        ("file:mlruns", "a folder of files"),
+        ("databricks", "has no scheme"),
+        ("databricks://profile", "no store that rewindctl knows"),
+        ("postgres://user:s3cret@host/runs", r"postgres://\*\*\*@host/runs is of no store"),
+        ("oracle+cx_oracle://host/runs", "no store that rewindctl knows"),
+        ("http+unix://socket", "no store that rewindctl knows"),
+        ("://host", "has no scheme"),
+    ],
+)
+def test_what_is_no_address_of_a_store_is_refused_in_one_line(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, why: str
+) -> None:
+    with pytest.raises(RegistryError, match=why):
+        connect(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    answer = cli("init")
+    assert (answer.code, answer.out) == (1, "")
+    assert SECRET not in answer.err
+    assert "Traceback" not in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "same"),
+    [
+        ("HTTP://127.0.0.1:5000/Path", "http://127.0.0.1:5000/Path"),
+        ("PostgreSQL+psycopg2://host/Runs", "postgresql+psycopg2://host/Runs"),
+        ("mysql+pymysql://host/runs", "mysql+pymysql://host/runs"),
+    ],
+)
+def test_a_scheme_is_in_small_letters(uri: str, same: str) -> None:
+    assert absolute_uri(uri) == same
+
+
+def test_a_foreign_store_meets_the_guard_whatever_its_address_is_called(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as connection, connection:
+        connection.execute("CREATE TABLE diary (day TEXT)")
+    for scheme in ("sqlite", "sqlite+pysqlite", "SQLITE"):
+        with pytest.raises(RegistryError, match="the database of another program"):
+            connect(f"{scheme}:///{tmp_path}/theirs.db")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +187,7 @@ def test_a_database_that_cannot_be_reached_gives_one_line_without_the_password()
     with pytest.raises(RegistryError) as caught:
         connect(f"postgresql://user:{SECRET}@127.0.0.1:1/runs").search_experiments()
     assert SECRET not in caught.value.message + caught.value.hint
-    assert "postgresql://***@127.0.0.1:1/runs" in caught.value.message
+    assert "://***@127.0.0.1:1/runs" in caught.value.message
 
 
 def test_what_the_store_refuses_is_one_line_with_its_code(store: Path) -> None:

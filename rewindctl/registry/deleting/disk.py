@@ -12,7 +12,7 @@ from pathlib import Path
 from rewindctl.errors import RegistryError
 from rewindctl.registry.client import DeniedError
 from rewindctl.registry.paths import local_path
-from rewindctl.registry.records import RunRecord
+from rewindctl.registry.records import COPIED, RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.searching import BOTH
 from rewindctl.registry.writer import resume_file
@@ -35,7 +35,7 @@ class Disk:
 
     def size(self, run: RunRecord) -> int:
         """Bytes of the run's artifacts, and of its resume point on this machine. Raises: RegistryError."""
-        return sum(self.files(run).values()) + size_of(resume_file(run.run_id))
+        return sum(self.files(run).values()) + (0 if COPIED in run.tags else size_of(resume_file(run.run_id)))
 
     def require_inside(self, run: RunRecord) -> None:
         """Raises: RegistryError when the files of a run are not where the store would have put them."""

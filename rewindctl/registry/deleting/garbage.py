@@ -18,7 +18,7 @@ from rewindctl.registry.deleting.strays import find_run, resume_points, temporar
 from rewindctl.registry.deleting.versions import refuse_foreign_versions
 from rewindctl.registry.outbox import is_kept, kept_folder
 from rewindctl.registry.ownership import Watch
-from rewindctl.registry.records import KINDS, REPORT, RESUME_POINT, SCHEMA, TRIAL_STATE, RunRecord
+from rewindctl.registry.records import COPIED, KINDS, REPORT, RESUME_POINT, SCHEMA, TRIAL_STATE, RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.searching import ANY, DELETED, search
 from rewindctl.registry.stored_point import POINT, drop
@@ -33,7 +33,7 @@ SORTS = {
     "unfinished": "other unfinished runs whose process is gone, and what they would go on from",
     "orphans": "runs whose parent or dense run is gone",
 }
-OPTIONAL = ("unfinished", "orphans")  # removed only where asked for: results, or work that can go on
+OPTIONAL = ("unreferenced", "unfinished", "orphans")  # only where asked for: results, or work that can go on
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ class Survey:
 
     @cached_property
     def items(self) -> list[Item]:
-        """Every item, in the order of the sorts."""
+        """Every item, in the order of the sorts. Raises: MisplacedError for a store whose files are not its own."""
+        if self.registry.client.binding is not None:
+            self.registry.client.binding.refuse()
         runs = [*self._runs(), *self._deleted()]
         going = {item.what for item in runs if item.sort not in OPTIONAL or item.sort in self.asked}
         found = [*runs, *self._stored(going), *self._paths({resume_file(run_id) for run_id in going})]
@@ -105,7 +107,7 @@ class Survey:
     def _sort_of(self, run: RunRecord) -> str | None:
         if self._at_work(run):
             return None
-        if is_kept(kept_folder() / run.run_id):
+        if COPIED not in run.tags and is_kept(kept_folder() / run.run_id):
             self.notes.append(f"kept: run {run.run_id}, whose results wait here for their store: rewindctl recover")
             return None
         if run.run_id in self._orphans:
@@ -198,6 +200,7 @@ def clear(
     stepped: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Remove the items: runs leaf first, then the rest. `stepped` is told how many are done. Raises: RegistryError."""
+    registry.client.require_bound()
     runs = leaf_first(item.run for item in items if item.run is not None)
     done = 0
     for done, _ in enumerate(remove(registry, runs, before), start=1):

@@ -15,7 +15,7 @@ from rewindctl.registry.deleting.versions import drop_versions, refuse_foreign_v
 from rewindctl.registry.inputs import made_model
 from rewindctl.registry.outbox import forget, kept_folder
 from rewindctl.registry.ownership import Watch, shown
-from rewindctl.registry.records import DENSE_RUN, ERROR, KINDS, OWNER, REMOVED, WEIGHTS_FROM, RunRecord
+from rewindctl.registry.records import COPIED, DENSE_RUN, ERROR, KINDS, OWNER, REMOVED, WEIGHTS_FROM, RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.searching import search
 from rewindctl.registry.writer import resume_file
@@ -79,8 +79,9 @@ def remove(registry: Registry, runs: Iterable[RunRecord], before: Before = lambd
             raise RegistryError(f"run {run.run_id} has a new child, {children[0].run_id}", "the same command again")
         _delete_files(registry, disk, run)
         before(run)
-        resume_file(run.run_id).unlink(missing_ok=True)
-        forget(kept_folder() / run.run_id)
+        if COPIED not in run.tags:  # else they are the original's
+            resume_file(run.run_id).unlink(missing_ok=True)
+            forget(kept_folder() / run.run_id)
         if not run.deleted:
             if (network := made_model(registry.client, run.run_id)) is not None:
                 _forget_network(registry, network)

@@ -1,21 +1,18 @@
 """Files of ours that no run needs: resume points, what killed processes left, folders of runs that are nowhere."""
 
-import contextlib
 import json
 import re
-import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 from rewindctl.errors import UsageError
 from rewindctl.files import state_folder
 from rewindctl.registry.address import sqlite_path
 from rewindctl.registry.manifest import MANIFEST_FILE
+from rewindctl.registry.neighbours import files_in, runs_of
 from rewindctl.registry.paths import local_path
-from rewindctl.registry.records import RunRecord
+from rewindctl.registry.records import COPIED, RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.writer import resume_file
 from rewindctl.temporary import abandoned
@@ -35,15 +32,15 @@ def find_run(registry: Registry, run_id: str) -> RunRecord | None:
 def resume_points(registry: Registry) -> tuple[list[Path], list[Path]]:
     """The resume points that no run needs, and those of runs that this store does not have.
 
-    The latter may be another store's: the folder is one for all. Only an unfinished run that was not deleted needs its
-    point.
+    The latter may be another store's: the folder is one for all, and those of runs that were copied are the original's.
+    Only an unfinished run that was not deleted needs its point.
     """
     idle, unknown = [], []
-    for path in _files(resume_file("").parent):
+    for path in files_in(resume_file("").parent):
         if not (RUN_ID.fullmatch(path.stem) and path.suffix == ".safetensors"):
             continue
         run = find_run(registry, path.stem)
-        if run is None:
+        if run is None or COPIED in run.tags:
             unknown.append(path)
         elif run.deleted or run.status not in ("RUNNING", "KILLED"):
             idle.append(path)
@@ -53,7 +50,7 @@ def resume_points(registry: Registry) -> tuple[list[Path], list[Path]]:
 def temporary_files() -> list[Path]:
     """What processes that were killed left in the state folder and the system's temporary folder."""
     found = abandoned(resume_file("").parent) + abandoned(Path(tempfile.gettempdir()))
-    for path in _files(state_folder() / "optuna"):
+    for path in files_in(state_folder() / "optuna"):
         if ".log.lock" in path.name and time.time() - _changed(path) > LOCK_SECONDS:
             found.append(path)
     return sorted(found)
@@ -69,15 +66,15 @@ def unreferenced_folders(registry: Registry) -> list[Path]:
     if store is None or root is None:
         return []
     # Listed before the store is asked: a run is made before its folder.
-    folders = [path for path in _files(root) if RUN_ID.fullmatch(path.name) and _is_ours(path)]
+    folders = [path for path in files_in(root) if RUN_ID.fullmatch(path.name) and _is_ours(path)]
     gone = [path for path in folders if find_run(registry, path.name) is None]
-    known = set().union(*(_runs_of(other) for other in _files(store.parent) if other != store)) if gone else set()
+    known = set().union(*(runs_of(other) for other in files_in(store.parent) if other != store)) if gone else set()
     return [path for path in gone if path.name not in known]
 
 
 def _is_ours(folder: Path) -> bool:
     """Whether a run's folder has our spec or our manifest, and nothing beside its artifacts."""
-    if folder.is_symlink() or [path.name for path in _files(folder)] != ["artifacts"]:
+    if folder.is_symlink() or [path.name for path in files_in(folder)] != ["artifacts"]:
         return False
     artifacts = folder / "artifacts"
     if artifacts.is_symlink():
@@ -92,22 +89,6 @@ def _json(path: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _runs_of(path: Path) -> set[str]:
-    """The runs of another MLflow store: two in one folder share the artifact root of an experiment's name."""
-    with contextlib.suppress(OSError, sqlite3.Error):
-        if path.is_file() and path.open("rb").read(15) == b"SQLite format 3":
-            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-                return {row[0] for row in connection.execute("SELECT run_uuid FROM runs")}
-    return set()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    try:
-        yield from sorted(folder.iterdir())
-    except OSError:
-        return
 
 
 def _changed(path: Path) -> float:
