@@ -112,7 +112,7 @@ def test_no_point_is_ahead_of_what_the_store_has(registry: Registry, writer: Run
     before = stored(registry, writer).read_bytes()
     here(writer, 6)
     writer._post.keep({"do": "tags", "rows": []})
-    with pytest.raises(RegistryError, match="is away"):
+    with pytest.raises(RegistryError, match="is held locked by another program"):
         writer.store_point(HERE)
     assert stored(registry, writer).read_bytes() == before
     writer._post.flush()
