@@ -27,18 +27,22 @@ def as_finished(client: Client, runs: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def record_of(client: Client, run: RunRecord) -> Record | None:
-    """What a finished run was sealed with, None for one of before there were records. Raises: IntegrityError."""
-    artifacts = Artifacts(client)
+    """What a finished run was sealed with, None for a foreign one, or of before there were records.
+
+    Raises: IntegrityError.
+    """
     if tag.MANIFEST not in run.tags:
+        if run.kind not in tag.KINDS:
+            return None
         raise IntegrityError(f"run {run.run_id} has no manifest: its tag was removed", ALTERED)
+    artifacts = Artifacts(client)
     if RECORD_FILE not in artifacts.manifest(run):
         return None
     return parse_record(artifacts.read_bytes(run, RECORD_FILE), f"run {run.run_id}", ALTERED)
 
 
 def _restored(client: Client, run: RunRecord) -> RunRecord:
-    is_ours = run.kind in tag.KINDS or tag.MANIFEST in run.tags
-    if not (run.finished and is_ours) or run.tags.get(tag.RECORD) == digest_of(run.tags, run.metrics):
+    if not run.finished or run.tags.get(tag.RECORD) == digest_of(run.tags, run.metrics):
         return run
     key = (run.run_id, run.tags.get(tag.MANIFEST, ""))
     if key not in client.records:

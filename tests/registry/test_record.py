@@ -146,6 +146,13 @@ def test_a_run_without_its_accuracy_is_damaged_not_a_defect(cli: Cli, copied_cha
     assert f"run {copied_chain.dense} is damaged: {RECORD_FILE} of run {copied_chain.dense} is missing" in answer.err
 
 
+def test_a_foreign_run_is_what_mlflow_says_of_it(copied_chain: Chain) -> None:
+    edit(copied_chain, "DELETE FROM tags WHERE run_uuid = ?", copied_chain.dense)
+    registry = copied_chain.registry()
+    run = registry.get(copied_chain.dense)
+    assert (run.edits, run.damage, len(registry.curve(run, "test_accuracy"))) == ((), "", 3)
+
+
 Change = Callable[[Registry, Chain], None]
 
 
