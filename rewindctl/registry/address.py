@@ -16,7 +16,7 @@ SQLITE_DRIVERS = ("", "+pysqlite")  # Python's own, by both its names: the one t
 DATABASES = ("postgresql", "mysql", "mssql")
 # In a path SQLAlchemy takes them for options or codes, and opens another file than the one that is looked at.
 ODD_PATH = re.compile(r"[?\x00-\x1f]|%[0-9A-Fa-f]{2}")
-GIVE = "give sqlite:///PATH, the http:// address of an MLflow server, or postgresql://HOST/NAME"
+GIVE = "give --tracking-uri sqlite:///PATH, the http:// address of an MLflow server, or postgresql://HOST/NAME"
 
 
 def absolute_uri(uri: str | None) -> str:

@@ -51,6 +51,7 @@ EARLY: list[Case] = [
     ("registry export x --study fig1 --scale 2", 2, "--scale 2 is outside (0, 1]", "such as 0.01"),
     ("registry export x --max-size 1", 2, "--max-size '1' is not a size", "write 16M"),
     ("registry import nowhere.bundle", 2, "nowhere.bundle does not exist", "registry export"),
+    ("registry relocate --tracking-uri http://127.0.0.1:1", 2, "http://127.0.0.1:1 is no SQLite store", "who runs it"),
     (f"{RETRAIN} --method finetune --optimizer-state one", 2, "--optimizer-state|'one'", "rewindctl retrain --help"),
     (f"{RETRAIN} --method finetune --channel-norm drop", 2, "--channel-norm|'drop'", "rewindctl retrain --help"),
     (f"{RETRAIN} --method finetune --criterion magnitud", 2, "did you mean 'magnitude'?", "known: magnitude"),

@@ -38,6 +38,7 @@ COMMANDS = (
     "recover",
     "registry export",
     "registry import",
+    "registry relocate",
     "remove",
     "replay",
     "reproduce",
