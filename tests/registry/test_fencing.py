@@ -25,7 +25,6 @@ from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunRecord, ownership
 from rewindctl.registry.client import Client
 from rewindctl.registry.inputs import log_network
-from rewindctl.registry.models import register_dense
 from rewindctl.registry.records import HEARTBEAT, NOTE, OWNER
 from rewindctl.specs import DenseSpec
 
@@ -74,7 +73,6 @@ WRITES: dict[str, Callable[[Client, str, DenseSpec], object]] = {
     "a tag less": lambda client, run, spec: client.delete_tag(run, HEARTBEAT),
     "its end": lambda client, run, spec: client.set_terminated(run, "FINISHED"),
     "its network": lambda client, run, spec: log_network(client, run, 24),
-    "its version": register_dense,
 }
 
 
