@@ -110,7 +110,10 @@ def require_state_folder() -> None:
                 folder.mkdir(mode=0o700, exist_ok=True)
         state_folder().mkdir(exist_ok=True)  # raises where it is no folder
     except OSError as error:
-        raise disk_error(error, state_folder()) from error
+        told = disk_error(error, state_folder())
+        if error.errno in FORBIDDEN:
+            told.hint = f"make it writable, or set $XDG_STATE_HOME to a folder that is, {SAME_COMMAND}"
+        raise told from error
 
 
 def state_folder() -> Path:

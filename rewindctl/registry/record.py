@@ -17,10 +17,11 @@ from rewindctl.specs import canonical_json
 
 RECORD_FILE = "record.json"
 OURS = "rewindctl."
-# What changes after the end, or names runs, which have other IDs where they are imported: lineage is bound by the spec.
+# What changes after the end, where something is, and names of runs, which have other IDs where they are imported:
+# lineage is bound by the spec.
 NOT_RECORDED = {
     *(tag.MANIFEST, tag.RECORD, tag.OWNER, tag.HEARTBEAT, tag.TICKET, tag.ERROR, tag.RESUME_POINT),
-    *(tag.DENSE_RUN, tag.WEIGHTS_FROM, tag.IMPORT, tag.IMPORTED_FROM, tag.OMITTED),
+    *(tag.DENSE_RUN, tag.WEIGHTS_FROM, tag.IMPORT, tag.IMPORTED_FROM, tag.OMITTED, tag.COPIED, tag.STORAGE),
 }
 SHOWN = 60  # characters of a value in a message
 
