@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from itertools import chain
 
-from rewindctl.errors import IntegrityError, RewindError
+from rewindctl.errors import IntegrityError, RewindError, UsageError
 from rewindctl.pipeline.networks import fitting_config, load_mask
 from rewindctl.pipeline.starts import weights_source
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.opening import params_of
 from rewindctl.registry.paths import CHECKPOINTS, FINAL, checkpoint_path
-from rewindctl.registry.records import PARENT_KINDS, REPORT, WEIGHTS_FROM, spec_text
+from rewindctl.registry.records import PARENT_KINDS, RECORD, REPORT, WEIGHTS_FROM, spec_text
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec, canonical_json, parse_tuning_spec
 
@@ -99,6 +99,8 @@ def _edits(registry: Registry, run: RunRecord) -> Iterator[str]:
             if run.ended and any(time > run.ended for _, time, _ in registry.shown_history(run, key)):
                 yield f"metric {key} was written after the run had ended"
         return
+    if RECORD not in run.tags:
+        yield f"tag {RECORD} was removed"
     yield from dict.fromkeys([*run.edits, *record.edits(run.tags, run.metrics)])
     for key, history in record.metrics.items():
         shown = sorted(registry.shown_history(run, key))
@@ -166,10 +168,21 @@ def _weights(registry: Registry, run: RunRecord) -> Iterator[str]:
     else:
         return
     assert isinstance(training.spec, DenseSpec | RetrainSpec)
-    holders = [training, *(child for child in registry.children(training) if child.kind == "replay")]
     at = training.spec.iterations if iteration is None else iteration
-    if told not in {f"{holder.run_id}@{at}" for holder in holders}:
+    source = told.removesuffix(f"@{at}")
+    if told == source or not _is_holder(registry, training, source):
         yield f"its tag {WEIGHTS_FROM} is {told!r}, it started from iteration {at:,} of run {training.run_id}"
+
+
+def _is_holder(registry: Registry, training: RunRecord, run_id: str) -> bool:
+    """Whether a run is a training, or was made again of it, though it may be deleted since."""
+    if run_id == training.run_id:
+        return True
+    try:
+        run = registry.get(run_id, deleted=True)
+    except UsageError:
+        return False
+    return run.kind == "replay" and run.parent_id == training.run_id
 
 
 def _misfit(dense: DenseSpec, state: TrainState) -> str | None:

@@ -42,10 +42,10 @@ class Artifacts:
             )
         return local
 
-    def read_bytes(self, run: RunRecord, path: str) -> bytes:
-        """A small artifact, verified. Raises: IntegrityError."""
+    def read_bytes(self, run: RunRecord, path: str, most: int = MOST_JSON_BYTES) -> bytes:
+        """An artifact of at most so many bytes, verified. Raises: IntegrityError."""
         local = self.verified(run, path)
-        _check_json_size(local, run)
+        _check_size(local, run, most)
         return local.read_bytes()
 
     def read_json(self, run: RunRecord, path: str) -> Any:
@@ -66,7 +66,7 @@ class Artifacts:
     def manifest_file(self, run: RunRecord) -> Path:
         """A local copy of the manifest. Raises: IntegrityError when it is missing or altered."""
         local = self._fetch(run, MANIFEST_FILE)
-        _check_json_size(local, run)
+        _check_size(local, run)
         if sha256(local) != run.tags.get(tag.MANIFEST):
             raise IntegrityError(f"the manifest of run {run.run_id} was altered", "run the stage again with --force")
         return local
@@ -108,6 +108,6 @@ class Artifacts:
         return local
 
 
-def _check_json_size(path: Path, run: RunRecord) -> None:
-    if (size := path.stat().st_size) > MOST_JSON_BYTES:
+def _check_size(path: Path, run: RunRecord, most: int = MOST_JSON_BYTES) -> None:
+    if (size := path.stat().st_size) > most:
         raise IntegrityError(f"{path.name} of run {run.run_id} has {size:,} bytes: none of ours is so large", ALTERED)

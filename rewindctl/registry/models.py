@@ -90,7 +90,7 @@ def longer_baseline(client: Client, spec: DenseSpec) -> RunRecord | None:
 
 def is_baseline(run: RunRecord, model: str, seed: str) -> bool:
     """Whether a run is what the alias `seed-<seed>` of a registered model stands for: a finished dense run of its."""
-    here = run.kind == "dense" and run.finished and not run.deleted
+    here = run.kind == "dense" and run.finished and not (run.deleted or run.damage)
     return here and model_of(run) == model and run.tags.get(tag.SEED) == seed
 
 
@@ -131,8 +131,13 @@ def goes_before(one: Baseline, other: Baseline) -> bool:
     lengths = iterations_of(one[0]), iterations_of(other[0])
     if lengths[0] != lengths[1]:
         return lengths[0] > lengths[1]
-    is_same = one[0].fingerprint == other[0].fingerprint
-    return one[0].age > other[0].age if is_same else one[1] > other[1]
+    same, there = (one[0].fingerprint, _root(one[0])), (other[0].fingerprint, _root(other[0]))
+    return one[0].age > other[0].age if same == there else one[1] > other[1]
+
+
+def _root(run: RunRecord) -> str:
+    """Where the files of the run's experiment are: tickets are those of one experiment."""
+    return run.artifact_uri.partition(f"/{run.run_id}/")[0]
 
 
 def _named(client: Client, spec: DenseSpec) -> Baseline | None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from rewindctl import processes
 from rewindctl.errors import KeptError
 from rewindctl.files import require_state_folder
 from rewindctl.registry import claim, outage, ownership, stored_point
@@ -43,7 +44,8 @@ class Opening:
         """
         require_state_folder()  # before work is done that could not be kept
         claim.refuse_if_busy(look, watch)
-        lease = Lease(self.client, self._create())
+        began = processes.clock()  # it is made with a heartbeat
+        lease = Lease(self.client, self._create(), began)
         try:
             writer = self._claim(lease, look, everyone, watch, resume)
         except BaseException:
@@ -92,7 +94,7 @@ class Opening:
         about = about_of(self.spec.fingerprint(), self.name, forced=not resume)
         if chosen:
             return RunWriter.reopen(self.client, chosen, ticket, about, mine)
-        return RunWriter(self.client, mine.run_id, about, self._tags())
+        return RunWriter(self.client, mine.run_id, about, self._tags(), mine.beaten)
 
     def _bring_points(self, mine: str, others: list[RunRecord]) -> None:
         """Have here what the store has to go on from. It may take long: `mine` is seen to live meanwhile."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import cast
 
 from rewindctl.errors import IntegrityError
 from rewindctl.registry import records as tag
@@ -9,8 +10,10 @@ from rewindctl.registry.artifacts import Artifacts
 from rewindctl.registry.client import Client
 from rewindctl.registry.manifest import ALTERED
 from rewindctl.registry.older import recognised
-from rewindctl.registry.record import RECORD_FILE, Record, digest_of, parse_record, recorded
+from rewindctl.registry.record import MOST_RECORD_BYTES, RECORD_FILE, Record, digest_of, parse_record, recorded
 from rewindctl.registry.records import RunRecord
+
+MOST_KEPT = 100  # records in memory
 
 
 def read(client: Client, run_id: str) -> RunRecord:
@@ -21,9 +24,16 @@ def read(client: Client, run_id: str) -> RunRecord:
 def as_finished(client: Client, runs: Iterable[RunRecord]) -> list[RunRecord]:
     """The runs, each finished one with the tags and metrics that it was sealed with, recognised as what it is today.
 
-    Only of a run that does not have the digest of its record are files read. Raises: StoreError.
+    Files are read of those runs alone that show something else than the digest of their record. Raises: StoreError.
     """
     return recognised(client, [_restored(client, run) for run in runs])
+
+
+def artifacts_of(client: Client) -> Artifacts:
+    """Those of the store, with what was read of them."""
+    if client.artifacts is None:
+        client.artifacts = Artifacts(client)
+    return cast(Artifacts, client.artifacts)
 
 
 def record_of(client: Client, run: RunRecord) -> Record | None:
@@ -35,26 +45,29 @@ def record_of(client: Client, run: RunRecord) -> Record | None:
         if run.kind not in tag.KINDS:
             return None
         raise IntegrityError(f"run {run.run_id} has no manifest: its tag was removed", ALTERED)
-    artifacts = Artifacts(client)
-    if RECORD_FILE not in artifacts.manifest(run):
-        return None
-    return parse_record(artifacts.read_bytes(run, RECORD_FILE), f"run {run.run_id}", ALTERED)
+    key = (run.run_id, run.tags[tag.MANIFEST])
+    if key not in client.records:
+        artifacts, record = artifacts_of(client), None
+        if RECORD_FILE in artifacts.manifest(run):
+            data = artifacts.read_bytes(run, RECORD_FILE, MOST_RECORD_BYTES)
+            record = parse_record(data, f"run {run.run_id}", ALTERED)
+        while len(client.records) >= MOST_KEPT:
+            client.records.pop(next(iter(client.records)))
+        client.records[key] = record
+    return cast(Record | None, client.records[key])
 
 
 def _restored(client: Client, run: RunRecord) -> RunRecord:
-    if not run.finished or run.tags.get(tag.RECORD) == digest_of(run.tags, run.metrics):
+    """A run without the digest is taken for one of before there were records: `verify` looks at its files."""
+    older = tag.RECORD not in run.tags and (tag.MANIFEST in run.tags or run.kind not in tag.KINDS)
+    if not run.finished or older or run.tags.get(tag.RECORD) == digest_of(run.tags, run.metrics):
         return run
-    key = (run.run_id, run.tags.get(tag.MANIFEST, ""))
-    if key not in client.records:
-        try:
-            client.records[key] = record_of(client, run)
-        except IntegrityError as error:
-            client.records[key] = error.message
-    found: Record | str | None = client.records[key]
+    try:
+        found = record_of(client, run)
+    except IntegrityError as error:
+        return replace(run, damage=error.message)
     if found is None:
-        return run
-    if isinstance(found, str):
-        return replace(run, damage=found)
+        return replace(run, damage=f"it has the tag {tag.RECORD}, and no {RECORD_FILE}")
     edits = tuple(found.edits(run.tags, run.metrics)) or (f"tag {tag.RECORD} was edited",)
     client.edited[run.run_id] = edits
     others = {key: value for key, value in run.tags.items() if key not in recorded(run.tags)}

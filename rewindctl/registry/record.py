@@ -16,6 +16,7 @@ from rewindctl.registry.manifest import Strict, parse_strict
 from rewindctl.specs import canonical_json
 
 RECORD_FILE = "record.json"
+MOST_RECORD_BYTES = 256 << 20  # five million points
 OURS = "rewindctl."
 # What changes after the end, where something is, and names of runs, which have other IDs where they are imported:
 # lineage is bound by the spec.

@@ -201,12 +201,13 @@ class RunRecord:
         return self.tags.get(DENSE_RUN, self.run_id)
 
     @property
-    def age(self) -> tuple[int, int, str]:
+    def age(self) -> tuple[bool, int, int, str]:
         """Orders the runs of one fingerprint, the newest last: by their tickets, which no clock decides (see `claim`).
 
-        Those of one ticket, of earlier versions, by their start.
+        Those that were imported come before those that were made here, whose children are theirs. Those of one ticket,
+        of earlier versions, go by their start.
         """
-        return number(self.tags.get(TICKET, "")), self.started, self.run_id
+        return IMPORT not in self.tags, number(self.tags.get(TICKET, "")), self.started, self.run_id
 
     @property
     def finished(self) -> bool:

@@ -180,7 +180,7 @@ def _upload(box: Outbox, uri: str) -> tuple[State, str]:
 def _rival(registry: Registry, run: RunRecord) -> RunRecord | None:
     """A run of the same stage that was finished while ours could not be."""
     same = registry.same_stage(run.fingerprint, run.parent_id)
-    return next((other for other in same if other.finished and other.run_id != run.run_id), None)
+    return next((other for other in same if other.finished and not other.damage and other.run_id != run.run_id), None)
 
 
 def regain(registry: Registry, run: RunRecord, about: dict[str, Any]) -> RunWriter:

@@ -11,7 +11,6 @@ from rewindctl.errors import RegistryError
 from rewindctl.registry import experiments, lineage, models, older, reading, references
 from rewindctl.registry import records as tag
 from rewindctl.registry.address import absolute_uri, is_server, require_store
-from rewindctl.registry.artifacts import Artifacts
 from rewindctl.registry.client import despite_conflicts
 from rewindctl.registry.opening import Opening, open_report
 from rewindctl.registry.ownership import Watch
@@ -45,7 +44,7 @@ class Registry:
         self.experiment, self.experiment_id = experiments.open_experiment(self.client, experiment, make)
         if self.client.binding is not None:
             self.client.binding.open(self.experiment_id)
-        self.artifacts = Artifacts(self.client)
+        self.artifacts = reading.artifacts_of(self.client)
         self._listed: tuple[float, dict[str, list[str]]] | None = None
 
     def describe(self) -> None:

@@ -146,12 +146,13 @@ class RunWriter:
         self._send({"do": "params", "rows": list(params.items())})
 
     def log_metrics(self, metrics: dict[str, float | None], step: int = 0) -> None:
-        """All metrics of one step in one call; None is left out. Raises: RegistryError for NaN."""
+        """All metrics of one step in one call; None is left out. Raises: RegistryError for NaN and infinity."""
         new = {key: value for key, value in metrics.items() if step not in self._points.get(key, {})}
         present = {key: float(value) for key, value in new.items() if value is not None}
         for key, value in present.items():
-            if math.isnan(value):
-                raise RegistryError(f"metric {key} at step {step} is NaN: NaN is never a result")
+            if not math.isfinite(value):
+                shown = "NaN" if math.isnan(value) else value
+                raise RegistryError(f"metric {key} at step {step} is {shown}: that is never a result")
         now = self._now()
         self._send({"do": "metrics", "rows": [[key, value, now, step] for key, value in present.items()]})
         for key, value in present.items():

@@ -50,7 +50,8 @@ def tidy_frame(registry: Registry, networks: Collection[Network] = ((None, None)
 
     Only runs of `networks` are read. A network reached through several levels of pruning is `iterative`; so is, once
     more, each earlier level of such a chain, whose first level is also a one-shot result. Runs whose lineage is
-    broken are left out, and stand in the way of no older one. A run in fp32 and one in bf16 are two results.
+    broken are left out, and stand in the way of no older one; a damaged one is an error. A run in fp32 and one in bf16
+    are two results.
 
     `precision` is that of the retraining's updates (of a chain of several, each in its order: `fp32+bf16`),
     `dense_precision` that of its baseline. Both are empty in rows of files that older versions wrote: what they were

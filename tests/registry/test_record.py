@@ -108,7 +108,8 @@ def test_who_takes_the_digest_away_or_forges_it_is_found_out(copied_chain: Chain
     client = copied_chain.registry().client
     client.set_tag(copied_chain.finetune, tag.SEED, "7")
     client.delete_tag(copied_chain.finetune, tag.RECORD)
-    assert copied_chain.registry().get(copied_chain.finetune).tags[tag.SEED] == "0"
+    found = verify(copied_chain.registry(), copied_chain.registry().get(copied_chain.finetune))
+    assert found == ["tag rewindctl.record was removed", "tag rewindctl.seed was edited: it is '7', was '0'"]
     client.set_tag(copied_chain.lr_rewind, tag.SEED, "7")
     shown = client.get_run(copied_chain.lr_rewind).data
     client.set_tag(copied_chain.lr_rewind, tag.RECORD, digest_of(shown.tags, shown.metrics))

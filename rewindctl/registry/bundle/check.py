@@ -8,9 +8,10 @@ from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.index import CARRIED, HINT, Index, RunEntry
 from rewindctl.registry.manifest import MANIFEST_FILE, MOST_JSON_BYTES, Manifest, parse_manifest
 from rewindctl.registry.paths import CHECKPOINTS
-from rewindctl.registry.record import RECORD_FILE, parse_record, recorded
+from rewindctl.registry.record import MOST_RECORD_BYTES, RECORD_FILE, parse_record, recorded
 from rewindctl.specs import SCHEMA_VERSION, AnyStage, DenseSpec, PruneSpec, RetrainSpec, parse_spec, upgraded
 
+LARGEST = {MANIFEST_FILE: MOST_JSON_BYTES, "spec.json": MOST_JSON_BYTES, RECORD_FILE: MOST_RECORD_BYTES}
 MOST_ANCESTORS = 1_000
 MOST_COPIES = 100  # how much larger than the bundle its runs may be, which share files
 
@@ -50,9 +51,9 @@ def check_manifests(index: Index, read: Callable[[str], bytes], where: str) -> d
     manifests: dict[str, Manifest] = {}
     for entry in index.runs:
         run = f"run {entry.run_id} of {where}"
-        for path in (MANIFEST_FILE, "spec.json", RECORD_FILE):
-            if sizes.get(entry.artifacts.get(path, ""), 0) > MOST_JSON_BYTES:
-                raise IntegrityError(f"{run}: {path} is larger than {MOST_JSON_BYTES:,} bytes", HINT)
+        for path, most in LARGEST.items():
+            if sizes.get(entry.artifacts.get(path, ""), 0) > most:
+                raise IntegrityError(f"{run}: {path} is larger than {most:,} bytes", HINT)
         manifest = parse_manifest(read(entry.artifacts[MANIFEST_FILE]), run, HINT)
         here = {path: digest for path, digest in entry.artifacts.items() if path != MANIFEST_FILE}
         if sorted([*here, *entry.omitted]) != sorted(manifest.artifacts):

@@ -35,6 +35,7 @@ CARRIED = (
     tag.NOTE,
     tag.USER,
     tag.RECORD,
+    tag.TICKET,
 )
 
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]

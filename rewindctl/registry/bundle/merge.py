@@ -138,11 +138,6 @@ class _Merge:
                 found.setdefault(run.fingerprint, []).append(run)
         return {key: sorted(runs, key=lambda run: tag.OMITTED in run.tags) for key, runs in found.items()}
 
-    @cached_property
-    def _highest(self) -> dict[str, int]:
-        """The highest ticket of each fingerprint: what is brought is newer than what is there."""
-        return {run.fingerprint: run.age[0] for run in sorted(self._known, key=lambda run: run.age)}
-
     def _place(self, entry: RunEntry) -> None:
         """Decide whether a run is there, is a twin of an earlier one, or is new. Its parent is placed already."""
         parents = {run.run_id for run in self.same.get(entry.parent or "", ())}
@@ -252,7 +247,6 @@ class _Merge:
             tag.FINGERPRINT: entry.fingerprint,
             tag.GROUP: entry.group,
             **tag.spec_tags(entry.spec),
-            tag.TICKET: str(1 + self._highest.get(self._today[entry.run_id].fingerprint, 0)),
             tag.MANIFEST: entry.artifacts[MANIFEST_FILE],
             tag.IMPORT: self.bundle.digest,
             tag.IMPORTED_FROM: entry.run_id,

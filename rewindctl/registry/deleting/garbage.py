@@ -119,7 +119,7 @@ class Survey:
 
     @cached_property
     def _finished(self) -> set[tuple[str, str | None]]:
-        return {(run.fingerprint, run.parent_id) for run in self._active.values() if run.finished}
+        return {(run.fingerprint, run.parent_id) for run in self._active.values() if run.finished and not run.damage}
 
     def _runs(self) -> Iterator[Item]:
         sorts = {key: sort for key, run in self._active.items() if (sort := self._sort_of(run)) is not None}
