@@ -139,18 +139,25 @@ def copied_chain(chain: Chain, tmp_path: Path) -> Chain:
     return copy_chain(chain, tmp_path / "copied")
 
 
-def copy_chain(chain: Chain, target: Path) -> Chain:
-    import sqlite3
+def settle(store: Path) -> None:
+    """Make a copied store one that had been made where it is, without the checks of `registry relocate`."""
     from contextlib import closing
 
-    from rewindctl.registry.records import COPIED
-    from rewindctl.registry.relocation import relocate
+    from rewindctl.registry.binding import Binding, new_mark
+    from rewindctl.registry.renaming import rename
 
+    binding = Binding(store)
+    with closing(binding.connection()) as connection, connection:
+        for home in binding.homes():
+            root, mark = store.parent / "mlruns" / home.root.name, new_mark()
+            binding.write_marker(root, mark)
+            rename(connection, home, root, mark, None)
+
+
+def copy_chain(chain: Chain, target: Path) -> Chain:
     shutil.copytree(chain.store.parent, target)
     uri = f"sqlite:///{target / 'mlflow.db'}"
-    assert relocate(uri).original == str(chain.store)
-    with closing(sqlite3.connect(target / "mlflow.db")) as connection, connection:  # as if it had been made there
-        connection.execute("DELETE FROM tags WHERE key = ?", (COPIED,))
+    settle(target / "mlflow.db")
     return Chain(
         target / "mlflow.db", uri, chain.dense, chain.prune, chain.finetune, chain.weight_rewind, chain.lr_rewind
     )

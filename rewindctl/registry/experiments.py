@@ -10,6 +10,7 @@ from rewindctl.registry.address import absolute_uri, sqlite_path
 from rewindctl.registry.binding import ROOT
 from rewindctl.registry.client import Client, StoreError
 from rewindctl.registry.opening import project_run
+from rewindctl.registry.records import text_of
 from rewindctl.registry.searching import BOTH
 from rewindctl.registry.store import connect
 from rewindctl.registry.views import experiment_tags
@@ -98,9 +99,8 @@ def _place_of(client: Client, name: str) -> tuple[str | None, dict[str, str]]:
 
 def _folder_of(client: Client, name: str) -> str:
     """The name of the folder of an experiment's files: its own, where no other experiment has that."""
-    taken = {
-        found.artifact_location.rstrip("/").rpartition("/")[2] for found in client.search_experiments(view_type=BOTH)
-    }
+    others = client.search_experiments(view_type=BOTH)
+    taken = {text_of(other.artifact_location).rstrip("/").rpartition("/")[2] for other in others}
     if PLAIN.fullmatch(name) and name not in taken:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]

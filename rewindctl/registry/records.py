@@ -135,7 +135,11 @@ class RunRecord:
         """What the store says of a run. Raises: RegistryError for an ID that no store of MLflow gives."""
         info, data = run.info, run.data
         about = (info.run_id, info.run_name, info.status, info.artifact_uri, info.start_time, info.end_time)
-        return cls.checked(*about, info.lifecycle_stage, dict(data.tags), dict(data.params), dict(data.metrics))
+        tags, params = (
+            {text_of(key): text_of(value) for key, value in part.items()} for part in (data.tags, data.params)
+        )
+        metrics = {text_of(key): number_of(value) for key, value in data.metrics.items()}
+        return cls.checked(*about, info.lifecycle_stage, tags, params, metrics)
 
     @classmethod
     def checked(
@@ -285,6 +289,15 @@ def spec_text(tags: Mapping[str, str]) -> str:
     while (more := tags.get(f"{SPEC}.{len(parts)}")) is not None:
         parts.append(more)
     return "".join(parts)
+
+
+def _texts(values: Mapping[str, object]) -> dict[str, str]:
+    return {text_of(key): text_of(value) for key, value in values.items()}
+
+
+def number_of(value: object) -> float:
+    """What a store has where MLflow writes a number; NaN for anything else."""
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def text_of(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rewindctl.registry.client import Client
 from rewindctl.registry.reading import as_finished
-from rewindctl.registry.records import RunRecord, text_of
+from rewindctl.registry.records import RunRecord, number_of, text_of
 
 PAGE = 1_000
 FEW = 900  # runs whose values are asked for by ID, so that the store is searched once and not four times
@@ -93,5 +93,5 @@ def _from_tables(
         last = select(SqlLatestMetric.run_uuid, SqlLatestMetric.key, SqlLatestMetric.value, SqlLatestMetric.is_nan)
         for run_id, key, value, is_nan in connection.execute(last.where(SqlLatestMetric.run_uuid.in_(ids))):
             if run_id in found:
-                found[run_id].metrics[text_of(key)] = NAN if is_nan or not isinstance(value, int | float) else value
+                found[run_id].metrics[text_of(key)] = NAN if is_nan else number_of(value)
     return list(found.values())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Chain, Cli
+from conftest import Chain, Cli, settle
 from studies import panel, study_of
 
 from rewindctl.cli import run as run_command
@@ -60,7 +60,8 @@ def stored(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 @pytest.fixture
 def trial(stored: tuple[Path, list[str]], tmp_path: Path) -> list[str]:
     """Baseline, mask, fine-tuned network, in a store of the test's own."""
-    shutil.copy(stored[0], tmp_path / "mlflow.db")
+    shutil.copytree(stored[0].parent / "mlruns", tmp_path / "mlruns")
+    settle(Path(shutil.copy(stored[0], tmp_path / "mlflow.db")))
     return stored[1]
 
 

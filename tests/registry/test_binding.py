@@ -132,11 +132,11 @@ def test_two_stores_of_a_folder_have_a_root_each(store: Path, empty_store: Path)
     assert roots[0] != roots[1]
 
 
-def test_experiments_whose_names_have_one_folder_share_it(store: Path) -> None:
+def test_experiments_whose_names_look_alike_have_folders_of_their_own(store: Path) -> None:
     registries = [Registry(f"sqlite:///{store}", name) for name in ("a b", "a_b")]
     for registry in (*registries, *registries):
         open_report(registry.client, registry.experiment_id, "begun", "").fail(KeyboardInterrupt())
-    assert len({home.root for home in Binding(store).homes()}) == 1
+    assert len({home.root for home in Binding(store).homes()}) == 2
 
 
 def test_a_store_that_is_made_anew_at_its_old_place_goes_on_there(store: Path, empty_store: Path) -> None:
