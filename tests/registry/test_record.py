@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Chain, Cli
 
+from rewindctl.datasets import load_dataset
 from rewindctl.errors import IntegrityError
+from rewindctl.pipeline.requests import dense_spec
 from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
@@ -245,26 +247,4 @@ def test_a_record_says_the_same_of_the_same() -> None:
 
 
 def spec_of(points: tuple[int, ...]) -> DenseSpec:
-    return DenseSpec(
-        model="resnet8",
-        dataset="digits",
-        data_digest="0" * 64,
-        recipe="digits",
-        seed=0,
-        iterations=1_000_000,
-        batch_size=32,
-        learning_rate=0.1,
-        lr_boundaries=(),
-        lr_factor=0.1,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=0.0,
-        weight_decay_scope="all",
-        norm_momentum=0.1,
-        norm_epsilon=1e-5,
-        crop_padding=0,
-        padding_mode="reflect",
-        horizontal_flip=False,
-        evaluate_every=100_000,
-        rewind_points=points,
-    )
+    return dense_spec("resnet8", load_dataset("digits"), 0, iterations=1_000_000, points=points)
