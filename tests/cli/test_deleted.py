@@ -109,8 +109,8 @@ def gone(kind: str, words: str) -> Expected:
         found |= dict.fromkeys(("prune retrain", "retrain", "tune"), (2, below[1]))
         found |= {"compare": (1, "3 retrain runs whose parent or dense run is gone")}
     if kind == "prune":
-        found |= dict.fromkeys(("lineage retrain", "verify retrain", "prune retrain", "export"), below)
-        found |= {"compare": (1, "3 retrain runs whose parent or dense run is gone")}
+        found |= dict.fromkeys(("lineage retrain", "verify retrain", "export"), below)
+        found |= {"prune retrain": (2, below[1]), "compare": (1, "3 retrain runs whose parent or dense run is gone")}
     return found
 
 
