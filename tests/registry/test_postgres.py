@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import lengths
 import pytest
 from conftest import TINY, Cli
 from servers import Postgres
@@ -47,6 +48,10 @@ def test_a_chain_is_made_found_and_verified(uri: str, cli: Cli) -> None:
     registry = Registry(uri)
     assert [run.run_id for run in registry.search()] == [dense, prune, retrained]
     assert [problem for run in registry.search() for problem in verify(registry, run)] == []
+
+
+def test_a_spec_of_any_length_is_whole(uri: str) -> None:
+    lengths.check(uri, "lengths")
 
 
 def test_the_password_is_in_no_row_no_file_and_no_answer(

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import lengths
 import pandas as pd
 import pytest
 from conftest import TINY, Chain, Cli
@@ -98,6 +99,10 @@ def test_tags_are_the_same_but_for_run_ids(pair: Pair) -> None:
     assert tags[0] == tags[1]
     assert set(pair[0].tags) == set(pair[1].tags)
     assert pair[0].fingerprint == pair[1].fingerprint
+
+
+def test_a_spec_of_any_length_is_whole(server: Server) -> None:
+    lengths.check(server.uri, "lengths")
 
 
 def test_inputs_and_outputs_are_the_same_but_for_ids(pair: Pair, server: Server, chain: Chain) -> None:
