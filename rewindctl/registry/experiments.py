@@ -90,9 +90,10 @@ def _require_project_run(client: Client) -> None:
 
 def _place_of(client: Client, name: str) -> tuple[str | None, dict[str, str]]:
     """Where the files of a new experiment go, and the tag that binds them to it; a server decides for itself."""
-    if client.binding is None:
+    if (binding := client.binding) is None:
         return None, {}
-    root, mark = client.binding.new_root(_folder_of(client, name))
+    folder = _folder_of(client, name)
+    root, mark = client.patiently(lambda: binding.new_root(folder))
     return root.as_uri(), {ROOT: mark}
 
 

@@ -124,7 +124,7 @@ class Registry:
 
     def may_not_register(self, spec: DenseSpec) -> RegistryError | None:
         """What keeps the user from registering runs of `spec`, as far as can be told. Raises: RegistryError."""
-        return models.refusal(self.client, spec) if is_server(self.uri) else None
+        return models.refusal(self.client.impatient(), spec) if is_server(self.uri) else None
 
     def longer_baseline(self, spec: DenseSpec) -> RunRecord | None:
         """The run that `seed-<n>` names, where that is a longer one than `spec`. Raises: RegistryError."""
