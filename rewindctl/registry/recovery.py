@@ -182,7 +182,7 @@ def _upload(box: Outbox, uri: str) -> tuple[State, str]:
     except BaseException as error:
         writer.fail(error)  # which leaves what is kept
         raise
-    if isinstance(spec := finished.spec, DenseSpec):
+    if finished.kind == "dense" and isinstance(spec := finished.spec, DenseSpec):  # a report has none
         try:
             registry.register(finished)
         except RegistryError as error:  # told again by whoever looks for such runs
