@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rewindctl.cli.session import Session, command
-from rewindctl.errors import RegistryError
+from rewindctl.errors import RegistryError, RewindError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from rewindctl.registry.recovery import Recovered
@@ -16,7 +16,7 @@ def recover(
     session: Session,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check what is kept, and change nothing.")] = False,
 ) -> None:
-    """Upload results that were kept on this machine when their tracking server was away; prints the finished runs.
+    """Upload results that were kept on this machine when their store was away or locked; prints the finished runs.
 
     Finished baselines of the experiment that are no versions of their model, whoever trained them, are registered too.
 
@@ -28,27 +28,53 @@ def recover(
         rewindctl recover --dry-run
         rewindctl recover
     """
-    from rewindctl.registry.address import absolute_uri, is_there
     from rewindctl.registry.recovery import recover as upload
-    from rewindctl.registry.recovery import register_rest
 
     found = upload(session.tracking_uri, dry_run=dry_run)
-    if is_there(absolute_uri(session.tracking_uri)):
-        told = {one.run_id for one in found}
-        rest = register_rest(session.registry(make=False), dry_run=dry_run)
-        found += [one for one in rest if one.run_id not in told]
+    _tell(session, found)
+    rest, unasked = [], None
+    try:
+        rest = _register_rest(session, {one.run_id for one in found}, dry_run)
+    except RewindError as error:
+        error.message = f"baselines that are no versions were not looked for: {error.message}"
+        unasked = error
+    _tell(session, rest)
+    found += rest
     if session.json:
         session.console.json([_row(one) for one in found])
-    for one in found:
-        if not session.json and one.state in ("uploaded", "there", "registered"):
-            session.console.data(one.run_id)
-        session.console.say(f"{one.run_id} ({one.name or 'unknown'}): {one.text}")
     if not found:
         session.console.say("no results are kept here")
     failed = [one for one in found if one.state == "failed"]
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise RegistryError(f"run {failed[0].run_id} was not recovered{more}: {failed[0].text}", failed[0].hint)
+    if unasked is not None and (not dry_run or isinstance(unasked, UsageError)):
+        raise unasked
+    if unasked is not None:  # what is kept here can be looked at without its store
+        session.console.say(f"note: {unasked.message}")
+
+
+def _register_rest(session: Session, told: set[str], dry_run: bool) -> "list[Recovered]":
+    """Of the experiment, where there is one: nothing is made. Raises: RegistryError, UnknownNameError."""
+    from rewindctl.registry.address import absolute_uri, is_there
+    from rewindctl.registry.recovery import register_rest
+
+    if not is_there(absolute_uri(session.tracking_uri)):
+        return []
+    try:
+        registry = session.registry(make=None)
+    except UnknownNameError:
+        if session.experiment is None:  # the first run makes it
+            return []
+        raise
+    return [one for one in register_rest(registry, dry_run=dry_run) if one.run_id not in told]
+
+
+def _tell(session: Session, found: "list[Recovered]") -> None:
+    for one in found:
+        if not session.json and one.state in ("uploaded", "there", "registered"):
+            session.console.data(one.run_id)
+        session.console.say(f"{one.run_id} ({one.name or 'unknown'}): {one.text}")
 
 
 def _row(one: "Recovered") -> dict[str, Any]:

@@ -61,8 +61,8 @@ class Session:
     _facts: "dict[str, DataFacts]" = field(default_factory=dict)
     _opened: "list[Registry]" = field(default_factory=list)
 
-    def registry(self, *, make: bool = True) -> "Registry":
-        """The registry, opened now; a command that only reads does not `make` an experiment.
+    def registry(self, *, make: bool | None = True) -> "Registry":
+        """The registry, opened now; a command that only reads does not `make` an experiment: see `Registry`.
 
         Raises: RegistryError, UnknownNameError.
         """

@@ -78,8 +78,7 @@ def _store(tracking_uri: str | None) -> Finding:
             return Finding("store", f"{redacted(uri)}: not there yet, the first run makes it")
         client = connect(uri)
         names = sorted(one.name for one in client.search_experiments())
-        if client.binding is not None:
-            client.binding.refuse()
+        client.refuse_misplaced()
     except RewindError as error:
         return Finding("store", error.message, error.hint, wrong=True)
     return Finding("store", f"{redacted(uri)}: answers, {count_of(len(names), 'experiment')}: {listed(names)}")
@@ -110,7 +109,7 @@ def _kept() -> Finding:
     """What an outage kept on this machine."""
     found = kept()
     if not found:
-        return Finding("kept", "no results wait for a tracking server")
+        return Finding("kept", "no results wait for a store that was away or locked")
     places = ", ".join(f"{count} for {uri or 'a store unknown: altered'}" for uri, count in sorted(found.items()))
-    text = f"results of {count_of(found.total(), 'run')} wait for their tracking server: {places}"
+    text = f"results of {count_of(found.total(), 'run')} wait for their stores: {places}"
     return Finding("kept", text, "rewindctl recover uploads them")

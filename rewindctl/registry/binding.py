@@ -36,6 +36,7 @@ HOMES = f"""
     FROM experiments AS one LEFT JOIN experiment_tags AS mark
         ON mark.experiment_id = one.experiment_id AND mark.key = '{ROOT}'
 """
+BIND = "INSERT OR IGNORE INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, ?)"
 
 
 class MisplacedError(RegistryError):
@@ -219,18 +220,12 @@ class Binding:
                 self.write_marker(home.root, mark)
         if not home.mark:
             with closing(self.connection()) as connection, connection:
-                row = (ROOT, mark, home.experiment_id)
-                connection.execute(
-                    "INSERT OR IGNORE INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, ?)", row
-                )
+                connection.execute(BIND, (ROOT, mark, home.experiment_id))
 
     def write_marker(self, root: Path, mark: str) -> None:
         """Make a root this store's. Raises: OSError."""
         with replacing(root / MARKER) as temporary:
             temporary.write_text(Marker(id=mark, database=str(self.path.resolve())).model_dump_json() + "\n")
-
-
-BIND = "INSERT OR IGNORE INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, ?)"
 
 
 def new_mark() -> str:

@@ -113,10 +113,10 @@ class Client:
 
             def once() -> Any:
                 with self.plain_errors(name, args):
+                    if self.binding is not None and not name.startswith(READING):
+                        self.binding.require()
                     return method(*args, **kwargs)
 
-            if not name.startswith(READING):
-                self.require_bound()
             return self.patiently(once, repeatable=name.startswith(REPEATABLE))
 
         return call
@@ -139,17 +139,21 @@ class Client:
     def is_misplaced(self) -> bool:
         """Whether it is a SQLite store that was copied or moved, and names files that are not its own."""
         try:
-            if self.binding is not None:
-                self.binding.refuse()
+            self.refuse_misplaced()
         except MisplacedError:
             return True
         return False
 
-    def require_bound(self) -> None:
-        """Before anything is written or deleted. Raises: MisplacedError where the store's files are not its own."""
+    def refuse_misplaced(self) -> None:
+        """Changes nothing. Raises: MisplacedError where the store's files are not its own, AwayError."""
         if self.binding is not None:
             with self.plain_errors():
-                self.binding.require()
+                self.binding.refuse()
+
+    def require_bound(self) -> None:
+        """Before anything is written or deleted. Raises: as `refuse_misplaced`, but waits for a store that is away."""
+        if self.binding is not None:
+            self.patiently(self.binding.require)
 
     def delete_artifacts(self, artifact_uri: str, path: str | None = None) -> None:
         """Delete the artifacts of a run, or those below `path`: what MlflowClient has no method for."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from rewindctl import processes
 from rewindctl.errors import DiskError
+from rewindctl.registry.binding import MisplacedError
 from rewindctl.registry.client import AwayError, Client, despite_conflicts
 from rewindctl.registry.inputs import DataInput, log_inputs, log_network
 from rewindctl.registry.outbox import END, FILE, Entry, Outbox
@@ -19,6 +20,7 @@ METRICS_PER_BATCH = 1_000  # MLflow's limits
 OTHERS_PER_BATCH = 100
 LOCK_SECONDS = 60.0  # a `recover` looks at an outbox for a moment; one that was stopped keeps it
 LOOK_SECONDS = 0.05
+UNREACHED = (AwayError, MisplacedError)  # the store took nothing; what it was to take is worth keeping
 
 
 def deliver(client: Client, run_id: str, entry: Entry, local: Path | None) -> None:
@@ -57,8 +59,8 @@ def _batch(client: Client, run_id: str, kind: str, rows: list[list[Any]]) -> Non
 class Post:
     """The way of a run's entries to its store.
 
-    The first that finds the store away opens an outbox; from then on nothing is sent until the heartbeat has reached
-    the store again, so that a training stands still once at most.
+    The first that finds the store away, or moved, opens an outbox; from then on nothing is sent until the heartbeat has
+    reached the store again, so that a training stands still once at most.
     """
 
     def __init__(self, client: Client, run_id: str, heartbeat: Heartbeat, about: Entry) -> None:
@@ -72,11 +74,11 @@ class Post:
             try:
                 self.deliver(entry, local)
                 return
-            except AwayError:
+            except UNREACHED:
                 self._away = processes.clock()
         self.keep(entry, local)
         if self._heartbeat.beaten > self._away:  # it takes writes again
-            with suppress(AwayError):
+            with suppress(*UNREACHED):
                 self.flush()
 
     def deliver(self, entry: Entry, local: Path | None = None) -> None:
@@ -121,7 +123,7 @@ class Post:
                 if entry["do"] != END:
                     self.deliver(entry, self.box.local(entry))
                     self._sent += 1
-        except AwayError:
+        except UNREACHED:
             self._away = processes.clock()
             raise
         if not self.box.complete:

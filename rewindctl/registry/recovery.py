@@ -9,7 +9,7 @@ from rewindctl.counting import count_of
 from rewindctl.errors import BusyError, IntegrityError, RegistryError, RewindError, UsageError
 from rewindctl.registry import claim
 from rewindctl.registry import records as tag
-from rewindctl.registry.address import absolute_uri
+from rewindctl.registry.address import absolute_uri, is_there
 from rewindctl.registry.client import StoreError
 from rewindctl.registry.experiments import experiment_of
 from rewindctl.registry.models import model_of, unregistered, unregistered_text
@@ -23,7 +23,7 @@ from rewindctl.safe_text import redacted
 from rewindctl.specs import DenseSpec
 
 State = Literal["uploaded", "registered", "ready", "there", "superseded", "unfinished", "busy", "failed"]
-STAGE = (tag.KIND, tag.FINGERPRINT, tag.GROUP, tag.SPEC, tag.PARENT, tag.DENSE_RUN, tag.SCHEMA)
+STAGE = (tag.KIND, tag.FINGERPRINT, tag.GROUP, tag.PARENT, tag.DENSE_RUN, tag.SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def register_rest(registry: Registry, *, dry_run: bool = False) -> list[Recovere
     What keeps a training from that costs it nothing: it is done here, by anyone who may, on any machine.
     """
     found = []
-    for run in unregistered(registry.client, registry.search(kind="dense")):
+    sound = [run for run in registry.search(kind="dense") if not run.damage]  # of others `verify` tells
+    for run in unregistered(registry.client, sound):
         one: dict[str, Any] = {"run_id": run.run_id, "name": run.name, "uri": registry.display_uri, "folder": ""}
         model = model_of(run)
         try:
@@ -117,7 +118,7 @@ def _recover(box: Outbox, tracking_uri: str | None, dry_run: bool) -> Recovered:
             return Recovered(
                 **one, state="ready", text=f"is whole: {count_of(len(box.entries), 'entry', 'entries')}, {size:,} bytes"
             )
-        state, text = _upload(box, _address(header["uri"], tracking_uri))
+        state, text = _upload(box, _address(box, tracking_uri))
         return Recovered(**one, state=state, text=text)
     except BusyError as error:
         return Recovered(**one, state="busy", text=error.message)
@@ -133,16 +134,28 @@ def _failed(run_id: str, name: str, uri: str, folder: Path, error: RewindError) 
     return Recovered(run_id, name, uri, str(folder), "failed", error.message, error.hint)
 
 
-def _address(kept: str, tracking_uri: str | None) -> str:
-    """Where to upload to; no password was ever kept. Raises: RegistryError where one is missing."""
-    given, kept = absolute_uri(tracking_uri), absolute_uri(kept)
-    if redacted(given) == kept:
+def _address(box: Outbox, tracking_uri: str | None) -> str:
+    """Where to upload to; no password was ever kept. Raises: RegistryError where one is missing, or the store is."""
+    given, kept = absolute_uri(tracking_uri), absolute_uri(box.header["uri"])
+    if redacted(given) == kept and is_there(given):
         return given
     if "***" in kept:
         raise RegistryError(
             f"the tracking store {kept} wants a user and a password", "give its whole address with --tracking-uri"
         )
-    return kept
+    if is_there(kept):
+        return kept
+    if _has(given, box.header["run_id"]):  # moved: no other store has such a run
+        return given
+    raise RegistryError(f"the store {kept} is there no more", "where it was moved: give its --tracking-uri")
+
+
+def _has(uri: str, run_id: str) -> bool:
+    """Whether there is a store with that run. Raises: RegistryError."""
+    try:
+        return is_there(uri) and bool(experiment_of(uri, run_id))
+    except UsageError:
+        return False
 
 
 def _upload(box: Outbox, uri: str) -> tuple[State, str]:
@@ -169,7 +182,7 @@ def _upload(box: Outbox, uri: str) -> tuple[State, str]:
     except BaseException as error:
         writer.fail(error)  # which leaves what is kept
         raise
-    if isinstance(spec := finished.spec, DenseSpec):
+    if finished.kind == "dense" and isinstance(spec := finished.spec, DenseSpec):  # a report has none
         try:
             registry.register(finished)
         except RegistryError as error:  # told again by whoever looks for such runs
@@ -194,7 +207,8 @@ def regain(registry: Registry, run: RunRecord, about: dict[str, Any]) -> RunWrit
     def everyone() -> list[RunRecord]:
         return registry.search(fingerprint=run.fingerprint)
 
-    own = {key: run.tags[key] for key in STAGE if key in run.tags} | {tag.OWNER: this_process(), tag.HEARTBEAT: now()}
+    own = {key: run.tags[key] for key in STAGE if key in run.tags} | tag.spec_tags(tag.spec_text(run.tags))
+    own |= {tag.OWNER: this_process(), tag.HEARTBEAT: now()}
     mine = create_run(registry.client, registry.experiment_id, own, run.name)
     try:
         ticket, others = claim.win(registry.client, mine, look, everyone, Watch())

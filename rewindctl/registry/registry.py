@@ -28,18 +28,20 @@ LISTED_SECONDS = 30.0
 class Registry:
     """Our runs in an experiment. Opening it makes the store and the experiment where they are missing.
 
-    Without `make`, for who only reads, no SQLite store is made, and no experiment but the default one. Raises:
-    RegistryError when the store cannot be reached or written; without `make` also when it is missing, and
-    UnknownNameError when the experiment is.
+    Without `make`, for who only reads, no SQLite store is made, and no experiment but the default one, with None not
+    even that. Raises: RegistryError when the store cannot be reached or written; without `make` also when it is
+    missing, and UnknownNameError when the experiment is.
 
     `client` is the store itself, for the other modules of this room; `artifacts` are the files of all its runs.
     """
 
-    def __init__(self, tracking_uri: str | None = None, experiment: str | None = None, *, make: bool = True) -> None:
+    def __init__(
+        self, tracking_uri: str | None = None, experiment: str | None = None, *, make: bool | None = True
+    ) -> None:
         self.uri = absolute_uri(tracking_uri)
         if not make:
             require_store(self.uri)
-        self.client = connect(self.uri, wait=make)
+        self.client = connect(self.uri, wait=bool(make))
         self.display_uri = self.client.display_uri  # without credentials
         self.experiment, self.experiment_id = experiments.open_experiment(self.client, experiment, make)
         if self.client.binding is not None:
@@ -123,7 +125,7 @@ class Registry:
 
     def may_not_register(self, spec: DenseSpec) -> RegistryError | None:
         """What keeps the user from registering runs of `spec`, as far as can be told. Raises: RegistryError."""
-        return models.refusal(self.client, spec) if is_server(self.uri) else None
+        return models.refusal(self.client.impatient(), spec) if is_server(self.uri) else None
 
     def longer_baseline(self, spec: DenseSpec) -> RunRecord | None:
         """The run that `seed-<n>` names, where that is a longer one than `spec`. Raises: RegistryError."""

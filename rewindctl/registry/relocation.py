@@ -96,7 +96,8 @@ class _Relocation:
 
     def run(self, dry_run: bool) -> Relocated:
         done = Relocated(str(self.binding.path))
-        moves = [self._move(home) for home in self.binding.homes() if self.binding.trouble(home)]
+        with self.client.plain_errors():
+            moves = [self._move(home) for home in self.binding.homes() if self.binding.trouble(home)]
         if not moves:
             return done
         done.folders = {move.home.name: str(move.root) for move in moves}
@@ -171,7 +172,7 @@ class _Relocation:
 
     def _missing(self, move: Move) -> Iterator[Path]:
         """The files of the experiment that the new root does not have, and the old one has."""
-        with closing(self.binding.connection()) as connection:
+        with self.client.plain_errors(), closing(self.binding.connection()) as connection:
             rows = connection.execute(FOLDERS, {"id": move.home.experiment_id}).fetchall()
         for folder in sorted({below for (uri,) in rows if (below := _below(move.home, str(uri))) is not None}):
             for source in sorted((move.home.root / folder).rglob("*")):

@@ -17,6 +17,7 @@ from rewindctl import processes
 from rewindctl.errors import DiskError, KeptError, LimitError, NotHereError, RegistryError, RewindError, UsageError
 from rewindctl.files import sha256, state_folder, writing
 from rewindctl.registry import outage, ownership, stored_point
+from rewindctl.registry.binding import MisplacedError
 from rewindctl.registry.client import AwayError, Client, StoreError
 from rewindctl.registry.delivery import Post
 from rewindctl.registry.inputs import DataInput
@@ -236,7 +237,8 @@ class RunWriter:
     def finish(self, say: Callable[[str], None] = lambda text: None) -> RunRecord:
         """Close the run as FINISHED; it must have been sealed. `say` is told when a store that is away is waited for.
 
-        Raises: KeptError when it is not back after `$REWINDCTL_OUTAGE_SECONDS`; the results are then kept on disk.
+        Raises: KeptError when it is not back after `$REWINDCTL_OUTAGE_SECONDS`, MisplacedError when it was moved; the
+        results are then kept on disk.
         """
         self._check_open()
         if not self._manifest:
@@ -250,10 +252,14 @@ class RunWriter:
                 record = record or self._end(end, say)
             except AwayError:
                 if deadline is None:
-                    deadline = self._keep(end, say)
+                    self._keep(end)
+                    deadline = self._wait(say)
                 elif time.monotonic() >= deadline:
                     raise self._kept() from None
                 time.sleep(outage.RETRY_SECONDS)
+            except MisplacedError:  # whoever relocates it has them brought there
+                self._keep(end)
+                raise
         self._post.drop()
         self.resume_file.unlink(missing_ok=True)
         self._close()
@@ -274,10 +280,13 @@ class RunWriter:
         run = read(self._client, self.run_id)
         return run if run.finished and run.tags.get(MANIFEST) == self._manifest else None
 
-    def _keep(self, end: Entry, say: Callable[[str], None]) -> float:
-        """From here on a killed process loses nothing. Returns until when the store is waited for."""
+    def _keep(self, end: Entry) -> None:
+        """From here on a killed process loses nothing."""
         if self._post.box is None or not self._post.box.complete:
             self._post.keep(end)
+
+    def _wait(self, say: Callable[[str], None]) -> float:
+        """Until when the store is waited for."""
         limit = outage.limit_seconds()
         store = f"the tracking store {self._client.display_uri} {self._client.absence}"
         say(f"{store}: waits {limit:g} s for it, the results are on disk")
@@ -300,7 +309,7 @@ class RunWriter:
         """
         interrupted = isinstance(error, KeyboardInterrupt)  # an exit is a plug-in's, which ends no command of ours
         # None of these is the stage's fault: it goes on.
-        killed = interrupted or isinstance(error, DiskError | StoreError | LimitError | NotHereError)
+        killed = interrupted or isinstance(error, DiskError | StoreError | MisplacedError | LimitError | NotHereError)
         reason = "interrupted" if interrupted else (error.message if isinstance(error, RewindError) else repr(error))
         self._heartbeat.stop(ownership.GIVE_UP_SECONDS)
         if self._open and self._post.box is not None and self._post.box.complete:

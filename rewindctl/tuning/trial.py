@@ -11,7 +11,7 @@ from typing import Any
 from optuna import Trial
 
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.errors import DivergedError, RegistryError
+from rewindctl.errors import DivergedError, KeptError, RegistryError
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.requests import RetrainOptions, retrain_child
 from rewindctl.pipeline.train_run import in_arithmetic, say_step
@@ -19,6 +19,7 @@ from rewindctl.pipeline.waiting import bring_kept
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import Watch as OwnerWatch
 from rewindctl.registry import records as tag
+from rewindctl.registry.binding import MisplacedError
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.safe_text import finite
 from rewindctl.specs import DenseSpec, RetrainSpec, TrialSpec, TuneSpec, make_spec
@@ -151,6 +152,8 @@ class Trials:
         while True:
             try:
                 return self.pipeline.registry.start(spec, name, self.home, tags, resume=False, watch=owners)
+            except (KeptError, MisplacedError):
+                raise
             except RegistryError:
                 same = self.pipeline.registry.search(fingerprint=spec.fingerprint())
                 running = any(run.status == "RUNNING" for run in same)

@@ -1,20 +1,26 @@
 """A store that was copied or moved: read as ever, and nothing written, removed or collected in anybody's files."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Chain, Cli
+from conftest import TINY, Answer, Chain, Cli
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from moved import AWAY, at, begin, cp, cp_beside, edit, mv, unbind, world
 
+from rewindctl import processes
+from rewindctl.pipeline.observer import RunObserver
 from rewindctl.registry import Registry
 from rewindctl.registry.binding import MARKER, ROOT, Binding, MisplacedError, read_marker
 from rewindctl.registry.bundle import export_bundle
 from rewindctl.registry.opening import open_report
+from rewindctl.registry.outbox import Outbox, kept_folder
 from rewindctl.registry.paths import local_path
 from rewindctl.registry.records import STORAGE
 from rewindctl.registry.store import connect
 from rewindctl.registry.writer import resume_file
+from rewindctl.training.records import Evaluation
 
 MEND = "rewindctl registry relocate"
 
@@ -86,11 +92,79 @@ def test_a_process_whose_store_is_moved_away_writes_nothing_to_the_old_place(
     registry = copied_chain.registry()
     writer = open_report(registry.client, registry.experiment_id, "begun", "")
     store = mv(copied_chain.store, tmp_path / "elsewhere")
+    writer.write_json("page.json", {})  # kept: the run may go on
     with pytest.raises(MisplacedError, match="is there no more"):
-        writer.write_json("page.json", {})
+        registry.client.set_tag(writer.run_id, "key", "value")
     writer.fail(KeyboardInterrupt())
     assert not copied_chain.store.parent.exists()
     assert Registry(f"sqlite:///{store}").get(writer.run_id).status == "RUNNING"
+
+
+LINE = ("train-dense", *TINY, "--seed", "5", "--checkpoint-every", "0")
+
+
+def train_and(then: Callable[[], object], cli: Cli, monkeypatch: pytest.MonkeyPatch, *line: str) -> Answer:
+    """A training, and what is done to its store at its last evaluation."""
+    evaluated = RunObserver.evaluated
+
+    def hooked(self: RunObserver, evaluation: Evaluation) -> None:
+        if evaluation.iteration == 24:
+            self.background.wait()
+            then()
+        evaluated(self, evaluation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunObserver, "evaluated", hooked)
+        answer = cli(*LINE, *line)
+    _artifact_repos_cache.clear()  # MLflow's, of where each run's files were: the next command is another process
+    return answer
+
+
+@pytest.mark.parametrize("command", [("recover",), LINE])
+def test_a_training_whose_store_is_moved_away_is_kept_and_brought_to_where_it_is(
+    copied_chain: Chain, cli: Cli, tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, target = copied_chain.store, tmp_path / "elsewhere"
+    answer = train_and(lambda: mv(old, target), cli, monkeypatch, *at(old))
+    store = target / old.name
+    assert (answer.code, answer.out) == (1, "")
+    assert "is there no more" in answer.err
+    assert MEND in answer.err
+    (folder,) = kept_folder().iterdir()
+    unmoved = cli("recover", *at(old))
+    assert (unmoved.code, old.exists(), Outbox(folder).complete) == (1, False, True)
+    assert "give its --tracking-uri" in unmoved.err
+    assert MEND in cli("recover", *at(store)).err
+    assert cli("registry", "relocate", *at(store)).code == 0
+    done = cli(*command, *at(store))
+    assert (done.code, done.run_id, old.exists(), folder.exists()) == (0, folder.name, False, False), done.err
+    assert cli("verify", folder.name, *at(store)).code == 0
+
+
+def test_a_marker_that_cannot_be_read_for_a_moment_costs_a_training_nothing(
+    copied_chain: Chain, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = copied_chain.store.parent / "mlruns" / "rewindctl" / MARKER
+    whole = marker.read_bytes()
+    answer = train_and(lambda: marker.write_bytes(b"{"), cli, monkeypatch, *at(copied_chain.store))
+    assert (answer.code, MARKER in answer.err) == (1, True)
+    marker.write_bytes(whole)
+    (folder,) = kept_folder().iterdir()
+    done = cli(*LINE, *at(copied_chain.store))
+    assert (done.code, done.run_id) == (0, folder.name), done.err
+
+
+def test_a_run_that_fails_of_a_moved_store_keeps_its_resume_point(copied_chain: Chain, tmp_path: Path) -> None:
+    registry = copied_chain.registry()
+    writer = open_report(registry.client, registry.experiment_id, "begun", "")
+    writer._heartbeat.beaten = processes.clock()
+    writer.resume_file.parent.mkdir(parents=True, exist_ok=True)
+    writer.resume_file.write_bytes(b"point")
+    mv(copied_chain.store, tmp_path / "elsewhere")
+    with pytest.raises(MisplacedError) as caught:
+        registry.client.set_tag(writer.run_id, "key", "value")
+    writer.fail(caught.value)
+    assert writer.resume_file.read_bytes() == b"point"
 
 
 def test_a_store_is_the_same_by_whatever_links_lead_to_it(copied_chain: Chain, cli: Cli, tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunRecord, delivery, outage, ownership
 from rewindctl.registry import store as opening
-from rewindctl.registry.client import Client
+from rewindctl.registry.binding import Binding
+from rewindctl.registry.client import AwayError, Client
+from rewindctl.registry.deleting.garbage import Survey
 from rewindctl.registry.outbox import Outbox, kept_folder
 from rewindctl.training.records import Evaluation
 
@@ -233,6 +235,43 @@ def test_the_next_stage_of_a_command_waits(cli: Cli, copied_chain: Chain, monkey
     assert answer.code == 0, answer.err
     registry = copied_chain.registry()
     assert verify(registry, registry.get(answer.run_id)) == []
+
+
+@pytest.fixture
+def sooner_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look at whose the files are gives up after a tenth of a second too."""
+
+    def connection(self: Binding) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=0.1)
+
+    monkeypatch.setattr(Binding, "connection", connection)
+
+
+@pytest.mark.usefixtures("sooner_bound")
+def test_the_first_write_of_a_process_waits(copied_chain: Chain) -> None:
+    registry, holder = copied_chain.registry(), Holder(copied_chain.store)
+    for write in (
+        lambda: registry.client.set_tag(copied_chain.dense, "key", "value"),
+        lambda: copied_chain.registry().require_own_files(),
+        lambda: Registry(copied_chain.uri, "another"),
+    ):
+        registry.client.binding.open(registry.experiment_id)
+        holder.lock("EXCLUSIVE")
+        timer = threading.Timer(1, holder.let_go)
+        timer.start()
+        write()
+        timer.join()
+
+
+@pytest.mark.usefixtures("sooner_bound")
+def test_a_lock_at_the_look_at_whose_the_files_are_is_an_outage(copied_chain: Chain) -> None:
+    registry, holder = copied_chain.registry(), Holder(copied_chain.store)
+    survey = Survey(registry)
+    holder.lock("EXCLUSIVE")
+    for look in (registry.client.refuse_misplaced, registry.client.is_misplaced, lambda: survey.items):
+        with pytest.raises(AwayError, match=LOCKED):
+            look()
+    holder.let_go()
 
 
 READS = (("list",), ("verify", "--all"), ("compare",))

@@ -14,7 +14,11 @@ from rewindctl.console import Console
 from rewindctl.pipeline import Pipeline
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry, glance
+from rewindctl.registry.manifest import MANIFEST_FILE
 from rewindctl.registry.models import longer_baseline
+from rewindctl.registry.opening import open_report
+from rewindctl.registry.paths import local_path
+from rewindctl.registry.record import RECORD_FILE
 from rewindctl.registry.recovery import register_rest
 from rewindctl.specs import DenseSpec
 
@@ -102,6 +106,50 @@ def test_recover_makes_no_store(cli: Cli, tmp_path: Path) -> None:
     answer = cli("recover")
     assert (answer.code, answer.out, answer.err) == (0, "", "no results are kept here\n")
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_recover_makes_no_experiment(store: Path, cli: Cli) -> None:
+    before = store.read_bytes()
+    for line in (("recover", "--dry-run"), ("recover",)):
+        answer = cli(*line)
+        assert (answer.code, answer.out, answer.err) == (0, "", "no results are kept here\n")
+    wrong = cli("recover", "--experiment", "nowhere")
+    assert (wrong.code, "nowhere" in wrong.err) == (2, True)
+    assert store.read_bytes() == before
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_what_recover_did_is_told_though_baselines_cannot_be_looked_for(
+    copied_chain: Chain, cli: Cli, form: tuple[str, ...]
+) -> None:
+    """What is kept for one store is listed and uploaded where another is asked for its baselines, and is away."""
+    registry = copied_chain.registry()
+    writer = open_report(registry.client, registry.experiment_id, "kept", "")
+    writer.seal()
+    writer._keep(writer._end_entry())
+    writer.fail(KeyboardInterrupt())
+    line = ("recover", *form, "--tracking-uri", "http://127.0.0.1:9")
+    planned = cli(*line, "--dry-run")
+    assert (planned.code, writer.run_id in planned.out) == (0, bool(form))
+    assert writer.run_id in planned.out + planned.err
+    assert "note: baselines that are no versions were not looked for: the tracking server" in planned.err
+    done = cli(*line)
+    assert (done.code, writer.run_id in done.out) == (1, True), done
+    assert "error: baselines that are no versions were not looked for: the tracking server" in done.err
+    assert registry.get(writer.run_id).finished
+
+
+def test_a_damaged_baseline_that_is_no_version_stops_no_recover(copied_chain: Chain, cli: Cli) -> None:
+    registry = copied_chain.registry()
+    registry.client.delete_registered_model(MODEL)
+    folder = local_path(registry.get(copied_chain.dense).artifact_uri)
+    assert folder is not None
+    (folder / RECORD_FILE).write_text("{}")
+    (folder / MANIFEST_FILE).write_text("{}")
+    registry.client.set_tag(copied_chain.dense, "rewindctl.device", "edited")
+    assert copied_chain.registry().get(copied_chain.dense).damage
+    answer = cli("recover", "--tracking-uri", copied_chain.uri)
+    assert (answer.code, answer.out, versions(registry)) == (0, "", [])
 
 
 def test_the_version_that_an_earlier_rewindctl_made_of_a_killed_run_goes(copied_chain: Chain, cli: Cli) -> None:

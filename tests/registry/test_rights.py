@@ -69,7 +69,8 @@ def test_a_user_without_a_right_loses_nothing_and_is_told_which(users: AuthServe
     assert before == dict.fromkeys((dense, trained.run_id, prune, retrain), "FINISHED")
 
     # What one may not remove stays as it was
-    for line in (("remove", dense, "--recursive", "--yes"), ("remove", retrain), ("remove", retrain, "--dry-run")):
+    assert by("bob", "remove", retrain, "--dry-run").code == 0  # who only lists needs no right
+    for line in (("remove", dense, "--recursive", "--yes"), ("remove", retrain)):
         refused(by("bob", *line), "bob", "delete from experiment 'shared'", "MANAGE")
     assert {run.run_id: run.status for run in alice.search()} == before
     assert by("carol", "verify", dense).code == 0

@@ -11,8 +11,10 @@ from conftest import Chain, copy_chain
 from rewindctl.console import Console
 from rewindctl.datasets import Dataset, load_dataset
 from rewindctl.pipeline import Pipeline
-from rewindctl.tuning.request import TuneRequest
+from rewindctl.registry.binding import MARKER, MisplacedError
+from rewindctl.tuning.request import TuneRequest, asked
 from rewindctl.tuning.study import Tuned, tune
+from rewindctl.tuning.trial import Trials
 
 TIMES = ("duration_seconds", "iterations_per_second")
 IDS = ("run_id", "storage")
@@ -68,3 +70,21 @@ def test_another_training_set_does(usual: tuple[object, list[object]], chain: Ch
         chain, tmp_path / "copied", lambda data: replace(data, train_labels=np.roll(data.train_labels, 1))
     )
     assert curves != usual[1]
+
+
+def test_a_trial_whose_store_was_moved_ends_though_another_is_at_it(
+    copied_chain: Chain,
+) -> None:
+    pipeline = Pipeline(copied_chain.registry, Console(quiet=True), "cpu")
+    parent = pipeline.registry.get(copied_chain.prune)
+    spec = asked(REQUEST, parent, pipeline.dense_of(parent), pipeline.dataset("digits")).spec
+    trials = Trials(pipeline, spec, parent, parent)
+    trial = trials.trial_spec(trials.options({}), spec.seeds)
+    other = pipeline.registry.start(trial, "another worker's", parent, {})
+    marker = copied_chain.store.parent / "mlruns" / "rewindctl" / MARKER
+    whole = marker.read_bytes()
+    marker.write_bytes(b"{")
+    with pytest.raises(MisplacedError):
+        trials._start(trial, "mine", {})
+    marker.write_bytes(whole)
+    other.fail(KeyboardInterrupt())

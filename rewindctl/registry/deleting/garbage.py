@@ -13,7 +13,7 @@ from rewindctl.counting import count_of
 from rewindctl.errors import RegistryError
 from rewindctl.registry.address import sqlite_path
 from rewindctl.registry.deleting.disk import Disk, size_of
-from rewindctl.registry.deleting.removal import Before, descendants, leaf_first, remove, require_right
+from rewindctl.registry.deleting.removal import Before, descendants, leaf_first, remove
 from rewindctl.registry.deleting.strays import find_run, resume_points, temporary_files, unreferenced_folders
 from rewindctl.registry.deleting.versions import refuse_foreign_versions
 from rewindctl.registry.outbox import is_kept, kept_folder
@@ -62,8 +62,7 @@ class Survey:
     @cached_property
     def items(self) -> list[Item]:
         """Every item, in the order of the sorts. Raises: MisplacedError for a store whose files are not its own."""
-        if self.registry.client.binding is not None:
-            self.registry.client.binding.refuse()
+        self.registry.client.refuse_misplaced()
         runs = [*self._runs(), *self._deleted()]
         going = {item.what for item in runs if item.sort not in OPTIONAL or item.sort in self.asked}
         found = [*runs, *self._stored(going), *self._paths({resume_file(run_id) for run_id in going})]
@@ -151,7 +150,6 @@ class Survey:
         try:
             self._disk.require_inside(run)
             refuse_foreign_versions(self.registry, run)
-            require_right(self.registry, run)
         except RegistryError as error:
             self.notes.append(f"kept ({sort}): {error.message}")
             return False

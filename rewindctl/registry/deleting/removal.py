@@ -62,7 +62,6 @@ def plan(registry: Registry, named: Sequence[RunRecord], *, recursive: bool = Fa
         refuse_if_owned(run, watch)
         disk.require_inside(run)
         refuse_foreign_versions(registry, run)
-        require_right(registry, run)
     return [Doomed(run, disk.size(run)) for run in leaf_first(chosen.values())]
 
 
@@ -77,6 +76,7 @@ def remove(registry: Registry, runs: Iterable[RunRecord], before: Before = lambd
         refuse_if_owned(run, watch)
         if children := registry.children(run):
             raise RegistryError(f"run {run.run_id} has a new child, {children[0].run_id}", "the same command again")
+        require_right(registry, run)
         _delete_files(registry, disk, run)
         before(run)
         if COPIED not in run.tags:  # else they are the original's
@@ -127,7 +127,8 @@ def refuse_if_owned(run: RunRecord, watch: Watch) -> None:
 def require_right(registry: Registry, run: RunRecord) -> None:
     """Raises: DeniedError where a server does not let the user delete the run.
 
-    Restoring one that is there changes nothing and needs the same right.
+    Restoring one that is there changes nothing and needs the same right; one that another process has just deleted
+    would come back, so this is asked of a run that was just read, and never by who only lists.
     """
     if is_server(registry.uri) and not run.deleted:
         registry.client.restore_run(run.run_id)
