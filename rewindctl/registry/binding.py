@@ -20,7 +20,7 @@ from pydantic import Field
 from rewindctl.errors import IntegrityError, RegistryError
 from rewindctl.files import replacing, writing
 from rewindctl.registry.manifest import Strict, parse_strict
-from rewindctl.registry.neighbours import files_in, has_twin, is_same, is_sqlite, names_root
+from rewindctl.registry.neighbours import are_apart, files_in, has_twin, is_same, is_sqlite, names_root
 from rewindctl.registry.paths import local_path
 from rewindctl.registry.sqlite_guard import Guard
 
@@ -30,7 +30,6 @@ ROOT = "rewindctl.root"  # tag of an experiment: the ID in the marker of its art
 MEND = "give the store its own files: rewindctl registry relocate"
 HOMES = f"""
     SELECT one.experiment_id, one.name, one.artifact_location, one.creation_time, mark.value,
-        EXISTS (SELECT 1 FROM runs WHERE runs.experiment_id = one.experiment_id),
         EXISTS (SELECT 1 FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid AND tags.key = 'rewindctl.kind'
             WHERE runs.experiment_id = one.experiment_id)
     FROM experiments AS one LEFT JOIN experiment_tags AS mark
@@ -52,7 +51,10 @@ class Marker(Strict):
 
 @dataclass(frozen=True)
 class Home:
-    """An experiment whose files are on this machine, as its database has it; `mark` is empty before it is bound."""
+    """An experiment whose files are on this machine, as its database has it; `mark` is empty before it is bound.
+
+    `has_runs`: of ours, which have files.
+    """
 
     experiment_id: int
     name: str
@@ -75,6 +77,7 @@ class Binding:
         self.path = path
         self._homes: list[Home] = []  # those that were found in order, to be looked at again before each write
         self._opened: set[int] = set()
+        self._shared: dict[int, Marker] = {}  # experiments whose root is another store's, which has none of their runs
 
     def open(self, experiment_id: str) -> None:
         """Runs are about to be made in this experiment, whoever made it."""
@@ -96,7 +99,10 @@ class Binding:
         self.refuse()
         homes = self.homes()
         for home in homes:
-            if not self._is_bound(home):
+            marker = read_marker(home.root)
+            if marker is not None and self._is_shared(home, marker):
+                self._shared[home.experiment_id] = marker
+            elif not self._is_bound(home):
                 self._claim(home)
         self._homes = self.homes() if homes else []
 
@@ -104,9 +110,9 @@ class Binding:
         """The experiments that are ours and have their files on this machine; those that were deleted too."""
         found = []
         with closing(self.connection()) as connection:
-            for number, name, location, made, mark, has_runs, ours in connection.execute(HOMES).fetchall():
+            for number, name, location, made, mark, ours in connection.execute(HOMES).fetchall():
                 if (mark or ours or number in self._opened) and local_path(str(location)) is not None:
-                    found.append(Home(number, str(name), str(location), made, str(mark or ""), bool(has_runs)))
+                    found.append(Home(number, str(name), str(location), made, str(mark or ""), bool(ours)))
         return found
 
     def connection(self) -> sqlite3.Connection:
@@ -126,8 +132,14 @@ class Binding:
 
     def _marked(self, home: Home, marker: Marker) -> str:
         if not self.is_here(marker):
-            return f"which belongs to the store {marker.database}"
+            return "" if self._is_shared(home, marker) else f"which belongs to the store {marker.database}"
         return "which has the ID of another store" if home.mark not in ("", marker.id) else ""
+
+    def _is_shared(self, home: Home, marker: Marker) -> bool:
+        """Whether a root is another store's that has none of the runs here: no copy, as MLflow itself gives experiments
+        the folder `mlruns` of wherever it is started, whatever the store."""
+        other = Path(marker.database)
+        return not home.mark and not self.is_here(marker) and other.is_file() and are_apart(self.path, other)
 
     def _unmarked(self, home: Home) -> str:
         beside = self._is_beside(home.root)
@@ -199,7 +211,14 @@ class Binding:
             marker = read_marker(home.root)
         except IntegrityError:
             return False
+        if marker is not None and marker == self._shared.get(home.experiment_id):
+            return True
         return marker is not None and marker.id == home.mark and self.is_here(marker)
+
+    def may_collect(self, root: Path) -> bool:
+        """Whether what nobody names in a root can be this store's: no other store has claimed it."""
+        marker = read_marker(root)
+        return marker is None or self.is_here(marker)
 
     def is_here(self, marker: Marker) -> bool:
         return is_same(Path(marker.database), self.path)

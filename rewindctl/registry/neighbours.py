@@ -24,6 +24,12 @@ def has_twin(database: Path, name: str, made: int, location: str | None = None) 
     return found is None or any(location in (None, place) for (place,) in found)
 
 
+def are_apart(one: Path, other: Path) -> bool:
+    """Whether no run is in both databases; not where one of them cannot be read."""
+    runs = [_ask(path, "SELECT run_uuid FROM runs") for path in (one, other)]
+    return None not in runs and not set(runs[0] or ()) & set(runs[1] or ())
+
+
 def files_in(folder: Path) -> Iterator[Path]:
     """What is in a folder, sorted; nothing where it cannot be read."""
     try:

@@ -14,6 +14,7 @@ from rewindctl.pipeline.observer import RunObserver
 from rewindctl.registry import Registry
 from rewindctl.registry.binding import MARKER, ROOT, Binding, MisplacedError, read_marker
 from rewindctl.registry.bundle import export_bundle
+from rewindctl.registry.deleting.strays import unreferenced_folders
 from rewindctl.registry.opening import open_report
 from rewindctl.registry.outbox import Outbox, kept_folder
 from rewindctl.registry.paths import local_path
@@ -211,6 +212,21 @@ def test_experiments_whose_names_look_alike_have_folders_of_their_own(store: Pat
     for registry in (*registries, *registries):
         open_report(registry.client, registry.experiment_id, "begun", "").fail(KeyboardInterrupt())
     assert len({home.root for home in Binding(store).homes()}) == 2
+
+
+def test_stores_that_share_a_folder_of_mlflow_are_no_copies_of_each_other(
+    store: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    """MLflow gives its own experiments `mlruns` of the folder where it is started, whatever the store."""
+    other = tmp_path / "other" / "mlflow.db"
+    other.parent.mkdir()
+    shutil.copy(empty_store, other)
+    for path in (store, other):
+        edit(path, "UPDATE experiments SET artifact_location = ? WHERE name = 'Default'", f"file://{tmp_path}/mlruns/0")
+    for path in (store, other, store, other):
+        registry = Registry(f"sqlite:///{path}", "Default")
+        open_report(registry.client, registry.experiment_id, "begun", "").fail(KeyboardInterrupt())
+    assert (unreferenced_folders(registry), len(Registry(f"sqlite:///{store}", "Default").search())) == ([], 2)
 
 
 def test_a_store_that_is_made_anew_at_its_old_place_goes_on_there(store: Path, empty_store: Path) -> None:

@@ -168,12 +168,14 @@ def test_a_store_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
 READ_ONLY = """
 import shutil, sys
 from pathlib import Path
+from conftest import settle
 from soak import disks
 source, target, tests = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
 if reason := disks.enter():
     sys.exit(f"no read-only disk can be made here: {reason}")
 disks.mount(target, 1 << 28)
 shutil.copytree(source, target, dirs_exist_ok=True)
+settle(target / "mlflow.db")
 disks.resize(target, 1 << 28, read_only=True)
 from rewindctl.cli import run
 uri = f"sqlite:///{target}/mlflow.db"

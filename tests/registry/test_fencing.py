@@ -161,7 +161,8 @@ def woken_too_late(
     answer = cli(*LINE, "--tracking-uri", uri)
     assert answer.code == 0, answer.err
     registry = Registry(uri)
-    before, here = registry.search(), files(state_folder())
+    fingerprint = registry.get(answer.run_id).fingerprint
+    before, here = registry.search(fingerprint=fingerprint), files(state_folder())
     process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
@@ -169,7 +170,7 @@ def woken_too_late(
     assert "hint: nothing finished is lost: the same command finds it" in err
     run = registry.get(answer.run_id)
     assert history(registry, run) == unbroken
-    assert [vars(run) for run in registry.search()] == [vars(run) for run in before]
+    assert registry.search(fingerprint=fingerprint) == before
     assert verify(registry, run) == []
     assert files(state_folder()) == here
     again = cli(*LINE, "--tracking-uri", uri)

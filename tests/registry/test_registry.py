@@ -274,7 +274,9 @@ def test_inside_mlflow_run_parents_are_kept_and_runs_go_to_its_experiment(
     monkeypatch.setenv("MLFLOW_RUN_ID", outer.info.run_id)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
     dense = cli("train-dense", *TINY).run_id
-    prune = client.get_run(cli("prune", "--parent", dense, "--compression", "5").run_id)
+    answer = cli("prune", "--parent", dense, "--compression", "5")
+    assert answer.code == 0, answer.err
+    prune = client.get_run(answer.run_id)
     assert prune.data.tags["mlflow.parentRunId"] == dense != outer.info.run_id
     assert prune.info.experiment_id == client.get_run(dense).info.experiment_id == experiment
     after = client.get_run(outer.info.run_id)

@@ -327,7 +327,7 @@ def test_killed_before_any_write_it_is_as_it_was_or_done_and_the_same_command_en
         assert whole(copy, run)
         begin(copy)
         assert not [path for path in copy.parent.rglob(".*") if path.name not in (MARKER, ".mlflow.db.lock")]
-    assert codes[:-1] == [-signal.SIGKILL] * (5 if how == "cp -r" else 7)
+    assert codes[:-1] == [-signal.SIGKILL] * (5 if how == "cp -r" else 8)
     assert world(orig.parent) == before
 
 

@@ -63,7 +63,8 @@ def unreferenced_folders(registry: Registry) -> list[Path]:
     """
     store = sqlite_path(registry.uri)
     root = local_path(registry.client.get_experiment(registry.experiment_id).artifact_location)
-    if store is None or root is None:
+    binding = registry.client.binding
+    if store is None or root is None or binding is None or not binding.may_collect(root):
         return []
     # Listed before the store is asked: a run is made before its folder.
     folders = [path for path in files_in(root) if RUN_ID.fullmatch(path.name) and _is_ours(path)]
