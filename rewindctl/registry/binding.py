@@ -136,10 +136,12 @@ class Binding:
         return "which has the ID of another store" if home.mark not in ("", marker.id) else ""
 
     def _is_shared(self, home: Home, marker: Marker) -> bool:
-        """Whether a root is another store's that has none of the runs here: no copy, as MLflow itself gives experiments
-        the folder `mlruns` of wherever it is started, whatever the store."""
+        """Whether a root is another store's that is gone, or has none of the runs here: no copy, as MLflow itself gives
+        experiments the folder `mlruns` of wherever it is started, whatever the store."""
+        if home.mark or self.is_here(marker):
+            return False
         other = Path(marker.database)
-        return not home.mark and not self.is_here(marker) and other.is_file() and are_apart(self.path, other)
+        return not other.is_file() or are_apart(self.path, other)
 
     def _unmarked(self, home: Home) -> str:
         beside = self._is_beside(home.root)
