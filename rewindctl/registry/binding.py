@@ -22,7 +22,7 @@ from rewindctl.files import replacing, writing
 from rewindctl.registry.manifest import Strict, parse_strict
 from rewindctl.registry.neighbours import are_apart, files_in, has_twin, is_same, is_sqlite, names_root
 from rewindctl.registry.paths import local_path
-from rewindctl.registry.sqlite_guard import Guard
+from rewindctl.registry.sqlite_guard import BUSY_SECONDS, Guard
 
 MARKER = ".rewindctl.json"
 MOST_BYTES = 10_000
@@ -117,7 +117,7 @@ class Binding:
 
     def connection(self) -> sqlite3.Connection:
         """A connection of its own to the database."""
-        connection = sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=20)
+        connection = sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)
         Guard(connection)
         return connection
 

@@ -37,19 +37,18 @@ UNWANTED = {
     "MLFLOW_TRUNCATE_LONG_VALUES": "true",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
 }
-# Done twice is done once; makers of experiments and registered models are told that there is one.
 SYNCHRONOUS = ("log_batch", "set_tag")  # $MLFLOW_ENABLE_ASYNC_LOGGING would have them return before they are done
+# Done twice is done once; makers of experiments and registered models are told that there is one.
 REPEATABLE = (
     *("get_", "search_", "list_", "download_", "set_", "log_", "update_", "delete_"),
     *("create_experiment", "create_registered_model"),
 )
 LOCKED = "is held locked by another program"
 LOCKED_HINT = "end that program or its transaction, then the same command goes on"
-
 READING = ("get_", "search_", "list_", "download_")  # all other calls change the store, or the files that it names
 CHECK = "check --tracking-uri and the store"
-# SQLite's, PostgreSQL's, and MLflow's own when it has tried three numbers for a model version.
 MOST_CONFLICTS = 20
+# SQLite's, PostgreSQL's, and MLflow's own when it has tried three numbers for a model version.
 CONFLICTS = ("UNIQUE constraint failed", "duplicate key value", "Model Version creation error")
 # What SQLite says of its disk, and what the system would have said.
 SQLITE_WORDS = {

@@ -7,6 +7,7 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rewindctl import processes
@@ -45,7 +46,7 @@ class Opening:
         require_state_folder()  # before work is done that could not be kept
         claim.refuse_if_busy(look, watch)
         began = processes.clock()  # it is made with a heartbeat
-        lease = Lease(self.client, self._create(), began)
+        lease = Lease(self.client, create_run(self.client, self.experiment_id, self._tags, self.name), began)
         try:
             writer = self._claim(lease, look, everyone, watch, resume)
         except BaseException:
@@ -56,9 +57,7 @@ class Opening:
         self._describe(writer)
         return writer
 
-    def _create(self) -> str:
-        return create_run(self.client, self.experiment_id, self._tags(), self.name)
-
+    @cached_property
     def _tags(self) -> dict[str, str]:
         """What the run says of itself from its first moment."""
         own = {
@@ -94,7 +93,7 @@ class Opening:
         about = about_of(self.spec.fingerprint(), self.name, forced=not resume)
         if chosen:
             return RunWriter.reopen(self.client, chosen, ticket, about, mine)
-        return RunWriter(self.client, mine.run_id, about, self._tags(), mine.beaten)
+        return RunWriter(self.client, mine.run_id, about, self._tags, mine.beaten)
 
     def _bring_points(self, mine: str, others: list[RunRecord]) -> None:
         """Have here what the store has to go on from. It may take long: `mine` is seen to live meanwhile."""

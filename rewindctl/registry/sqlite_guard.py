@@ -9,6 +9,7 @@ from typing import Any
 
 from rewindctl.errors import RegistryError
 
+BUSY_SECONDS = 20.0  # for which MLflow waits too until SQLite says that it is locked
 LARGEST_VALUE = 64 << 20  # bytes; MLflow's longest texts are far below a megabyte
 STEPS = 1_000_000  # of SQLite's machine between two looks
 LEAST_LOOKS = 20  # a second of work, whatever the size

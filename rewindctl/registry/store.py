@@ -16,11 +16,10 @@ from rewindctl.files import disk_hint, replacing
 from rewindctl.registry import outage
 from rewindctl.registry.address import absolute_uri, is_server, sqlite_path, without_user
 from rewindctl.registry.client import CHECK, LOCKED, LOCKED_HINT, AwayError, Client, hint_for, patiently
-from rewindctl.registry.sqlite_guard import Guard, check_schema
+from rewindctl.registry.sqlite_guard import BUSY_SECONDS, Guard, check_schema
 from rewindctl.safe_text import redacted, scrubbed
 
 PING_SECONDS = 5
-BUSY_SECONDS = 20.0  # for which MLflow waits too until SQLite says that it is locked
 MIGRATION_LOCK = 0x7265_7769  # any number that no other program of the database takes
 
 

@@ -3,7 +3,7 @@
 A run that the registry has is not written again; its children in the bundle become children of the run that is there.
 The registry has a run when it has a finished one of the same fingerprint, under the same parent, with the same
 networks and masks byte for byte: one trained on another device has the fingerprint too, but its children are not
-those of the bundle's, so the bundle's is then imported beside it, as a forced rerun would stand.
+those of the bundle's, so the bundle's is then imported beside it. The one that was made here stays the newest.
 
 MLflow knows no transactions. New runs are RUNNING, which never counts, until all are there; a failure removes them,
 and what a killed import leaves is removed by the next one. They are then finished parents first, so that a process
