@@ -5,7 +5,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rewindctl.errors import DiskError, UsageError
@@ -114,6 +114,14 @@ def require_state_folder() -> None:
         if error.errno in FORBIDDEN:
             told.hint = f"make it writable, or set $XDG_STATE_HOME to a folder that is, {SAME_COMMAND}"
         raise told from error
+
+
+def keep_text(path: Path, text: str) -> None:
+    """Write a file of the state folder that is found anew where it cannot be kept."""
+    with suppress(OSError, DiskError):
+        require_state_folder()
+        with replacing(path) as temporary:
+            temporary.write_text(text)
 
 
 def state_folder() -> Path:

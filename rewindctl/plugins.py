@@ -10,8 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from rewindctl.errors import DiskError
-from rewindctl.files import replacing, require_state_folder, state_folder
+from rewindctl.files import keep_text, state_folder
 
 GROUP = "rewindctl.plugins"
 NAMES_FILE = "plugin-names.json"
@@ -78,10 +77,7 @@ def remembered() -> dict[str, list[str]]:
 
 def _remember(names: dict[str, list[str]]) -> None:
     if names != remembered():
-        with contextlib.suppress(OSError, DiskError):
-            require_state_folder()
-            with replacing(state_folder() / NAMES_FILE) as temporary:
-                temporary.write_text(json.dumps(names))
+        keep_text(state_folder() / NAMES_FILE, json.dumps(names))
 
 
 def _load_all() -> list[Failure]:

@@ -52,7 +52,6 @@ PANELS = {
     "Keep them": ("verify", "registry", "recover", "remove", "gc"),
     "Set up": ("init", "doctor", "bench", "data"),
 }
-GONE = RewindError("the working folder was deleted", "cd to a folder that is there")
 LONGEST_REASON = 1_000
 
 app = typer.Typer(
@@ -153,15 +152,18 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             console.traceback(traceback.format_exc())
-        told = (
-            GONE
-            if isinstance(error, FileNotFoundError) and _folder_is_gone()
-            else RewindError(
-                f"{type(error).__name__}: {str(error)[:LONGEST_REASON]}", "this is a defect; --debug shows where"
-            )
-        )
-        console.error(disk_error(error) if isinstance(error, OSError) and of_the_disk(error) else told)
+        console.error(_told(error))
         return 1
+
+
+def _told(error: Exception) -> RewindError:
+    """What a person is told of an error that no module of ours has put into words."""
+    if isinstance(error, OSError) and of_the_disk(error):
+        return disk_error(error)
+    if isinstance(error, FileNotFoundError) and _folder_is_gone():
+        return RewindError("the working folder was deleted", "cd to a folder that is there")
+    what = f"{type(error).__name__}: {str(error)[:LONGEST_REASON]}"
+    return RewindError(what, "this is a defect; --debug shows where")
 
 
 def _folder_is_gone() -> bool:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,8 +15,7 @@ from torch import Tensor
 from rewindctl import fused
 from rewindctl.arithmetic import Precision
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.errors import DiskError
-from rewindctl.files import replacing, require_state_folder, state_folder
+from rewindctl.files import keep_text, state_folder
 from rewindctl.fused.support import structure
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
@@ -61,10 +59,7 @@ def disagreement(
             except Exception as error:  # whatever Triton makes of a driver or a shape that it does not know
                 reason = next(iter(str(error).splitlines()), "")
                 return f"an error ({type(error).__name__}: {reason[:200]})"
-            with suppress(OSError, DiskError):  # where it cannot be kept it is found anew next time
-                require_state_folder()
-                with replacing(kept) as file:
-                    file.write_text(json.dumps(known, indent=1))
+            keep_text(kept, json.dumps(known, indent=1))
     return known[key]
 
 
