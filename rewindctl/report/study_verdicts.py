@@ -26,7 +26,7 @@ NO_RUNS = "no dense run has both"
 def verdict_table(report: "StudyReport", caption: str) -> Table:
     """A row per comparison and scenario; one without runs of both sides says so."""
     rows = [row for first, second in report.compared for row in _rows(report, first, second)]
-    made = pd.DataFrame(rows, columns=None if rows else ["precisions", "effect"])
+    made = pd.DataFrame(rows, columns=None if rows else ["precisions", "effect", "test"])
     table = pair_table(made, report.accuracy)
     legend = (LEGEND,) if any(first.startswith(BEST) for first, _ in report.compared) else ()
     return replace(table, caption=caption, notes=(*table.notes, *legend))
