@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rewindctl.console import Board, Console
@@ -9,9 +10,7 @@ from rewindctl.engines.limit import Limit
 from rewindctl.engines.local import Engine
 from rewindctl.engines.schedule import Failure, Schedule
 from rewindctl.engines.work import Answer, Task
-from rewindctl.paper.plan import Plan, Stage
-from rewindctl.paper.telling import telling_order
-from rewindctl.pipeline.labels import stage_label
+from rewindctl.pipeline.plan import Plan, Stage
 
 MOST_ATTEMPTS = 3
 SAME_FAILURES = 5  # in a row with one message: the fault is not the stages'
@@ -41,14 +40,18 @@ class Finished:
 
 
 def run_plan(
-    plan: Plan, done: dict[str, str], engine: Engine, console: Console, limit: Limit | None = None
+    plan: Plan,
+    done: dict[str, str],
+    engine: Engine,
+    console: Console,
+    limit: Limit | None = None,
+    order: Mapping[str, int] | None = None,
 ) -> Finished:
     """Run what is to do. One failure does not stop the others; a stage whose worker dies is tried again.
 
     An interrupt ends what is under way, as far as it can be resumed, and is passed on. With a `limit`, whose deadline
-    the engine's workers know too, the most telling cells are first, and the rest is left.
+    the engine's workers know too, the rest is left; `order` is the place of each stage, the schedule's own without.
     """
-    order = telling_order(plan) if limit else None
     schedule = Schedule(plan, done, longest_first=engine.slots > 1, order=order)
     return _Loop(plan, schedule, engine, console, limit).run()
 
@@ -92,11 +95,11 @@ class _Loop:
     def _fill(self) -> bool:
         """Give the engine what is ready; whether anything is under way."""
         while len(self.running) < self.engine.slots and (stage := self._next()) is not None:
-            self.running.add(stage.fingerprint)
+            self.running.add(stage.key)
             if self.limit:
                 self.limit.begun(stage)
             parent = self.schedule.runs[stage.parent] if stage.parent else None
-            self.engine.submit(Task(stage.fingerprint, stage.spec.canonical(), parent))
+            self.engine.submit(Task(stage.key, stage.spec.canonical(), parent))
         return bool(self.running)
 
     def _next(self) -> Stage | None:
@@ -110,14 +113,14 @@ class _Loop:
             self.limit.ended(stage)
         if answer.stopped:
             self.begun |= {answer.key} if answer.run_id else set()
-            board.line(f"stopped  {self._label(stage)}: {answer.message}")
+            board.line(f"stopped  {self.plan.label(stage)}: {answer.message}")
         elif answer.crashed and (again := self.attempts[answer.key] + 1) < MOST_ATTEMPTS:
             self.attempts[answer.key] = again
             self.schedule.put_back(answer.key)
-            board.line(f"again    {self._label(stage)}: {answer.message}")
+            board.line(f"again    {self.plan.label(stage)}: {answer.message}")
         elif answer.message:
-            self.schedule.failed(answer.key, self._label(stage), answer.message, answer.hint, answer.run_id)
-            board.line(f"failed   {self._label(stage)}: {answer.message}")
+            self.schedule.failed(answer.key, self.plan.label(stage), answer.message, answer.hint, answer.run_id)
+            board.line(f"failed   {self.plan.label(stage)}: {answer.message}")
             return self._same_again(answer.message)
         else:
             assert answer.run_id is not None
@@ -126,16 +129,12 @@ class _Loop:
             self.meter.finished(stage.iterations)
             self.streak.clear()
             self._show(board)
-            board.line(f"finished {self._label(stage)} ({answer.run_id[:8]})")
+            board.line(f"finished {self.plan.label(stage)} ({answer.run_id[:8]})")
         return ""
 
     def _same_again(self, message: str) -> str:
         self.streak = [*self.streak, message] if self.streak[-1:] == [message] else [message]
         return message if len(self.streak) >= SAME_FAILURES and self.schedule.waiting else ""
-
-    def _label(self, stage: Stage) -> str:
-        specs = [self.plan.stages[key].spec for key in reversed(self.plan.lineage(stage.fingerprint))]
-        return stage_label(specs)
 
     def _show(self, board: Board) -> None:
         speed, left = self.meter.read(sum(self.engine.progress().values()))

@@ -9,8 +9,8 @@ from rewindctl.engines.local import Engine
 from rewindctl.engines.run import SAME_FAILURES, Finished, run_plan
 from rewindctl.engines.work import told_of
 from rewindctl.errors import RewindError
-from rewindctl.paper.plan import Plan, Stage
 from rewindctl.pipeline import Outcome, Pipeline
+from rewindctl.pipeline.plan import Plan, Stage
 from rewindctl.pipeline.trials import Trial, run_trial
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.specs import DenseSpec
@@ -50,7 +50,7 @@ class Work:
     registry: Registry
     force: bool = False
     precision: str = AUTO
-    plan: Plan = field(default_factory=lambda: Plan(1.0, ()))
+    plan: Plan = field(default_factory=Plan)
     done: dict[str, str] = field(default_factory=dict)
     stages_of: list[list[str]] = field(default_factory=list)
 
@@ -61,8 +61,7 @@ class Work:
         for spec in trial.specs:
             fingerprint = spec.fingerprint()
             key = f"{above}/{fingerprint}" if above else fingerprint
-            dense = self.plan.stages[above].dense if above else key
-            self.plan.stages.setdefault(key, Stage(key, spec, above, dense))
+            self.plan.stages.setdefault(key, Stage(key, spec, above))
             if not self.force and (above is None or run is not None):
                 run = self.registry.find(fingerprint, run, self.precision)
                 self.done |= {key: run.run_id} if run else {}
@@ -74,8 +73,7 @@ class Work:
         """The key of a parent, which is added with all that is above it."""
         above = None
         for run in self.registry.lineage(parent) if parent else ():
-            dense = self.plan.stages[above].dense if above else run.run_id
-            self.plan.stages.setdefault(run.run_id, Stage(run.run_id, run.spec, above, dense))
+            self.plan.stages.setdefault(run.run_id, Stage(run.run_id, run.spec, above))
             self.done[run.run_id] = run.run_id
             above = run.run_id
         return above

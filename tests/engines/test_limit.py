@@ -11,8 +11,8 @@ from rewindctl.durations import Deadline
 from rewindctl.engines.limit import COLD_SECONDS, FIRST_SECONDS, OVERTIME_SECONDS, Limit
 from rewindctl.engines.work import Answer, Site, Task, Worker
 from rewindctl.errors import LimitError
-from rewindctl.paper.plan import Stage
 from rewindctl.pipeline import Pipeline, RunPolicy
+from rewindctl.pipeline.plan import Stage
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
 from rewindctl.specs import PruneSpec, Spec
@@ -26,7 +26,7 @@ def stages(chain: Chain) -> tuple[Stage, Stage]:
     made: list[Stage] = []
     for run_id in (chain.prune, chain.dense):
         run = registry.get(run_id)
-        made.append(Stage(run.fingerprint, run.spec, None, run.fingerprint))
+        made.append(Stage(run.fingerprint, run.spec))
     return made[0], made[1]
 
 
