@@ -1,4 +1,4 @@
-"""Stages on this machine: one after the other in this process, or side by side in processes."""
+"""Stages side by side in processes of this machine."""
 
 import contextlib
 import multiprocessing
@@ -12,61 +12,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from rewindctl.engines.work import Answer, Site, Task, Worker
+from rewindctl.engines.contract import Answer, Task
+from rewindctl.engines.work import Site, Worker
 
 GRACE_SECONDS = 60
 LOOK_SECONDS = 0.2
-
-
-class Engine(Protocol):
-    """Where stages run. `slots` may be under way at once; an exception leaves nothing under way after `close`."""
-
-    slots: int
-    shown: Callable[[], None]  # called when there is progress and nobody is in `wait` to look
-
-    def submit(self, task: Task) -> None: ...
-    def wait(self, seconds: float) -> list[Answer]:
-        """The answers that are there, after at most about `seconds`."""
-
-    def progress(self) -> dict[str, int]:
-        """Updates made of the stages under way, by fingerprint, as far as known."""
-
-    def close(self) -> None:
-        """End what is under way, as Ctrl-C does: recorded, with its resume point."""
-
-
-class InProcess:
-    """One stage after the other, here."""
-
-    slots = 1
-
-    def __init__(self, site: Site) -> None:
-        self._done: dict[str, int] = {}
-        self._worker = Worker(site, self._note)
-        self._task: Task | None = None
-        self.shown: Callable[[], None] = lambda: None
-
-    def submit(self, task: Task) -> None:
-        self._task = task
-
-    def wait(self, seconds: float) -> list[Answer]:
-        assert self._task is not None
-        self._done = {}
-        return [self._worker.run(self._task)]
-
-    def progress(self) -> dict[str, int]:
-        return self._done
-
-    def close(self) -> None:
-        """Nothing is ever under way between two calls."""
-
-    def _note(self, key: str, done: int) -> None:
-        self._done = {key: done}
-        self.shown()
 
 
 class Processes:

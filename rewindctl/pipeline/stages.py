@@ -36,7 +36,7 @@ from rewindctl.registry.paths import LAYERS, MASK, checkpoint_path
 from rewindctl.registry.writer import resume_file
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.safe_text import finite
-from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec
+from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec
 from rewindctl.training.device import deciding, device_name, environment, resolve_device
 from rewindctl.training.loop import evaluate
 from rewindctl.training.records import ResumePoint, TrainResult
@@ -78,6 +78,17 @@ class Pipeline:
     def registry(self) -> Registry:
         return self.open_registry()
 
+    def run(self, spec: AnyStage, parent: RunRecord | None = None) -> Outcome:
+        """Find or run a stage; all but a baseline have a parent."""
+        if isinstance(spec, DenseSpec):
+            return self.run_dense(spec)
+        assert parent is not None
+        if isinstance(spec, PruneSpec):
+            return self.run_prune(spec, parent)
+        return (
+            self.run_replay(parent, spec.iteration) if isinstance(spec, ReplaySpec) else self.run_retrain(spec, parent)
+        )
+
     def run_dense(self, spec: DenseSpec) -> Outcome:
         """Train a baseline, with checkpoints at its rewind points; the finished run becomes a model version."""
         return self._find_or_run(spec, None, labels.dense_name(spec), labels.dense_tags(spec), self._dense)
@@ -99,8 +110,8 @@ class Pipeline:
         weights = weights_source(self.registry, spec, parent, self.dense_run(parent))
         return [weights, *([pruned_source(self.registry, parent)] if spec.data_order == "continued" else [])]
 
-    def state(self, training: RunRecord, iteration: int) -> Outcome:
-        """The run that has the state of a finished training at an iteration: itself, or a replay, found or made.
+    def replay_of(self, training: RunRecord, iteration: int) -> RunRecord | ReplaySpec:
+        """The run that has the state of a finished training at an iteration, itself or a replay, or the replay to make.
 
         Raises: UsageError.
         """
@@ -111,9 +122,7 @@ class Pipeline:
                 f"--iteration {iteration} is outside the {states.iterations} iterations of run {training.run_id}",
                 f"give an iteration from 0 to {states.iterations}",
             )
-        if iteration in states.runs:
-            return Outcome(states.runs[iteration], reused=True)
-        return self.run_replay(training, iteration)
+        return states.runs.get(iteration) or self._replay_spec(states, iteration)
 
     def run_replay(self, training: RunRecord, iteration: int) -> Outcome:
         """Make the state of a finished training at an iteration again, from the nearest earlier one that there is.
@@ -121,13 +130,7 @@ class Pipeline:
         Raises: UsageError where its bytes cannot be made here.
         """
         states = States.of(self.registry, training)
-        self._require_replayable(states, iteration)
-        spec = ReplaySpec(
-            parent_fingerprint=training.spec.fingerprint(),
-            iteration=iteration,
-            from_iteration=states.nearest(iteration) or 0,
-            evaluate_every=training.spec.evaluate_every,  # type: ignore[union-attr]  # a training's has it
-        )
+        spec = self._replay_spec(states, iteration)
         self.console.say(labels.replay_text(spec, training))
         name, tags = labels.replay_name(spec, training), labels.inherited(training)
         with threads_of(self.registry, training, self.device):
@@ -279,6 +282,18 @@ class Pipeline:
         states = States.of(self.registry, training)
         run = states.runs.get(iteration) or self.run_replay(training, iteration).run
         return f"{run.run_id}@{iteration}"
+
+    def _replay_spec(self, states: States, iteration: int) -> ReplaySpec:
+        """From the nearest earlier state on. Raises: UsageError where its bytes cannot be made here."""
+        self._require_replayable(states, iteration)
+        spec = states.training.spec
+        assert isinstance(spec, DenseSpec | RetrainSpec)
+        return ReplaySpec(
+            parent_fingerprint=spec.fingerprint(),
+            iteration=iteration,
+            from_iteration=states.nearest(iteration) or 0,
+            evaluate_every=spec.evaluate_every,
+        )
 
     def _require_replayable(self, states: States, iteration: int) -> None:
         if not self.policy.replay:

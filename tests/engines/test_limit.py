@@ -8,8 +8,9 @@ from conftest import TINY, Chain, Cli
 
 from rewindctl.console import Console
 from rewindctl.durations import Deadline
+from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.limit import COLD_SECONDS, FIRST_SECONDS, OVERTIME_SECONDS, Limit
-from rewindctl.engines.work import Answer, Site, Task, Worker
+from rewindctl.engines.work import Site, Worker
 from rewindctl.errors import LimitError
 from rewindctl.pipeline import Pipeline, RunPolicy
 from rewindctl.pipeline.plan import Stage

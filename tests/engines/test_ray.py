@@ -21,11 +21,12 @@ from rewindctl.console import Console
 from rewindctl.datasets.facts import facts_of
 from rewindctl.durations import Deadline
 from rewindctl.engines import ray_start
+from rewindctl.engines.contract import Answer, Task
+from rewindctl.engines.here import InProcess
 from rewindctl.engines.limit import Limit
-from rewindctl.engines.local import InProcess
 from rewindctl.engines.ray_cluster import RayCluster
 from rewindctl.engines.run import Finished, run_plan
-from rewindctl.engines.work import Answer, Site, Task
+from rewindctl.engines.work import Site
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.paper.study import parse_study

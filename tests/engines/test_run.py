@@ -9,9 +9,9 @@ from studies import panel, study_of
 from rewindctl.console import Board, Console
 from rewindctl.datasets.facts import facts_of
 from rewindctl.durations import Deadline
+from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.limit import Limit
 from rewindctl.engines.run import MOST_ATTEMPTS, SAME_FAILURES, Finished, Meter, run_plan
-from rewindctl.engines.work import Answer, Task
 from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.paper.telling import telling_order
 
@@ -114,6 +114,18 @@ def test_equal_failures_in_a_row_stop_the_rest_and_others_do_not(plan: StudyPlan
     assert (len(finished.failures), finished.stopped) == (SAME_FAILURES, "disk full")
     different = run(plan, Scripted(lambda task: Answer(task.key, "abc", f"broken {task.key}")))
     assert (len(different.failures), different.stopped) == (8, "")
+
+
+def test_masks_that_can_be_made_do_not_end_a_row_of_equal_failures(plan: StudyPlan) -> None:
+    """One worker makes a mask, then its retrainings fail, and so on."""
+
+    def reply(task: Task) -> Answer:
+        failed = plan.stages[task.key].spec.kind == "retrain"
+        return Answer(task.key, "abc", "disk full") if failed else ran(task)
+
+    done = {key: "mine" for key, stage in plan.stages.items() if stage.parent is None}
+    finished = run_plan(plan, done, Scripted(reply, slots=1), Console(quiet=True))
+    assert (len(finished.failures), finished.stopped) == (SAME_FAILURES, "disk full")
 
 
 def test_an_interrupt_closes_the_engine_and_is_passed_on(plan: StudyPlan) -> None:

@@ -12,8 +12,10 @@ from studies import panel, study_of, text_of
 from rewindctl.console import Console
 from rewindctl.datasets.facts import facts_of
 from rewindctl.durations import Deadline
+from rewindctl.engines.contract import Engine
+from rewindctl.engines.here import InProcess
 from rewindctl.engines.limit import Limit
-from rewindctl.engines.local import Engine, InProcess, Processes
+from rewindctl.engines.local import Processes
 from rewindctl.engines.run import Finished, run_plan
 from rewindctl.engines.streams import Streams
 from rewindctl.engines.work import Site
