@@ -13,8 +13,8 @@ from rewindctl.console import Console
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.errors import LimitError, RewindError
 from rewindctl.files import disk_error
-from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
-from rewindctl.pipeline.stages import failed_run
+from rewindctl.pipeline import Outcome, Pipeline, RunPolicy, run_stage
+from rewindctl.pipeline.life import failed_run
 from rewindctl.registry import Registry
 from rewindctl.specs import parse_spec
 
@@ -90,7 +90,7 @@ def outcome_of(task: Task, pipeline: Pipeline) -> Outcome:
     """Find or run the stage of a task. Raises: whatever keeps it from that."""
     spec = parse_spec(task.spec, f"the spec of stage {task.key[:12]}")
     parent = pipeline.registry.get(task.parent_run_id) if task.parent_run_id else None
-    return pipeline.run(spec, parent)
+    return run_stage(pipeline, spec, parent)
 
 
 def told_of(error: BaseException) -> RewindError:

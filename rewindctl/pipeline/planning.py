@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from rewindctl.arithmetic import AUTO
 from rewindctl.errors import UsageError
+from rewindctl.pipeline.pipeline import Pipeline
 from rewindctl.pipeline.plan import Plan
+from rewindctl.pipeline.replays import replay_of, require_state
 from rewindctl.pipeline.requests import (
     PruneOptions,
     RetrainOptions,
@@ -16,7 +18,6 @@ from rewindctl.pipeline.requests import (
     retrain_child,
     retrain_spec,
 )
-from rewindctl.pipeline.stages import Pipeline
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
 
@@ -43,7 +44,7 @@ def plan_replay(pipeline: Pipeline, training: RunRecord, iteration: int) -> Plan
 
     Raises: UsageError.
     """
-    plan, made = Plan(), pipeline.replay_of(training, iteration)
+    plan, made = Plan(), replay_of(pipeline, training, iteration)
     plan.asked = [plan.add_runs([made])] if isinstance(made, RunRecord) else [plan.add(made, plan.add_runs([training]))]
     return plan
 
@@ -146,7 +147,7 @@ def _require_weights(
     for mask, retraining in levels:
         above = above and pipeline.registry.find(mask.fingerprint(), above)
         if above is None:
-            pipeline.require_state(dense, retraining.weights_iteration)
+            require_state(pipeline, dense, retraining.weights_iteration)
             return
         above = pipeline.registry.find(retraining.fingerprint(), above) if len(levels) > 1 else None
 

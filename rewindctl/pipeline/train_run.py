@@ -10,7 +10,7 @@ from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.policy import RunPolicy
 from rewindctl.pipeline.resume import StoredPoints, load_point
-from rewindctl.pipeline.starts import Prepared
+from rewindctl.pipeline.settings import Prepared
 from rewindctl.registry import RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.paths import FINAL

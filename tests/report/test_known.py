@@ -69,7 +69,7 @@ def test_what_a_missing_level_descends_from_is_made_though_it_is_known(plan: Stu
     left = plan.without(spared)
     assert [*left.stages] == [*reversed(plan.lineage(missing))]
     assert {key for cell in left.cells for key in cell.stages} <= {*left.stages}
-    dense = plan.stages[missing].dense
+    dense = plan.lineage(missing)[-1]
     assert dense not in plan.spared(results, {dense})  # what is done is no known one
 
 
