@@ -98,7 +98,7 @@ def reproduce(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for tables and figures. [plots/STUDY]")] = None,
 ) -> None:
-    """StudyPlan, run and draw a table or figure of the report, or a study of your own. What exists is reused.
+    """Plan, run and draw a table or figure of the report, or a study of your own. What exists is reused.
 
     Examples:
         rewindctl reproduce --list

@@ -28,7 +28,7 @@ class Stage:
 class Plan:
     """Stages by key, parents before children.
 
-    `given`: the runs that the request named, with their ancestors, which are stages too. `asked`: the stages whose runs
+    `given`: the runs that the request named, with ancestors where they are needed, which are stages too. `asked`: the stages whose runs
     are the answer, in order. `remarks`: what is said before a stage begins.
     """
 
@@ -75,8 +75,10 @@ class Plan:
         return spec
 
     def label(self, stage: Stage) -> str:
-        """The stage in words."""
-        return stage_label([self.stages[key].spec for key in reversed(self.lineage(stage.key))])
+        """The stage in words; in those of the request where that named a run whose ancestors are not in the plan."""
+        specs = [self.stages[key].spec for key in reversed(self.lineage(stage.key))]
+        known = isinstance(specs[0], DenseSpec) and not isinstance(stage.spec, ReplaySpec)
+        return stage_label(specs) if known else self.request_label(stage.key)
 
     def request_label(self, key: str) -> str:
         """A stage in the words of the request: what tells it from others that were asked for with it."""
@@ -84,6 +86,6 @@ class Plan:
         last = self.stages[spec].spec
         if isinstance(last, DenseSpec):
             return dense_name(last)
-        what = retrain_label(last) if isinstance(last, RetrainSpec) else "prune"
+        what = retrain_label(last) if isinstance(last, RetrainSpec) else last.kind
         parent = next((self.given[link] for link in above if link in self.given), None)
         return f"{what} of {parent.short}" if parent else what
