@@ -28,8 +28,8 @@ class Stage:
 class Plan:
     """Stages by key, parents before children.
 
-    `given`: the runs that the request named, with ancestors where they are needed, which are stages too. `asked`: the stages whose runs
-    are the answer, in order. `remarks`: what is said before a stage begins.
+    `given`: the runs that the request named, with ancestors where they are needed, which are stages too. `asked`: the
+    stages whose runs are the answer, in order. `remarks`: what is said before a stage begins.
     """
 
     stages: dict[str, Stage] = field(default_factory=dict)
