@@ -12,27 +12,42 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from rewindctl.engines.contract import Answer, Task
-from rewindctl.engines.work import Site, Worker
+from rewindctl.engines.work import Progress, Site, Worker
+from rewindctl.processes import interrupt
 
 GRACE_SECONDS = 60
 LOOK_SECONDS = 0.2
 
 
-class Processes:
-    """`jobs` processes, each with its share of the cores and, where there are GPUs, one of them in turn."""
+class Runner(Protocol):
+    """What runs the tasks of a process; made there of its site and of what is told of progress."""
 
-    def __init__(self, site: Site, jobs: int) -> None:
-        self.slots = jobs
-        self._context = multiprocessing.get_context("spawn")
-        self._sites = [replace(site, device=device, threads=share(jobs)) for device in devices(site.device, jobs)]
-        self._pools: list[ProcessPoolExecutor | None] = [None] * jobs
+    report: Progress
+
+    def run(self, task: Task) -> Answer: ...
+
+
+class Processes:
+    """`jobs` processes, each with its share of the cores and, where there are GPUs, one of them in turn.
+
+    `taken` of the places are the caller's own.
+    """
+
+    def __init__(
+        self, site: Site, jobs: int, make: Callable[[Site, Progress], Runner] = Worker, *, taken: int = 0
+    ) -> None:
+        self.slots = jobs - taken
+        self._context, self._make = multiprocessing.get_context("spawn"), make
+        places = devices(site.device, jobs)[taken:]
+        self._sites = [replace(site, device=device, threads=share(jobs)) for device in places]
+        self._pools: list[ProcessPoolExecutor | None] = [None] * self.slots
         # One a process: a process killed while it holds a queue's lock keeps it.
-        self._queues: list[Any] = [None] * jobs
+        self._queues: list[Any] = [None] * self.slots
         self._running: dict[Future[Answer], tuple[int, Task]] = {}
         self._pids: dict[str, int] = {}
         self._done: dict[str, int] = {}
@@ -79,7 +94,9 @@ class Processes:
 
     def _start(self, slot: int) -> ProcessPoolExecutor:
         reports = self._queues[slot] = self._context.Queue()
-        pool = self._pools[slot] = ProcessPoolExecutor(1, self._context, _begin, (self._sites[slot], reports))
+        pool = self._pools[slot] = ProcessPoolExecutor(
+            1, self._context, _begin, (self._make, self._sites[slot], reports)
+        )
         return pool
 
     def _answer(self, future: Future[Answer]) -> Answer:
@@ -116,7 +133,7 @@ class _Process:
     may come while a lock is held.
     """
 
-    worker: Worker | None = None
+    runner: Runner | None = None
     busy: bool = False
     interruptible: bool = False
 
@@ -124,20 +141,20 @@ class _Process:
 _here = _Process()
 
 
-def _begin(site: Site, progress: Any) -> None:
+def _begin(make: Callable[[Site, Progress], Runner], site: Site, progress: Any) -> None:
     """In a new process: Ctrl-C is the parent's to pass on, as SIGTERM; without the parent there is nobody to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    _here.worker = Worker(site, lambda key, done: progress.put((key, os.getpid(), done)))
+    _here.runner = make(site, lambda key, done: progress.put((key, os.getpid(), done)))
 
 
 def _run(task: Task) -> Answer:
-    assert _here.worker is not None
+    assert _here.runner is not None
     try:
         _here.busy = _here.interruptible = True
-        _here.worker.report(task.key, 0)  # now the parent knows which process to interrupt
-        return _here.worker.run(task)
+        _here.runner.report(task.key, 0)  # now the parent knows which process to interrupt
+        return _here.runner.run(task)
     finally:
         _here.busy = _here.interruptible = False
 
@@ -146,7 +163,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
     """Once a task: a second signal, as to a whole group, must not break into the recording of the first."""
     if _here.interruptible:
         _here.interruptible = False
-        raise KeyboardInterrupt
+        interrupt(number, frame)
 
 
 def _follow_parent() -> None:

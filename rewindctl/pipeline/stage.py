@@ -19,9 +19,6 @@ from rewindctl.training.device import deciding
 class StageRun(ABC):
     """A stage, from its spec to its finished run."""
 
-    force: bool
-    precision: str
-
     def __init__(
         self, pipeline: Pipeline, spec: AnyStage, parent: RunRecord | None, name: str, tags: dict[str, str]
     ) -> None:
@@ -38,7 +35,7 @@ class StageRun(ABC):
 
     def run(self) -> Outcome:
         policy, fingerprint = self.pipeline.policy, self.spec.fingerprint()
-        label = labels.label_tag(self.name, self.tags[tag.SEED])
+        label = labels.label_tag(self.name, self.tags.get(tag.SEED, ""))
         collected = {tag.COLLECTED: policy.collected} if policy.collected else {}
         outcome = live(
             Life(
