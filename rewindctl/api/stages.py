@@ -8,7 +8,7 @@ from rewindctl.api.reading import Method, StoreOptions, registry_of
 from rewindctl.api.run import Run
 from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.console import Console
-from rewindctl.engines.answers import run_in_turn
+from rewindctl.engines.in_turn import run_in_turn
 from rewindctl.pipeline import Pipeline, RunPolicy
 from rewindctl.pipeline.plan import Plan
 from rewindctl.pipeline.planning import (

@@ -28,7 +28,7 @@ def demo(
         rewindctl demo --seeds 0-4 --compressions 10,20,50
         rewindctl demo --model resnet20 --dataset cifar10 --seeds 0 --iterations 1000 --k 100
     """
-    from rewindctl.engines.answers import run_in_turn
+    from rewindctl.engines.in_turn import run_in_turn
     from rewindctl.pipeline.planning import plan_grid
     from rewindctl.pipeline.requests import RetrainOptions
     from rewindctl.report.compare import Wanted, compare, first_claim

@@ -55,7 +55,7 @@ def iterate(
         rewindctl iterate --parent 3f2a9c --method weight_rewind --k 2000 --step 0.2 --until 0.893
         rewindctl iterate --parent 3f2a9c --method finetune --lr 0.001 --structure structured --until 0.5
     """
-    from rewindctl.engines.answers import run_in_turn
+    from rewindctl.engines.in_turn import run_in_turn
     from rewindctl.pipeline.planning import plan_iterate, sparsity_grid
     from rewindctl.pipeline.requests import PruneOptions, RetrainOptions
 

@@ -28,7 +28,7 @@ def prune(
         rewindctl prune --parent 3f2a9c --sparsity 0.5 --structure structured --channel-norm remove
         rewindctl prune --parent 3f2a9c --sparsity 0.893 --scope layerwise --iteration 2000
     """
-    from rewindctl.engines.answers import run_in_turn
+    from rewindctl.engines.in_turn import run_in_turn
     from rewindctl.pipeline.planning import plan_prune
     from rewindctl.pipeline.requests import PruneOptions
 

@@ -22,7 +22,7 @@ def replay(
         rewindctl replay --parent models:/resnet8-digits-dense@seed-0 --iteration 45
         rewindctl replay --parent 3f2a9c --iteration 12345
     """
-    from rewindctl.engines.answers import run_in_turn
+    from rewindctl.engines.in_turn import run_in_turn
     from rewindctl.pipeline.planning import plan_replay
 
     pipeline = session.pipeline()

@@ -23,13 +23,13 @@ def show_trials(session: Session, pipeline: "Pipeline", plan: "Plan", jobs: int 
 
     Raises: RewindError at the end when one of several failed.
     """
-    from rewindctl.engines.answers import run_in_turn
+    from rewindctl.engines.in_turn import run_in_turn
 
     if len(plan.asked) == 1:
         session.show_outcome(*run_in_turn(pipeline, plan))
         return
     shown = _Shown(session, pipeline, plan)
-    shown.rest(_run(shown, jobs))
+    shown.ended(_run(shown, jobs), all_are=True)
     if shown.failed:
         raise RewindError(f"{shown.failed} of {len(plan.asked)} trials failed", "the same command runs what is missing")
 
@@ -37,7 +37,7 @@ def show_trials(session: Session, pipeline: "Pipeline", plan: "Plan", jobs: int 
 def _run(shown: "_Shown", jobs: int | None) -> "Finished":
     """In turn, each shown when it has ended, or at once on an engine."""
     from rewindctl.engines.choose import local_engine
-    from rewindctl.engines.here import InTurn
+    from rewindctl.engines.in_turn import InTurn
     from rewindctl.engines.room import choose_jobs, need_of
     from rewindctl.engines.run import run_plan
     from rewindctl.pipeline.planning import known_runs
@@ -65,7 +65,7 @@ class _Shown:
 
     def ended(self, finished: "Finished", *, all_are: bool = False) -> None:
         """Print what is known now; where `all_are`, the others were not tried."""
-        from rewindctl.engines.answers import NOT_TRIED, result_at
+        from rewindctl.engines.in_turn import NOT_TRIED, result_at
 
         while self._place < len(self.plan.asked):
             result = result_at(self._place, self.plan, finished, self.pipeline) or (NOT_TRIED if all_are else None)
@@ -78,7 +78,3 @@ class _Shown:
             else:
                 self.session.show_outcome(result)
             self._place += 1
-
-    def rest(self, finished: "Finished") -> None:
-        """Print what is left, at the end."""
-        self.ended(finished, all_are=True)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from rewindctl.datasets import load_dataset
 from rewindctl.engines.contract import Engine
-from rewindctl.engines.here import InProcess
+from rewindctl.engines.in_turn import InProcess
 from rewindctl.engines.local import Processes, default_jobs, devices
 from rewindctl.engines.streams import Streams
 from rewindctl.engines.work import Site

@@ -22,7 +22,7 @@ from rewindctl.datasets.facts import facts_of
 from rewindctl.durations import Deadline
 from rewindctl.engines import ray_start
 from rewindctl.engines.contract import Answer, Task
-from rewindctl.engines.here import InProcess
+from rewindctl.engines.in_turn import InProcess
 from rewindctl.engines.limit import Limit
 from rewindctl.engines.ray_cluster import RayCluster
 from rewindctl.engines.run import Finished, run_plan

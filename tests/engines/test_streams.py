@@ -11,10 +11,9 @@ import torch
 from conftest import Chain
 
 from rewindctl.console import Console
-from rewindctl.engines.answers import Result, result_at
 from rewindctl.engines.choose import local_engine, on_one_gpu
 from rewindctl.engines.contract import Answer, Engine, Task
-from rewindctl.engines.here import InProcess
+from rewindctl.engines.in_turn import InProcess, Result, result_at
 from rewindctl.engines.local import Processes
 from rewindctl.engines.run import run_plan
 from rewindctl.engines.streams import MOST, Streams

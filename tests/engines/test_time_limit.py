@@ -13,7 +13,7 @@ from rewindctl.console import Console
 from rewindctl.datasets.facts import facts_of
 from rewindctl.durations import Deadline
 from rewindctl.engines.contract import Engine
-from rewindctl.engines.here import InProcess
+from rewindctl.engines.in_turn import InProcess
 from rewindctl.engines.limit import Limit
 from rewindctl.engines.local import Processes
 from rewindctl.engines.run import Finished, run_plan

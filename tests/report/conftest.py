@@ -8,7 +8,7 @@ import pytest
 from study_rows import facts, tiny_study
 
 from rewindctl.console import Console
-from rewindctl.engines.here import InProcess
+from rewindctl.engines.in_turn import InProcess
 from rewindctl.engines.run import run_plan
 from rewindctl.engines.work import Site
 from rewindctl.paper.plan import StudyPlan, make_plan

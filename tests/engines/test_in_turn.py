@@ -6,8 +6,7 @@ import pytest
 from conftest import Chain
 
 from rewindctl.console import Console
-from rewindctl.engines.answers import result_at
-from rewindctl.engines.here import InTurn
+from rewindctl.engines.in_turn import InTurn, result_at
 from rewindctl.engines.run import SAME_FAILURES, run_plan
 from rewindctl.errors import RegistryError
 from rewindctl.pipeline import Pipeline
