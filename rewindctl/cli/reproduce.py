@@ -109,7 +109,7 @@ def reproduce(
     began = time.monotonic()  # what is imported now takes seconds
     from rewindctl.engines.budget import parse_budget
     from rewindctl.paper.request import planned, studies_of
-    from rewindctl.pipeline.policy import UNTIL_DECIDED
+    from rewindctl.pipeline.pipeline import UNTIL_DECIDED
     from rewindctl.report.known import known_of
     from rewindctl.report.rows import read_files
 
