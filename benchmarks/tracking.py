@@ -35,7 +35,7 @@ from rewindctl.datasets import load_dataset
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.models import build_network, register_model
 from rewindctl.models.network import NetworkConfig
-from rewindctl.pipeline import Pipeline, RunPolicy, stages, train_run
+from rewindctl.pipeline import Pipeline, RunPolicy, run_stage, stages, train_run
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_spec, retrain_spec
@@ -140,7 +140,7 @@ def compare_training(folder: Path, options: argparse.Namespace, device: torch.de
 def with_registry(pipeline: Pipeline, spec: DenseSpec) -> tuple[float, float]:
     """Seconds of the training, and of the rest of the run."""
     began = time.perf_counter()
-    run = pipeline.run_dense(spec).run
+    run = run_stage(pipeline, spec).run
     training = run.metrics["duration_seconds"]
     return training, time.perf_counter() - began - training
 
@@ -191,13 +191,13 @@ def chain_seconds(folder: Path, number: int, device: torch.device) -> dict[str, 
     spent, rows = Spent(), {}
     with spent.watching(Client, "patiently", "store"), spent.watching(stages, "plot_density", "plot"):
         began = time.perf_counter()
-        dense = pipeline.run_dense(dense_spec("resnet8", data, 0, iterations=CHAIN_ITERATIONS)).run
+        dense = run_stage(pipeline, dense_spec("resnet8", data, 0, iterations=CHAIN_ITERATIONS)).run
         rows["dense"] = spent.row(began, dense.metrics["duration_seconds"])
         began = time.perf_counter()
-        mask = pipeline.run_prune(prune_spec(dense, 0.8, PruneOptions()), dense).run
+        mask = run_stage(pipeline, prune_spec(dense, 0.8, PruneOptions()), dense).run
         rows["prune"] = spent.row(began, 0.0)
         began = time.perf_counter()
-        retrained = pipeline.run_retrain(retrain_spec(mask, dense, RetrainOptions("lr_rewind")), mask).run
+        retrained = run_stage(pipeline, retrain_spec(mask, dense, RetrainOptions("lr_rewind")), mask).run
         rows["retrain"] = spent.row(began, retrained.metrics["duration_seconds"])
     return rows
 

@@ -8,7 +8,7 @@ from rewindctl.datasets.facts import DataFacts, facts_of
 from rewindctl.paper.plan import make_plan
 from rewindctl.paper.study import Study, parse_study
 from rewindctl.report.frame import COLUMNS, in_order, recipe_of, scale_of
-from rewindctl.specs import DenseSpec, PruneSpec
+from rewindctl.specs import PruneSpec
 
 HOSTILE = "Tiny <script>alert(1)</script> & 50 % of_it | [x](http://example.org)"
 TINY_STUDY = f"""
@@ -47,10 +47,9 @@ def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:
     for cell in plan.cells:
         for seed, key in enumerate(cell.stages):
             stage = plan.stages[key]
-            dense = plan.stages[stage.dense].spec
-            assert isinstance(dense, DenseSpec)
-            chain = [plan.stages[link].spec for link in plan.lineage(key)]
-            masks = [spec for spec in chain if isinstance(spec, PruneSpec)]
+            dense = plan.dense_of(stage)
+            chain = plan.lineage(key)
+            masks = [spec for link in chain if isinstance(spec := plan.stages[link].spec, PruneSpec)]
             accuracy = 0.9 - 0.002 * cell.compression + 0.004 * seed
             rows[key] = dict.fromkeys(COLUMNS) | {
                 "run_id": f"{key[:30]}{seed:02}",
@@ -77,8 +76,8 @@ def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:
                 "test_accuracy": accuracy,
                 "test_accuracy_best": accuracy + 0.001,
                 "prune_run_id": f"{stage.parent[:30]}{seed:02}" if stage.parent else "",
-                "dense_run_id": f"{stage.dense[:30]}{seed:02}",
-                "dense_group": plan.groups[stage.dense],
+                "dense_run_id": f"{chain[-1][:30]}{seed:02}",
+                "dense_group": plan.groups[chain[-1]],
                 "dense_accuracy": 0.9 + 0.001 * seed,
                 "dense_accuracy_best": 0.91 + 0.001 * seed,
                 "device": "some GPU",

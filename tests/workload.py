@@ -54,14 +54,14 @@ def touch(number: int, uri: str, experiment: str) -> Touched:
     """Open the registry, train or find the baseline that all want, and register one that is this process's alone."""
     from rewindctl.console import Console
     from rewindctl.datasets import load_dataset
-    from rewindctl.pipeline import Pipeline
+    from rewindctl.pipeline import Pipeline, run_stage
     from rewindctl.pipeline.labels import dense_tags
     from rewindctl.pipeline.requests import dense_spec
     from rewindctl.registry import Registry
 
     data = load_dataset("digits")
     pipeline = Pipeline(lambda: Registry(uri, experiment), Console(quiet=True), "cpu")
-    shared = pipeline.run_dense(dense_spec("resnet8", data, 0, iterations=24, batch_size=32)).run
+    shared = run_stage(pipeline, dense_spec("resnet8", data, 0, iterations=24, batch_size=32)).run
     own = dense_spec("resnet8", data, 1 + number, iterations=24)
     writer = pipeline.registry.start(own, f"own {number}", None, dense_tags(own))
     writer.seal()

@@ -8,9 +8,18 @@ from rewindctl.api.reading import Method, StoreOptions, registry_of
 from rewindctl.api.run import Run
 from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.console import Console
-from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
-from rewindctl.pipeline import iterate as walk
-from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_spec
+from rewindctl.engines.in_turn import run_in_turn
+from rewindctl.pipeline import Pipeline, RunPolicy
+from rewindctl.pipeline.plan import Plan
+from rewindctl.pipeline.planning import (
+    plan_dense,
+    plan_iterate,
+    plan_prune,
+    plan_replay,
+    plan_retrain,
+    sparsity_grid,
+)
+from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.sparsity import target_sparsity
 from rewindctl.specs import ChannelNorm, DataOrder, LrClock, OptimizerState, Scope, Structure
@@ -58,7 +67,7 @@ def train_dense(
         points=rewind_points,
         evaluate_every=evaluate_every,
     )
-    return _run(pipeline.run_dense(spec), pipeline)
+    return _run(pipeline, plan_dense([spec]))
 
 
 def prune(
@@ -78,13 +87,13 @@ def prune(
     pruning = PruneOptions(structure, scope, channel_norm, criterion, iteration)
     pipeline = _pipeline(parent, options)
     record = _record(pipeline.registry, parent)
-    return _run(pipeline.run_prune(prune_spec(record, target, pruning), record), pipeline)
+    return _run(pipeline, plan_prune(record, target, pruning))
 
 
 def replay(parent: Run | str, iteration: int, **options: Unpack[RunOptions]) -> Run:
     """The run that has the state of a training at an iteration: itself, or a replay of it. Raises: RewindError."""
     pipeline = _pipeline(parent, options)
-    return _run(pipeline.state(_record(pipeline.registry, parent), iteration), pipeline)
+    return _run(pipeline, plan_replay(pipeline, _record(pipeline.registry, parent), iteration))
 
 
 def retrain(
@@ -118,7 +127,8 @@ def retrain(
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     target = None if sparsity is None and compression is None else target_sparsity(sparsity, compression)
     pipeline = _pipeline(parent, options)
-    return _run(walk.retrain(pipeline, _record(pipeline.registry, parent), target, pruning, retraining), pipeline)
+    record = _record(pipeline.registry, parent)
+    return _run(pipeline, plan_retrain(pipeline, [record], target, pruning, retraining))
 
 
 def iterate(
@@ -143,14 +153,14 @@ def iterate(
     **options: Unpack[RunOptions],
 ) -> list[Run]:
     """Prune and retrain in turn from a dense run; the retrain run of each level. Raises: RewindError."""
-    levels = walk.sparsity_grid(step, until)
+    levels = sparsity_grid(step, until)
     retraining = RetrainOptions(
         method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
     )
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     pipeline = _pipeline(parent, options)
-    walked = walk.iterate(pipeline, _record(pipeline.registry, parent), levels, pruning, retraining)
-    return [_run(retrained, pipeline) for _, retrained in walked]
+    plan = plan_iterate(pipeline, _record(pipeline.registry, parent), levels, pruning, retraining)
+    return _runs(pipeline, plan)
 
 
 def _pipeline(parent: Run | str | None, options: RunOptions) -> Pipeline:
@@ -186,5 +196,11 @@ def _record(registry: Registry, parent: Run | str) -> RunRecord:
     return registry.resolve(parent) if isinstance(parent, str) else registry.get(parent.run_id)
 
 
-def _run(outcome: Outcome, pipeline: Pipeline) -> Run:
-    return Run(outcome.run, pipeline.registry)
+def _run(pipeline: Pipeline, plan: Plan) -> Run:
+    (run,) = _runs(pipeline, plan)
+    return run
+
+
+def _runs(pipeline: Pipeline, plan: Plan) -> list[Run]:
+    """The runs that a plan is asked for. Raises: RewindError."""
+    return [Run(outcome.run, pipeline.registry) for outcome in run_in_turn(pipeline, plan)]

@@ -115,7 +115,7 @@ def compare(
     for path in paths:
         session.console.say(f"wrote {path}")
     if log:
-        from rewindctl.pipeline.waiting import bring_kept
+        from rewindctl.pipeline.life import bring_kept
         from rewindctl.report.log import log_report
 
         registry = session.registry(make=False)

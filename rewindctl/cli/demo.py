@@ -28,14 +28,15 @@ def demo(
         rewindctl demo --seeds 0-4 --compressions 10,20,50
         rewindctl demo --model resnet20 --dataset cifar10 --seeds 0 --iterations 1000 --k 100
     """
-    from rewindctl.pipeline.chain import run_chain
+    from rewindctl.engines.in_turn import run_in_turn
+    from rewindctl.pipeline.planning import plan_grid
     from rewindctl.pipeline.requests import RetrainOptions
     from rewindctl.report.compare import Wanted, compare, first_claim
 
     chosen, targets = parse.one_or_more_seeds(None, seeds), parse.compressions(compressions)
     methods = (RetrainOptions("finetune"), RetrainOptions("weight_rewind", k=k), RetrainOptions("lr_rewind"))
     pipeline = session.pipeline()
-    run_chain(pipeline, model, dataset, chosen, targets, methods, iterations)
+    run_in_turn(pipeline, plan_grid(pipeline, model, dataset, chosen, targets, methods, iterations))
     registry = pipeline.registry
     form = "json" if session.json else "text"
     result = compare(registry, Wanted(figure="curves", format=form, delta="points", model=model, dataset=dataset))

@@ -55,18 +55,19 @@ def iterate(
         rewindctl iterate --parent 3f2a9c --method weight_rewind --k 2000 --step 0.2 --until 0.893
         rewindctl iterate --parent 3f2a9c --method finetune --lr 0.001 --structure structured --until 0.5
     """
-    from rewindctl.pipeline import iterate as walk
+    from rewindctl.engines.in_turn import run_in_turn
+    from rewindctl.pipeline.planning import plan_iterate, sparsity_grid
     from rewindctl.pipeline.requests import PruneOptions, RetrainOptions
 
-    levels = walk.sparsity_grid(step, until)
+    levels = sparsity_grid(step, until)
     retraining = RetrainOptions(
         method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
     )
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     pipeline = session.pipeline()
     dense = pipeline.registry.resolve(parent)
-    for _, retrained in walk.iterate(pipeline, dense, levels, pruning, retraining):
-        session.show_outcome(retrained)
+    for outcome in run_in_turn(pipeline, plan_iterate(pipeline, dense, levels, pruning, retraining)):
+        session.show_outcome(outcome)
 
 
 def register(app: typer.Typer) -> None:

@@ -28,13 +28,15 @@ def prune(
         rewindctl prune --parent 3f2a9c --sparsity 0.5 --structure structured --channel-norm remove
         rewindctl prune --parent 3f2a9c --sparsity 0.893 --scope layerwise --iteration 2000
     """
-    from rewindctl.pipeline.requests import PruneOptions, prune_spec
+    from rewindctl.engines.in_turn import run_in_turn
+    from rewindctl.pipeline.planning import plan_prune
+    from rewindctl.pipeline.requests import PruneOptions
 
     target = target_sparsity(sparsity, compression)
     options = PruneOptions(structure, scope, channel_norm, criterion, iteration)
     pipeline = session.pipeline()
     run = pipeline.registry.resolve(parent)
-    session.show_outcome(pipeline.run_prune(prune_spec(run, target, options), run))
+    session.show_outcome(*run_in_turn(pipeline, plan_prune(run, target, options)))
 
 
 def register(app: typer.Typer) -> None:

@@ -22,8 +22,12 @@ def replay(
         rewindctl replay --parent models:/resnet8-digits-dense@seed-0 --iteration 45
         rewindctl replay --parent 3f2a9c --iteration 12345
     """
+    from rewindctl.engines.in_turn import run_in_turn
+    from rewindctl.pipeline.planning import plan_replay
+
     pipeline = session.pipeline()
-    session.show_outcome(pipeline.state(pipeline.registry.resolve(parent), iteration))
+    training = pipeline.registry.resolve(parent)
+    session.show_outcome(*run_in_turn(pipeline, plan_replay(pipeline, training, iteration)))
 
 
 def register(app: typer.Typer) -> None:

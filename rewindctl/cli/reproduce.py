@@ -20,7 +20,7 @@ from rewindctl.errors import LimitError, RewindError, UsageError
 if TYPE_CHECKING:
     from rewindctl.engines.limit import Limit
     from rewindctl.engines.run import Finished
-    from rewindctl.paper.plan import Plan
+    from rewindctl.paper.plan import StudyPlan
     from rewindctl.report.known import Known
 
 SHOWN_FAILURES = 20
@@ -109,7 +109,7 @@ def reproduce(
     began = time.monotonic()  # what is imported now takes seconds
     from rewindctl.engines.budget import parse_budget
     from rewindctl.paper.request import planned, studies_of
-    from rewindctl.pipeline.policy import UNTIL_DECIDED
+    from rewindctl.pipeline.pipeline import UNTIL_DECIDED
     from rewindctl.report.known import known_of
     from rewindctl.report.rows import read_files
 
@@ -163,7 +163,7 @@ def _print_studies(session: Session, show: str | None) -> None:
         session.console.data(listing.studies_text(studies))
 
 
-def _print_plan(session: Session, plan: "Plan", known: Collection[str]) -> None:
+def _print_plan(session: Session, plan: "StudyPlan", known: Collection[str]) -> None:
     """What there is to do; networks whose speed here the registry does not know are measured for seconds."""
     from rewindctl.paper import cost, listing
     from rewindctl.pipeline.speed import measured_speed
@@ -200,12 +200,15 @@ def _check(session: Session, engine: str, address: str | None, cpus: float | Non
         choose_step(session.arithmetic.step, resolve_device(session.device))
 
 
-def _run(session: Session, plan: "Plan", means: _Means, known: Collection[str] = (), collected: str = "") -> "Finished":
+def _run(
+    session: Session, plan: "StudyPlan", means: _Means, known: Collection[str] = (), collected: str = ""
+) -> "Finished":
     """Run what is to do. `known`: stages of cells whose results are known from elsewhere."""
     from rewindctl.engines.choose import open_engine
     from rewindctl.engines.room import choose_jobs, need_of
     from rewindctl.engines.run import Finished, run_plan
     from rewindctl.paper.cost import state_of
+    from rewindctl.paper.telling import telling_order
 
     registry = session.registry()
     looked = time.monotonic()
@@ -225,7 +228,8 @@ def _run(session: Session, plan: "Plan", means: _Means, known: Collection[str] =
     limit = _limit(*means.limited, look_seconds, cold=engine == "ray" or (jobs or 1) > 1) if means.limited else None
     site = session.site(registry, limit.deadline if limit else None, collected)
     with open_engine(engine, site, data, jobs, means.address, means.cpus, means.gpus) as opened:
-        return run_plan(plan.without(state.spared), done, opened, session.console, limit)
+        part = plan.without(state.spared)
+        return run_plan(part, done, opened, session.console, limit, telling_order(part) if limit else None)
 
 
 def _limit(began: float, seconds: int, look_seconds: float, *, cold: bool) -> "Limit":
@@ -236,7 +240,7 @@ def _limit(began: float, seconds: int, look_seconds: float, *, cold: bool) -> "L
     return Limit(Deadline.at(began + seconds - end), cold)
 
 
-def _left_text(plan: "Plan", finished: "Finished") -> str:
+def _left_text(plan: "StudyPlan", finished: "Finished") -> str:
     """What a limit left to do."""
     stages = [plan.stages[key] for key in finished.left]
     kinds = Counter(stage.spec.kind for stage in stages)
@@ -251,7 +255,7 @@ def _left_text(plan: "Plan", finished: "Finished") -> str:
 def _print_results(
     session: Session,
     studies: tuple[str, ...],
-    plan: "Plan",
+    plan: "StudyPlan",
     finished: "Finished",
     output: Path | None,
     known: "Known",
@@ -290,7 +294,7 @@ def _print_results(
         )
 
 
-def _results_json(plan: "Plan", finished: "Finished") -> dict[str, Any]:
+def _results_json(plan: "StudyPlan", finished: "Finished") -> dict[str, Any]:
     return {
         "stages": len(plan.stages),
         "done": len(finished.runs),

@@ -57,8 +57,8 @@ def retrain(
         rewindctl retrain --parent models:/resnet8-digits-dense@seed-0 --compression 20 --method finetune --lr 0.001
         rewindctl retrain --parent 3f2a9c --method rewind --weights-k 2000 --lr-k 0
     """
+    from rewindctl.pipeline.planning import plan_retrain
     from rewindctl.pipeline.requests import PruneOptions, RetrainOptions
-    from rewindctl.pipeline.trials import retrain_trial
 
     options = RetrainOptions(
         method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
@@ -69,7 +69,7 @@ def retrain(
         pruning.refuse()  # before a store is opened
     pipeline = session.pipeline()
     parents = [pipeline.registry.resolve(one) for one in parent]
-    show_trials(session, pipeline, [retrain_trial(pipeline, one, target, pruning, options) for one in parents], jobs)
+    show_trials(session, pipeline, plan_retrain(pipeline, parents, target, pruning, options), jobs)
 
 
 def register(app: typer.Typer) -> None:

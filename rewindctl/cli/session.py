@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rewindctl.durations import Deadline
     from rewindctl.engines.work import Site
     from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
-    from rewindctl.pipeline.policy import Place
+    from rewindctl.pipeline.pipeline import Place
     from rewindctl.registry import Registry, RunRecord
 
 STORE = "Store"

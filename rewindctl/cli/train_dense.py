@@ -44,8 +44,8 @@ def train_dense(
         rewindctl train-dense --model resnet20 --dataset cifar10 --seeds 0-7 --jobs 4
         rewindctl train-dense --model wrn16_8 --dataset cifar10 --seed 1 --iterations 8000 --device cuda:0
     """
+    from rewindctl.pipeline.planning import plan_dense
     from rewindctl.pipeline.requests import dense_spec
-    from rewindctl.pipeline.trials import Trial
 
     chosen = parse.one_or_more_seeds(seed, seeds)
     points = parse.iterations("rewind-points", rewind_points)
@@ -64,7 +64,7 @@ def train_dense(
         )
         for one in chosen
     ]
-    show_trials(session, pipeline, [Trial((spec,)) for spec in specs], jobs)
+    show_trials(session, pipeline, plan_dense(specs), jobs)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,62 +1,80 @@
 """What train-dense and retrain share: one trial as it is, several with a line for each that fails."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rewindctl.cli.session import Session
+from rewindctl.console import Console
 from rewindctl.errors import RewindError
 
 if TYPE_CHECKING:
-    from rewindctl.engines.several import Result
+    from rewindctl.engines.run import Finished
     from rewindctl.pipeline import Pipeline
-    from rewindctl.pipeline.trials import Trial
+    from rewindctl.pipeline.plan import Plan
 
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Trials at once. [a CPU: 1; a GPU: as many as fit; several GPUs: one each]")
 ]
 
 
-def show_trials(session: Session, pipeline: "Pipeline", trials: "list[Trial]", jobs: int | None) -> None:
-    """Run the trials and print the run of each, in their order.
+def show_trials(session: Session, pipeline: "Pipeline", plan: "Plan", jobs: int | None) -> None:
+    """Run a plan and print the run of each trial that it is asked for, in their order.
 
     Raises: RewindError at the end when one of several failed.
     """
-    from rewindctl.pipeline import Outcome
-    from rewindctl.pipeline.trials import run_trial
+    from rewindctl.engines.in_turn import run_in_turn
 
-    if len(trials) == 1:
-        session.show_outcome(run_trial(pipeline, trials[0]))
+    if len(plan.asked) == 1:
+        session.show_outcome(*run_in_turn(pipeline, plan))
         return
-    failed = 0
-    for trial, result in zip(trials, _results(session, pipeline, trials, jobs), strict=True):
-        if isinstance(result, Outcome):
-            session.show_outcome(result)
-            continue
-        failed += 1
-        session.console.error(RewindError(f"{trial.label}: {result.message}", result.hint))
-    if failed:
-        raise RewindError(f"{failed} of {len(trials)} trials failed", "the same command runs what is missing")
+    shown = _Shown(session, pipeline, plan)
+    shown.ended(_run(shown, jobs), all_are=True)
+    if shown.failed:
+        raise RewindError(f"{shown.failed} of {len(plan.asked)} trials failed", "the same command runs what is missing")
 
 
-def _results(session: Session, pipeline: "Pipeline", trials: "list[Trial]", jobs: int | None) -> "Iterator[Result]":
+def _run(shown: "_Shown", jobs: int | None) -> "Finished":
+    """In turn, each shown when it has ended, or at once on an engine."""
     from rewindctl.engines.choose import local_engine
+    from rewindctl.engines.in_turn import InTurn
     from rewindctl.engines.room import choose_jobs, need_of
-    from rewindctl.engines.several import Work, in_turn
+    from rewindctl.engines.run import run_plan
+    from rewindctl.pipeline.planning import known_runs
 
+    session, pipeline, plan, count = shown.session, shown.pipeline, shown.plan, 1
     registry = pipeline.registry
-    if jobs == 1 or (jobs is None and pipeline.device.type == "cpu"):
-        yield from in_turn(pipeline, trials)
-        return
-    work = Work(registry, session.force, session.precision)
-    for trial in trials:
-        work.add(trial)
-    count = 1
-    if work.trials_left > 1:
-        need = need_of(work.denses(), session.facts)
-        count = choose_jobs(jobs, work.trials_left, session.device, need, session.console.say)
+    if jobs != 1 and (jobs is not None or pipeline.device.type != "cpu"):
+        known = known_runs(plan, registry, session.precision, force=session.force)
+        trials = len(set(plan.asked) - known.keys())
+        if trials > 1:
+            denses = [plan.dense_of(stage) for key, stage in plan.stages.items() if key not in known]
+            count = choose_jobs(jobs, trials, session.device, need_of(denses, session.facts), session.console.say)
     if count == 1:
-        yield from in_turn(pipeline, trials)
-        return
-    yield from work.run(local_engine(session.site(registry), count), session.console)
+        return run_plan(plan, {}, InTurn(pipeline, strict=False), Console(quiet=True), ended=shown.ended)
+    done = {key: run.run_id for key, run in known.items()}
+    return run_plan(plan, done, local_engine(session.site(registry), count), session.console)
+
+
+class _Shown:
+    """Prints what became of each trial, in the order asked, when it and all before it are known."""
+
+    def __init__(self, session: Session, pipeline: "Pipeline", plan: "Plan") -> None:
+        self.session, self.pipeline, self.plan = session, pipeline, plan
+        self.failed = self._place = 0
+
+    def ended(self, finished: "Finished", *, all_are: bool = False) -> None:
+        """Print what is known now; where `all_are`, the others were not tried."""
+        from rewindctl.engines.in_turn import NOT_TRIED, result_at
+
+        while self._place < len(self.plan.asked):
+            result = result_at(self._place, self.plan, finished, self.pipeline) or (NOT_TRIED if all_are else None)
+            if result is None:
+                return
+            if isinstance(result, RewindError):
+                self.failed += 1
+                label = self.plan.request_label(self.plan.asked[self._place])
+                self.session.console.error(RewindError(f"{label}: {result.message}", result.hint))
+            else:
+                self.session.show_outcome(result)
+            self._place += 1

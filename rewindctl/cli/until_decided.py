@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rewindctl.engines.budget import Budget
     from rewindctl.engines.run import Finished
     from rewindctl.paper.allotment import Choice, Comparison, Result
-    from rewindctl.paper.plan import Plan
+    from rewindctl.paper.plan import StudyPlan
     from rewindctl.paper.study import Study
     from rewindctl.registry import RunRecord
     from rewindctl.report.decisions import Decision
@@ -75,7 +75,7 @@ def check(until_decided: bool, max_trials: int | None, budget: str | None, trial
     return most
 
 
-def compared(plan: "Plan", studies: "list[Study]") -> "list[Comparison]":
+def compared(plan: "StudyPlan", studies: "list[Study]") -> "list[Comparison]":
     """What the studies compare. Raises: UsageError where that is nothing."""
     from rewindctl.paper.allotment import comparisons
     from rewindctl.report.claims import MARGIN
@@ -123,7 +123,7 @@ class Collection:
     """
 
     session: "Session"
-    plan: "Plan"
+    plan: "StudyPlan"
     comparisons: "list[Comparison]"
     known: "Mapping[str, Result]"
     failed: set[str] = field(default_factory=set)
@@ -154,7 +154,7 @@ class Collection:
         undecided = [(one.comparison, one.more, one.effects.keys()) for one in self.decisions if not one.decided]
         return choices(self.plan, undecided, self.runs.keys(), self.failed)
 
-    def collect(self, run: "Callable[[Plan], Finished]", budget: "Budget") -> Ended:
+    def collect(self, run: "Callable[[StudyPlan], Finished]", budget: "Budget") -> Ended:
         """Trial by trial, until all is decided, or has its most trials, or the budget or the time is over."""
         from rewindctl.engines.run import Finished
         from rewindctl.paper.allotment import trial

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rewindctl.datasets import load_dataset
-from rewindctl.engines.local import Engine, InProcess, Processes, default_jobs, devices
+from rewindctl.engines.contract import Engine
+from rewindctl.engines.in_turn import InProcess
+from rewindctl.engines.local import Processes, default_jobs, devices
 from rewindctl.engines.streams import Streams
 from rewindctl.engines.work import Site
 from rewindctl.errors import UsageError

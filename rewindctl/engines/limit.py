@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from rewindctl.durations import Deadline
-from rewindctl.paper.plan import Stage
+from rewindctl.pipeline.plan import Stage
 
 FIRST_SECONDS = 3.0  # what a training's start takes at most, and a mask is thought to take until one was seen
 COLD_SECONDS = 15.0  # what a process takes to begin with its first stage
@@ -27,11 +27,11 @@ class Limit:
         return self.deadline.left() > needed + (COLD_SECONDS if self.cold else 0.0)
 
     def begun(self, stage: Stage) -> None:
-        self._began[stage.fingerprint] = time.monotonic()
+        self._began[stage.key] = time.monotonic()
 
     def ended(self, stage: Stage) -> None:
         self.cold = False
-        seconds = time.monotonic() - self._began.pop(stage.fingerprint)
+        seconds = time.monotonic() - self._began.pop(stage.key)
         self._longest[stage.spec.kind] = max(seconds, self._longest[stage.spec.kind])
 
     @property

@@ -1,4 +1,4 @@
-"""Stages on this machine: one after the other in this process, or side by side in processes."""
+"""Stages side by side in processes of this machine."""
 
 import contextlib
 import multiprocessing
@@ -16,69 +16,38 @@ from typing import Any, Protocol
 
 import torch
 
-from rewindctl.engines.work import Answer, Site, Task, Worker
+from rewindctl.engines.contract import Answer, Task
+from rewindctl.engines.work import Progress, Site, Worker
+from rewindctl.processes import interrupt
 
 GRACE_SECONDS = 60
 LOOK_SECONDS = 0.2
 
 
-class Engine(Protocol):
-    """Where stages run. `slots` may be under way at once; an exception leaves nothing under way after `close`."""
+class Runner(Protocol):
+    """What runs the tasks of a process; made there of its site and of what is told of progress."""
 
-    slots: int
-    shown: Callable[[], None]  # called when there is progress and nobody is in `wait` to look
+    report: Progress
 
-    def submit(self, task: Task) -> None: ...
-    def wait(self, seconds: float) -> list[Answer]:
-        """The answers that are there, after at most about `seconds`."""
-
-    def progress(self) -> dict[str, int]:
-        """Updates made of the stages under way, by fingerprint, as far as known."""
-
-    def close(self) -> None:
-        """End what is under way, as Ctrl-C does: recorded, with its resume point."""
-
-
-class InProcess:
-    """One stage after the other, here."""
-
-    slots = 1
-
-    def __init__(self, site: Site) -> None:
-        self._done: dict[str, int] = {}
-        self._worker = Worker(site, self._note)
-        self._task: Task | None = None
-        self.shown: Callable[[], None] = lambda: None
-
-    def submit(self, task: Task) -> None:
-        self._task = task
-
-    def wait(self, seconds: float) -> list[Answer]:
-        assert self._task is not None
-        self._done = {}
-        return [self._worker.run(self._task)]
-
-    def progress(self) -> dict[str, int]:
-        return self._done
-
-    def close(self) -> None:
-        """Nothing is ever under way between two calls."""
-
-    def _note(self, key: str, done: int) -> None:
-        self._done = {key: done}
-        self.shown()
+    def run(self, task: Task) -> Answer: ...
 
 
 class Processes:
-    """`jobs` processes, each with its share of the cores and, where there are GPUs, one of them in turn."""
+    """`jobs` processes, each with its share of the cores and, where there are GPUs, one of them in turn.
 
-    def __init__(self, site: Site, jobs: int) -> None:
-        self.slots = jobs
-        self._context = multiprocessing.get_context("spawn")
-        self._sites = [replace(site, device=device, threads=share(jobs)) for device in devices(site.device, jobs)]
-        self._pools: list[ProcessPoolExecutor | None] = [None] * jobs
+    `taken` of the places are the caller's own.
+    """
+
+    def __init__(
+        self, site: Site, jobs: int, make: Callable[[Site, Progress], Runner] = Worker, *, taken: int = 0
+    ) -> None:
+        self.slots = jobs - taken
+        self._context, self._make = multiprocessing.get_context("spawn"), make
+        places = devices(site.device, jobs)[taken:]
+        self._sites = [replace(site, device=device, threads=share(jobs)) for device in places]
+        self._pools: list[ProcessPoolExecutor | None] = [None] * self.slots
         # One a process: a process killed while it holds a queue's lock keeps it.
-        self._queues: list[Any] = [None] * jobs
+        self._queues: list[Any] = [None] * self.slots
         self._running: dict[Future[Answer], tuple[int, Task]] = {}
         self._pids: dict[str, int] = {}
         self._done: dict[str, int] = {}
@@ -125,7 +94,9 @@ class Processes:
 
     def _start(self, slot: int) -> ProcessPoolExecutor:
         reports = self._queues[slot] = self._context.Queue()
-        pool = self._pools[slot] = ProcessPoolExecutor(1, self._context, _begin, (self._sites[slot], reports))
+        pool = self._pools[slot] = ProcessPoolExecutor(
+            1, self._context, _begin, (self._make, self._sites[slot], reports)
+        )
         return pool
 
     def _answer(self, future: Future[Answer]) -> Answer:
@@ -162,7 +133,7 @@ class _Process:
     may come while a lock is held.
     """
 
-    worker: Worker | None = None
+    runner: Runner | None = None
     busy: bool = False
     interruptible: bool = False
 
@@ -170,20 +141,20 @@ class _Process:
 _here = _Process()
 
 
-def _begin(site: Site, progress: Any) -> None:
+def _begin(make: Callable[[Site, Progress], Runner], site: Site, progress: Any) -> None:
     """In a new process: Ctrl-C is the parent's to pass on, as SIGTERM; without the parent there is nobody to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    _here.worker = Worker(site, lambda key, done: progress.put((key, os.getpid(), done)))
+    _here.runner = make(site, lambda key, done: progress.put((key, os.getpid(), done)))
 
 
 def _run(task: Task) -> Answer:
-    assert _here.worker is not None
+    assert _here.runner is not None
     try:
         _here.busy = _here.interruptible = True
-        _here.worker.report(task.key, 0)  # now the parent knows which process to interrupt
-        return _here.worker.run(task)
+        _here.runner.report(task.key, 0)  # now the parent knows which process to interrupt
+        return _here.runner.run(task)
     finally:
         _here.busy = _here.interruptible = False
 
@@ -192,7 +163,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
     """Once a task: a second signal, as to a whole group, must not break into the recording of the first."""
     if _here.interruptible:
         _here.interruptible = False
-        raise KeyboardInterrupt
+        interrupt(number, frame)
 
 
 def _follow_parent() -> None:

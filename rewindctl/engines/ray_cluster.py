@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from rewindctl.engines import ray_nodes
+from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.local import GRACE_SECONDS
 from rewindctl.engines.ray_nodes import last_line
 from rewindctl.engines.ray_progress import Progress
 from rewindctl.engines.ray_start import import_ray, join
 from rewindctl.engines.ray_worker import Post, run_stage
-from rewindctl.engines.work import Answer, Site, Task
+from rewindctl.engines.work import Site
 from rewindctl.errors import UsageError
 
 REFRESH_SECONDS = 5.0

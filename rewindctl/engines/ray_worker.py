@@ -11,7 +11,8 @@ import torch
 
 from rewindctl import __version__
 from rewindctl.datasets import load_dataset
-from rewindctl.engines.work import Answer, Site, Task, Worker
+from rewindctl.engines.contract import Answer, Task
+from rewindctl.engines.work import Site, Worker
 from rewindctl.errors import DataError, RewindError
 from rewindctl.registry.store import connect
 

@@ -2,16 +2,14 @@
 
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rewindctl.console import Board, Console
+from rewindctl.engines.contract import Answer, Engine, Task
 from rewindctl.engines.limit import Limit
-from rewindctl.engines.local import Engine
 from rewindctl.engines.schedule import Failure, Schedule
-from rewindctl.engines.work import Answer, Task
-from rewindctl.paper.plan import Plan, Stage
-from rewindctl.paper.telling import telling_order
-from rewindctl.pipeline.labels import stage_label
+from rewindctl.pipeline.plan import Plan, Stage
 
 MOST_ATTEMPTS = 3
 SAME_FAILURES = 5  # in a row with one message: the fault is not the stages'
@@ -19,17 +17,17 @@ WINDOW_SECONDS = 60.0
 POLL_SECONDS = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass
 class Finished:
     """The run of every stage that is done, and what failed. `stopped`: why the rest was not tried.
 
-    `reused`: the stages whose run an engine found, though it was not known to be there. `left`: those that there was no
-    time for, `begun` the ones of them that go on from a point.
+    `reused`: the stages whose run was there. `left`: those that there was no time for, `begun` the ones of them that go
+    on from a point.
     """
 
     runs: dict[str, str]
     failures: list[Failure]
-    stopped: str
+    stopped: str = ""
     reused: set[str] = field(default_factory=set)
     left: list[str] = field(default_factory=list)
     begun: set[str] = field(default_factory=set)
@@ -41,48 +39,57 @@ class Finished:
 
 
 def run_plan(
-    plan: Plan, done: dict[str, str], engine: Engine, console: Console, limit: Limit | None = None
+    plan: Plan,
+    done: Mapping[str, str],
+    engine: Engine,
+    console: Console,
+    limit: Limit | None = None,
+    order: Mapping[str, int] | None = None,
+    ended: Callable[[Finished], None] = lambda finished: None,
 ) -> Finished:
     """Run what is to do. One failure does not stop the others; a stage whose worker dies is tried again.
 
     An interrupt ends what is under way, as far as it can be resumed, and is passed on. With a `limit`, whose deadline
-    the engine's workers know too, the most telling cells are first, and the rest is left.
+    the engine's workers know too, the rest is left. `order` is the place of each stage, the schedule's own without.
+    `ended` is told after each stage how far it all is.
     """
-    order = telling_order(plan) if limit else None
+    done = {**done, **{key: run.run_id for key, run in plan.given.items()}}
     schedule = Schedule(plan, done, longest_first=engine.slots > 1, order=order)
-    return _Loop(plan, schedule, engine, console, limit).run()
+    return _Loop(plan, schedule, engine, console, limit, ended).run()
 
 
 class _Loop:
-    def __init__(self, plan: Plan, schedule: Schedule, engine: Engine, console: Console, limit: Limit | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        schedule: Schedule,
+        engine: Engine,
+        console: Console,
+        limit: Limit | None,
+        ended: Callable[[Finished], None],
+    ) -> None:
         self.plan, self.schedule, self.engine, self.console, self.limit = plan, schedule, engine, console, limit
+        self.finished, self.ended = Finished(schedule.runs, schedule.failures, reused=set(schedule.runs)), ended
         self.running: set[str] = set()
         self.attempts: Counter[str] = Counter()
         self.streak: list[str] = []
-        self.reused: set[str] = set()
-        self.begun: set[str] = set()
         self.meter = Meter(sum(plan.stages[key].iterations for key in plan.stages if key not in schedule.runs))
 
     def run(self) -> Finished:
-        stopped = ""
+        finished = self.finished
         with self.console.board(len(self.plan.stages)) as board:
             self.engine.shown = lambda: self._show(board)
             try:
-                while not stopped and self._fill() and not (self.limit and self.limit.is_spent):
+                while not finished.stopped and self._fill() and not (self.limit and self.limit.is_spent):
                     self._show(board)
                     for answer in self.engine.wait(POLL_SECONDS):
-                        stopped = self._take(answer, board) or stopped
+                        finished.stopped = self._take(answer, board) or finished.stopped
+                        self.ended(finished)
                 self._show(board)
             finally:
                 self.engine.close()
-        return Finished(
-            self.schedule.runs,
-            self.schedule.failures,
-            stopped,
-            self.reused,
-            self._left() if self.limit else [],
-            self.begun,
-        )
+        finished.left = self._left() if self.limit else []
+        return finished
 
     def _left(self) -> list[str]:
         """What neither is done, nor failed, nor waits for what failed."""
@@ -92,11 +99,11 @@ class _Loop:
     def _fill(self) -> bool:
         """Give the engine what is ready; whether anything is under way."""
         while len(self.running) < self.engine.slots and (stage := self._next()) is not None:
-            self.running.add(stage.fingerprint)
+            self.running.add(stage.key)
             if self.limit:
                 self.limit.begun(stage)
             parent = self.schedule.runs[stage.parent] if stage.parent else None
-            self.engine.submit(Task(stage.fingerprint, stage.spec.canonical(), parent))
+            self.engine.submit(Task(stage.key, stage.spec.canonical(), parent, self.plan.remarks.get(stage.key, "")))
         return bool(self.running)
 
     def _next(self) -> Stage | None:
@@ -109,33 +116,30 @@ class _Loop:
         if self.limit:
             self.limit.ended(stage)
         if answer.stopped:
-            self.begun |= {answer.key} if answer.run_id else set()
-            board.line(f"stopped  {self._label(stage)}: {answer.message}")
+            self.finished.begun |= {answer.key} if answer.run_id else set()
+            board.line(f"stopped  {self.plan.label(stage)}: {answer.message}")
         elif answer.crashed and (again := self.attempts[answer.key] + 1) < MOST_ATTEMPTS:
             self.attempts[answer.key] = again
             self.schedule.put_back(answer.key)
-            board.line(f"again    {self._label(stage)}: {answer.message}")
+            board.line(f"again    {self.plan.label(stage)}: {answer.message}")
         elif answer.message:
-            self.schedule.failed(answer.key, self._label(stage), answer.message, answer.hint, answer.run_id)
-            board.line(f"failed   {self._label(stage)}: {answer.message}")
+            self.schedule.failed(answer.key, self.plan.label(stage), answer.message, answer.hint, answer.run_id)
+            board.line(f"failed   {self.plan.label(stage)}: {answer.message}")
             return self._same_again(answer.message)
         else:
             assert answer.run_id is not None
             self.schedule.finished(answer.key, answer.run_id)
-            self.reused |= {answer.key} if answer.reused else set()
+            self.finished.reused |= {answer.key} if answer.reused else set()
             self.meter.finished(stage.iterations)
-            self.streak.clear()
+            if stage.iterations:  # a mask that could be made says nothing of what trains
+                self.streak.clear()
             self._show(board)
-            board.line(f"finished {self._label(stage)} ({answer.run_id[:8]})")
+            board.line(f"finished {self.plan.label(stage)} ({answer.run_id[:8]})")
         return ""
 
     def _same_again(self, message: str) -> str:
         self.streak = [*self.streak, message] if self.streak[-1:] == [message] else [message]
         return message if len(self.streak) >= SAME_FAILURES and self.schedule.waiting else ""
-
-    def _label(self, stage: Stage) -> str:
-        specs = [self.plan.stages[key].spec for key in reversed(self.plan.lineage(stage.fingerprint))]
-        return stage_label(specs)
 
     def _show(self, board: Board) -> None:
         speed, left = self.meter.read(sum(self.engine.progress().values()))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from rewindctl.paper.plan import Plan, Stage
+from rewindctl.pipeline.plan import Plan, Stage
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.local import GRACE_SECONDS, LOOK_SECONDS, share
-from rewindctl.engines.work import Answer, Reporter, Site, Task, Worker
+from rewindctl.engines.work import Reporter, Site, Worker
 
 MOST = 32  # streams that PyTorch makes: then it hands out the first again, and two threads would capture on one
 

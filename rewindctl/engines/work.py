@@ -1,4 +1,4 @@
-"""Running one stage in some process: what it needs, and what it answers."""
+"""Running one stage in some process: what it needs, and how what it raises becomes an answer."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from rewindctl.console import Console
+from rewindctl.engines.contract import Answer, Task
 from rewindctl.errors import LimitError, RewindError
 from rewindctl.files import disk_error
-from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
-from rewindctl.pipeline.stages import failed_run
-from rewindctl.pipeline.trials import run_stage
+from rewindctl.pipeline import Outcome, Pipeline, RunPolicy, run_stage
+from rewindctl.pipeline.life import failed_run
 from rewindctl.registry import Registry
 from rewindctl.specs import parse_spec
 
@@ -32,32 +32,6 @@ class Site:
     data_dir: Path | None = None
     policy: RunPolicy = field(default_factory=RunPolicy)
     threads: int = 0
-
-
-@dataclass(frozen=True)
-class Task:
-    """A stage to run: its key in the plan, its spec as canonical JSON, the run of its parent."""
-
-    key: str
-    spec: str
-    parent_run_id: str | None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """How a task ended: its run, and a message where it failed.
-
-    `crashed`: the worker died, which says nothing of the stage; it may be tried again. `stopped`: the time was over,
-    and it goes on another time. `reused`: the run was there.
-    """
-
-    key: str
-    run_id: str | None = None
-    message: str = ""
-    hint: str = ""
-    crashed: bool = False
-    stopped: bool = False
-    reused: bool = False
 
 
 class Reporter(Console):
@@ -95,21 +69,28 @@ class Worker:
     def run(self, task: Task) -> Answer:
         """The answer to a task; an interrupt is passed on."""
         self.console.key = task.key
-        try:
-            outcome = self._run(task)
-            return Answer(task.key, outcome.run.run_id, reused=outcome.reused)
-        except LimitError as error:
-            return Answer(task.key, failed_run(error), error.message, stopped=True)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a plug-in's exit or cancellation is a failure too
-            told = told_of(error)
-            return Answer(task.key, failed_run(error), told.message, told.hint)
+        return answer_to(task, self.pipeline)
 
-    def _run(self, task: Task) -> Outcome:
-        spec = parse_spec(task.spec, f"the spec of stage {task.key[:12]}")
-        parent = self.pipeline.registry.get(task.parent_run_id) if task.parent_run_id else None
-        return run_stage(self.pipeline, spec, parent)
+
+def answer_to(task: Task, pipeline: Pipeline) -> Answer:
+    """Run a task, whatever it raises; an interrupt is passed on."""
+    try:
+        outcome = outcome_of(task, pipeline)
+        return Answer(task.key, outcome.run.run_id, reused=outcome.reused)
+    except LimitError as error:
+        return Answer(task.key, failed_run(error), error.message, stopped=True)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plug-in's exit or cancellation is a failure too
+        told = told_of(error)
+        return Answer(task.key, failed_run(error), told.message, told.hint)
+
+
+def outcome_of(task: Task, pipeline: Pipeline) -> Outcome:
+    """Find or run the stage of a task. Raises: whatever keeps it from that."""
+    spec = parse_spec(task.spec, f"the spec of stage {task.key[:12]}")
+    parent = pipeline.registry.get(task.parent_run_id) if task.parent_run_id else None
+    return run_stage(pipeline, spec, parent)
 
 
 def told_of(error: BaseException) -> RewindError:

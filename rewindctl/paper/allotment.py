@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Literal
 
 from rewindctl.paper.claims import CLAIMS
-from rewindctl.paper.plan import Cell, Plan
+from rewindctl.paper.plan import Cell, StudyPlan
 
 Direction = Literal["worse", "as_good", "either"]
 
@@ -36,7 +36,7 @@ class Comparison:
         return f"{cell.label} - {self.second[0].label}, {cell.model} on {cell.dataset}, {pruning}{structured}"
 
 
-def comparisons(plan: Plan, margin: float, own: Collection[str]) -> list[Comparison]:
+def comparisons(plan: StudyPlan, margin: float, own: Collection[str]) -> list[Comparison]:
     """What the studies of a plan compare, panel by panel, at the levels that both methods have.
 
     Two methods that a claim compares; in the studies named in `own`, those of open questions, also the first method
@@ -96,7 +96,7 @@ def effects(comparison: Comparison, seeds: Sequence[int], results: Mapping[str, 
     return found
 
 
-def trial(plan: Plan, comparison: Comparison, place: int) -> Plan:
+def trial(plan: StudyPlan, comparison: Comparison, place: int) -> StudyPlan:
     """The part of the plan that one trial of a comparison needs: of the seed at `place`."""
     cells = [
         replace(cell, stages=(cell.stages[place],)) for cells in (comparison.first, comparison.second) for cell in cells
@@ -120,7 +120,7 @@ class Choice:
 
 
 def choices(
-    plan: Plan,
+    plan: StudyPlan,
     undecided: Iterable[tuple[Comparison, float, Collection[int]]],
     done: Collection[str],
     failed: Collection[str],

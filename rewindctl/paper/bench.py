@@ -6,7 +6,7 @@ from typing import Any
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.cost import State, iterations_to_do
-from rewindctl.paper.plan import Plan, make_plan
+from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.paper.reference import report_tables
 from rewindctl.paper.request import ALL, studies_of
 from rewindctl.paper.study import shipped
@@ -57,7 +57,7 @@ def bench_json(measured: dict[str, Speed], facts: Facts, device: str) -> dict[st
     return {"device": device, "networks": networks, "studies": studies}
 
 
-def _study(name: str, plan: Plan, speeds: dict[str, float]) -> dict[str, Any]:
+def _study(name: str, plan: StudyPlan, speeds: dict[str, float]) -> dict[str, Any]:
     todo = iterations_to_do(plan, State())
     missing = sorted({model for model, _ in todo if model not in speeds})
     hours = None if missing else sum(count / speeds[model] for (model, _), count in todo.items()) / 3600

@@ -10,7 +10,7 @@ import torch
 from rewindctl.arithmetic import AUTO
 from rewindctl.models import kernels, models
 from rewindctl.models.network import NetworkConfig
-from rewindctl.paper.plan import Plan
+from rewindctl.paper.plan import StudyPlan
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
@@ -39,7 +39,9 @@ class State:
         return "done" if key in self.runs else "known" if key in self.spared else "todo"
 
 
-def state_of(plan: Plan, registry: Registry, device: str, precision: str = AUTO, known: Collection[str] = ()) -> State:
+def state_of(
+    plan: StudyPlan, registry: Registry, device: str, precision: str = AUTO, known: Collection[str] = ()
+) -> State:
     """Look once per network and data set for what the registry has: the run that the pipeline would reuse.
 
     `known`: stages of cells whose results are known from elsewhere.
@@ -76,7 +78,7 @@ def _recorded(run: RunRecord) -> set[int]:
     return {*spec.rewind_points, spec.iterations}
 
 
-def replay_iterations(plan: Plan, state: State) -> Counter[tuple[str, str]]:
+def replay_iterations(plan: StudyPlan, state: State) -> Counter[tuple[str, str]]:
     """Updates that make states again which stages to do start from and finished trainings lack, by network and data."""
     needed: dict[str, set[int]] = {}
     for key, stage in plan.stages.items():
@@ -85,7 +87,7 @@ def replay_iterations(plan: Plan, state: State) -> Counter[tuple[str, str]]:
         if isinstance(stage.spec, PruneSpec) and stage.spec.iteration is not None and stage.parent:
             needed.setdefault(stage.parent, set()).add(stage.spec.iteration)
         elif isinstance(stage.spec, RetrainSpec):
-            needed.setdefault(stage.dense, set()).add(stage.spec.weights_iteration)
+            needed.setdefault(plan.lineage(key)[-1], set()).add(stage.spec.weights_iteration)
     counts: Counter[tuple[str, str]] = Counter()
     for key in needed.keys() & state.points.keys():
         dense, there = plan.dense_of(plan.stages[key]), {0, *state.points[key]}
@@ -99,7 +101,7 @@ def _timed(run: RunRecord, device: str) -> bool:
     return run.tags.get(tag.DEVICE) == device and run.metrics.get("iterations_per_second", 0) > 0
 
 
-def plan_json(plan: Plan, state: State, speeds: Speeds, device: str, missing: list[str]) -> dict[str, Any]:
+def plan_json(plan: StudyPlan, state: State, speeds: Speeds, device: str, missing: list[str]) -> dict[str, Any]:
     """The plan with its costs: `stages` (each once), `totals`, and for each kind the stages done, known, to do, shared.
 
     `hours` are those of the training iterations to do, at the speeds known; None when one is not known. A stage is
@@ -142,7 +144,7 @@ def plan_json(plan: Plan, state: State, speeds: Speeds, device: str, missing: li
     return {"stages": rows, "kinds": kinds, "networks": networks, "totals": totals}
 
 
-def iterations_to_do(plan: Plan, state: State) -> Counter[tuple[str, str]]:
+def iterations_to_do(plan: StudyPlan, state: State) -> Counter[tuple[str, str]]:
     """Updates still to make, by network and data set, replays among them."""
     counts = replay_iterations(plan, state)
     for key, stage in plan.stages.items():
@@ -151,7 +153,9 @@ def iterations_to_do(plan: Plan, state: State) -> Counter[tuple[str, str]]:
     return counts
 
 
-def all_speeds(plan: Plan, state: State, measure: Callable[[DenseSpec], float], said: Callable[[str], None]) -> Speeds:
+def all_speeds(
+    plan: StudyPlan, state: State, measure: Callable[[DenseSpec], float], said: Callable[[str], None]
+) -> Speeds:
     """The speeds that the registry has, and the others measured now."""
     speeds = dict(state.speeds)
     for key, stage in plan.stages.items():
@@ -162,7 +166,7 @@ def all_speeds(plan: Plan, state: State, measure: Callable[[DenseSpec], float], 
     return speeds
 
 
-def missing_data(plan: Plan, state: State, present: Callable[[str], bool]) -> list[str]:
+def missing_data(plan: StudyPlan, state: State, present: Callable[[str], bool]) -> list[str]:
     """Data sets of stages to do that are not here."""
     names = {dataset for (_, dataset), count in iterations_to_do(plan, state).items() if count}
     return sorted(name for name in names if not present(name))
@@ -177,7 +181,7 @@ def _counts(rows: list[dict[str, Any]]) -> dict[str, int]:
     }
 
 
-def _bytes(plan: Plan, key: str) -> int:
+def _bytes(plan: StudyPlan, key: str) -> int:
     """About what a stage writes: parameters and momentum in 32 bits a weight that is kept, a bit a weight of a mask."""
     stage = plan.stages[key]
     weights, kernel_weights, buffers = _network_size(plan.dense_of(stage))

@@ -1,32 +1,16 @@
 """From studies to stages: each stage once, however many cells, panels and studies use it."""
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.study import MethodEntry, Panel, Study
 from rewindctl.pipeline.labels import retrain_label
+from rewindctl.pipeline.plan import Plan, Stage
 from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_child, retrain_child
-from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
+from rewindctl.specs import AnyStage, DenseSpec, RetrainSpec
 from rewindctl.training.recipes import default_recipe, recipes, rewind_points
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage of a plan; `parent` is the fingerprint of the stage whose run is its parent."""
-
-    fingerprint: str
-    spec: AnyStage
-    parent: str | None
-    dense: str
-
-    @property
-    def iterations(self) -> int:
-        """Updates of the network; a mask needs none."""
-        if isinstance(self.spec, ReplaySpec):
-            return self.spec.iteration - self.spec.from_iteration
-        return 0 if isinstance(self.spec, PruneSpec) else self.spec.iterations
 
 
 @dataclass(frozen=True)
@@ -57,27 +41,14 @@ class Cell:
 
 
 @dataclass
-class Plan:
-    """Stages by fingerprint, parents before children, and the cells that they are for."""
+class StudyPlan(Plan):
+    """The stages of studies by fingerprint, and the cells that they are for; `groups`: of each stage."""
 
+    _: KW_ONLY
     scale: float
     seeds: tuple[int, ...]
-    stages: dict[str, Stage] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
     groups: dict[str, str] = field(default_factory=dict)
-
-    def lineage(self, fingerprint: str) -> list[str]:
-        """The stage and its ancestors, itself first."""
-        chain = [fingerprint]
-        while (parent := self.stages[chain[-1]].parent) is not None:
-            chain.append(parent)
-        return chain
-
-    def dense_of(self, stage: Stage) -> DenseSpec:
-        """The baseline that a stage descends from."""
-        spec = self.stages[stage.dense].spec
-        assert isinstance(spec, DenseSpec)
-        return spec
 
     def uses(self) -> dict[str, int]:
         """How many cells need each stage."""
@@ -87,12 +58,12 @@ class Plan:
                 counts[fingerprint] += 1
         return counts
 
-    def only(self, cells: Iterable[Cell]) -> "Plan":
+    def only(self, cells: Iterable[Cell]) -> "StudyPlan":
         """The part of the plan that `cells` need."""
         kept = list(cells)
         needed = {link for cell in kept for stage in cell.stages for link in self.lineage(stage)}
         stages = {key: stage for key, stage in self.stages.items() if key in needed}
-        return Plan(self.scale, self.seeds, stages, kept, self.groups)
+        return replace(self, stages=stages, cells=kept)
 
     def spared(self, known: Collection[str], done: Collection[str]) -> frozenset[str]:
         """The stages that need no run where the results of `known` stages are there, but only `done` ones' files are.
@@ -103,11 +74,11 @@ class Plan:
         needed = {link for last in unknown for link in self.lineage(last)}
         return frozenset(self.stages.keys() - needed - set(done))
 
-    def without(self, spared: Collection[str]) -> "Plan":
+    def without(self, spared: Collection[str]) -> "StudyPlan":
         """The plan without those stages, which no other is made from."""
         left = [replace(cell, stages=tuple(key for key in cell.stages if key not in spared)) for cell in self.cells]
         stages = {key: stage for key, stage in self.stages.items() if key not in spared}
-        return Plan(self.scale, self.seeds, stages, [cell for cell in left if cell.stages], self.groups)
+        return replace(self, stages=stages, cells=[cell for cell in left if cell.stages])
 
 
 def check_scale(scale: float) -> None:
@@ -121,7 +92,7 @@ def make_plan(
     facts: Callable[[str], DataFacts],
     seeds: tuple[int, ...] | None,
     scale: float = 1.0,
-) -> Plan:
+) -> StudyPlan:
     """The stages of all cells of `studies` for every seed (None: each study's own trials), iterations times `scale`.
 
     Trial by trial, so that whoever stops early has whole trials. Raises: UsageError, DataError.
@@ -129,7 +100,7 @@ def make_plan(
     check_scale(scale)
     studies = list(studies)
     most = max((study.trials for study in studies), default=1)
-    plan = Plan(scale, tuple(range(most)) if seeds is None else seeds)
+    plan = StudyPlan(scale=scale, seeds=tuple(range(most)) if seeds is None else seeds)
     found: dict[tuple[str, int, int], tuple[Panel, MethodEntry | None, float, list[str]]] = {}
     for seed in plan.seeds:
         for study in studies:
@@ -148,7 +119,7 @@ def make_plan(
 class _PanelPlanner:
     """The stages of one panel for one seed."""
 
-    plan: Plan
+    plan: StudyPlan
     study: Study
     panel: Panel
     facts: Callable[[str], DataFacts]
@@ -158,14 +129,14 @@ class _PanelPlanner:
         """Method, sparsity and final stage of each cell, the stages before it added to the plan on the way."""
         try:
             dense = self._dense()
-            root = self._add(dense, None, dense)
+            root = self._add(dense)
             if self.panel.schedule == "dense":
-                yield None, 0.0, root.fingerprint
+                yield None, 0.0, root.key
             for method in self.panel.methods:
                 parent = root
                 for sparsity in self.panel.sparsities:
                     level = self._level(parent, dense, sparsity, method)
-                    yield method, sparsity, level.fingerprint
+                    yield method, sparsity, level.key
                     parent = level if self.panel.schedule == "iterative" else root
         except UsageError as error:
             raise UsageError(f"study {self.study.name!r}: {error.message}", error.hint) from None
@@ -174,13 +145,13 @@ class _PanelPlanner:
         panel = self.panel
         at = self._pruned_at(parent.spec)
         pruning = PruneOptions(panel.structure, panel.scope, panel.channel_norm, panel.criterion, at)
-        mask = self._add(prune_child(parent.spec, sparsity, pruning), parent, dense)
+        mask = self._add(prune_child(parent.spec, sparsity, pruning), parent)
         retrained = retrain_child(mask.spec, dense, _options(method, self.plan.scale))
         if panel.schedule == "iterative" and sparsity != panel.sparsities[-1]:
             at = self._pruned_at(retrained)
             points = () if at in (None, retrained.iterations) else (at,)
             retrained = retrained.model_copy(update={"rewind_points": points})
-        return self._add(retrained, mask, dense)
+        return self._add(retrained, mask)
 
     def _pruned_at(self, parent: AnyStage) -> int | None:
         """The iteration of `parent` at which its clock stands at the panel's `pruned_at`; None: its last.
@@ -217,16 +188,9 @@ class _PanelPlanner:
             points=sorted({scaled(point, self.plan.scale) for point in points}),
         )
 
-    def _add(self, spec: AnyStage, parent: Stage | None, dense: DenseSpec) -> Stage:
-        """The stage, once; it records the points that any of its users needs."""
-        key = spec.fingerprint()
-        known = self.plan.stages.get(key)
-        if known is None:
-            self.plan.stages[key] = Stage(key, spec, parent.fingerprint if parent else None, dense.fingerprint())
-            self.plan.groups[key] = spec.group(self.plan.groups[parent.fingerprint] if parent else None)
-        elif isinstance(spec, DenseSpec | RetrainSpec) and isinstance(known.spec, DenseSpec | RetrainSpec):
-            points = tuple(sorted({*known.spec.rewind_points, *spec.rewind_points}))
-            self.plan.stages[key] = replace(known, spec=known.spec.model_copy(update={"rewind_points": points}))
+    def _add(self, spec: AnyStage, parent: Stage | None = None) -> Stage:
+        key = self.plan.add(spec, parent.key if parent else None)
+        self.plan.groups.setdefault(key, spec.group(self.plan.groups[parent.key] if parent else None))
         return self.plan.stages[key]
 
 
@@ -258,7 +222,7 @@ def _options(method: MethodEntry, scale: float) -> RetrainOptions:
 
 
 def _cell(
-    plan: Plan,
+    plan: StudyPlan,
     key: tuple[str, int, int],
     panel: Panel,
     method: MethodEntry | None,

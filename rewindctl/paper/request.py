@@ -8,7 +8,7 @@ from rewindctl.counting import count_of
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.comparisons import comparisons_of
-from rewindctl.paper.plan import Cell, Plan, make_plan
+from rewindctl.paper.plan import Cell, StudyPlan, make_plan
 from rewindctl.paper.study import Study, load_study, shipped
 
 ALL = "all"
@@ -34,7 +34,7 @@ def planned(
     seeds: tuple[int, ...] | None,
     cells: str | None,
     scale: float,
-) -> Plan:
+) -> StudyPlan:
     """The plan of what is asked for; without seeds, as many trials as each study has. Raises: UsageError, DataError."""
     plan = make_plan(studies, facts, seeds, scale)
     for study in studies:

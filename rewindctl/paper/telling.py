@@ -1,12 +1,12 @@
 """Which stages to run first where time may not do for all: those of the most telling cells."""
 
 from rewindctl.paper.claims import CLAIMS
-from rewindctl.paper.plan import Cell, Plan
+from rewindctl.paper.plan import Cell, StudyPlan
 
 COMPARED = {method for claim in CLAIMS for method in (claim.method, *claim.against)}
 
 
-def telling_order(plan: Plan) -> dict[str, int]:
+def telling_order(plan: StudyPlan) -> dict[str, int]:
     """The place of each stage, by its fingerprint.
 
     Trial by trial, as the plan is. Within a trial a stage goes with the most telling cell that needs it. Cells whose

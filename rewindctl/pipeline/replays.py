@@ -15,6 +15,8 @@ import torch
 
 from rewindctl.errors import IntegrityError, UsageError
 from rewindctl.fused.support import missing_part
+from rewindctl.pipeline.pipeline import Pipeline
+from rewindctl.pipeline.requests import require_kind
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.paths import CHECKPOINTS, FINAL
@@ -66,6 +68,49 @@ class States:
             f"iteration {iteration} of {training} is {missing}{why}",
             f"recorded: {points}; or train it anew with that iteration among --rewind-points",
         )
+
+
+def replay_of(pipeline: Pipeline, training: RunRecord, iteration: int) -> RunRecord | ReplaySpec:
+    """The run that has the state of a finished training at an iteration, itself or a replay, or the replay to make.
+
+    Raises: UsageError.
+    """
+    require_kind(training, "dense", "retrain")
+    states = States.of(pipeline.registry, training)
+    if not 0 <= iteration <= states.iterations:
+        raise UsageError(
+            f"--iteration {iteration} is outside the {states.iterations} iterations of run {training.run_id}",
+            f"give an iteration from 0 to {states.iterations}",
+        )
+    return states.runs.get(iteration) or replay_spec(pipeline, states, iteration)
+
+
+def replay_spec(pipeline: Pipeline, states: States, iteration: int) -> ReplaySpec:
+    """The replay to an iteration from the nearest earlier state. Raises: UsageError where it cannot be made here."""
+    _require_replayable(pipeline, states, iteration)
+    spec = states.training.spec
+    assert isinstance(spec, DenseSpec | RetrainSpec)
+    return ReplaySpec(
+        parent_fingerprint=spec.fingerprint(),
+        iteration=iteration,
+        from_iteration=states.nearest(iteration) or 0,
+        evaluate_every=spec.evaluate_every,
+    )
+
+
+def require_state(pipeline: Pipeline, training: RunRecord, iteration: int | None) -> None:
+    """Raises: UsageError when a training has no state of an iteration, and it is not made again either."""
+    states = None if iteration is None else States.of(pipeline.registry, training)
+    if states is not None and iteration not in (None, states.iterations, *states.runs):
+        assert iteration is not None
+        _require_replayable(pipeline, states, iteration)
+
+
+def _require_replayable(pipeline: Pipeline, states: States, iteration: int) -> None:
+    if not pipeline.policy.replay:
+        raise states.refusal(iteration, "")
+    if why := difference(pipeline.registry, states.training, pipeline.device):
+        raise states.refusal(iteration, f", and cannot be made again here: {why}")
 
 
 def _own(registry: Registry, run: RunRecord) -> set[int]:

@@ -1,8 +1,23 @@
 """From specs to what the trainer takes."""
 
+from dataclasses import dataclass
+
+from rewindctl.models import Network
+from rewindctl.pruning import Mask
+from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.schedule import Schedule
 from rewindctl.specs import DenseSpec, RetrainSpec
 from rewindctl.training.records import TrainSettings
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training starts with, on the CPU; a baseline has no mask."""
+
+    network: Network
+    start: TrainState
+    mask: Mask | None
+    settings: TrainSettings
 
 
 def schedule_of(dense: DenseSpec) -> Schedule:

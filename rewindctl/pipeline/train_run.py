@@ -8,9 +8,9 @@ from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import LimitError, NotHereError, UsageError
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.observer import RunObserver
-from rewindctl.pipeline.policy import RunPolicy
+from rewindctl.pipeline.pipeline import RunPolicy
 from rewindctl.pipeline.resume import StoredPoints, load_point
-from rewindctl.pipeline.starts import Prepared
+from rewindctl.pipeline.settings import Prepared
 from rewindctl.registry import RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.paths import FINAL

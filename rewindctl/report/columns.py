@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from rewindctl.pipeline.policy import UNTIL_DECIDED
+from rewindctl.pipeline.pipeline import UNTIL_DECIDED
 
 LONGEST = 200
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rewindctl.paper.claims import STATE_OF_THE_ART, at_compression, state_of_the_art
-from rewindctl.pipeline.policy import UNTIL_DECIDED
+from rewindctl.pipeline.pipeline import UNTIL_DECIDED
 from rewindctl.report import evidence, sequential
 from rewindctl.report.cells import PRECISIONS, SETTINGS
 from rewindctl.report.pairing import complete_block, coverage, levels, with_scale

@@ -10,7 +10,7 @@ import pandas as pd
 
 from rewindctl.arithmetic import AUTO
 from rewindctl.paper.allotment import Result
-from rewindctl.paper.plan import Cell, Plan
+from rewindctl.paper.plan import Cell, StudyPlan
 from rewindctl.pipeline.labels import retrain_label
 from rewindctl.report.cells import PRECISIONS
 from rewindctl.report.frame import in_order, mask_columns, recipe_of
@@ -53,7 +53,7 @@ class _Training:
         return row["data_digest"] in ("", self.data_digest) and all(_close(*pair) for pair in numbers)
 
 
-def known_of(files: Files, plan: Plan, precision: str = AUTO) -> Known:
+def known_of(files: Files, plan: StudyPlan, precision: str = AUTO) -> Known:
     """What of a plan is known from files. `precision`: the one asked for, `auto` for any.
 
     A row is of a stage when its settings are, whatever group its registry gave it: hashes differ between versions. A
@@ -71,7 +71,7 @@ def known_of(files: Files, plan: Plan, precision: str = AUTO) -> Known:
     return Known(files, results, tuple(path for path, runs in files.runs.items() if not runs & own))
 
 
-def together(own: pd.DataFrame, theirs: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+def together(own: pd.DataFrame, theirs: pd.DataFrame, plan: StudyPlan) -> pd.DataFrame:
     """The rows of a registry and those of files, each run and each trial once, the registry's first.
 
     Rows of the plan's trainings get its groups. What is in the registry twice stays so.
@@ -87,7 +87,7 @@ def _renamed(rows: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     return rows.assign(**{column: rows[column].map(lambda name: names.get(name, name)) for column in columns})
 
 
-def _names(rows: pd.DataFrame, plan: Plan) -> dict[str, str]:
+def _names(rows: pd.DataFrame, plan: StudyPlan) -> dict[str, str]:
     """The plan's group for each group of rows that is of one of its trainings."""
     wanted = _trainings(plan)
     names = {one.group: one.group for trainings in wanted.values() for one in trainings}
@@ -109,7 +109,7 @@ def _names(rows: pd.DataFrame, plan: Plan) -> dict[str, str]:
     return names
 
 
-def _trainings(plan: Plan) -> dict[tuple[Any, ...], list[_Training]]:
+def _trainings(plan: StudyPlan) -> dict[tuple[Any, ...], list[_Training]]:
     """The trainings of a plan's cells and those on the way to them, by their columns of `EQUAL`."""
     found: dict[tuple[Any, ...], list[_Training]] = {}
     for cell in plan.cells:
@@ -120,7 +120,7 @@ def _trainings(plan: Plan) -> dict[tuple[Any, ...], list[_Training]]:
     return found
 
 
-def _chain(plan: Plan, cell: Cell) -> list[_Training]:
+def _chain(plan: StudyPlan, cell: Cell) -> list[_Training]:
     """The baseline of a cell and the retrainings down to it."""
     keys = plan.lineage(cell.stages[0])[::-1]
     dense = plan.dense_of(plan.stages[keys[0]])

@@ -10,14 +10,14 @@ import pandas as pd
 
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.paper.comparisons import comparisons_of
-from rewindctl.paper.plan import Cell, Plan, make_plan
+from rewindctl.paper.plan import Cell, StudyPlan, make_plan
 from rewindctl.paper.study import Study
 from rewindctl.report.cells import PRECISIONS, differences, statistics
 from rewindctl.report.formats import Table
 from rewindctl.report.frame import mask_columns, recipe_of, scale_of
 from rewindctl.report.published import Against, Published, published_of
 from rewindctl.report.section import Drawing, Section
-from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec, Spec
+from rewindctl.specs import PruneSpec, RetrainSpec, Spec
 
 NUMBERS = ("median", "p10", "p90", "baseline")
 NAN = dict.fromkeys(NUMBERS, math.nan) | differences(math.nan, math.nan, math.nan, math.nan)
@@ -134,7 +134,7 @@ def _by_precision(trials: pd.DataFrame | None) -> list[pd.DataFrame | None]:
 
 
 def _cell(
-    plan: Plan,
+    plan: StudyPlan,
     study: Study,
     cell: Cell,
     trials: pd.DataFrame | None,
@@ -143,8 +143,7 @@ def _cell(
     accuracy: str,
 ) -> dict[str, Any]:
     stage = plan.stages[cell.stages[0]]
-    dense = plan.stages[stage.dense].spec
-    assert isinstance(dense, DenseSpec)
+    dense = plan.dense_of(stage)
     scale = scale_of(dense)
     row = {
         "study": study.name,
@@ -173,7 +172,7 @@ def _cell(
     return row | _beside(row, known, scale) | {"group": cell.group}
 
 
-def _pruning(plan: Plan, cell: Cell) -> dict[str, Any]:
+def _pruning(plan: StudyPlan, cell: Cell) -> dict[str, Any]:
     """The settings of a cell's masks, and the iteration whose weights the first of them was made over."""
     specs = [plan.stages[key].spec for key in plan.lineage(cell.stages[0])]
     masks = [spec for spec in specs if isinstance(spec, PruneSpec)]

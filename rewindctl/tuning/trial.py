@@ -11,19 +11,18 @@ from typing import Any
 from optuna import Trial
 
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.errors import DivergedError, KeptError, RegistryError
+from rewindctl.errors import DivergedError, RegistryError
 from rewindctl.pipeline import Pipeline, labels
+from rewindctl.pipeline.life import Life, live
 from rewindctl.pipeline.requests import RetrainOptions, retrain_child
+from rewindctl.pipeline.starts import prepared
 from rewindctl.pipeline.train_run import in_arithmetic, say_step
-from rewindctl.pipeline.waiting import bring_kept
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import Watch as OwnerWatch
 from rewindctl.registry import records as tag
-from rewindctl.registry.binding import MisplacedError
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.safe_text import finite
 from rewindctl.specs import DenseSpec, RetrainSpec, TrialSpec, TuneSpec, make_spec
-from rewindctl.training.device import device_name, environment
 from rewindctl.training.loop import train
 from rewindctl.training.records import Evaluation, ResumePoint
 from rewindctl.tuning.holdout import tuning_data
@@ -36,7 +35,6 @@ OF_RETRAINING = (
     *("kind", "schema_version", "parent_fingerprint", "evaluate_every", "weights_k", "lr_k"),
     *("data_order", "rewind_points"),
 )
-WAIT_SECONDS = 1.0
 Report = Callable[[float, int], bool]  # an intermediate value and its step; whether to stop
 
 
@@ -121,82 +119,53 @@ class Trials:
 
     def measure(self, spec: TrialSpec, name: str, tags: dict[str, str], watch: "Watch") -> Result:
         """The result of `spec`: that of a finished run of this search, or of a new one. Raises: DivergedError."""
-        bring_kept(self.pipeline.registry, spec.fingerprint(), self.pipeline.console)
-        if (found := self._finished(spec)) is not None:
-            watch.opened(found.run_id)
-            return self._replay(found, spec, watch)
-        subject = f"{self.dense.model}-{self.dense.dataset}"
-        writer = self._start(spec, f"{subject} {name}", {**labels.inherited(self.parent), **tags})
-        if isinstance(writer, RunRecord):
-            return self._replay(writer, spec, watch)
-        watch.opened(writer.run_id)
-        try:
-            return self._run(spec, name, writer, watch)
-        except DivergedError as error:
-            writer.tag(
-                {
-                    tag.TRIAL_STATE: "failed",
-                    tag.DIVERGED_ITERATION: str(error.iteration),
-                    tag.DIVERGED_RATE: f"{error.learning_rate:g}",
-                }
-            )
-            writer.fail(error)
-            raise
-        except BaseException as error:
-            writer.fail(error)
-            raise
+        title = f"{self.dense.model}-{self.dense.dataset} {name}"
+        own = {**labels.inherited(self.parent), **tags}
+        registry = self.pipeline.registry
 
-    def _start(self, spec: TrialSpec, name: str, tags: dict[str, str]) -> RunWriter | RunRecord:
-        """A run of ours, or the finished one of a worker that was at the very same point."""
-        owners = OwnerWatch()
-        while True:
-            try:
-                return self.pipeline.registry.start(spec, name, self.home, tags, resume=False, watch=owners)
-            except (KeptError, MisplacedError):
-                raise
-            except RegistryError:
-                same = self.pipeline.registry.search(fingerprint=spec.fingerprint())
-                running = any(run.status == "RUNNING" for run in same)
-                if (found := self._finished(spec)) is not None:
-                    return found
-                if not running:
-                    raise
-            time.sleep(WAIT_SECONDS)
+        def claim(*, watch: OwnerWatch) -> RunWriter:
+            return registry.start(spec, title, self.home, own, resume=False, watch=watch)
 
-    def _run(self, spec: TrialSpec, name: str, writer: RunWriter, watch: "Watch") -> Result:
-        began = time.perf_counter()
-        writer.tag({tag.DEVICE: device_name(self.pipeline.device), tag.STUDY: self.spec.study})
-        writer.write_json("environment.json", environment(self.pipeline.device))
+        def work(writer: RunWriter) -> None:
+            watch.opened(writer.run_id)
+            self._run(spec, name, writer, watch)
+
+        life = Life(spec.fingerprint(), lambda: self._finished(spec), claim, work, {tag.STUDY: self.spec.study})
+        outcome = live(life, self.pipeline)
+        if outcome.reused:
+            watch.opened(outcome.run.run_id)
+            self._tell_again(outcome.run, spec, watch)
+        pruned = outcome.run.tags.get(tag.TRIAL_STATE) == "pruned"
+        return Result(None, pruned=True) if pruned else Result(outcome.run.metric(ACCURACY))
+
+    def _run(self, spec: TrialSpec, name: str, writer: RunWriter, watch: "Watch") -> None:
+        began, single = time.perf_counter(), len(spec.seeds) == 1
         values: list[float] = []
+        ended = {tag.TRIAL_STATE: "complete"}
         try:
             for index, seed in enumerate(spec.seeds):
-                values.append(
-                    self._train(spec, seed, name if len(spec.seeds) == 1 else f"{name} s{seed}", writer, watch)
-                )
+                values.append(self._train(spec, seed, name if single else f"{name} s{seed}", writer, watch))
                 if watch.seed is not None and watch.seed(values[-1], index) and index + 1 < len(spec.seeds):
                     raise StoppedEarlyError(index)
-            result = Result(median(values))
-            ended = {tag.TRIAL_STATE: "complete"}
         except StoppedEarlyError as stop:
-            result = Result(None, pruned=True)
             ended = {tag.TRIAL_STATE: "pruned", tag.PRUNED_AT: str(stop.step)}
+        except DivergedError:
+            writer.tag({tag.TRIAL_STATE: "failed"})
+            raise
         metrics: dict[str, float | None] = {"duration_seconds": time.perf_counter() - began}
-        if len(spec.seeds) > 1:
-            metrics[ACCURACY] = result.value
+        if not single and ended[tag.TRIAL_STATE] == "complete":
+            metrics[ACCURACY] = median(values)
         writer.log_metrics(metrics, spec.iterations)
         writer.tag(ended)
-        writer.seal()
-        writer.finish()
-        return result
 
     def _train(self, spec: TrialSpec, seed: int, title: str, writer: RunWriter, watch: "Watch") -> float:
         """Accuracy on the held-out part after the last iteration."""
-        prepared, console = self.pipeline.prepared(self._retraining(spec), self.parent), self.pipeline.console
-        prepared = replace(prepared, settings=replace(prepared.settings, seed=seed))
-        settings = in_arithmetic(prepared, self.data, writer, self.pipeline.policy.arithmetic, console)
+        ready, console = prepared(self.pipeline, self._retraining(spec), self.parent), self.pipeline.console
+        ready = replace(ready, settings=replace(ready.settings, seed=seed))
+        settings = in_arithmetic(ready, self.data, writer, self.pipeline.policy.arithmetic, console)
         with console.progress(title, spec.iterations) as progressed:
             observer = TrialObserver(writer, watch, progressed, spec.iterations, suffix(spec, seed))
-            result = train(prepared.network, self.data, settings, prepared.start, observer, prepared.mask)
+            result = train(ready.network, self.data, settings, ready.start, observer, ready.mask)
         speed = {f"iterations_per_second{suffix(spec, seed)}": result.iterations_per_second}
         writer.log_metrics(dict(speed), spec.iterations)
         say_step(writer, result, console)
@@ -217,8 +186,8 @@ class Trials:
                         return run
         return None
 
-    def _replay(self, run: RunRecord, spec: TrialSpec, watch: "Watch") -> Result:
-        """The result of a finished run, its intermediate values told once more."""
+    def _tell_again(self, run: RunRecord, spec: TrialSpec, watch: "Watch") -> None:
+        """The intermediate values of a finished run, as those of a new one are told."""
         registry = self.pipeline.registry
         if watch.iteration is not None:
             for step, value in sorted(registry.curve(run, ACCURACY).items()):
@@ -228,9 +197,6 @@ class Trials:
                 curve = registry.curve(run, ACCURACY + suffix(spec, seed)) if has(run, spec, seed) else {}
                 if spec.iterations in curve:
                     watch.seed(curve[spec.iterations], index)
-        if run.tags.get(tag.TRIAL_STATE) == "pruned":
-            return Result(None, pruned=True)
-        return Result(run.metric(ACCURACY))
 
     def _close_dead(self, trial: Trial) -> None:
         """End the run that the worker of the trial repeated here left behind."""

@@ -1,23 +1,18 @@
 """More workers of one search on this machine: processes that run the same loop on the same storage."""
 
-import contextlib
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from rewindctl.console import Console
-from rewindctl.engines.local import devices, share
-from rewindctl.engines.work import Site
+from rewindctl.engines.contract import Answer, Task
+from rewindctl.engines.local import LOOK_SECONDS, Processes
+from rewindctl.engines.work import Progress, Site
 from rewindctl.errors import RewindError
 from rewindctl.pipeline import Pipeline
-from rewindctl.processes import interrupt
 from rewindctl.registry import Registry
 from rewindctl.specs import TuneSpec
 from rewindctl.tuning.sampling import make_pruner, make_sampler
@@ -25,8 +20,6 @@ from rewindctl.tuning.search import Search
 from rewindctl.tuning.space import distributions, space_of
 from rewindctl.tuning.storage import open_storage, open_study
 from rewindctl.tuning.trial import Trials
-
-GRACE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -53,67 +46,43 @@ class Work:
 @contextmanager
 def helpers(work: Work, count: int) -> Iterator[None]:
     """`count` further workers during the block; at its end they are waited for, at an error interrupted."""
-    context = multiprocessing.get_context("spawn")
-    jobs = count + 1
-    sites = [replace(work.site, device=one, threads=share(jobs)) for one in devices(work.site.device, jobs)[1:]]
-    processes: list[BaseProcess] = [
-        context.Process(target=_help, args=(replace(work, site=site),), name=f"worker-{index}")
-        for index, site in enumerate(sites)
-    ]
-    for process in processes:
-        process.start()
+    engine = Processes(work.site, count + 1, partial(Helper, work), taken=1)
     try:
+        for number in range(count):
+            engine.submit(Task(f"worker {number}", work.spec, work.parent_run_id))
         yield
-        for process in processes:
-            process.join()
+        while count:
+            count -= len(engine.wait(LOOK_SECONDS))
     finally:
-        for process in processes:
-            _end(process)
+        engine.close()
 
 
-def _end(process: BaseProcess) -> None:
-    """As Ctrl-C does: the trial under way is recorded and will be repeated."""
-    if process.is_alive():
-        process.terminate()
-        process.join(GRACE_SECONDS)
-    if process.is_alive():
-        process.kill()
-    process.join()
+class Helper:
+    """A worker in a process of its own. An interrupt ends it: its trial is recorded and will be repeated."""
 
+    def __init__(self, work: Work, site: Site, report: Progress) -> None:
+        self.report = report
+        self._work, self._console = work, Remarks(quiet=work.quiet)
+        torch.set_num_threads(max(1, site.threads))
+        opened = partial(Registry, site.tracking_uri, site.experiment)
+        self._pipeline = Pipeline(opened, self._console, site.device, site.data_dir, site.policy)
 
-def _help(work: Work) -> None:
-    """In a new process: Ctrl-C is the parent's to pass on, as SIGTERM; without the parent nobody draws conclusions."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, interrupt)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    console = Remarks(quiet=work.quiet)
-    try:
-        torch.set_num_threads(max(1, work.site.threads))
-        registry = Registry(work.site.tracking_uri, work.site.experiment)
-        site = work.site
-        pipeline = Pipeline(lambda: registry, console, site.device, site.data_dir, site.policy)
-        parent, home = registry.get(work.parent_run_id), registry.get(work.home_run_id)
-        trials = Trials(pipeline, TuneSpec.model_validate_json(work.spec), parent, home)
-        work.search(console.say).work(trials.objective, wait=False)
-    except RewindError as error:
-        console.error(error)
-        os._exit(1)
-    except KeyboardInterrupt:
-        os._exit(130)
-
-
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-    threading.Event().wait(GRACE_SECONDS)
-    os._exit(1)
+    def run(self, task: Task) -> Answer:
+        """Run trials until there is none to start."""
+        work, registry = self._work, self._pipeline.registry
+        try:
+            parent, home = registry.get(work.parent_run_id), registry.get(work.home_run_id)
+            trials = Trials(self._pipeline, TuneSpec.model_validate_json(work.spec), parent, home)
+            work.search(self._console.say).work(trials.objective, wait=False)
+        except RewindError as error:
+            self._console.error(error)
+            return Answer(task.key, message=error.message, hint=error.hint)
+        return Answer(task.key)
 
 
 class Remarks(Console):
     """A console of one of several workers: lines, no bars."""
 
-    @contextlib.contextmanager
+    @contextmanager
     def progress(self, title: str, total: int, earlier: float = 0.0) -> Iterator[Callable[[int], None]]:
         yield lambda done: None

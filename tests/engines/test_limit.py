@@ -8,11 +8,12 @@ from conftest import TINY, Chain, Cli
 
 from rewindctl.console import Console
 from rewindctl.durations import Deadline
+from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.limit import COLD_SECONDS, FIRST_SECONDS, OVERTIME_SECONDS, Limit
-from rewindctl.engines.work import Answer, Site, Task, Worker
+from rewindctl.engines.work import Site, Worker
 from rewindctl.errors import LimitError
-from rewindctl.paper.plan import Stage
-from rewindctl.pipeline import Pipeline, RunPolicy
+from rewindctl.pipeline import Pipeline, RunPolicy, run_stage
+from rewindctl.pipeline.plan import Stage
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
 from rewindctl.specs import PruneSpec, Spec
@@ -26,7 +27,7 @@ def stages(chain: Chain) -> tuple[Stage, Stage]:
     made: list[Stage] = []
     for run_id in (chain.prune, chain.dense):
         run = registry.get(run_id)
-        made.append(Stage(run.fingerprint, run.spec, None, run.fingerprint))
+        made.append(Stage(run.fingerprint, run.spec))
     return made[0], made[1]
 
 
@@ -99,7 +100,7 @@ def test_a_mask_is_made_whatever_the_time(copied_chain: Chain) -> None:
     dense, spec = registry.get(copied_chain.dense), registry.get(copied_chain.prune).spec
     assert isinstance(spec, PruneSpec)
     policy = RunPolicy(force=True, deadline=over())
-    outcome = Pipeline(lambda: registry, Console(quiet=True), "cpu", policy=policy).run_prune(spec, dense)
+    outcome = run_stage(Pipeline(lambda: registry, Console(quiet=True), "cpu", policy=policy), spec, dense)
     assert (outcome.reused, outcome.run.status) == (False, "FINISHED")
 
 

@@ -21,13 +21,14 @@ from rewindctl.console import Console
 from rewindctl.datasets.facts import facts_of
 from rewindctl.durations import Deadline
 from rewindctl.engines import ray_start
+from rewindctl.engines.contract import Answer, Task
+from rewindctl.engines.in_turn import InProcess
 from rewindctl.engines.limit import Limit
-from rewindctl.engines.local import InProcess
 from rewindctl.engines.ray_cluster import RayCluster
 from rewindctl.engines.run import Finished, run_plan
-from rewindctl.engines.work import Answer, Site, Task
+from rewindctl.engines.work import Site
 from rewindctl.errors import RewindError, UsageError
-from rewindctl.paper.plan import Plan, make_plan
+from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.paper.study import parse_study
 from rewindctl.pipeline import RunPolicy
 from rewindctl.registry import Registry, RunRecord
@@ -127,18 +128,18 @@ def cluster(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
             nodes.shutdown()
 
 
-def make(methods: str = METHODS, iterations: int = 24, seeds: tuple[int, ...] = (0,)) -> Plan:
+def make(methods: str = METHODS, iterations: int = 24, seeds: tuple[int, ...] = (0,)) -> StudyPlan:
     rest = f"schedule: one_shot\n    sparsities: [0.5]\n    methods: {methods}" if methods else "schedule: dense"
     study = parse_study(STUDY.format(iterations=iterations, rest=rest), "test")
     return make_plan([study], lambda name: facts_of(name, None), seeds)
 
 
-def found(registry: Registry, plan: Plan) -> dict[str, str]:
+def found(registry: Registry, plan: StudyPlan) -> dict[str, str]:
     runs = {run.fingerprint: run.run_id for run in registry.search() if run.finished}
     return {key: runs[key] for key in plan.stages if key in runs}
 
 
-def finished_once(registry: Registry, plan: Plan, done: Finished) -> list[RunRecord]:
+def finished_once(registry: Registry, plan: StudyPlan, done: Finished) -> list[RunRecord]:
     """The runs of the experiment, after a look that no stage was lost, made twice or left open."""
     runs = registry.search()
     assert Counter(run.fingerprint for run in runs if run.finished) == dict.fromkeys(plan.stages, 1)
@@ -259,10 +260,10 @@ def test_the_iterations_of_a_stage_under_way_are_seen(cluster: Cluster) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     engine, seen, answers = cluster.engine(Site(cluster.uri, "seen", "cpu", threads=1)), [0], list[Answer]()
     try:
-        engine.submit(Task(stage.fingerprint, stage.spec.canonical(), None))
+        engine.submit(Task(stage.key, stage.spec.canonical(), None))
         while len(set(seen)) < 3 and not answers and time.monotonic() < deadline:
             answers = engine.wait(0.1)
-            seen.append(engine.progress().get(stage.fingerprint, seen[-1]))
+            seen.append(engine.progress().get(stage.key, seen[-1]))
     finally:
         engine.close()
     assert answers == []

@@ -9,10 +9,10 @@ from studies import panel, study_of
 from rewindctl.console import Board, Console
 from rewindctl.datasets.facts import facts_of
 from rewindctl.durations import Deadline
+from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.limit import Limit
 from rewindctl.engines.run import MOST_ATTEMPTS, SAME_FAILURES, Finished, Meter, run_plan
-from rewindctl.engines.work import Answer, Task
-from rewindctl.paper.plan import Plan, make_plan
+from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.paper.telling import telling_order
 
 
@@ -42,7 +42,7 @@ class Scripted:
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan() -> StudyPlan:
     facts = facts_of("digits", None)
     return make_plan([study_of(panel(sparsities=[0.5, 0.75]))], lambda name: facts, tuple(range(8)), 1.0)
 
@@ -51,12 +51,12 @@ def ran(task: Task) -> Answer:
     return Answer(task.key, f"run-of-{task.key[:8]}")
 
 
-def run(plan: Plan, engine: Scripted, done: dict[str, str] | None = None) -> Finished:
+def run(plan: StudyPlan, engine: Scripted, done: dict[str, str] | None = None) -> Finished:
     return run_plan(plan, done or {}, engine, Console(quiet=True))
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-def test_every_stage_is_run_once_with_the_run_of_its_parent(plan: Plan, slots: int) -> None:
+def test_every_stage_is_run_once_with_the_run_of_its_parent(plan: StudyPlan, slots: int) -> None:
     parents: dict[str, str | None] = {}
 
     def reply(task: Task) -> Answer:
@@ -74,14 +74,14 @@ def test_every_stage_is_run_once_with_the_run_of_its_parent(plan: Plan, slots: i
     assert engine.closed
 
 
-def test_what_is_done_is_not_run(plan: Plan) -> None:
+def test_what_is_done_is_not_run(plan: StudyPlan) -> None:
     done = {key: "mine" for key, stage in plan.stages.items() if stage.parent is None}
     engine = Scripted(ran)
     assert run(plan, engine, done).runs.items() >= done.items()
     assert not set(engine.seen) & set(done)
 
 
-def test_a_crash_is_tried_again_and_then_a_failure(plan: Plan) -> None:
+def test_a_crash_is_tried_again_and_then_a_failure(plan: StudyPlan) -> None:
     victim = next(iter(plan.stages))
 
     def reply(task: Task) -> Answer:
@@ -96,7 +96,7 @@ def test_a_crash_is_tried_again_and_then_a_failure(plan: Plan) -> None:
     assert len(finished.runs) == len(plan.stages) - 7
 
 
-def test_a_crash_that_does_not_come_back_is_no_failure(plan: Plan) -> None:
+def test_a_crash_that_does_not_come_back_is_no_failure(plan: StudyPlan) -> None:
     crashed: set[str] = set()
 
     def reply(task: Task) -> Answer:
@@ -109,14 +109,26 @@ def test_a_crash_that_does_not_come_back_is_no_failure(plan: Plan) -> None:
     assert (len(finished.runs), finished.failures) == (len(plan.stages), [])
 
 
-def test_equal_failures_in_a_row_stop_the_rest_and_others_do_not(plan: Plan) -> None:
+def test_equal_failures_in_a_row_stop_the_rest_and_others_do_not(plan: StudyPlan) -> None:
     finished = run(plan, Scripted(lambda task: Answer(task.key, "abc", "disk full", "make room")))
     assert (len(finished.failures), finished.stopped) == (SAME_FAILURES, "disk full")
     different = run(plan, Scripted(lambda task: Answer(task.key, "abc", f"broken {task.key}")))
     assert (len(different.failures), different.stopped) == (8, "")
 
 
-def test_an_interrupt_closes_the_engine_and_is_passed_on(plan: Plan) -> None:
+def test_masks_that_can_be_made_do_not_end_a_row_of_equal_failures(plan: StudyPlan) -> None:
+    """One worker makes a mask, then its retrainings fail, and so on."""
+
+    def reply(task: Task) -> Answer:
+        failed = plan.stages[task.key].spec.kind == "retrain"
+        return Answer(task.key, "abc", "disk full") if failed else ran(task)
+
+    done = {key: "mine" for key, stage in plan.stages.items() if stage.parent is None}
+    finished = run_plan(plan, done, Scripted(reply, slots=1), Console(quiet=True))
+    assert (len(finished.failures), finished.stopped) == (SAME_FAILURES, "disk full")
+
+
+def test_an_interrupt_closes_the_engine_and_is_passed_on(plan: StudyPlan) -> None:
     def reply(task: Task) -> Answer:
         raise KeyboardInterrupt
 
@@ -130,7 +142,7 @@ def limit(seconds: float) -> Limit:
     return Limit(Deadline.at(time.monotonic() + seconds))
 
 
-def test_a_limit_that_is_over_leaves_everything_and_fails_nothing(plan: Plan) -> None:
+def test_a_limit_that_is_over_leaves_everything_and_fails_nothing(plan: StudyPlan) -> None:
     engine = Scripted(ran)
     finished = run_plan(plan, {}, engine, Console(quiet=True), limit(0))
     assert (engine.seen, finished.runs, finished.failures) == ([], {}, [])
@@ -138,15 +150,14 @@ def test_a_limit_that_is_over_leaves_everything_and_fails_nothing(plan: Plan) ->
     assert engine.closed
 
 
-def test_a_limit_that_is_long_leaves_nothing_and_has_the_telling_order(plan: Plan) -> None:
-    engine = Scripted(ran, slots=1)
-    finished = run_plan(plan, {}, engine, Console(quiet=True), limit(3_600))
+def test_a_limit_that_is_long_leaves_nothing_and_an_order_given_is_followed(plan: StudyPlan) -> None:
+    engine, order = Scripted(ran, slots=1), telling_order(plan)
+    finished = run_plan(plan, {}, engine, Console(quiet=True), limit(3_600), order)
     assert (len(finished.runs), finished.left) == (len(plan.stages), [])
-    order = telling_order(plan)
     assert engine.seen == sorted(plan.stages, key=order.__getitem__)
 
 
-def test_what_is_stopped_is_left_with_what_descends_from_it(plan: Plan) -> None:
+def test_what_is_stopped_is_left_with_what_descends_from_it(plan: StudyPlan) -> None:
     """The trainings of one trial are stopped: its baseline begun, the rest not."""
     victim = next(iter(plan.stages))
 
@@ -158,7 +169,7 @@ def test_what_is_stopped_is_left_with_what_descends_from_it(plan: Plan) -> None:
     assert (finished.begun, finished.failures, len(finished.left)) == ({victim}, [], 7)
 
 
-def test_what_failed_is_not_left_for_want_of_time(plan: Plan) -> None:
+def test_what_failed_is_not_left_for_want_of_time(plan: StudyPlan) -> None:
     victim = next(iter(plan.stages))
 
     def reply(task: Task) -> Answer:
@@ -167,7 +178,7 @@ def test_what_failed_is_not_left_for_want_of_time(plan: Plan) -> None:
     assert run_plan(plan, {}, Scripted(reply), Console(quiet=True), limit(3_600)).left == []
 
 
-def test_what_does_not_end_in_time_is_ended(plan: Plan) -> None:
+def test_what_does_not_end_in_time_is_ended(plan: StudyPlan) -> None:
     """An engine that never answers, under a limit that was over long ago: `close` ends what is under way."""
     engine = Scripted(ran)
     some = limit(3_600)
@@ -181,7 +192,7 @@ def test_what_does_not_end_in_time_is_ended(plan: Plan) -> None:
     assert (len(engine.tasks), engine.closed, finished.left) == (2, 1, list(plan.stages))
 
 
-def test_a_line_for_each_stage_that_ends(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_for_each_stage_that_ends(plan: StudyPlan, capsys: pytest.CaptureFixture[str]) -> None:
     run_plan(plan, {}, Scripted(ran), Console())
     out, err = capsys.readouterr()
     lines = err.splitlines()

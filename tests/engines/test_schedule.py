@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewindctl.engines.schedule import Failure, Schedule
-from rewindctl.paper.plan import Plan, Stage
+from rewindctl.pipeline.plan import Plan, Stage
 from rewindctl.specs import DenseSpec
 
 
@@ -23,8 +23,8 @@ def plan_of(parents: list[int | None], lengths: list[int]) -> Plan:
     stages: dict[str, Stage] = {}
     for number, (parent, length) in enumerate(zip(parents, lengths, strict=True)):
         spec: Any = Work(length)
-        stages[str(number)] = Stage(str(number), spec, None if parent is None else str(parent), "0")
-    return Plan(1.0, (0,), stages)
+        stages[str(number)] = Stage(str(number), spec, None if parent is None else str(parent))
+    return Plan(stages)
 
 
 @st.composite
@@ -59,8 +59,8 @@ def test_every_stage_is_taken_once_after_its_parent_or_waits_for_a_failure(
     while True:
         while len(running) < slots and (stage := schedule.take()) is not None:
             assert stage.parent is None or stage.parent in schedule.runs
-            running.append(stage.fingerprint)
-            taken.append(stage.fingerprint)
+            running.append(stage.key)
+            taken.append(stage.key)
         if not running:
             break
         key = running.pop(data.draw(st.integers(0, len(running) - 1)))
@@ -90,8 +90,8 @@ def test_one_worker_follows_the_plan(plan: Plan) -> None:
     schedule = Schedule(plan, {}, longest_first=False)
     taken = []
     while (stage := schedule.take()) is not None:
-        taken.append(stage.fingerprint)
-        schedule.finished(stage.fingerprint, "run")
+        taken.append(stage.key)
+        schedule.finished(stage.key, "run")
     assert taken == list(plan.stages)
 
 
@@ -101,7 +101,7 @@ def test_several_workers_start_with_the_most_work_below(plan: Plan) -> None:
     schedule = Schedule(plan, {}, longest_first=True)
     ready = {key for key, stage in plan.stages.items() if stage.parent is None}
     while (stage := schedule.take()) is not None:
-        key = stage.fingerprint
+        key = stage.key
         longest = max(below(plan, other) for other in ready)
         assert below(plan, key) == longest
         assert key == next(other for other in plan.stages if other in ready and below(plan, other) == longest)
@@ -113,8 +113,8 @@ def test_what_was_put_back_is_next_in_its_place() -> None:
     schedule = Schedule(plan_of([None, None, None], [1, 3, 2]), {}, longest_first=True)
     first = schedule.take()
     assert first is not None
-    schedule.put_back(first.fingerprint)
-    order = [stage.fingerprint for stage in iter(schedule.take, None)]
+    schedule.put_back(first.key)
+    order = [stage.key for stage in iter(schedule.take, None)]
     assert order == ["1", "2", "0"]
 
 

@@ -12,14 +12,17 @@ from conftest import Chain
 
 from rewindctl.console import Console
 from rewindctl.engines.choose import local_engine, on_one_gpu
-from rewindctl.engines.local import Engine, InProcess, Processes
-from rewindctl.engines.several import Result, Work
+from rewindctl.engines.contract import Answer, Engine, Task
+from rewindctl.engines.in_turn import InProcess, Result, result_at
+from rewindctl.engines.local import Processes
+from rewindctl.engines.run import run_plan
 from rewindctl.engines.streams import MOST, Streams
-from rewindctl.engines.work import Answer, Site, Task
+from rewindctl.engines.work import Site
 from rewindctl.errors import RewindError
 from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
+from rewindctl.pipeline.plan import Plan
+from rewindctl.pipeline.planning import plan_dense
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.pipeline.trials import Trial
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
 from rewindctl.registry.writer import resume_file
@@ -43,11 +46,9 @@ def site_of(uri: str) -> Site:
     return Site(uri, "rewindctl", "cpu", policy=RunPolicy(checkpoint_seconds=0.0))
 
 
-def run(uri: str, trials: list[Trial], engine: Engine, *, force: bool = False) -> list[Result]:
-    work = Work(Registry(uri), force)
-    for trial in trials:
-        work.add(trial)
-    return work.run(engine, QUIET)
+def run(uri: str, plan: Plan, engine: Engine) -> list[Result | None]:
+    finished, pipeline = run_plan(plan, {}, engine, QUIET), pipeline_on(uri)
+    return [result_at(place, plan, finished, pipeline) for place in range(len(plan.asked))]
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +65,7 @@ def digests(uri: str, run_id: str) -> dict[str, str]:
     }
 
 
-def ids(results: list[Result]) -> list[str]:
+def ids(results: list[Result | None]) -> list[str]:
     for result in results:
         assert isinstance(result, Outcome), result
     return [result.run.run_id for result in results if isinstance(result, Outcome)]
@@ -76,9 +77,11 @@ def test_trials_in_threads_have_the_bytes_of_trials_in_turn(copied_chain: Chain)
     in_turn = [copied_chain.dense, copied_chain.weight_rewind, copied_chain.finetune]
     records = [registry.get(run_id) for run_id in in_turn]
     parent = registry.get(copied_chain.prune)
-    trials = [Trial((run.spec,), None if run.kind == "dense" else parent) for run in records]
+    plan = Plan()
+    mask = plan.add_runs(registry.lineage(parent))
+    plan.asked = [plan.add(run.spec, None if run.kind == "dense" else mask) for run in records]
     site = replace(site_of(uri), policy=RunPolicy(force=True, checkpoint_seconds=0.0))
-    at_once = ids(run(uri, trials, Streams(site, 3), force=True))
+    at_once = ids(run(uri, plan, Streams(site, 3)))
     assert not set(at_once) & set(in_turn)
     assert [digests(uri, run_id) for run_id in at_once] == [digests(uri, run_id) for run_id in in_turn]
     assert [registry.get(run_id).parent_id for run_id in at_once] == [run.parent_id for run in records]
@@ -90,7 +93,7 @@ def test_a_failing_trial_fails_alone(store: Path) -> None:
     good = [dense(pipeline, seed) for seed in (0, 2)]
     text = dense(pipeline, 1).canonical().replace(good[0].data_digest, "0" * 64)
     other = parse_spec(text, "a spec of other data")
-    first, failed, last = run(uri, [Trial((spec,)) for spec in (good[0], other, good[1])], Streams(site_of(uri), 3))
+    first, failed, last = run(uri, plan_dense([good[0], other, good[1]]), Streams(site_of(uri), 3))
     assert isinstance(failed, RewindError)
     assert "data set 'digits' is" in failed.message
     assert [pipeline.registry.get(run_id).params["seed"] for run_id in ids([first, last])] == ["0", "2"]
@@ -127,7 +130,7 @@ class Interrupted(Streams):
 def test_an_interrupt_stops_all_and_each_goes_on_later(store: Path) -> None:
     uri = f"sqlite:///{store}"
     pipeline = pipeline_on(uri)
-    endless = [Trial((dense(pipeline, seed, iterations=1_000_000),)) for seed in range(2)]
+    endless = plan_dense(dense(pipeline, seed, iterations=1_000_000) for seed in range(2))
     threads = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
         run(uri, endless, Interrupted(uri, 2))
@@ -161,9 +164,9 @@ def test_no_two_threads_get_the_same_stream() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_a_stream_each_makes_the_bytes_of_trials_in_turn(store: Path) -> None:
     uri = f"sqlite:///{store}"
-    trials = [Trial((dense(pipeline_on(uri), seed, iterations=60),)) for seed in range(4)]
+    plan = plan_dense(dense(pipeline_on(uri), seed, iterations=60) for seed in range(4))
     site = replace(site_of(uri), device="cuda:0", policy=RunPolicy(force=True, checkpoint_seconds=0.0))
-    in_turn, at_once = (ids(run(uri, trials, engine, force=True)) for engine in (InProcess(site), Streams(site, 4)))
+    in_turn, at_once = (ids(run(uri, plan, engine)) for engine in (InProcess(site), Streams(site, 4)))
     assert [digests(uri, run_id) for run_id in at_once] == [digests(uri, run_id) for run_id in in_turn]
 
 

@@ -12,12 +12,14 @@ from studies import panel, study_of, text_of
 from rewindctl.console import Console
 from rewindctl.datasets.facts import facts_of
 from rewindctl.durations import Deadline
+from rewindctl.engines.contract import Engine
+from rewindctl.engines.in_turn import InProcess
 from rewindctl.engines.limit import Limit
-from rewindctl.engines.local import Engine, InProcess, Processes
+from rewindctl.engines.local import Processes
 from rewindctl.engines.run import Finished, run_plan
 from rewindctl.engines.streams import Streams
 from rewindctl.engines.work import Site
-from rewindctl.paper.plan import Plan, make_plan
+from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.pipeline import RunPolicy
 from rewindctl.registry import Registry
 from rewindctl.registry.writer import resume_file
@@ -34,12 +36,12 @@ ENGINES: dict[str, tuple[Callable[[Site], Engine], int, float]] = {
 }
 
 
-def endless(seeds: int) -> Plan:
+def endless(seeds: int) -> StudyPlan:
     facts = facts_of("digits", None)
     return make_plan([study_of(ENDLESS)], lambda name: facts, tuple(range(seeds)))
 
 
-def run_for(seconds: float, plan: Plan, site: Site, engine: Callable[[Site], Engine]) -> Finished:
+def run_for(seconds: float, plan: StudyPlan, site: Site, engine: Callable[[Site], Engine]) -> Finished:
     limit = Limit(Deadline.at(time.monotonic() + seconds))
     opened = engine(replace(site, policy=RunPolicy(checkpoint_seconds=3_600.0, deadline=limit.deadline)))
     try:

@@ -8,14 +8,14 @@ from studies import panel, study_of
 
 from rewindctl.datasets.facts import facts_of
 from rewindctl.paper.allotment import Comparison, Result, choices, comparisons, effects, trial
-from rewindctl.paper.plan import Plan, make_plan
+from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.paper.study import shipped
 
 METHODS = [{"method": "finetune"}, {"method": "weight_rewind", "k": 6}, {"method": "lr_rewind"}]
 FACTS = facts_of("digits", None)
 
 
-def planned(*panels: dict[str, Any], seeds: int = 8) -> Plan:
+def planned(*panels: dict[str, Any], seeds: int = 8) -> StudyPlan:
     return make_plan([study_of(*panels)], lambda name: FACTS, tuple(range(seeds)))
 
 

@@ -16,7 +16,7 @@ from rewindctl.cli import run as run_command
 from rewindctl.datasets.facts import DataFacts, facts_of
 from rewindctl.paper import cost
 from rewindctl.paper.listing import plan_text
-from rewindctl.paper.plan import Plan, make_plan
+from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.paper.study import shipped
 from rewindctl.registry import Registry
 from rewindctl.specs import DenseSpec
@@ -32,7 +32,7 @@ def facts(name: str) -> DataFacts:
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan() -> StudyPlan:
     """The stages of `trial`: a baseline, two masks, four retrainings."""
     return make_plan([study_of(panel(iterations=4, sparsities=[0.5, 0.75], methods=METHODS))], facts, (0,), 1.0)
 
@@ -41,7 +41,7 @@ METHODS = [{"method": "finetune"}, {"method": "weight_rewind", "k": 2}]
 LINE = ("train-dense", "--model", "resnet8", "--dataset", "digits", "--iterations", "4", "--rewind-points", "2")
 
 
-def done(plan: Plan) -> dict[str, str]:
+def done(plan: StudyPlan) -> dict[str, str]:
     return {key: run.run_id for key, run in cost.state_of(plan, Registry(), DEVICE).runs.items()}
 
 
@@ -68,12 +68,12 @@ def trial(stored: tuple[Path, list[str]], tmp_path: Path) -> list[str]:
 # States
 
 
-def test_nothing_is_done_in_an_empty_registry(store: object, plan: Plan) -> None:
+def test_nothing_is_done_in_an_empty_registry(store: object, plan: StudyPlan) -> None:
     state = cost.state_of(plan, Registry(), DEVICE)
     assert (state.runs, state.speeds) == ({}, {})
 
 
-def test_what_is_done_is_what_the_pipeline_reuses(trial: list[str], plan: Plan, cli: Cli) -> None:
+def test_what_is_done_is_what_the_pipeline_reuses(trial: list[str], plan: StudyPlan, cli: Cli) -> None:
     assert sorted(done(plan).values()) == sorted(trial)
     for key, run_id in done(plan).items():
         assert Registry().get(run_id).fingerprint == key
@@ -82,7 +82,7 @@ def test_what_is_done_is_what_the_pipeline_reuses(trial: list[str], plan: Plan, 
 
 
 @pytest.mark.slow
-def test_children_of_a_run_that_was_forced_anew_are_not_done(trial: list[str], plan: Plan, cli: Cli) -> None:
+def test_children_of_a_run_that_was_forced_anew_are_not_done(trial: list[str], plan: StudyPlan, cli: Cli) -> None:
     forced = cli(*LINE, "--force").run_id
     assert list(done(plan).values()) == [forced]
     mask = cli("prune", "--parent", forced, "--sparsity", "0.5", "--json")
@@ -91,14 +91,14 @@ def test_children_of_a_run_that_was_forced_anew_are_not_done(trial: list[str], p
 
 
 @pytest.mark.slow
-def test_of_two_equal_runs_the_newer_one_counts(trial: list[str], plan: Plan, cli: Cli) -> None:
+def test_of_two_equal_runs_the_newer_one_counts(trial: list[str], plan: StudyPlan, cli: Cli) -> None:
     forced = cli("retrain", "--parent", trial[1], "--method", "finetune", "--force").run_id
     assert sorted(done(plan).values()) == sorted([*trial[:2], forced])
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "FAILED"])
 def test_a_run_that_is_not_finished_is_not_done_nor_what_descends_from_it(
-    trial: list[str], plan: Plan, status: str
+    trial: list[str], plan: StudyPlan, status: str
 ) -> None:
     from mlflow import MlflowClient
 
@@ -109,14 +109,14 @@ def test_a_run_that_is_not_finished_is_not_done_nor_what_descends_from_it(
     assert done(plan) == {}
 
 
-def test_a_deleted_run_is_not_done(trial: list[str], plan: Plan) -> None:
+def test_a_deleted_run_is_not_done(trial: list[str], plan: StudyPlan) -> None:
     from mlflow import MlflowClient
 
     MlflowClient(Registry().uri).delete_run(trial[2])
     assert sorted(done(plan).values()) == sorted(trial[:2])
 
 
-def test_another_experiment_has_done_nothing(trial: list[str], plan: Plan) -> None:
+def test_another_experiment_has_done_nothing(trial: list[str], plan: StudyPlan) -> None:
     assert cost.state_of(plan, Registry(None, "other"), DEVICE).runs == {}
 
 
@@ -129,7 +129,7 @@ def test_other_seeds_lengths_and_scales_are_not_done(trial: list[str]) -> None:
     assert done(make_plan([study], facts, (0,), 0.5)) == {}
 
 
-def test_speed_is_the_median_of_this_device_alone(trial: list[str], plan: Plan) -> None:
+def test_speed_is_the_median_of_this_device_alone(trial: list[str], plan: StudyPlan) -> None:
     registry = Registry()
     here = registry.get(trial[0]).tags["rewindctl.device"]
     assert here == device_name(torch.device("cpu"))
@@ -141,7 +141,7 @@ def test_speed_is_the_median_of_this_device_alone(trial: list[str], plan: Plan) 
 # Costs
 
 
-def made(plan: Plan, state: cost.State | None = None, speed: float | None = 100.0) -> dict[str, Any]:
+def made(plan: StudyPlan, state: cost.State | None = None, speed: float | None = 100.0) -> dict[str, Any]:
     speeds = {} if speed is None else dict.fromkeys([*cost.iterations_to_do(plan, cost.State())], speed)
     answer = cost.plan_json(plan, state or cost.State(), speeds, DEVICE, [])
     return dict(json.loads(json.dumps(answer, allow_nan=False)))
@@ -177,7 +177,7 @@ def test_the_json_of_a_plan_has_its_schema_and_counts_add_up(name: str) -> None:
     assert all(row["iterations"] == row["spec"]["iterations"] for row in rows if row["kind"] != "prune")
 
 
-def test_what_is_done_costs_nothing(trial: list[str], plan: Plan) -> None:
+def test_what_is_done_costs_nothing(trial: list[str], plan: StudyPlan) -> None:
     state = cost.state_of(plan, Registry(), DEVICE)
     before, after = made(plan), made(plan, state)
     assert {row["run_id"] for row in after["stages"] if row["state"] == "done"} == set(trial)
@@ -207,15 +207,15 @@ def test_points_that_a_finished_baseline_lacks_cost_their_replay(chain: Chain) -
     assert not cost.replay_iterations(plan, cost.State()), "a baseline to train records them all"
 
 
-def test_hours_are_not_known_where_one_speed_is_not(plan: Plan) -> None:
+def test_hours_are_not_known_where_one_speed_is_not(plan: StudyPlan) -> None:
     assert made(plan, speed=None)["totals"]["hours"] is None
     assert "not known" in plan_text(made(plan, speed=None))
 
 
-def test_bytes_are_about_those_of_the_artifacts(trial: list[str], plan: Plan) -> None:
+def test_bytes_are_about_those_of_the_artifacts(trial: list[str], plan: StudyPlan) -> None:
     registry = Registry()
     state = cost.state_of(plan, registry, DEVICE)
-    part = Plan(1.0, (0,), {key: stage for key, stage in plan.stages.items() if key in state.runs}, [], plan.groups)
+    part = replace(plan, stages={key: stage for key, stage in plan.stages.items() if key in state.runs}, cells=[])
     written = sum(
         entry["size"] for run in state.runs.values() for entry in registry.manifest(registry.get(run.run_id)).values()
     )
@@ -223,7 +223,7 @@ def test_bytes_are_about_those_of_the_artifacts(trial: list[str], plan: Plan) ->
     assert estimated == pytest.approx(written, rel=0.2)
 
 
-def test_speeds_of_the_registry_are_kept_and_only_others_measured(plan: Plan) -> None:
+def test_speeds_of_the_registry_are_kept_and_only_others_measured(plan: StudyPlan) -> None:
     asked: list[str] = []
 
     def measure(spec: DenseSpec) -> float:
@@ -240,7 +240,7 @@ def test_speeds_of_the_registry_are_kept_and_only_others_measured(plan: Plan) ->
     assert len(cost.all_speeds(table, cost.State(), measure, said.append)) == 5
 
 
-def test_missing_data_is_named_while_there_is_something_to_do_with_it(plan: Plan) -> None:
+def test_missing_data_is_named_while_there_is_something_to_do_with_it(plan: StudyPlan) -> None:
     table = make_plan([shipped()["table1"]], facts, (0,), 1.0)
     assert cost.missing_data(table, cost.State(), lambda name: False) == ["cifar10", "cifar100"]
     assert cost.missing_data(table, cost.State(), lambda name: name == "cifar10") == ["cifar100"]
@@ -252,7 +252,7 @@ def test_missing_data_is_named_while_there_is_something_to_do_with_it(plan: Plan
 # Text
 
 
-def test_the_text_says_what_the_json_says(plan: Plan) -> None:
+def test_the_text_says_what_the_json_says(plan: StudyPlan) -> None:
     text = plan_text(made(plan))
     assert "4 cells, trials: 1" in text
     assert [line.split() for line in text.splitlines() if line.startswith(("prune", "all"))] == [

@@ -11,8 +11,9 @@ from studies import panel, study_of
 
 from rewindctl.datasets.facts import DataFacts, facts_of
 from rewindctl.errors import UsageError
-from rewindctl.paper.plan import Plan, Stage, make_plan, scaled
+from rewindctl.paper.plan import StudyPlan, make_plan, scaled
 from rewindctl.paper.study import Study, shipped
+from rewindctl.pipeline.plan import Stage
 from rewindctl.registry import Registry
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
 
@@ -24,15 +25,15 @@ def facts(name: str) -> DataFacts:
     return facts_of(name, None)
 
 
-def planned(*studies: Study, seeds: tuple[int, ...] | None = (0,), scale: float = 1.0) -> Plan:
+def planned(*studies: Study, seeds: tuple[int, ...] | None = (0,), scale: float = 1.0) -> StudyPlan:
     return make_plan(studies, facts, seeds, scale)
 
 
-def kinds(plan: Plan) -> Counter[str]:
+def kinds(plan: StudyPlan) -> Counter[str]:
     return Counter(stage.spec.kind for stage in plan.stages.values())
 
 
-def dense_stages(plan: Plan) -> list[Stage]:
+def dense_stages(plan: StudyPlan) -> list[Stage]:
     return [stage for stage in plan.stages.values() if isinstance(stage.spec, DenseSpec)]
 
 
@@ -40,23 +41,23 @@ def dense_stages(plan: Plan) -> list[Stage]:
 
 
 @pytest.fixture(scope="module")
-def report() -> Plan:
+def report() -> StudyPlan:
     return planned(*REPORT, seeds=(0, 1, 2))
 
 
-def test_parents_come_before_their_children_and_every_fingerprint_is_its_specs(report: Plan) -> None:
+def test_parents_come_before_their_children_and_every_fingerprint_is_its_specs(report: StudyPlan) -> None:
     seen: set[str] = set()
     for key, stage in report.stages.items():
-        assert key == stage.fingerprint == stage.spec.fingerprint()
+        assert key == stage.key == stage.spec.fingerprint()
         assert (stage.parent is None) == isinstance(stage.spec, DenseSpec)
         if not isinstance(stage.spec, DenseSpec):
             assert stage.spec.parent_fingerprint == stage.parent
             assert stage.parent in seen
-        assert stage.dense == report.lineage(key)[-1]
+        assert isinstance(report.stages[report.lineage(key)[-1]].spec, DenseSpec)
         seen.add(key)
 
 
-def test_stages_alternate_on_the_way_to_every_cell(report: Plan) -> None:
+def test_stages_alternate_on_the_way_to_every_cell(report: StudyPlan) -> None:
     for cell in report.cells:
         for stage in cell.stages:
             lineage = [report.stages[key].spec.kind for key in reversed(report.lineage(stage))]
@@ -65,11 +66,11 @@ def test_stages_alternate_on_the_way_to_every_cell(report: Plan) -> None:
                 assert len(lineage) == (1 if cell.method == "none" else 3)
 
 
-def test_every_stage_is_there_for_a_cell(report: Plan) -> None:
+def test_every_stage_is_there_for_a_cell(report: StudyPlan) -> None:
     assert min(report.uses().values()) >= 1
 
 
-def test_the_whole_report_is_less_than_its_parts(report: Plan) -> None:
+def test_the_whole_report_is_less_than_its_parts(report: StudyPlan) -> None:
     parts = [planned(study, seeds=(0, 1, 2)) for study in REPORT]
     assert set(report.stages) == {key for part in parts for key in part.stages}
     assert len(report.stages) < sum(len(part.stages) for part in parts)
@@ -93,13 +94,13 @@ def test_the_whole_report_is_less_than_its_parts(report: Plan) -> None:
     ],
 )
 def test_baselines_are_shared(name: str, of: str) -> None:
-    mine, others = ({stage.fingerprint for stage in dense_stages(planned(shipped()[n]))} for n in (name, of))
+    mine, others = ({stage.key for stage in dense_stages(planned(shipped()[n]))} for n in (name, of))
     assert mine & others
 
 
 def test_figure_3_trains_no_baseline_that_figure_1_has_not() -> None:
     first, third = planned(shipped()["fig1"]), planned(shipped()["fig3"])
-    assert {s.fingerprint for s in dense_stages(third)} == {s.fingerprint for s in dense_stages(first)}
+    assert {s.key for s in dense_stages(third)} == {s.key for s in dense_stages(first)}
 
 
 def test_the_chain_of_03_in_figure_6_adds_no_stage_to_figure_5() -> None:
@@ -107,9 +108,7 @@ def test_the_chain_of_03_in_figure_6_adds_no_stage_to_figure_5() -> None:
     chain = sixth.model_copy(update={"panels": sixth.panels[:1]})
     assert set(planned(chain).stages) < set(planned(fifth).stages)
     other = sixth.model_copy(update={"panels": sixth.panels[1:]})
-    assert {s.fingerprint for s in dense_stages(planned(other))} == set(planned(other).stages) & set(
-        planned(fifth).stages
-    )
+    assert {s.key for s in dense_stages(planned(other))} == set(planned(other).stages) & set(planned(fifth).stages)
 
 
 def test_methods_share_the_masks_of_one_shot_pruning_and_their_first_one_of_iterative() -> None:
@@ -133,7 +132,7 @@ def test_iterative_weight_rewinding_goes_back_to_the_dense_run_under_every_mask(
 # Trials
 
 
-def test_a_seed_changes_the_seed_and_nothing_else(report: Plan) -> None:
+def test_a_seed_changes_the_seed_and_nothing_else(report: StudyPlan) -> None:
     by_group: dict[str, list[Stage]] = {}
     for key, stage in report.stages.items():
         by_group.setdefault(report.groups[key], []).append(stage)
@@ -144,13 +143,13 @@ def test_a_seed_changes_the_seed_and_nothing_else(report: Plan) -> None:
         assert [report.dense_of(stage).seed for stage in stages] == [0, 1, 2]
 
 
-def test_a_cell_has_a_stage_for_each_trial_and_its_group_in_common(report: Plan) -> None:
+def test_a_cell_has_a_stage_for_each_trial_and_its_group_in_common(report: StudyPlan) -> None:
     for cell in report.cells:
         assert [report.dense_of(report.stages[key]).seed for key in cell.stages] == [0, 1, 2]
         assert {report.groups[key] for key in cell.stages} == {cell.group}
 
 
-def test_trials_come_one_after_the_other(report: Plan) -> None:
+def test_trials_come_one_after_the_other(report: StudyPlan) -> None:
     seeds = [report.dense_of(stage).seed for stage in report.stages.values()]
     assert seeds == sorted(seeds)
 
@@ -327,7 +326,7 @@ def test_a_scale_that_leaves_nothing_is_refused() -> None:
 # Parts
 
 
-def test_a_part_has_what_its_cells_need_and_no_more(report: Plan) -> None:
+def test_a_part_has_what_its_cells_need_and_no_more(report: StudyPlan) -> None:
     kept = [cell for cell in report.cells if cell.study == "fig1" and cell.method == "lr_rewind"]
     part = report.only(kept)
     assert part.cells == kept

@@ -8,7 +8,7 @@ from studies import panel, study_of, text_of
 
 from rewindctl.datasets.facts import DataFacts, facts_of
 from rewindctl.errors import UsageError
-from rewindctl.paper.plan import Cell, Plan
+from rewindctl.paper.plan import Cell, StudyPlan
 from rewindctl.paper.request import planned, studies_of
 from rewindctl.paper.study import shipped
 
@@ -18,7 +18,7 @@ def facts(name: str) -> DataFacts:
     return facts_of(name, None)
 
 
-def plan_of(name: str, cells: str | None = None) -> Plan:
+def plan_of(name: str, cells: str | None = None) -> StudyPlan:
     return planned([shipped()[name]], facts, (0,), cells, 1.0)
 
 

@@ -3,7 +3,7 @@
 from studies import panel, study_of
 
 from rewindctl.datasets.facts import facts_of
-from rewindctl.paper.plan import Plan, make_plan
+from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.paper.telling import telling_order
 from rewindctl.specs import RetrainSpec
 
@@ -11,12 +11,12 @@ BOTH = [{"method": "weight_rewind", "k": 6}, {"method": "lr_rewind"}]
 OTHER = {"method": "rewind", "weights_k": 6, "lr_k": 0}
 
 
-def planned(*panels: dict[str, object], seeds: tuple[int, ...] = (0,)) -> Plan:
+def planned(*panels: dict[str, object], seeds: tuple[int, ...] = (0,)) -> StudyPlan:
     facts = facts_of("digits", None)
     return make_plan([study_of(*panels)], lambda name: facts, seeds, 1.0)
 
 
-def cells_in_order(plan: Plan) -> list[tuple[int, str, float]]:
+def cells_in_order(plan: StudyPlan) -> list[tuple[int, str, float]]:
     """Trial, method and sparsity of each retraining, in the order in which they are reached."""
     order = telling_order(plan)
     found = [

@@ -11,7 +11,7 @@ from conftest import TINY, Chain, Cli
 from started import Started
 
 from rewindctl.console import Console
-from rewindctl.pipeline import waiting
+from rewindctl.pipeline import life
 from rewindctl.registry import Registry, RunWriter, ownership
 from rewindctl.registry import records as tag
 
@@ -22,7 +22,7 @@ OnWait = Callable[[Callable[[], object]], None]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(life, "POLL_SECONDS", 0.1)
 
 
 @pytest.fixture

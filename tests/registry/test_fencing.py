@@ -19,7 +19,7 @@ from rewindctl import processes
 from rewindctl.datasets import load_dataset
 from rewindctl.errors import RegistryError
 from rewindctl.files import state_folder
-from rewindctl.pipeline import waiting
+from rewindctl.pipeline import life
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunRecord, ownership
@@ -43,7 +43,7 @@ def quick() -> None:
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is of another machine, which knows of others by their heartbeats alone."""
-    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(life, "POLL_SECONDS", 0.1)
     monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 0.2)
     monkeypatch.setattr(ownership, "STALE_SECONDS", 2.0)
     monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")

@@ -11,7 +11,7 @@ from sealing import reseal
 from servers import Server
 
 from rewindctl.console import Console
-from rewindctl.pipeline import Pipeline
+from rewindctl.pipeline import Pipeline, run_stage
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry, glance
 from rewindctl.registry.manifest import MANIFEST_FILE
@@ -74,16 +74,16 @@ def test_a_training_that_cannot_be_registered_is_finished_and_is_registered_late
     pipeline = Pipeline(lambda: opened, Console(), "cpu")
     spec = dense_spec("resnet8", pipeline.dataset("digits"), 0, iterations=24, batch_size=32)
     with refusing(store, table):
-        trained = pipeline.run_dense(spec).run
+        trained = run_stage(pipeline, spec).run
         note = f"note: run {trained.run_id} is finished, but is no version of {MODEL}: "
         assert note in capsys.readouterr().err
-        assert pipeline.run_dense(spec).run.run_id == trained.run_id
+        assert run_stage(pipeline, spec).run.run_id == trained.run_id
         assert note in (told := capsys.readouterr().err)
         assert "then rewindctl recover" in told
         rest = register_rest(opened)
         assert [(one.run_id, one.state) for one in rest] == [(trained.run_id, "failed")] * (table != ALIASES)
     assert opened.get(trained.run_id).finished
-    assert pipeline.run_dense(spec).reused
+    assert run_stage(pipeline, spec).reused
     assert (opened.resolve(ALIAS).run_id, versions(opened)) == (trained.run_id, [trained.run_id])
     assert "note" not in capsys.readouterr().err
 

@@ -8,10 +8,10 @@ import pytest
 from study_rows import facts, tiny_study
 
 from rewindctl.console import Console
-from rewindctl.engines.local import InProcess
+from rewindctl.engines.in_turn import InProcess
 from rewindctl.engines.run import run_plan
 from rewindctl.engines.work import Site
-from rewindctl.paper.plan import Plan, make_plan
+from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.registry import Registry
 
 
@@ -19,7 +19,7 @@ from rewindctl.registry import Registry
 class Tiny:
     """The plan of the small study for seeds 0 and 1, the run of each of its stages, and their store."""
 
-    plan: Plan
+    plan: StudyPlan
     runs: dict[str, str]
     uri: str
 

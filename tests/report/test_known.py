@@ -9,7 +9,7 @@ from study_rows import facts, made_rows, tiny_study
 
 from rewindctl.paper.cost import State, iterations_to_do, plan_json
 from rewindctl.paper.listing import plan_text
-from rewindctl.paper.plan import Plan, make_plan
+from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.report.cells import summarise
 from rewindctl.report.known import Known, known_of, together
 from rewindctl.report.rows import Files
@@ -19,7 +19,7 @@ FILE = Path("lab.csv")
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan() -> StudyPlan:
     return make_plan([tiny_study], facts, SEEDS)
 
 
@@ -30,22 +30,22 @@ def rows() -> pd.DataFrame:
     return made.assign(origin=str(FILE), **{name: "f" + made[name] for name in ("group", "dense_group")})
 
 
-def known(rows: pd.DataFrame, plan: Plan, *precision: str) -> Known:
+def known(rows: pd.DataFrame, plan: StudyPlan, *precision: str) -> Known:
     return known_of(Files(rows, {FILE: frozenset(rows["run_id"])}), plan, *precision)
 
 
-def key_of(plan: Plan, seed: int, label: str, schedule: str, sparsity: float) -> str:
+def key_of(plan: StudyPlan, seed: int, label: str, schedule: str, sparsity: float) -> str:
     cell = next(
         cell for cell in plan.cells if (cell.label, cell.schedule, cell.sparsity) == (label, schedule, sparsity)
     )
     return cell.stages[plan.seeds.index(seed)]
 
 
-def lasts(plan: Plan) -> set[str]:
+def lasts(plan: StudyPlan) -> set[str]:
     return {key for cell in plan.cells for key in cell.stages}
 
 
-def test_a_study_that_is_known_has_nothing_to_do(plan: Plan, rows: pd.DataFrame) -> None:
+def test_a_study_that_is_known_has_nothing_to_do(plan: StudyPlan, rows: pd.DataFrame) -> None:
     results = known(rows, plan).results
     assert set(results) == lasts(plan)
     state = State(spared=plan.spared(results, ()))
@@ -59,7 +59,7 @@ def test_a_study_that_is_known_has_nothing_to_do(plan: Plan, rows: pd.DataFrame)
     assert (known(rows, scaled).results, known(rows, scaled).strangers) == ({}, (FILE,))
 
 
-def test_what_a_missing_level_descends_from_is_made_though_it_is_known(plan: Plan, rows: pd.DataFrame) -> None:
+def test_what_a_missing_level_descends_from_is_made_though_it_is_known(plan: StudyPlan, rows: pd.DataFrame) -> None:
     missing = key_of(plan, 1, "lr_rewind", "iterative", 0.75)
     gone = (rows["seed"] == 1) & (rows["schedule"] == "iterative") & (rows["sparsity_asked"] == 0.75)
     results = known(rows[~gone], plan).results
@@ -69,7 +69,7 @@ def test_what_a_missing_level_descends_from_is_made_though_it_is_known(plan: Pla
     left = plan.without(spared)
     assert [*left.stages] == [*reversed(plan.lineage(missing))]
     assert {key for cell in left.cells for key in cell.stages} <= {*left.stages}
-    dense = plan.stages[missing].dense
+    dense = plan.lineage(missing)[-1]
     assert dense not in plan.spared(results, {dense})  # what is done is no known one
 
 
@@ -91,7 +91,7 @@ OTHERS: list[tuple[dict[str, Any], bool]] = [
 
 @pytest.mark.parametrize(("values", "same"), OTHERS, ids=str)
 def test_a_row_is_of_a_stage_by_its_settings(
-    plan: Plan, rows: pd.DataFrame, values: dict[str, Any], same: bool
+    plan: StudyPlan, rows: pd.DataFrame, values: dict[str, Any], same: bool
 ) -> None:
     place = rows.query("seed == 0 and label == 'lr_rewind' and schedule == 'one_shot' and level == 1").index[-1]
     changed = rows.copy()
@@ -100,7 +100,7 @@ def test_a_row_is_of_a_stage_by_its_settings(
     assert missing == (set() if same else {key_of(plan, 0, "lr_rewind", "one_shot", 0.75)})
 
 
-def test_a_chain_that_began_otherwise_is_another(plan: Plan, rows: pd.DataFrame) -> None:
+def test_a_chain_that_began_otherwise_is_another(plan: StudyPlan, rows: pd.DataFrame) -> None:
     second = {key_of(plan, seed, "lr_rewind", "iterative", 0.75) for seed in SEEDS}
     first_level = (rows["schedule"] == "iterative") & (rows["level"] == 1)
     assert first_level.sum() == len(SEEDS)
@@ -110,7 +110,7 @@ def test_a_chain_that_began_otherwise_is_another(plan: Plan, rows: pd.DataFrame)
     assert not second & known(two, plan).results.keys()  # nothing tells which of the two it is
 
 
-def test_only_results_in_the_precision_asked_for_are_done(plan: Plan, rows: pd.DataFrame) -> None:
+def test_only_results_in_the_precision_asked_for_are_done(plan: StudyPlan, rows: pd.DataFrame) -> None:
     mixed = rows.assign(precision=rows["precision"].where(rows["seed"] == 0, "bf16"))
     results = known(mixed, plan, "fp32").results
     assert {plan.dense_of(plan.stages[key]).seed for key in results} == {0}
@@ -118,7 +118,7 @@ def test_only_results_in_the_precision_asked_for_are_done(plan: Plan, rows: pd.D
     assert set(known(mixed, plan).results) == lasts(plan)
 
 
-def test_doubles_never_change_n(plan: Plan, rows: pd.DataFrame) -> None:
+def test_doubles_never_change_n(plan: StudyPlan, rows: pd.DataFrame) -> None:
     own = made_rows(tiny_study, seeds=len(SEEDS))
     ids = ["run_id", "dense_run_id"]
     elsewhere = rows.assign(test_accuracy=0.5, **{name: "f" + rows[name] for name in ids})

@@ -16,7 +16,7 @@ from rewindctl.registry.binding import MARKER, MisplacedError
 from rewindctl.registry.records import OWNER
 from rewindctl.tuning.request import TuneRequest, asked
 from rewindctl.tuning.study import Tuned, tune
-from rewindctl.tuning.trial import Trials
+from rewindctl.tuning.trial import Trials, Watch
 
 TIMES = ("duration_seconds", "iterations_per_second")
 IDS = ("run_id", "storage")
@@ -88,5 +88,5 @@ def test_a_trial_whose_store_was_moved_ends_though_another_was_at_it(
     marker = copied_chain.store.parent / "mlruns" / "rewindctl" / MARKER
     marker.write_bytes(b"{")
     with pytest.raises(MisplacedError):
-        trials._start(trial, "mine", {})
+        trials.measure(trial, "mine", {}, Watch())
     other.fail(KeyboardInterrupt())
