@@ -21,11 +21,10 @@ test: $(VENV)/.dev ## the tests a newcomer runs
 	$(SIDE_BY_SIDE) -m "not slow"
 
 test-slow: $(VENV)/.dev ## real servers, killed processes, mlflow run
-	$(SIDE_BY_SIDE) -m "slow and not browser and not postgres" --ignore tests/engines/test_ray.py \
-		--ignore tests/test_environments.py
+	$(SIDE_BY_SIDE) -m "slow and not browser and not postgres and not ray" --ignore tests/test_environments.py
 
 test-ray: $(VENV)/.dev ## a Ray cluster of two nodes: killed workers, killed nodes
-	$(BIN)/python -m pytest -m slow tests/engines/test_ray.py
+	$(BIN)/python -m pytest -m ray
 
 test-projects: $(VENV)/.dev ## mlflow run in environments that uv and virtualenv make: 6 GB and minutes each
 	$(BIN)/python -m pytest -m slow tests/test_environments.py

@@ -18,6 +18,7 @@ from rewindctl.durations import Deadline, parse_duration
 from rewindctl.errors import LimitError, RewindError, UsageError
 
 if TYPE_CHECKING:
+    from rewindctl.engines.choose import EngineOptions
     from rewindctl.engines.limit import Limit
     from rewindctl.engines.run import Finished
     from rewindctl.paper.plan import StudyPlan
@@ -39,10 +40,7 @@ class _Means:
     """What runs the stages. `limited`: when the time began, by the monotonic clock, and the seconds that it is."""
 
     engine: str
-    jobs: int | None
-    address: str | None
-    cpus: float | None
-    gpus: float | None
+    options: "EngineOptions"
     limited: tuple[float, int] | None
 
 
@@ -108,6 +106,7 @@ def reproduce(
     """
     began = time.monotonic()  # what is imported now takes seconds
     from rewindctl.engines.budget import parse_budget
+    from rewindctl.engines.choose import EngineOptions
     from rewindctl.paper.request import planned, studies_of
     from rewindctl.pipeline.pipeline import UNTIL_DECIDED
     from rewindctl.report.known import known_of
@@ -135,8 +134,9 @@ def reproduce(
     if plan:
         _print_plan(session, made, elsewhere.results)
         return
-    _check(session, engine, address, cpus, gpus)
-    means = _Means(engine, jobs, address, cpus, gpus, None if seconds is None else (began, seconds))
+    options = EngineOptions(jobs, address, cpus, gpus)
+    _check(session, engine, options)
+    means = _Means(engine, options, None if seconds is None else (began, seconds))
     if until_decided:
         spending = parse_budget(budget)
         collection = until.Collection(session, made, until.compared(made, found), elsewhere.results)
@@ -189,13 +189,13 @@ def _print_plan(session: Session, plan: "StudyPlan", known: Collection[str]) -> 
         session.console.data(listing.plan_text(made))
 
 
-def _check(session: Session, engine: str, address: str | None, cpus: float | None, gpus: float | None) -> None:
+def _check(session: Session, engine: str, options: "EngineOptions") -> None:
     """What can be refused before a store is opened. Raises: UsageError."""
-    from rewindctl.engines.choose import check_options
+    from rewindctl.engines.choose import engines
     from rewindctl.training.device import resolve_device
     from rewindctl.training.steppers import choose_step
 
-    check_options(engine, address, cpus, gpus)
+    engines[engine].check(options)
     if engine == "local":
         choose_step(session.arithmetic.step, resolve_device(session.device))
 
@@ -204,7 +204,7 @@ def _run(
     session: Session, plan: "StudyPlan", means: _Means, known: Collection[str] = (), collected: str = ""
 ) -> "Finished":
     """Run what is to do. `known`: stages of cells whose results are known from elsewhere."""
-    from rewindctl.engines.choose import open_engine
+    from rewindctl.engines.choose import engines
     from rewindctl.engines.room import choose_jobs, need_of
     from rewindctl.engines.run import Finished, run_plan
     from rewindctl.paper.cost import state_of
@@ -220,14 +220,14 @@ def _run(
     session.console.say(f"{count_of(len(plan.stages), 'stage')}, {len(done)} of them done{spared}")
     if not left:
         return Finished(done, [], "")
-    engine, jobs = means.engine, means.jobs
+    engine, jobs = means.engine, means.options.jobs
     denses = [plan.dense_of(stage) for stage in left]
     if engine == "local" and jobs is not None and jobs > 1:
         choose_jobs(jobs, len(left), session.device, need_of(denses, session.facts), session.console.say)
     data = {dense.dataset: dense.data_digest for dense in denses}
     limit = _limit(*means.limited, look_seconds, cold=engine == "ray" or (jobs or 1) > 1) if means.limited else None
     site = session.site(registry, limit.deadline if limit else None, collected)
-    with open_engine(engine, site, data, jobs, means.address, means.cpus, means.gpus) as opened:
+    with engines[engine].open(site, data, means.options) as opened:
         part = plan.without(state.spared)
         return run_plan(part, done, opened, session.console, limit, telling_order(part) if limit else None)
 

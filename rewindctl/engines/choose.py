@@ -1,8 +1,10 @@
-"""An engine by name."""
+"""Engines by name: a new one is registered here and keeps the contract (`contract.py`)."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
+from rewindctl.catalog import Catalog
 from rewindctl.datasets import load_dataset
 from rewindctl.engines.contract import Engine
 from rewindctl.engines.in_turn import InProcess
@@ -12,41 +14,70 @@ from rewindctl.engines.work import Site
 from rewindctl.errors import UsageError
 from rewindctl.training.device import resolve_device
 
-RAY = "ray"
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Stages at once; of Ray the cluster's address and what a stage takes. None where not given."""
+
+    jobs: int | None = None
+    address: str | None = None
+    cpus: float | None = None
+    gpus: float | None = None
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """How an engine is checked and opened.
+
+    `check` comes before anything is written; it raises UsageError for options that the engine has no use for, and where
+    the engine is not installed. `open` is given the digest of each data set needed, and raises DataError or RewindError
+    where stages cannot run; nothing is under way when its block ends.
+    """
+
+    check: Callable[[EngineOptions], None]
+    open: Callable[[Site, Mapping[str, str], EngineOptions], AbstractContextManager[Engine]]
+
+
+engines: Catalog[EngineKind] = Catalog("engine")
+
+
+def _check_local(options: EngineOptions) -> None:
+    for name in ("address", "cpus", "gpus"):
+        if (value := getattr(options, name)) is not None:
+            raise UsageError(f"--{name} {value} has no meaning for --engine local", "add --engine ray")
 
 
 @contextmanager
-def open_engine(
-    name: str,
-    site: Site,
-    data: Mapping[str, str],
-    jobs: int | None = None,
-    address: str | None = None,
-    cpus: float | None = None,
-    gpus: float | None = None,
-) -> Iterator[Engine]:
-    """The engine, with nothing under way when the block ends. `data`: the digest of each data set that it needs.
-
-    Raises: UsageError for options of the other one, DataError or RewindError where stages cannot run.
-    """
-    check_options(name, address, cpus, gpus)
-    if name == RAY:
-        from rewindctl.engines.ray_cluster import RayCluster
-
-        cluster = RayCluster(site, jobs, address, cpus, gpus)
-        cluster.check(data)
-        try:
-            yield cluster
-        finally:
-            cluster.close()
-        return
+def _open_local(site: Site, data: Mapping[str, str], options: EngineOptions) -> Iterator[Engine]:
     for dataset in sorted(data):
         load_dataset(dataset, site.data_dir)
-    engine = local_engine(site, default_jobs(site.device) if jobs is None else jobs)
+    engine = local_engine(site, default_jobs(site.device) if options.jobs is None else options.jobs)
     try:
         yield engine
     finally:
         engine.close()
+
+
+def _check_ray(options: EngineOptions) -> None:
+    from rewindctl.engines.ray_start import import_ray
+
+    import_ray()
+
+
+@contextmanager
+def _open_ray(site: Site, data: Mapping[str, str], options: EngineOptions) -> Iterator[Engine]:
+    from rewindctl.engines.ray_cluster import RayCluster
+
+    cluster = RayCluster(site, options.jobs, options.address, options.cpus, options.gpus)
+    cluster.check(data)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+engines.register("local")(EngineKind(_check_local, _open_local))
+engines.register("ray")(EngineKind(_check_ray, _open_ray))
 
 
 def local_engine(site: Site, jobs: int) -> Engine:
@@ -60,15 +91,3 @@ def on_one_gpu(device: str, jobs: int) -> bool:
     """Whether all of several stages at once have the same GPU. Raises: UsageError for a device that is not there."""
     places = {resolve_device(place) for place in devices(device, jobs)}
     return len(places) == 1 and places.pop().type == "cuda"
-
-
-def check_options(name: str, address: str | None, cpus: float | None, gpus: float | None) -> None:
-    """Raises: UsageError for options that the engine has no use for, and for Ray where it is not installed."""
-    if name == RAY:
-        from rewindctl.engines.ray_start import import_ray
-
-        import_ray()
-        return
-    for option, value in (("address", address), ("cpus", cpus), ("gpus", gpus)):
-        if value is not None:
-            raise UsageError(f"--{option} {value} has no meaning for --engine {name}", "add --engine ray")

@@ -1,6 +1,5 @@
 """Real processes: the same bytes, one run a stage whatever is killed, nobody left behind."""
 
-import json
 import os
 import signal
 import time
@@ -134,41 +133,6 @@ def test_workers_share_the_cores_and_each_has_one_at_least() -> None:
 
 
 # Whole studies
-
-
-@pytest.mark.slow
-def test_two_processes_make_the_runs_and_bytes_of_one(
-    start: Callable[..., Started], tmp_path: Path, store: Path
-) -> None:
-    study = write(tmp_path, QUICK)
-    fresh = store.read_bytes()
-    code, out, err = end(start(study, "--json", jobs=2))
-    assert code == 0, err
-    assert json.loads(out)["done"] == STAGES
-    check_whole()
-    together = digests()
-    store.write_bytes(fresh)
-    assert end(start(study, "--json", jobs=1))[0] == 0
-    check_whole()
-    assert digests() == together
-    code, out, err = end(start(study, "--json"))
-    assert (code, json.loads(out)["done"]) == (0, STAGES)
-    assert "4 stages, 4 of them done" in err
-    check_whole()
-
-
-@pytest.mark.slow
-def test_a_stage_whose_process_is_killed_is_tried_again(start: Callable[..., Started], tmp_path: Path) -> None:
-    process = start(write(tmp_path, LONG))
-    run = wait_for(under_way, process)
-    pid = int(run.tags[tag.OWNER].split(":")[1])
-    assert pid != process.pid
-    os.kill(pid, signal.SIGKILL)
-    code, _, err = end(process)
-    assert code == 0, err
-    assert "again    dense s0 resnet8-digits: its process died" in err
-    check_whole()
-    assert Registry().get(run.run_id).finished  # it went on where it was
 
 
 def to_parent(process: Started, number: signal.Signals) -> None:

@@ -21,7 +21,6 @@ from rewindctl.console import Console
 from rewindctl.datasets.facts import facts_of
 from rewindctl.durations import Deadline
 from rewindctl.engines import ray_start
-from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.in_turn import InProcess
 from rewindctl.engines.limit import Limit
 from rewindctl.engines.ray_cluster import RayCluster
@@ -37,7 +36,7 @@ from rewindctl.registry.writer import resume_file
 from rewindctl.rewinding.checkpoints import TrainState
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rewindctl[ray]'")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 SECOND = "127.0.0.2"  # this machine, by another address than the first node's
 DEADLINE_SECONDS = 100
@@ -253,45 +252,6 @@ def test_a_study_whose_time_is_over_stops_with_its_points_and_goes_on(cluster: C
     for run in registry.search():
         assert run.status == "KILLED"
         assert TrainState.load(resume_file(run.run_id)).iteration
-
-
-def test_the_iterations_of_a_stage_under_way_are_seen(cluster: Cluster) -> None:
-    (stage,) = make("", 500 * LONG).stages.values()  # ends by an interrupt, not by itself
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    engine, seen, answers = cluster.engine(Site(cluster.uri, "seen", "cpu", threads=1)), [0], list[Answer]()
-    try:
-        engine.submit(Task(stage.key, stage.spec.canonical(), None))
-        while len(set(seen)) < 3 and not answers and time.monotonic() < deadline:
-            answers = engine.wait(0.1)
-            seen.append(engine.progress().get(stage.key, seen[-1]))
-    finally:
-        engine.close()
-    assert answers == []
-    assert seen == sorted(seen)
-    assert 0 < seen[-1] < 500 * LONG
-
-
-# In this process no actor of the cluster lives after a Ray of its own: this is the last test that makes one.
-
-
-def test_a_plan_is_interrupted_on_a_ray_of_its_own_and_gone_on_with(store: Path) -> None:
-    registry = Registry(f"sqlite:///{store}", "interrupted")
-    site, plan = Site(registry.uri, "interrupted", "cpu", policy=OFTEN, threads=1), make("", LONG)
-    handler = signal.getsignal(signal.SIGTERM)
-    engine = RayCluster(site, jobs=None, address=None, cpus=0.5, gpus=None)
-    engine.check({})
-    assert engine.slots >= 2
-    assert signal.getsignal(signal.SIGTERM) == handler
-    sabotage(registry, lambda pid: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        run_plan(plan, {}, engine, Console())
-
-    (run,) = registry.search()
-    assert run.status == "KILLED"
-    assert resume_file(run.run_id).is_file()
-    assert not ray.is_initialized()
-    done = run_plan(plan, {}, InProcess(site), Console())
-    assert [left.run_id for left in finished_once(registry, plan, done)] == [run.run_id]
 
 
 def test_several_machines_need_a_server_that_is_not_each_of_them(cluster: Cluster, tmp_path: Path) -> None:

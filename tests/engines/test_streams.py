@@ -18,7 +18,6 @@ from rewindctl.engines.local import Processes
 from rewindctl.engines.run import run_plan
 from rewindctl.engines.streams import MOST, Streams
 from rewindctl.engines.work import Site
-from rewindctl.errors import RewindError
 from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
 from rewindctl.pipeline.plan import Plan
 from rewindctl.pipeline.planning import plan_dense
@@ -26,7 +25,7 @@ from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
 from rewindctl.registry.writer import resume_file
-from rewindctl.specs import DenseSpec, parse_spec
+from rewindctl.specs import DenseSpec
 
 SECONDS = 60.0
 SHORT = {"iterations": 6, "batch_size": 32, "evaluate_every": 6}
@@ -85,18 +84,6 @@ def test_trials_in_threads_have_the_bytes_of_trials_in_turn(copied_chain: Chain)
     assert not set(at_once) & set(in_turn)
     assert [digests(uri, run_id) for run_id in at_once] == [digests(uri, run_id) for run_id in in_turn]
     assert [registry.get(run_id).parent_id for run_id in at_once] == [run.parent_id for run in records]
-
-
-def test_a_failing_trial_fails_alone(store: Path) -> None:
-    uri = f"sqlite:///{store}"
-    pipeline = pipeline_on(uri)
-    good = [dense(pipeline, seed) for seed in (0, 2)]
-    text = dense(pipeline, 1).canonical().replace(good[0].data_digest, "0" * 64)
-    other = parse_spec(text, "a spec of other data")
-    first, failed, last = run(uri, plan_dense([good[0], other, good[1]]), Streams(site_of(uri), 3))
-    assert isinstance(failed, RewindError)
-    assert "data set 'digits' is" in failed.message
-    assert [pipeline.registry.get(run_id).params["seed"] for run_id in ids([first, last])] == ["0", "2"]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
