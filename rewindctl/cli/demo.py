@@ -29,11 +29,15 @@ def demo(
         rewindctl demo --model resnet20 --dataset cifar10 --seeds 0 --iterations 1000 --k 100
     """
     from rewindctl.pipeline.chain import run_chain
-    from rewindctl.pipeline.requests import RetrainOptions
     from rewindctl.report.compare import Wanted, compare, first_claim
+    from rewindctl.rewinding.methods import RetrainOptions
 
     chosen, targets = parse.one_or_more_seeds(None, seeds), parse.compressions(compressions)
-    methods = (RetrainOptions("finetune"), RetrainOptions("weight_rewind", k=k), RetrainOptions("lr_rewind"))
+    methods = (
+        RetrainOptions(method="finetune"),
+        RetrainOptions(method="weight_rewind", k=k),
+        RetrainOptions(method="lr_rewind"),
+    )
     pipeline = session.pipeline()
     run_chain(pipeline, model, dataset, chosen, targets, methods, iterations)
     registry = pipeline.registry

@@ -6,21 +6,12 @@ import typer
 
 from rewindctl.cli.choices import (
     PANELS,
+    Asked,
     ChannelNorm,
     Criterion,
-    DataOrder,
-    K,
-    LrClock,
-    LrK,
-    Method,
-    Momentum,
-    OptimizerState,
     Parent,
-    Rate,
-    RetrainIterations,
     Scope,
     Structure,
-    WeightsK,
 )
 from rewindctl.cli.session import Session, command
 
@@ -28,21 +19,13 @@ from rewindctl.cli.session import Session, command
 @command(runs=True, panels={"Levels": ("step", "until"), **PANELS})
 def iterate(
     session: Session,
+    *,
     parent: Parent,
-    method: Method,
     step: Annotated[float, typer.Option(help="Fraction of the remaining weights removed at each level.")] = 0.2,
     until: Annotated[
         float, typer.Option(help="Sparsity to reach: the last level is the first at or above it.")
     ] = 0.893,
-    k: K = None,
-    weights_k: WeightsK = None,
-    lr_k: LrK = None,
-    lr: Rate = None,
-    iterations: RetrainIterations = None,
-    lr_clock: LrClock = "rewound",
-    optimizer_state: OptimizerState = "zero",
-    momentum: Momentum = None,
-    data_order: DataOrder = "replayed",
+    retraining: Asked,
     structure: Structure = "unstructured",
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
@@ -56,12 +39,9 @@ def iterate(
         rewindctl iterate --parent 3f2a9c --method finetune --lr 0.001 --structure structured --until 0.5
     """
     from rewindctl.pipeline import iterate as walk
-    from rewindctl.pipeline.requests import PruneOptions, RetrainOptions
+    from rewindctl.pipeline.requests import PruneOptions
 
     levels = walk.sparsity_grid(step, until)
-    retraining = RetrainOptions(
-        method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
-    )
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     pipeline = session.pipeline()
     dense = pipeline.registry.resolve(parent)

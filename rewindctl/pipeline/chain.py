@@ -1,7 +1,8 @@
 """The whole chain over a grid: dense baselines, masks, retrainings."""
 
-from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, plan_against, prune_spec, retrain_spec
+from rewindctl.pipeline.requests import PruneOptions, dense_spec, plan_against, prune_spec, retrain_spec
 from rewindctl.pipeline.stages import Outcome, Pipeline
+from rewindctl.rewinding.methods import RetrainOptions
 
 
 def run_chain(

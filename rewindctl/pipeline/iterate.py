@@ -3,7 +3,6 @@
 from rewindctl.errors import UsageError
 from rewindctl.pipeline.requests import (
     PruneOptions,
-    RetrainOptions,
     prune_spec,
     require_kind,
     retrain_spec,
@@ -11,6 +10,7 @@ from rewindctl.pipeline.requests import (
 from rewindctl.pipeline.stages import Outcome, Pipeline
 from rewindctl.pipeline.trials import require_weights, retrain_trial, run_trial
 from rewindctl.registry import RunRecord
+from rewindctl.rewinding.methods import RetrainOptions
 
 GRID_DECIMALS = 3
 MOST_LEVELS = 200

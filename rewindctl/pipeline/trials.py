@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from rewindctl.pipeline.labels import dense_name, retrain_label
 from rewindctl.pipeline.requests import (
     PruneOptions,
-    RetrainOptions,
     prune_spec,
     require_kind,
     retrain_child,
@@ -14,6 +13,7 @@ from rewindctl.pipeline.requests import (
 )
 from rewindctl.pipeline.stages import Outcome, Pipeline
 from rewindctl.registry import RunRecord
+from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
 
 

@@ -19,6 +19,7 @@ from rewindctl.pipeline.waiting import bring_kept
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.binding import MisplacedError
+from rewindctl.rewinding.methods import WEIGHTS
 from rewindctl.specs import TuneSpec
 from rewindctl.training.device import device_name, environment
 from rewindctl.tuning.request import TuneRequest, asked, comparison_seeds
@@ -60,8 +61,8 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     dense = pipeline.dense_of(parent)
     pipeline.require_step(dense)
     wanted = asked(request, parent, dense, pipeline.dataset(dense.dataset))
-    for iteration in (wanted.spec.k, wanted.spec.weights_k):
-        pipeline.require_state(pipeline.dense_run(parent), iteration)
+    for name in WEIGHTS:
+        pipeline.require_state(pipeline.dense_run(parent), getattr(wanted.spec, name))
     storage = storage or default_place(registry.uri)
     if not pipeline.policy.force:
         bring_kept(registry, wanted.spec.fingerprint(), pipeline.console)

@@ -8,9 +8,10 @@ from rewindctl.engines.run import SAME_FAILURES
 from rewindctl.engines.several import NOT_TRIED, Work, in_turn
 from rewindctl.errors import RegistryError
 from rewindctl.pipeline import Pipeline
-from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec
+from rewindctl.pipeline.requests import PruneOptions, dense_spec
 from rewindctl.pipeline.trials import Trial, retrain_trial
 from rewindctl.registry import Registry
+from rewindctl.rewinding.methods import RetrainOptions
 
 QUIET = Console(quiet=True)
 
@@ -22,7 +23,11 @@ def pipeline_on(chain: Chain) -> Pipeline:
 def test_what_is_done_is_known_and_what_is_shared_is_one_stage(chain: Chain) -> None:
     pipeline = pipeline_on(chain)
     dense, mask = pipeline.registry.get(chain.dense), pipeline.registry.get(chain.prune)
-    methods = (RetrainOptions("finetune"), RetrainOptions("lr_rewind"), RetrainOptions("lr_rewind", iterations=6))
+    methods = (
+        RetrainOptions(method="finetune"),
+        RetrainOptions(method="lr_rewind"),
+        RetrainOptions(method="lr_rewind", iterations=6),
+    )
     work = Work(pipeline.registry)
     for method in methods:
         work.add(retrain_trial(pipeline, mask, None, PruneOptions(), method))
@@ -43,7 +48,9 @@ def test_a_forced_trial_is_to_do_whatever_is_there(chain: Chain) -> None:
     work = Work(pipeline.registry, force=True)
     work.add(Trial((pipeline.registry.get(chain.dense).spec,)))
     work.add(
-        retrain_trial(pipeline, pipeline.registry.get(chain.prune), None, PruneOptions(), RetrainOptions("finetune"))
+        retrain_trial(
+            pipeline, pipeline.registry.get(chain.prune), None, PruneOptions(), RetrainOptions(method="finetune")
+        )
     )
     assert (len(work.left), work.trials_left) == (2, 2)
     assert work.done == {chain.dense: chain.dense, chain.prune: chain.prune}
