@@ -17,6 +17,9 @@ PANELS = {
 }
 
 
+SEARCHED = sorted(
+    (name for name, one in OPTIONS.items() if one.number), key=lambda name: OPTIONS[name].point is not None
+)
 FIXED = Retraining(
     method="finetune",
     without=tuple(name for name, one in OPTIONS.items() if not one.tune),
@@ -40,8 +43,7 @@ def tune(
     space: Annotated[
         Path | None,
         typer.Option(
-            help="YAML: lr, iterations, momentum, k, weights_k, lr_k. "
-            "[finetune: lr 0.00001-0.1; weight_rewind: k; rewind: weights_k, lr_k]"
+            help=f"YAML: {', '.join(SEARCHED)}. [finetune: lr 0.00001-0.1; weight_rewind: k; rewind: weights_k, lr_k]"
         ),
     ] = None,
     retraining: Annotated[RetrainOptions, FIXED],

@@ -93,14 +93,16 @@ class RetrainOptions:
 
     def point(self, name: str, dense: Baseline) -> int:
         """The iteration of the dense run given as option `name`. Raises: UsageError when it is none, or missing."""
-        value, flag, last = getattr(self, name), OPTIONS[name].flag, _point(name).last
+        value, flag, point, n = getattr(self, name), OPTIONS[name].flag, OPTIONS[name].point, dense.iterations
+        assert point is not None
+        recorded = [str(at) for at in dense.rewind_points if point.last or at != n]  # those need no replay
+        known = f"; recorded: {', '.join(recorded)}" if recorded and point.weights else ""
+        hint = f"give an iteration from 0 to {n - (not point.last)}{known}"
         if value is None:
-            raise UsageError(f"{self.method} needs {flag}", _choice(name, dense))
-        if not 0 <= value <= dense.iterations:
-            raise UsageError(
-                f"{flag} {value} is outside the dense run's {dense.iterations} iterations", _choice(name, dense)
-            )
-        if value == dense.iterations and not last:
+            raise UsageError(f"{self.method} needs {flag}", hint)
+        if not 0 <= value <= n:
+            raise UsageError(f"{flag} {value} is outside the dense run's {n} iterations", hint)
+        if value == n and not point.last:
             raise UsageError(
                 f"{flag} {value} is the dense run's last iteration: nothing would be left to train",
                 "give an earlier iteration, or use --method lr_rewind",
@@ -110,20 +112,6 @@ class RetrainOptions:
 
 OPTIONS = options_of(RetrainOptions)
 WEIGHTS = tuple(name for name, one in OPTIONS.items() if one.point and one.point.weights)
-
-
-def _point(name: str) -> Point:
-    point = OPTIONS[name].point
-    assert point is not None
-    return point
-
-
-def _choice(name: str, dense: Baseline) -> str:
-    """What may be given; weights that are recorded need no replay."""
-    point = _point(name)
-    recorded = [str(at) for at in dense.rewind_points if point.last or at != dense.iterations]
-    known = f"; recorded: {', '.join(recorded)}" if recorded and point.weights else ""
-    return f"give an iteration from 0 to {dense.iterations - (not point.last)}{known}"
 
 
 @dataclass(frozen=True)
@@ -197,11 +185,7 @@ def plan_of(options: RetrainOptions, dense: Baseline) -> RetrainPlan:
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; markers tell methods apart in black and white.
 @register_method(
-    "finetune",
-    takes=("lr", "iterations"),
-    label="fine-tuning",
-    about="a small constant rate",
-    style=("#009E73", "^"),
+    "finetune", takes=("lr", "iterations"), label="fine-tuning", about="a small constant rate", style=("#009E73", "^")
 )
 def finetune(options: RetrainOptions, dense: Baseline) -> RetrainPlan:
     """Trained weights, constant rate (0.001), N iterations unless told otherwise."""
