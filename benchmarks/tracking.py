@@ -38,11 +38,12 @@ from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline import Pipeline, RunPolicy, run_stage, stages, train_run
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.observer import RunObserver
-from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_spec, retrain_spec
+from rewindctl.pipeline.requests import PruneOptions, dense_spec, prune_spec, retrain_spec
 from rewindctl.pipeline.settings import dense_settings
 from rewindctl.registry import Registry
 from rewindctl.registry.client import Client
 from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.seeds import derived_seed
 from rewindctl.specs import DenseSpec
 from rewindctl.training.device import device_name, resolve_device
@@ -197,7 +198,7 @@ def chain_seconds(folder: Path, number: int, device: torch.device) -> dict[str, 
         mask = run_stage(pipeline, prune_spec(dense, 0.8, PruneOptions()), dense).run
         rows["prune"] = spent.row(began, 0.0)
         began = time.perf_counter()
-        retrained = run_stage(pipeline, retrain_spec(mask, dense, RetrainOptions("lr_rewind")), mask).run
+        retrained = run_stage(pipeline, retrain_spec(mask, dense, RetrainOptions(method="lr_rewind")), mask).run
         rows["retrain"] = spent.row(began, retrained.metrics["duration_seconds"])
     return rows
 

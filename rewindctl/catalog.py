@@ -74,6 +74,10 @@ class Catalog(Generic[T]):
         load_plugins()
         return iter(sorted(self._entries))
 
+    def loaded(self) -> dict[str, T]:
+        """The entries so far by name, in the order they came: no plugin is loaded for them."""
+        return dict(self._entries)
+
     def names(self) -> tuple[str, ...]:
         """Registered names, then the labels of the families, for messages and help."""
         load_plugins()

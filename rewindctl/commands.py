@@ -1,7 +1,9 @@
 """The command line that asks for a spec: what notes and screens give to make a run again."""
 
 import shlex
+from typing import Any
 
+from rewindctl.rewinding.methods import OPTIONS, taken_by
 from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
 
 
@@ -37,16 +39,14 @@ def replay_command(spec: ReplaySpec, parent: str) -> str:
 
 
 def retrain_command(spec: RetrainSpec, parent: str) -> str:
-    options = {
-        "k": spec.k,
-        "weights-k": spec.weights_k,
-        "lr-k": spec.lr_k,
-        "lr": spec.constant_lr,
-        "iterations": spec.iterations if spec.method in ("finetune", "lr_rewind") else None,
-        "lr-clock": None if spec.lr_clock == "rewound" else spec.lr_clock,
-        "optimizer-state": None if spec.optimizer_state == "zero" else spec.optimizer_state,
-        "momentum": spec.momentum,
-        "data-order": None if spec.data_order == "replayed" else spec.data_order,
-    }
-    given = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
+    given = "".join(f" {OPTIONS[name].flag} {value}" for name, value in asked_for(spec).items())
     return f"rewindctl retrain --parent {parent} --method {shlex.quote(spec.method)}{given}"
+
+
+def asked_for(spec: RetrainSpec) -> dict[str, Any]:
+    """The options that ask for exactly this spec, by name: a length or rate only where its method takes one."""
+    takes = taken_by(spec.method)
+    values = {
+        name: getattr(spec, one.result or name) for name, one in OPTIONS.items() if one.result is None or name in takes
+    }
+    return {name: value for name, value in values.items() if value != OPTIONS[name].default}

@@ -17,12 +17,6 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "data set": {"digits": "embedded, 8x8", "cifar10": "32x32, 10 classes", "cifar100": "32x32, 100 classes"},
     "downloaded data set": {"cifar10": "", "cifar100": ""},
     "recipe": {"resnet": "of the report", "wrn": "of the report's comparison", "digits": "of the examples"},
-    "method": {
-        "finetune": "a small constant rate",
-        "weight_rewind": "weights and schedule of iteration --k",
-        "lr_rewind": "the whole schedule, the weights as they are",
-        "rewind": "weights of --weights-k, schedule from --lr-k",
-    },
     "criterion": {"magnitude": "the smallest weights go"},
     "order": dict.fromkeys(("spec", "accuracy", "compression", "started", "name"), ""),
     "format": dict.fromkeys(("text", "markdown", "latex", "csv", "json"), ""),

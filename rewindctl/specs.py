@@ -16,21 +16,18 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rewindctl.errors import IntegrityError, UsageError
+from rewindctl.options import MOST_ITERATIONS, DataOrder, LrClock, OptimizerState
 
 SCHEMA_VERSION: Final = 2
 FIRST_SCHEMA: Final = 1
 
 Kind = Literal["dense", "prune", "retrain", "replay"]
-DataOrder = Literal["replayed", "continued"]
 Schema = Literal[1, 2]
-LrClock = Literal["rewound", "restarted"]
-OptimizerState = Literal["zero", "restored"]
 Structure = Literal["unstructured", "structured"]
 Scope = Literal["global", "layerwise"]
 ChannelNorm = Literal["keep", "remove"]
 Pruner = Literal["halving", "wilcoxon", "none"]
 
-MOST_ITERATIONS: Final = 10**12  # more than anyone trains; numbers without end overflow what is computed of them
 Positive = Annotated[int, Field(gt=0, le=MOST_ITERATIONS)]
 Iteration = Annotated[int, Field(ge=0, le=MOST_ITERATIONS)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]

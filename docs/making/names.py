@@ -17,11 +17,12 @@ def catalogs() -> Iterator[str]:
     from rewindctl.report.tables import tables
     from rewindctl.rewinding.methods import methods
 
+    plans = {name: methods[name].plan for name in methods}
     yield "## Names\n"
     yield "What options take. [Plug-ins](how-to.md#my-own-network-and-data) add to models, data sets and the like.\n"
     yield from networks()
     yield from listing("Data sets", "`--dataset`; and whatever `rewindctl data import` was given.", datasets)
-    yield from listing("Methods", "`--method` of `retrain`, `iterate` and `tune`.", methods)
+    yield from listing("Methods", "`--method` of `retrain`, `iterate` and `tune`.", plans)
     yield from listing("Criteria", "`--criterion`: the lowest scores are removed first.", criteria)
     yield from recipe_table()
     yield from studies()

@@ -22,7 +22,7 @@ def api() -> Iterator[str]:
     from rewindctl.api import reading, stages
 
     yield "### options\n"
-    for group in (reading.StoreOptions, stages.RunOptions):
+    for group in (reading.StoreOptions, stages.RunOptions, stages.RetrainKeywords):
         own = "; ".join(f"`{key}: {text}`" for key, text in annotations(group).items())
         yield f"`{group.__name__}`: {first_line(group)} {own}.\n"
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
 from rewindctl.api.reading import Method, StoreOptions, registry_of
 from rewindctl.api.run import Run
 from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.console import Console
 from rewindctl.engines.in_turn import run_in_turn
+from rewindctl.options import DataOrder, LrClock, OptimizerState
 from rewindctl.pipeline import Pipeline, RunPolicy
 from rewindctl.pipeline.plan import Plan
 from rewindctl.pipeline.planning import (
@@ -19,10 +20,11 @@ from rewindctl.pipeline.planning import (
     plan_retrain,
     sparsity_grid,
 )
-from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec
+from rewindctl.pipeline.requests import PruneOptions, dense_spec
 from rewindctl.registry import Registry, RunRecord
+from rewindctl.rewinding.methods import OPTIONS, RetrainOptions
 from rewindctl.sparsity import target_sparsity
-from rewindctl.specs import ChannelNorm, DataOrder, LrClock, OptimizerState, Scope, Structure
+from rewindctl.specs import ChannelNorm, Scope, Structure
 
 
 class RunOptions(StoreOptions, total=False):
@@ -39,6 +41,20 @@ class RunOptions(StoreOptions, total=False):
     compile: bool
     replay: bool
     progress: bool
+
+
+class RetrainKeywords(RunOptions, total=False):
+    """How to retrain, with `retrain` and `iterate`: what the method takes, as the options of the same names say."""
+
+    k: int | None
+    weights_k: int | None
+    lr_k: int | None
+    lr: float | None
+    iterations: int | None
+    lr_clock: LrClock
+    optimizer_state: OptimizerState
+    momentum: float | None
+    data_order: DataOrder
 
 
 def train_dense(
@@ -100,33 +116,22 @@ def retrain(
     parent: Run | str,
     method: Method,
     *,
-    k: int | None = None,
-    weights_k: int | None = None,
-    lr_k: int | None = None,
-    lr: float | None = None,
-    iterations: int | None = None,
-    lr_clock: LrClock = "rewound",
-    optimizer_state: OptimizerState = "zero",
-    momentum: float | None = None,
-    data_order: DataOrder = "replayed",
     sparsity: float | None = None,
     compression: float | None = None,
     structure: Structure = "unstructured",
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: str = "magnitude",
-    **options: Unpack[RunOptions],
+    **options: Unpack[RetrainKeywords],
 ) -> Run:
     """Retrain a prune run; a dense or retrained run with a sparsity or compression is pruned first.
 
     Raises: RewindError.
     """
-    retraining = RetrainOptions(
-        method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
-    )
+    retraining, others = _asked(method, options)
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     target = None if sparsity is None and compression is None else target_sparsity(sparsity, compression)
-    pipeline = _pipeline(parent, options)
+    pipeline = _pipeline(parent, others)
     record = _record(pipeline.registry, parent)
     return _run(pipeline, plan_retrain(pipeline, [record], target, pruning, retraining))
 
@@ -137,30 +142,26 @@ def iterate(
     *,
     step: float = 0.2,
     until: float = 0.893,
-    k: int | None = None,
-    weights_k: int | None = None,
-    lr_k: int | None = None,
-    lr: float | None = None,
-    iterations: int | None = None,
-    lr_clock: LrClock = "rewound",
-    optimizer_state: OptimizerState = "zero",
-    momentum: float | None = None,
-    data_order: DataOrder = "replayed",
     structure: Structure = "unstructured",
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: str = "magnitude",
-    **options: Unpack[RunOptions],
+    **options: Unpack[RetrainKeywords],
 ) -> list[Run]:
     """Prune and retrain in turn from a dense run; the retrain run of each level. Raises: RewindError."""
     levels = sparsity_grid(step, until)
-    retraining = RetrainOptions(
-        method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
-    )
+    retraining, others = _asked(method, options)
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
-    pipeline = _pipeline(parent, options)
+    pipeline = _pipeline(parent, others)
     plan = plan_iterate(pipeline, _record(pipeline.registry, parent), levels, pruning, retraining)
     return _runs(pipeline, plan)
+
+
+def _asked(method: str, options: RetrainKeywords) -> tuple[RetrainOptions, RunOptions]:
+    """The options of the retraining, and the others. Raises: UsageError."""
+    given: dict[str, Any] = {key: value for key, value in options.items() if key in OPTIONS}
+    others = {key: value for key, value in options.items() if key not in OPTIONS}
+    return RetrainOptions(method=method, **given), cast(RunOptions, others)
 
 
 def _pipeline(parent: Run | str | None, options: RunOptions) -> Pipeline:

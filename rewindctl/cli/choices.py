@@ -1,14 +1,20 @@
 """Options that several commands take."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from inspect import Parameter
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from rewindctl.cli import complete
+from rewindctl.options import Option
+from rewindctl.rewinding.methods import OPTIONS, RetrainOptions, methods
 
 PRUNING, RETRAINING = "Pruning", "Retraining"
+METHODS = methods.loaded()  # ours, of which the help speaks
 PANELS = {  # of the help, for the commands that take these options
-    RETRAINING: ("k", "weights_k", "lr_k", "lr", "iterations", "lr_clock", "optimizer_state", "momentum", "data_order"),
+    RETRAINING: tuple(OPTIONS),
     PRUNING: ("sparsity", "compression", "structure", "scope", "channel_norm", "criterion"),
 }
 Parent = Annotated[
@@ -30,25 +36,45 @@ ChannelNorm = Annotated[
     Literal["keep", "remove"], typer.Option(help="Batch norm of a removed channel: as it is (the report), or zero.")
 ]
 Criterion = Annotated[str, typer.Option(help="What ranks the weights.", autocompletion=complete.names("criterion"))]
-Method = Annotated[
-    str, typer.Option(help="finetune, weight_rewind, lr_rewind or rewind.", autocompletion=complete.names("method"))
-]
-K = Annotated[int | None, typer.Option("--k", help="weight_rewind: iteration of the dense run to rewind to.")]
-WeightsK = Annotated[int | None, typer.Option("--weights-k", help="rewind: iteration that the weights come from.")]
-LrK = Annotated[int | None, typer.Option("--lr-k", help="rewind: iteration that the learning-rate clock starts at.")]
-Rate = Annotated[float | None, typer.Option("--lr", help="finetune: constant learning rate. [0.001]")]
-RetrainIterations = Annotated[
-    int | None, typer.Option("--iterations", help="finetune, lr_rewind: length. [that of the dense run]")
-]
-Momentum = Annotated[float | None, typer.Option(help="Of the optimiser. [that of the dense run]")]
-LrClock = Annotated[
-    Literal["rewound", "restarted"],
-    typer.Option(help="weight_rewind: clock at K (the report's text) or at 0 (its code)."),
-]
-OptimizerState = Annotated[
-    Literal["zero", "restored"], typer.Option(help="Momentum at the start: zero, or that of the checkpoint.")
-]
-DataOrder = Annotated[
-    Literal["replayed", "continued"],
-    typer.Option(help="Batches after rewound weights: those that followed them, or new ones."),
-]
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """Marks the parameter of a command that stands for `--method` and every retraining option, in their order.
+
+    `method`: the usual one. `without`: options that the command does not take. `texts`: its own help of others.
+    """
+
+    method: Any = Parameter.empty
+    without: tuple[str, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    def parameters(self) -> list[Parameter]:
+        """What Typer sees in the place of the marked parameter."""
+        *first, last = METHODS
+        names = typer.Option(help=f"{', '.join(first)} or {last}.", autocompletion=complete.methods)
+        method = Parameter("method", Parameter.KEYWORD_ONLY, default=self.method, annotation=Annotated[str, names])
+        return [method, *(self._parameter(one) for one in self._options)]
+
+    def collected(self, values: dict[str, Any]) -> RetrainOptions:
+        """The options among the `values` that a command was called with, which are taken out. Raises: UsageError."""
+        return RetrainOptions(**{name: values.pop(name) for name in ("method", *(one.name for one in self._options))})
+
+    @property
+    def _options(self) -> list[Option]:
+        return [one for one in OPTIONS.values() if one.name not in self.without]
+
+    def _parameter(self, one: Option) -> Parameter:
+        takers = ", ".join(name for name, method in METHODS.items() if one.name in method.takes)
+        text = self.texts.get(one.name) or (f"{takers}: {one.text}" if takers else one.text)
+        kind: Any = Annotated  # a type that is data is none to mypy
+        annotation = kind[one.kind, typer.Option(one.flag, help=text)]
+        return Parameter(one.name, Parameter.KEYWORD_ONLY, default=one.default, annotation=annotation)
+
+
+Asked = Annotated[RetrainOptions, Retraining()]
+
+
+def retraining_of(parameter: Parameter) -> Retraining | None:
+    """The mark of a parameter that stands for the retraining options."""
+    return next((one for one in get_args(parameter.annotation) if isinstance(one, Retraining)), None)

@@ -67,6 +67,15 @@ def names(kind: str) -> Callable[[typer.Context, str], Found]:
 
 
 @quietly
+def methods(context: typer.Context, incomplete: str) -> Found:
+    """Retraining methods, those of plug-ins too."""
+    from rewindctl.names import known
+    from rewindctl.rewinding.methods import methods
+
+    return list(({name: one.about for name, one in methods.loaded().items()} | known("method")).items())
+
+
+@quietly
 def datasets(context: typer.Context, incomplete: str) -> Found:
     """Built-in data sets, those of plug-ins, and those imported."""
     from rewindctl.names import known

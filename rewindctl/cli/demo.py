@@ -30,11 +30,15 @@ def demo(
     """
     from rewindctl.engines.in_turn import run_in_turn
     from rewindctl.pipeline.planning import plan_grid
-    from rewindctl.pipeline.requests import RetrainOptions
     from rewindctl.report.compare import Wanted, compare, first_claim
+    from rewindctl.rewinding.methods import RetrainOptions
 
     chosen, targets = parse.one_or_more_seeds(None, seeds), parse.compressions(compressions)
-    methods = (RetrainOptions("finetune"), RetrainOptions("weight_rewind", k=k), RetrainOptions("lr_rewind"))
+    methods = (
+        RetrainOptions(method="finetune"),
+        RetrainOptions(method="weight_rewind", k=k),
+        RetrainOptions(method="lr_rewind"),
+    )
     pipeline = session.pipeline()
     run_in_turn(pipeline, plan_grid(pipeline, model, dataset, chosen, targets, methods, iterations))
     registry = pipeline.registry

@@ -6,21 +6,12 @@ import typer
 
 from rewindctl.cli.choices import (
     PANELS,
+    Asked,
     ChannelNorm,
     Criterion,
-    DataOrder,
-    K,
-    LrClock,
-    LrK,
-    Method,
-    Momentum,
-    OptimizerState,
     Parent,
-    Rate,
-    RetrainIterations,
     Scope,
     Structure,
-    WeightsK,
 )
 from rewindctl.cli.session import Session, command
 
@@ -28,21 +19,13 @@ from rewindctl.cli.session import Session, command
 @command(runs=True, panels={"Levels": ("step", "until"), **PANELS})
 def iterate(
     session: Session,
+    *,
     parent: Parent,
-    method: Method,
     step: Annotated[float, typer.Option(help="Fraction of the remaining weights removed at each level.")] = 0.2,
     until: Annotated[
         float, typer.Option(help="Sparsity to reach: the last level is the first at or above it.")
     ] = 0.893,
-    k: K = None,
-    weights_k: WeightsK = None,
-    lr_k: LrK = None,
-    lr: Rate = None,
-    iterations: RetrainIterations = None,
-    lr_clock: LrClock = "rewound",
-    optimizer_state: OptimizerState = "zero",
-    momentum: Momentum = None,
-    data_order: DataOrder = "replayed",
+    retraining: Asked,
     structure: Structure = "unstructured",
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
@@ -57,12 +40,9 @@ def iterate(
     """
     from rewindctl.engines.in_turn import run_in_turn
     from rewindctl.pipeline.planning import plan_iterate, sparsity_grid
-    from rewindctl.pipeline.requests import PruneOptions, RetrainOptions
+    from rewindctl.pipeline.requests import PruneOptions
 
     levels = sparsity_grid(step, until)
-    retraining = RetrainOptions(
-        method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
-    )
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     pipeline = session.pipeline()
     dense = pipeline.registry.resolve(parent)

@@ -16,7 +16,7 @@ def list_runs(
         typer.Option(help="Only runs of this kind."),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="Only retrainings by this method.", autocompletion=complete.names("method"))
+        str | None, typer.Option(help="Only retrainings by this method.", autocompletion=complete.methods)
     ] = None,
     where: Annotated[
         str | None,

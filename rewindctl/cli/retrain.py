@@ -4,23 +4,14 @@ import typer
 
 from rewindctl.cli.choices import (
     PANELS,
+    Asked,
     ChannelNorm,
     Compression,
     Criterion,
-    DataOrder,
-    K,
-    LrClock,
-    LrK,
-    Method,
-    Momentum,
-    OptimizerState,
     Parents,
-    Rate,
-    RetrainIterations,
     Scope,
     Sparsity,
     Structure,
-    WeightsK,
 )
 from rewindctl.cli.session import Session, command
 from rewindctl.cli.trials import Jobs, show_trials
@@ -31,17 +22,8 @@ from rewindctl.sparsity import target_sparsity
 def retrain(
     session: Session,
     parent: Parents,
-    method: Method,
+    retraining: Asked,
     jobs: Jobs = None,
-    k: K = None,
-    weights_k: WeightsK = None,
-    lr_k: LrK = None,
-    lr: Rate = None,
-    iterations: RetrainIterations = None,
-    lr_clock: LrClock = "rewound",
-    optimizer_state: OptimizerState = "zero",
-    momentum: Momentum = None,
-    data_order: DataOrder = "replayed",
     sparsity: Sparsity = None,
     compression: Compression = None,
     structure: Structure = "unstructured",
@@ -58,18 +40,15 @@ def retrain(
         rewindctl retrain --parent 3f2a9c --method rewind --weights-k 2000 --lr-k 0
     """
     from rewindctl.pipeline.planning import plan_retrain
-    from rewindctl.pipeline.requests import PruneOptions, RetrainOptions
+    from rewindctl.pipeline.requests import PruneOptions
 
-    options = RetrainOptions(
-        method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
-    )
     pruning = PruneOptions(structure, scope, channel_norm, criterion)
     target = None if sparsity is None and compression is None else target_sparsity(sparsity, compression)
     if target is None:
         pruning.refuse()  # before a store is opened
     pipeline = session.pipeline()
     parents = [pipeline.registry.resolve(one) for one in parent]
-    show_trials(session, pipeline, plan_retrain(pipeline, parents, target, pruning, options), jobs)
+    show_trials(session, pipeline, plan_retrain(pipeline, parents, target, pruning, retraining), jobs)
 
 
 def register(app: typer.Typer) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from rewindctl.arithmetic import AUTO, Arithmetic
-from rewindctl.cli import complete
+from rewindctl.cli import choices, complete
 from rewindctl.console import Console
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.safe_text import finite
@@ -261,6 +261,7 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: the function's first parameter becomes a Session, made from options that Typer sees added to its own.
 
+    One marked `choices.Retraining` becomes its options, and is made from them.
     `runs` adds the options of `_RUN`. `panels`: the help's, and what is under each, by parameter; the others
     come first. `kept`: what is left when it is interrupted.
     """
@@ -269,14 +270,17 @@ def command(
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         given = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        own = [_under(parameter, panel_of.get(parameter.name)) for parameter in given]
+        groups = {one.name: group for one in given if (group := choices.retraining_of(one)) is not None}
+        several = [groups[one.name].parameters() if one.name in groups else [one] for one in given]
+        own = [_under(parameter, panel_of.get(parameter.name)) for one in several for parameter in one]
 
         @functools.wraps(function)
         def wrapper(context: typer.Context, **values: Any) -> None:
             common = {key: values.pop(key) for key in shared}
             session = _session(context.obj or Globals(), common)
             try:
-                function(session, **values)
+                asked = {name: group.collected(values) for name, group in groups.items()}
+                function(session, **asked, **values)
             except KeyboardInterrupt:
                 raise StoppedError(kept or (KEPT_RUNS if runs else "nothing was changed")) from None
             except Exception:

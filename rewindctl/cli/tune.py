@@ -5,24 +5,36 @@ from typing import Annotated, Literal
 
 import typer
 
-from rewindctl.cli import choices, complete
-from rewindctl.cli.choices import K, LrClock, LrK, OptimizerState, Parent, WeightsK
+from rewindctl.cli import choices
+from rewindctl.cli.choices import Parent, Retraining
 from rewindctl.cli.session import Session, command, run_json
+from rewindctl.rewinding.methods import OPTIONS, RetrainOptions
 
 PANELS = {
-    choices.RETRAINING: ("k", "weights_k", "lr_k", "lr", "iterations", "lr_clock", "optimizer_state"),
+    choices.RETRAINING: tuple(OPTIONS),
     "Search": ("trials", "study", "storage", "space", "pruner", "seed", "jobs"),
     "Judgement": ("seeds", "holdout", "holdout_seed", "evaluate_every", "compare_seeds"),
 }
 
 
+SEARCHED = sorted(
+    (name for name, one in OPTIONS.items() if one.number), key=lambda name: OPTIONS[name].point is not None
+)
+FIXED = Retraining(
+    method="finetune",
+    without=tuple(name for name, one in OPTIONS.items() if not one.tune),
+    texts={
+        "lr": "finetune: this rate, where it is not searched.",
+        "iterations": "Length, where not searched. [that of the dense run]",
+    },
+)
+
+
 @command(runs=True, panels=PANELS, kept="finished trials are kept, and those under way begin again when it goes on")
 def tune(
     session: Session,
+    *,
     parent: Parent,
-    method: Annotated[
-        str, typer.Option(help="finetune, weight_rewind, lr_rewind or rewind.", autocompletion=complete.names("method"))
-    ] = "finetune",
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls included.")] = 20,
     study: Annotated[str | None, typer.Option(help="Name to go on by. [from parent and options]")] = None,
     storage: Annotated[
@@ -31,17 +43,10 @@ def tune(
     space: Annotated[
         Path | None,
         typer.Option(
-            help="YAML: lr, iterations, momentum, k, weights_k, lr_k. "
-            "[finetune: lr 0.00001-0.1; weight_rewind: k; rewind: weights_k, lr_k]"
+            help=f"YAML: {', '.join(SEARCHED)}. [finetune: lr 0.00001-0.1; weight_rewind: k; rewind: weights_k, lr_k]"
         ),
     ] = None,
-    k: K = None,
-    weights_k: WeightsK = None,
-    lr_k: LrK = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="finetune: this rate, where it is not searched.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Length, where not searched. [that of the dense run]")] = None,
-    lr_clock: LrClock = "rewound",
-    optimizer_state: OptimizerState = "zero",
+    retraining: Annotated[RetrainOptions, FIXED],
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of a trial; their median is its value.")] = 1,
     holdout: Annotated[float, typer.Option(help="Part of the training set that judges, and is not trained on.")] = 0.1,
     holdout_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images are held out.")] = 0,
@@ -71,26 +76,19 @@ def tune(
     from rewindctl.tuning.summary import summary_lines
 
     request = TuneRequest(
-        method,
-        trials,
-        study,
-        storage,
-        space,
-        k,
-        weights_k,
-        lr_k,
-        lr,
-        iterations,
-        lr_clock,
-        optimizer_state,
-        seeds,
-        holdout,
-        holdout_seed,
-        evaluate_every,
-        pruner,
-        seed,
-        compare_seeds,
-        jobs,
+        retraining=retraining,
+        trials=trials,
+        study=study,
+        storage=storage,
+        space_file=space,
+        seeds=seeds,
+        holdout=holdout,
+        holdout_seed=holdout_seed,
+        evaluate_every=evaluate_every,
+        pruner=pruner,
+        sampler_seed=seed,
+        compare_seeds=compare_seeds,
+        jobs=jobs,
     )
     tuned = search(session.pipeline(), request, parent)
     for line in summary_lines(tuned.best) if tuned.best else ():

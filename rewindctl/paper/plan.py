@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any
 
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.study import MethodEntry, Panel, Study
 from rewindctl.pipeline.labels import retrain_label
 from rewindctl.pipeline.plan import Plan, Stage
-from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_child, retrain_child
+from rewindctl.pipeline.requests import PruneOptions, dense_spec, prune_child, retrain_child
+from rewindctl.rewinding.methods import WEIGHTS, RetrainOptions
 from rewindctl.specs import AnyStage, DenseSpec, RetrainSpec
 from rewindctl.training.recipes import default_recipe, recipes, rewind_points
 
@@ -177,7 +179,8 @@ class _PanelPlanner:
         panel = self.panel
         base = recipes[panel.recipe or default_recipe(panel.model, panel.dataset)]
         length = panel.iterations or base.iterations
-        needed = {point for method in panel.methods for point in (method.k, method.weights_k, panel.pruned_at)}
+        asked = [getattr(method, name) for method in panel.methods for name in WEIGHTS]
+        needed = {*asked, panel.pruned_at if panel.methods else None}
         points = {*rewind_points(length, base.first_rewind_point), *(point for point in needed if point is not None)}
         return dense_spec(
             panel.model,
@@ -205,20 +208,10 @@ def scaled(iteration: int | None, scale: float) -> int:
 
 
 def _options(method: MethodEntry, scale: float) -> RetrainOptions:
-    def of(value: int | None) -> int | None:
-        return None if value is None else scaled(value, scale)
-
-    return RetrainOptions(
-        method.method,
-        of(method.k),
-        of(method.weights_k),
-        of(method.lr_k),
-        method.lr,
-        of(method.iterations),
-        method.lr_clock,
-        method.optimizer_state,
-        data_order=method.data_order,
-    )
+    """What an entry asks for in a run of `scale`: whole numbers count iterations of a full-length one."""
+    asked: dict[str, Any] = method.model_dump()
+    lengths = {name: scaled(value, scale) for name, value in asked.items() if isinstance(value, int)}
+    return RetrainOptions(**asked | lengths)
 
 
 def _cell(

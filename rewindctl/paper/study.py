@@ -16,10 +16,11 @@ from rewindctl.catalog import Catalog, unknown
 from rewindctl.errors import UnknownNameError, UsageError
 from rewindctl.files import read_text
 from rewindctl.models import models
+from rewindctl.options import DataOrder, LrClock, OptimizerState
 from rewindctl.paper.lines import Document, parse_yaml
 from rewindctl.pruning import criteria
 from rewindctl.rewinding.methods import methods
-from rewindctl.specs import ChannelNorm, DataOrder, Iteration, LrClock, OptimizerState, Positive, Scope, Structure
+from rewindctl.specs import ChannelNorm, Iteration, Positive, Scope, Structure
 from rewindctl.training.recipes import recipes
 
 LARGEST_FILE = 100_000  # bytes: PyYAML takes seconds for more; the report's studies have 700
@@ -42,7 +43,7 @@ class _Part(BaseModel):
 
 
 class MethodEntry(_Part):
-    """A way to retrain, as `rewindctl retrain` takes it."""
+    """A way to retrain, as `rewindctl retrain` takes it: which of its options a file may have is a part of its form."""
 
     method: str
     k: Iteration | None = None

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Sequence
 
-from rewindctl.commands import dense_command, prune_command, replay_command, retrain_command
+from rewindctl.commands import asked_for, dense_command, prune_command, replay_command, retrain_command
 from rewindctl.counting import count_of
 from rewindctl.pruning import PruneResult
 from rewindctl.registry import RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.models import dense_model, iterations_of
+from rewindctl.rewinding.methods import OPTIONS
 from rewindctl.safe_text import markdown
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec
 
@@ -80,10 +81,7 @@ def tune_name(method: str, tags: dict[str, str], compression: float) -> str:
 
 def method_label(spec: RetrainSpec) -> str:
     """The method with the numbers that tell two of its kind apart."""
-    own_length = spec.method in ("finetune", "lr_rewind") and spec.iterations != spec.weights_iteration
-    numbers = {"k": spec.k, "w": spec.weights_k, "c": spec.lr_k, "T": spec.iterations if own_length else None}
-    given = " ".join(f"{key}={value}" for key, value in numbers.items() if value is not None)
-    return f"{spec.method} {given}".strip()
+    return " ".join([spec.method, *_unusual(spec, whole=True)])
 
 
 def stage_label(specs: Sequence[Spec]) -> str:
@@ -100,14 +98,13 @@ def stage_label(specs: Sequence[Spec]) -> str:
 
 def retrain_label(spec: RetrainSpec) -> str:
     """The method with every setting that is not the usual one."""
-    unusual = [
-        f"lr={spec.constant_lr:g}" if spec.constant_lr not in (None, 0.001) else "",
-        "restarted clock" if spec.lr_clock == "restarted" else "",
-        "restored momentum" if spec.optimizer_state == "restored" else "",
-        f"momentum={spec.momentum:g}" if spec.momentum is not None else "",
-        "continued batches" if spec.data_order == "continued" else "",
-    ]
-    return " ".join([method_label(spec), *filter(None, unusual)])
+    return " ".join([method_label(spec), *_unusual(spec, whole=False)])
+
+
+def _unusual(spec: RetrainSpec, *, whole: bool) -> list[str]:
+    """The options that do not go without saying, in words: whole numbers, or the others."""
+    given = [(OPTIONS[name], value) for name, value in asked_for(spec).items()]
+    return [one.label.format(value) for one, value in given if one.whole == whole and value != one.usual(spec)]
 
 
 def dense_note(spec: DenseSpec, accuracy: float, parameters: int, kernel_parameters: int) -> str:

@@ -9,7 +9,6 @@ from rewindctl.pipeline.plan import Plan
 from rewindctl.pipeline.replays import replay_of, require_state
 from rewindctl.pipeline.requests import (
     PruneOptions,
-    RetrainOptions,
     dense_spec,
     plan_against,
     prune_child,
@@ -19,6 +18,7 @@ from rewindctl.pipeline.requests import (
     retrain_spec,
 )
 from rewindctl.registry import Registry, RunRecord
+from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
 
 GRID_DECIMALS = 3

@@ -1,16 +1,17 @@
 """From what a user asks for to full specs: defaults filled in, every value checked, nothing run."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from rewindctl.commands import asked_for, retrain_command
 from rewindctl.counting import count_of
 from rewindctl.errors import UsageError
 from rewindctl.models import models
+from rewindctl.options import require_length, require_rate
 from rewindctl.pruning import criteria
 from rewindctl.registry import RunRecord
-from rewindctl.rewinding.methods import RetrainPlan, RetrainRequest, methods
+from rewindctl.rewinding.methods import OPTIONS, RetrainOptions, RetrainPlan, plan_of
 from rewindctl.rewinding.schedule import scale_boundaries
 from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, RetrainSpec, make_spec, usual_name
 from rewindctl.training.recipes import default_recipe, evaluation_interval, norm_momentum, recipes, rewind_points
@@ -49,12 +50,11 @@ def dense_spec(
     name = recipe or default_recipe(model, data.name)
     base = recipes[name]
     length = base.iterations if iterations is None else iterations
-    if length <= 0:
-        raise UsageError(f"--iterations {length} is not positive", "give a number of updates, such as 1000")
+    require_length(length)
     if evaluate_every is not None and evaluate_every <= 0:
         raise UsageError(f"--evaluate-every {evaluate_every} is not positive", "give a number of iterations")
     if learning_rate is not None:
-        _require_rate(learning_rate, 0.1)
+        require_rate(learning_rate, 0.1)
     batch = base.batch_size if batch_size is None else batch_size
     if batch <= 0:
         raise UsageError(f"--batch-size {batch} is not positive", "give a number of images, such as 128")
@@ -127,25 +127,6 @@ class PruneOptions:
                 )
 
 
-@dataclass(frozen=True)
-class RetrainOptions:
-    """How to retrain; None where not given. Raises: UnknownNameError."""
-
-    method: str
-    k: int | None = None
-    weights_k: int | None = None
-    lr_k: int | None = None
-    learning_rate: float | None = None
-    iterations: int | None = None
-    lr_clock: str = "rewound"
-    optimizer_state: str = "zero"
-    momentum: float | None = None
-    data_order: str = "replayed"
-
-    def __post_init__(self) -> None:
-        methods[self.method]
-
-
 def prune_spec(parent: RunRecord, sparsity: float, options: PruneOptions) -> PruneSpec:
     """The spec of a mask over a dense or retrained parent. Raises: UsageError, IntegrityError."""
     require_kind(parent, "dense", "retrain")
@@ -177,13 +158,7 @@ def retrain_plan(dense_run: RunRecord, options: RetrainOptions) -> RetrainPlan:
 
 def plan_against(dense: DenseSpec, options: RetrainOptions) -> RetrainPlan:
     """The plan of a method against a baseline that may still have to be trained. Raises: UsageError."""
-    rate, iterations = options.learning_rate, options.iterations
-    if iterations is not None and iterations <= 0:
-        raise UsageError(f"--iterations {iterations} is not positive", "give a number of updates, such as 1000")
-    if rate is not None:
-        _require_rate(rate, 0.001)
-    asked = (options.k, options.weights_k, options.lr_k, rate, iterations, options.lr_clock)
-    plan = methods[options.method](RetrainRequest(dense.iterations, *asked, recorded=dense.rewind_points))
+    plan = plan_of(options, dense)
     if options.data_order != "replayed" and plan.weights_iteration == dense.iterations:
         raise UsageError(
             f"--data-order {options.data_order} has no meaning for {options.method}: trained weights always go on "
@@ -191,11 +166,6 @@ def plan_against(dense: DenseSpec, options: RetrainOptions) -> RetrainPlan:
             "leave it out, or rewind the weights",
         )
     return plan
-
-
-def _require_rate(rate: float, usual: float) -> None:
-    if not (rate > 0 and math.isfinite(rate)):
-        raise UsageError(f"--lr {rate} is not a positive number", f"give a rate such as {usual}")
 
 
 def retrain_spec(parent: RunRecord, dense_run: RunRecord, options: RetrainOptions) -> RetrainSpec:
@@ -219,22 +189,19 @@ def retrain_child(
     fields = {
         "parent_fingerprint": parent.fingerprint(),
         "method": options.method,
-        "k": options.k,
-        "weights_k": options.weights_k,
-        "lr_k": options.lr_k,
-        "lr_clock": options.lr_clock,
-        "optimizer_state": options.optimizer_state,
-        "weights_iteration": plan.weights_iteration,
-        "clock_start": plan.clock_start,
-        "iterations": plan.iterations,
-        "schedule_iterations": plan.schedule_iterations,
-        "constant_lr": plan.constant_lr,
+        **{name: getattr(options, name) for name, one in OPTIONS.items() if one.result is None},
+        **asdict(plan),
         "evaluate_every": dense.evaluate_every,
-        "momentum": None if options.momentum == dense.momentum else options.momentum,
-        "data_order": options.data_order,
         "rewind_points": tuple(sorted(points)),
     }
+    if options.momentum == dense.momentum:
+        fields["momentum"] = None
     spec: RetrainSpec = make_spec(RetrainSpec, **usual_name(fields))
+    if plan_of(RetrainOptions(method=spec.method, **asked_for(spec)), dense) != plan:
+        raise UsageError(
+            f"method {options.method} plans another retraining than {retrain_command(spec, 'PARENT')} asks for",
+            "it must use iterations and lr as they are given: tell its author",
+        )
     return spec
 
 

@@ -11,18 +11,13 @@ from rewindctl.counting import count_of
 from rewindctl.report.cells import SETTINGS
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import method_name, precision_name, pruning_name, scale_name, several_precisions
+from rewindctl.rewinding.methods import methods
 from rewindctl.safe_text import drawn
 
 figures: Catalog[Callable[[pd.DataFrame, str], Any]] = Catalog("figure")
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; markers tell methods apart in black and white,
-# where ours is a filled marker on a solid line, the published one a hollow marker on a dashed line.
-STYLES = {
-    "weight_rewind": ("#0072B2", "o"),
-    "lr_rewind": ("#D55E00", "s"),
-    "finetune": ("#009E73", "^"),
-    "rewind": ("#CC79A7", "D"),
-}
+# Of what is no method with a style of its own. Markers tell lines apart in black and white, where ours is a filled one
+# on a solid line, the published one a hollow one on a dashed line.
 OTHERS = (("#000000", "v"), ("#56B4E9", "P"), ("#E69F00", "X"), ("#666666", "*"))
 RING: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 9, "markeredgewidth": 0.8}
 AXIS = {
@@ -109,11 +104,16 @@ def _styles(panel: pd.DataFrame, lines: list[Line]) -> dict[Line, tuple[str, str
     free = list(OTHERS)
     for label in lines:
         method = panel.loc[panel["label"] == label[0], "method"].iloc[0]
-        style = STYLES.get(method)
+        style = style_of(method)
         if style is None or style in styles.values():
             style = free.pop(0) if free else OTHERS[-1]
         styles[label] = style
     return styles
+
+
+def style_of(method: str) -> tuple[str, str] | None:
+    """Colour and marker of a method; None where it has none of its own, or is not known here."""
+    return methods[method].style if method in methods else None
 
 
 def _draw_ours(

@@ -11,7 +11,7 @@ from rewindctl.counting import count_of
 from rewindctl.errors import UsageError
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.rewinding.methods import methods
+from rewindctl.rewinding.methods import OPTIONS, methods
 from rewindctl.safe_text import one_line
 
 KINDS = ("dense", "prune", "retrain")
@@ -93,7 +93,8 @@ def spec_order(run: RunRecord) -> tuple[Any, ...]:
     """Network, data, kind, pruning, method and its numbers; then seed and time."""
     tags = run.tags
     kind = KINDS.index(run.kind) if run.kind in KINDS else len(KINDS)
-    numbers = tuple(float(_number_or(run.params.get(key), -1)) for key in ("iterations", "k", "weights_k", "lr_k"))
+    keys = ("iterations", *(name for name, one in OPTIONS.items() if one.point))
+    numbers = tuple(float(_number_or(run.params.get(key), -1)) for key in keys)
     return (
         natural(tags.get(tag.MODEL, "")),
         natural(tags.get(tag.DATASET, "")),

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from rewindctl.catalog import Catalog
-from rewindctl.report.figures import AXIS, FONT, OTHERS, STYLES, curves, panel_title
+from rewindctl.report.figures import AXIS, FONT, OTHERS, curves, panel_title, style_of
 from rewindctl.report.tables import precision_name, several_precisions
 from rewindctl.safe_text import drawn
 
@@ -113,7 +113,6 @@ KINDS = {
     "clock": "LR rewinding, the schedule from C on",
     "weight_rewind": "weight rewinding, from K on",
 }
-LOOKS = STYLES | {"clock": STYLES["rewind"]}
 
 
 def _kind(cell: "pd.Series[Any]") -> str:
@@ -130,7 +129,7 @@ def _draw_lengths(axes: Any, grid: pd.DataFrame, delta: str) -> None:
     for kind in [*(name for name in KINDS if name in set(kinds)), *sorted(set(kinds) - set(KINDS))]:
         mine = (kinds == kind) | (whole if kind == "clock" else False)  # a clock from 0 is LR rewinding itself
         line = grid[mine].sort_values("retraining_iterations")
-        colour, marker = LOOKS.get(kind) or free.pop(0)
+        colour, marker = style_of("rewind" if kind == "clock" else kind) or free.pop(0)
         counts = sorted(set(line["n"]))
         trials = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}-{counts[-1]}"
         middle, several = line[f"delta_{delta}"], line["n"] > 1

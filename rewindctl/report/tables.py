@@ -8,21 +8,16 @@ import pandas as pd
 from rewindctl.catalog import Catalog
 from rewindctl.report.cells import PRECISIONS
 from rewindctl.report.formats import Column, Table, as_table, percent, signed, spread
+from rewindctl.rewinding.methods import methods
 
 tables: Catalog[Callable[[pd.DataFrame], Table]] = Catalog("table")
-
-METHOD_NAMES = {
-    "none": "none (dense)",
-    "finetune": "fine-tuning",
-    "weight_rewind": "weight rewinding",
-    "lr_rewind": "LR rewinding",
-    "rewind": "rewinding",
-}
 
 
 def method_name(method: str, label: str) -> str:
     """A method in the report's words, with what the label adds to the method's key."""
-    return f"{METHOD_NAMES.get(method, method)}{label.removeprefix(method) if method != 'none' else ''}"
+    if method == "none":
+        return "none (dense)"
+    return f"{methods[method].label if method in methods else method}{label.removeprefix(method)}"
 
 
 @tables.register("results")

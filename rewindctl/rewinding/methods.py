@@ -1,68 +1,117 @@
 """Retraining methods as data: weights from an iteration, a clock, a length, a constant rate or the schedule.
 
-A new method is one function from a request to a plan, registered under its name.
+A new method is one function from options and the dense run to a plan, registered with its name and the options that it
+takes. A new option is one field of `RetrainOptions`, and one of the specs that record it.
 Source: report section 4; Renda et al. 2020, section 3.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from rewindctl.catalog import Catalog
 from rewindctl.errors import UsageError
+from rewindctl.options import (
+    MOST_ITERATIONS,
+    DataOrder,
+    LrClock,
+    OptimizerState,
+    Point,
+    option,
+    options_of,
+    require_length,
+    require_rate,
+)
 
 FINETUNE_RATE = 0.001  # report section 4
 
 
-@dataclass(frozen=True)
-class RetrainRequest:
-    """What was asked for. `dense_iterations` is N of the dense run, `recorded` where it can be rewound to, as far as
-    known; None means not given.
-    """
+class Baseline(Protocol):
+    """What a method needs to know of the dense run: its N, and where it can be rewound to without a replay."""
 
-    dense_iterations: int
-    k: int | None = None
-    weights_k: int | None = None
-    lr_k: int | None = None
-    learning_rate: float | None = None
-    iterations: int | None = None
-    lr_clock: str = "rewound"
-    recorded: tuple[int, ...] = ()
+    @property
+    def iterations(self) -> int: ...
+    @property
+    def rewind_points(self) -> tuple[int, ...]: ...
 
-    def refuse(self, method: str, *options: str) -> None:
-        """Raises: UsageError when an option is given that the method has no use for."""
-        values = {
-            "k": self.k,
-            "weights-k": self.weights_k,
-            "lr-k": self.lr_k,
-            "lr": self.learning_rate,
-            "iterations": self.iterations,
-            "lr-clock": None if self.lr_clock == "rewound" else self.lr_clock,
-        }
-        for option in options:
-            if values[option] is not None:
-                raise UsageError(f"--{option} {values[option]} has no meaning for {method}", f"leave --{option} out")
 
-    def iteration(self, option: str, value: int | None, method: str, *, last: bool) -> int:
-        """`value` if it is an iteration of the dense run, N itself only if `last`. Raises: UsageError."""
+@dataclass(frozen=True, kw_only=True)
+class RetrainOptions:
+    """How to retrain; what has its default was not given. Raises: UnknownNameError."""
+
+    method: str
+    k: int | None = option("iteration of the dense run to rewind to.", "k={}", point=Point())
+    weights_k: int | None = option("iteration that the weights come from.", "w={}", point=Point(last=True))
+    lr_k: int | None = option("iteration that the learning-rate clock starts at.", "c={}", point=Point(weights=False))
+    lr: float | None = option(
+        "constant learning rate. [0.001]",
+        "lr={:g}",
+        result="constant_lr",
+        usual=lambda spec: FINETUNE_RATE,
+        check=require_rate,
+        fits=lambda rate: 0 < rate <= 1e6,
+        fitting="rates are above 0, and no larger than 1e6",
+        search=(1e-5, 1e-1),  # two decades on either side of the report's
+    )
+    iterations: int | None = option(
+        "length. [that of the dense run]",
+        "T={}",
+        result="iterations",
+        usual=lambda spec: spec.weights_iteration,  # of trained weights: N
+        check=require_length,
+        fits=lambda length: 1 <= length <= MOST_ITERATIONS,
+        fitting="at least 1 iteration, at most a trillion",
+    )
+    lr_clock: LrClock = option("clock at K (the report's text) or at 0 (its code).", "{} clock", "rewound")
+    optimizer_state: OptimizerState = option(
+        "Momentum at the start: zero, or that of the checkpoint.", "{} momentum", "zero", every=True
+    )
+    momentum: float | None = option(
+        "Of the optimiser. [that of the dense run]",
+        "momentum={:g}",
+        every=True,
+        tune=False,
+        fits=lambda momentum: 0 <= momentum < 1,
+        fitting="momentum is at least 0 and below 1",
+    )
+    data_order: DataOrder = option(
+        "Batches after rewound weights: those that followed them, or new ones.",
+        "{} batches",
+        "replayed",
+        every=True,
+        tune=False,
+    )
+
+    def __post_init__(self) -> None:
+        methods[self.method]
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that were given, by name."""
+        values = {name: getattr(self, name) for name in OPTIONS}
+        return {name: value for name, value in values.items() if value != OPTIONS[name].default}
+
+    def point(self, name: str, dense: Baseline) -> int:
+        """The iteration of the dense run given as option `name`. Raises: UsageError when it is none, or missing."""
+        value, flag, point, n = getattr(self, name), OPTIONS[name].flag, OPTIONS[name].point, dense.iterations
+        assert point is not None
+        recorded = [str(at) for at in dense.rewind_points if point.last or at != n]  # those need no replay
+        known = f"; recorded: {', '.join(recorded)}" if recorded and point.weights else ""
+        hint = f"give an iteration from 0 to {n - (not point.last)}{known}"
         if value is None:
-            raise UsageError(f"{method} needs --{option}", self._choice(option, last=last))
-        if value < 0 or value > self.dense_iterations:
+            raise UsageError(f"{self.method} needs {flag}", hint)
+        if not 0 <= value <= n:
+            raise UsageError(f"{flag} {value} is outside the dense run's {n} iterations", hint)
+        if value == n and not point.last:
             raise UsageError(
-                f"--{option} {value} is outside the dense run's {self.dense_iterations} iterations",
-                self._choice(option, last=last),
-            )
-        if value == self.dense_iterations and not last:
-            raise UsageError(
-                f"--{option} {value} is the dense run's last iteration: nothing would be left to train",
+                f"{flag} {value} is the dense run's last iteration: nothing would be left to train",
                 "give an earlier iteration, or use --method lr_rewind",
             )
-        return value
+        return int(value)
 
-    def _choice(self, option: str, *, last: bool) -> str:
-        """What may be given; weights that are recorded need no replay."""
-        recorded = [point for point in self.recorded if last or point != self.dense_iterations]
-        known = f"; recorded: {', '.join(map(str, recorded))}" if recorded and option != "lr-k" else ""
-        return f"give an iteration from 0 to {self.dense_iterations - (not last)}{known}"
+
+OPTIONS = options_of(RetrainOptions)
+WEIGHTS = tuple(name for name, one in OPTIONS.items() if one.point and one.point.weights)
 
 
 @dataclass(frozen=True)
@@ -80,43 +129,108 @@ class RetrainPlan:
     constant_lr: float | None = None
 
 
-methods: Catalog[Callable[[RetrainRequest], RetrainPlan]] = Catalog("method")
+Planner = Callable[[RetrainOptions, Baseline], RetrainPlan]
 
 
-@methods.register("finetune")
-def finetune(request: RetrainRequest) -> RetrainPlan:
+@dataclass(frozen=True)
+class Method:
+    """A method: how it plans, the options it takes besides those that all take, and how people are shown it.
+
+    `label` is its name in tables, `about` what a shell says of it, `style` its colour and marker in figures.
+    """
+
+    plan: Planner
+    takes: tuple[str, ...]
+    label: str
+    about: str
+    style: tuple[str, str] | None
+
+
+methods: Catalog[Method] = Catalog("method")
+
+
+def register_method(
+    name: str, *, takes: tuple[str, ...] = (), label: str = "", about: str = "", style: tuple[str, str] | None = None
+) -> Callable[[Planner], Planner]:
+    """Decorator for the function that plans a method: what it takes `iterations` and `lr` for, its plan must have.
+
+    Raises: ValueError when the name is taken, or an option is none that only some methods take.
+    """
+    if unknown := [one for one in takes if one not in OPTIONS or OPTIONS[one].every]:
+        raise ValueError(f"method {name!r} cannot take {unknown[0]!r}")
+
+    def add(plan: Planner) -> Planner:
+        methods.register(name)(Method(plan, takes, label or name, about, style))
+        return plan
+
+    return add
+
+
+def taken_by(name: str) -> Collection[str]:
+    """The options that a method takes besides those that all take; one of a plug-in that is away may take any."""
+    return methods[name].takes if name in methods else OPTIONS.keys()
+
+
+def plan_of(options: RetrainOptions, dense: Baseline) -> RetrainPlan:
+    """The plan of a method. Raises: UsageError when an option is given that it has no use for, or cannot be used."""
+    given, method = options.given, methods[options.method]
+    for name, value in given.items():
+        OPTIONS[name].check(value)
+    for name, value in given.items():
+        if not OPTIONS[name].every and name not in method.takes:
+            flag = OPTIONS[name].flag
+            raise UsageError(f"{flag} {value} has no meaning for {options.method}", f"leave {flag} out")
+    return method.plan(options, dense)
+
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; markers tell methods apart in black and white.
+@register_method(
+    "finetune", takes=("lr", "iterations"), label="fine-tuning", about="a small constant rate", style=("#009E73", "^")
+)
+def finetune(options: RetrainOptions, dense: Baseline) -> RetrainPlan:
     """Trained weights, constant rate (0.001), N iterations unless told otherwise."""
-    request.refuse("finetune", "k", "weights-k", "lr-k", "lr-clock")
-    n = request.dense_iterations
-    rate = FINETUNE_RATE if request.learning_rate is None else request.learning_rate
-    return RetrainPlan(n, 0, request.iterations or n, n, constant_lr=rate)
+    n = dense.iterations
+    rate = FINETUNE_RATE if options.lr is None else options.lr
+    return RetrainPlan(n, 0, options.iterations or n, n, constant_lr=rate)
 
 
-@methods.register("weight_rewind")
-def weight_rewind(request: RetrainRequest) -> RetrainPlan:
+@register_method(
+    "weight_rewind",
+    takes=("k", "lr_clock"),
+    label="weight rewinding",
+    about="weights and schedule of iteration --k",
+    style=("#0072B2", "o"),
+)
+def weight_rewind(options: RetrainOptions, dense: Baseline) -> RetrainPlan:
     """Weights of iteration K, N - K iterations.
 
     The clock is at K (`rewound`: report's text, Renda et al.) or at 0 (`restarted`: the report's published code).
     """
-    request.refuse("weight_rewind", "weights-k", "lr-k", "lr", "iterations")
-    n = request.dense_iterations
-    k = request.iteration("k", request.k, "weight_rewind", last=False)
-    return RetrainPlan(k, k if request.lr_clock == "rewound" else 0, n - k, n)
+    n, k = dense.iterations, options.point("k", dense)
+    return RetrainPlan(k, k if options.lr_clock == "rewound" else 0, n - k, n)
 
 
-@methods.register("lr_rewind")
-def lr_rewind(request: RetrainRequest) -> RetrainPlan:
+@register_method(
+    "lr_rewind",
+    takes=("iterations",),
+    label="LR rewinding",
+    about="the whole schedule, the weights as they are",
+    style=("#D55E00", "s"),
+)
+def lr_rewind(options: RetrainOptions, dense: Baseline) -> RetrainPlan:
     """Trained weights, the whole schedule again (scaled where `iterations` is given)."""
-    request.refuse("lr_rewind", "k", "weights-k", "lr-k", "lr", "lr-clock")
-    length = request.iterations or request.dense_iterations
-    return RetrainPlan(request.dense_iterations, 0, length, length)
+    length = options.iterations or dense.iterations
+    return RetrainPlan(dense.iterations, 0, length, length)
 
 
-@methods.register("rewind")
-def rewind(request: RetrainRequest) -> RetrainPlan:
+@register_method(
+    "rewind",
+    takes=("weights_k", "lr_k"),
+    label="rewinding",
+    about="weights of --weights-k, schedule from --lr-k",
+    style=("#CC79A7", "D"),
+)
+def rewind(options: RetrainOptions, dense: Baseline) -> RetrainPlan:
     """Weights of iteration W, clock at C, N - C iterations: spans weight and learning-rate rewinding."""
-    request.refuse("rewind", "k", "lr", "iterations", "lr-clock")
-    n = request.dense_iterations
-    weights = request.iteration("weights-k", request.weights_k, "rewind", last=True)
-    clock = request.iteration("lr-k", request.lr_k, "rewind", last=False)
-    return RetrainPlan(weights, clock, n - clock, n)
+    weights, clock = options.point("weights_k", dense), options.point("lr_k", dense)
+    return RetrainPlan(weights, clock, dense.iterations - clock, dense.iterations)

@@ -1,43 +1,40 @@
 """What a user asks `tune` for: checked before anything is opened, then completed from the parent."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rewindctl.counting import count_of
 from rewindctl.datasets.dataset import Dataset
 from rewindctl.errors import UsageError
-from rewindctl.pipeline.requests import RetrainOptions, plan_against, require_kind
+from rewindctl.pipeline.requests import plan_against, require_kind
 from rewindctl.registry import RunRecord
-from rewindctl.rewinding.methods import methods
+from rewindctl.rewinding.methods import OPTIONS, RetrainOptions
 from rewindctl.specs import DenseSpec, TuneSpec, make_spec
 from rewindctl.tuning.holdout import held_out
-from rewindctl.tuning.space import SEARCHED, Space, longest, on_points, read_space, space_text, usual_space
+from rewindctl.tuning.space import Space, longest, on_points, read_space, searched, space_text, usual_space
 
 EVALUATIONS = 20  # of the longest training: enough for a curve, and for the pruner's rungs
 STARTUP_TRIALS = 6
 COMPARED_FROM = 1_000  # seeds of the comparison at the end begin here: none that the search has chosen by
 
 
-@dataclass(frozen=True)
+FIELDS = {name: {"lr": "learning_rate"}.get(name, name) for name, one in OPTIONS.items() if one.tune}  # of the spec
+
+
+@dataclass(frozen=True, kw_only=True)
 class TuneRequest:
     """The options of one call, but for the parent. Raises: UnknownNameError, UsageError.
 
-    `seeds` counts the trainings of a trial, `compare_seeds` those of the comparison with the report's rate.
+    `retraining` is what is not searched. `seeds` counts the trainings of a trial, `compare_seeds` those of the
+    comparison with the report's rate.
     """
 
-    method: str = "finetune"
+    retraining: RetrainOptions = field(default_factory=lambda: RetrainOptions(method="finetune"))
     trials: int = 20
     study: str | None = None
     storage: str | None = None
     space_file: Path | None = None
-    k: int | None = None
-    weights_k: int | None = None
-    lr_k: int | None = None
-    learning_rate: float | None = None
-    iterations: int | None = None
-    lr_clock: str = "rewound"
-    optimizer_state: str = "zero"
     seeds: int = 1
     holdout: float = 0.1
     holdout_seed: int = 0
@@ -48,9 +45,6 @@ class TuneRequest:
     jobs: int = 1
 
     def __post_init__(self) -> None:
-        methods[self.method]
-        if self.method not in SEARCHED:
-            raise UsageError(f"{self.method} has no setting to search", f"known: {', '.join(sorted(SEARCHED))}")
         if not 0 < self.holdout < 1:
             raise UsageError(f"--holdout {self.holdout:g} is outside (0, 1)", "give a fraction such as 0.1")
         if self.pruner == "wilcoxon" and self.seeds < 3:
@@ -67,7 +61,7 @@ class TuneRequest:
 
     def space(self) -> Space | None:
         """The space of the file, None where none is given. Raises: UsageError."""
-        found = read_space(self.space_file, self.method) if self.space_file else None
+        found = read_space(self.space_file, self.retraining.method) if self.space_file else None
         if found is not None and (given := [name for name in self.fixed if name in found]):
             raise UsageError(f"{self.options(given[0])} is fixed, and searched in {self.space_file}", "leave one out")
         return found
@@ -75,18 +69,11 @@ class TuneRequest:
     @property
     def fixed(self) -> dict[str, float]:
         """The settings of a space that are given and not searched."""
-        values = {
-            "lr": self.learning_rate,
-            "iterations": self.iterations,
-            "k": self.k,
-            "weights_k": self.weights_k,
-            "lr_k": self.lr_k,
-        }
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in self.retraining.given.items() if OPTIONS[name].number}
 
     def options(self, *names: str) -> str:
         """What is fixed, or these of it, as it was given."""
-        return " ".join(f"--{name.replace('_', '-')} {self.fixed[name]:g}" for name in names or self.fixed)
+        return " ".join(f"{OPTIONS[name].flag} {self.fixed[name]:g}" for name in names or self.fixed)
 
     @property
     def chosen_pruner(self) -> str:
@@ -112,14 +99,8 @@ def asked(request: TuneRequest, parent: RunRecord, dense: DenseSpec, dataset: Da
     _check_data(request, dense, dataset)
     fields = {
         "parent_fingerprint": parent.recorded_fingerprint,
-        "method": request.method,
-        "k": request.k,
-        "weights_k": request.weights_k,
-        "lr_k": request.lr_k,
-        "learning_rate": request.learning_rate,
-        "iterations": request.iterations,
-        "lr_clock": request.lr_clock,
-        "optimizer_state": request.optimizer_state,
+        "method": request.retraining.method,
+        **{own: getattr(request.retraining, name) for name, own in FIELDS.items()},
         "space": space_text(space),
         "seeds": tuple(range(dense.seed, dense.seed + request.seeds)),
         "holdout_fraction": request.holdout,
@@ -130,7 +111,7 @@ def asked(request: TuneRequest, parent: RunRecord, dense: DenseSpec, dataset: Da
         "pruner": request.chosen_pruner,
     }
     unnamed: TuneSpec = make_spec(TuneSpec, study="unnamed", **fields)
-    name = request.study or f"{parent.run_id[:8]}-{request.method}-{unnamed.fingerprint()[:8]}"
+    name = request.study or f"{parent.run_id[:8]}-{request.retraining.method}-{unnamed.fingerprint()[:8]}"
     spec: TuneSpec = make_spec(TuneSpec, study=name, **fields)
     return Asked(spec, length)
 
@@ -144,29 +125,26 @@ def comparison_seeds(spec: TuneSpec, count: int) -> tuple[int, ...]:
 def _space(request: TuneRequest, dense: DenseSpec) -> Space:
     space, where = request.space(), str(request.space_file)
     if space is None:
-        space, where = usual_space(request.method, dense), "the usual space"
+        space, where = usual_space(request.retraining.method, dense), "the usual space"
         space = {name: one for name, one in space.items() if name not in request.fixed}
         if not space:
             raise UsageError(
                 f"{request.options()} leaves nothing to search",
-                f"give --space FILE with {' or '.join(SEARCHED[request.method])}",
+                f"give --space FILE with {' or '.join(searched(request.retraining.method))}",
             )
     return on_points(space, dense, where)
 
 
 def _longest(request: TuneRequest, space: Space, dense: DenseSpec) -> int:
     """Iterations of the longest training of the space. Raises: UsageError when it does not fit the method."""
-    first = {name: min(one.values) for name, one in space.items()}  # the earliest iteration trains the longest
-    k, weights_k, lr_k = (
-        int(first[name]) if name in first else given
-        for name, given in (("k", request.k), ("weights_k", request.weights_k), ("lr_k", request.lr_k))
-    )
-    rate = first.get("lr", request.learning_rate)
-    options = RetrainOptions(request.method, k, weights_k, lr_k, rate, lr_clock=request.lr_clock)
+    earliest = {name: min(one.values) for name, one in space.items()}  # the earliest iteration trains the longest
+    first: dict[str, Any] = {name: int(one) if OPTIONS[name].whole else one for name, one in earliest.items()}
+    options = replace(request.retraining, **first | {"iterations": None})
     plan = plan_against(dense, options)
-    if request.iterations is not None or "iterations" in space:
-        plan_against(dense, replace(options, iterations=request.iterations or 1))
-        return longest(space, "iterations", request.iterations or plan.iterations)
+    length = request.retraining.iterations
+    if length is not None or "iterations" in space:
+        plan_against(dense, replace(options, iterations=length or 1))
+        return longest(space, "iterations", length or plan.iterations)
     return plan.iterations
 
 

@@ -1,8 +1,8 @@
-"""What a search may vary: learning rate, iterations, momentum, K, W and C; from a file, or the usual for a method."""
+"""What a search may vary: the options of a method that are numbers; from a file, or the usual for the method."""
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +17,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from rewindctl.catalog import unknown
 from rewindctl.errors import UsageError
 from rewindctl.files import read_text
+from rewindctl.options import Option, Point
 from rewindctl.paper.lines import Document, parse_yaml
-from rewindctl.specs import MOST_ITERATIONS, DenseSpec, canonical_json, first_problem
+from rewindctl.rewinding.methods import OPTIONS, methods
+from rewindctl.specs import DenseSpec, canonical_json, first_problem
 
 LARGEST_FILE = 100_000
 MOST_STEPS = 10**9  # Optuna counts them in decimal numbers of 28 digits
-LOWEST_RATE, HIGHEST_RATE = 1e-5, 1e-1  # two decades on either side of the report's 0.001
-SEARCHED = {
-    "finetune": ("lr", "iterations", "momentum"),
-    "weight_rewind": ("k", "momentum"),
-    "lr_rewind": ("iterations", "momentum"),
-    "rewind": ("weights_k", "lr_k", "momentum"),
-}
 HINT = "write a line such as: lr: {type: float, low: 0.00001, high: 0.1, log: true}"
 
 
@@ -76,14 +71,12 @@ class Dimension(BaseModel):
 
 
 Space = dict[str, Dimension]
-FITS: dict[str, tuple[Callable[[float], bool], str, bool]] = {
-    "lr": (lambda value: 0 < value <= 1e6, "rates are above 0, and no larger than 1e6", False),
-    "iterations": (lambda value: 1 <= value <= MOST_ITERATIONS, "at least 1 iteration, at most a trillion", True),
-    "momentum": (lambda value: 0 <= value < 1, "momentum is at least 0 and below 1", False),
-} | dict.fromkeys(
-    ("k", "weights_k", "lr_k"),
-    (lambda value: 0 <= value <= MOST_ITERATIONS, "iterations count from 0, to at most a trillion", True),
-)
+
+
+def searched(method: str) -> tuple[str, ...]:
+    """The settings of a method that can be searched: its options that are numbers. Raises: UnknownNameError."""
+    takes = methods[method].takes
+    return tuple(name for name, one in OPTIONS.items() if one.number and (one.every or name in takes))
 
 
 def read_space(path: Path, method: str) -> Space:
@@ -100,7 +93,7 @@ def parse_space(text: str, where: str, method: str) -> Space:
 
 
 def _dimension(document: Document, name: str, where: str, method: str) -> Dimension:
-    known = SEARCHED[method]
+    known = searched(method)
     if name not in known:
         line = document.line((name,))
         raise unknown(f"{where}, line {line}: {method} has no setting", name, known)
@@ -111,10 +104,10 @@ def _dimension(document: Document, name: str, where: str, method: str) -> Dimens
         line = document.line((name, *problem["loc"]))
         reason = first_problem(error).replace("value error, ", "")
         raise UsageError(f"{where}, line {line}: {name}: {reason}", HINT) from None
-    fits, reason, whole = FITS[name]
+    option = OPTIONS[name]
     for value in found.values:
-        if not fits(value) or (whole and value != int(value)):
-            line, why = document.line((name,)), reason if not fits(value) else "a whole number is needed"
+        if not option.fits(value) or (option.whole and value != int(value)):
+            line, why = document.line((name,)), "a whole number is needed" if option.fits(value) else option.fitting
             raise UsageError(f"{where}, line {line}: {name} {value:g} is out of range: {why}", "correct the file")
     return found
 
@@ -122,32 +115,44 @@ def _dimension(document: Document, name: str, where: str, method: str) -> Dimens
 def usual_space(method: str, dense: DenseSpec) -> Space:
     """The rate of fine-tuning, K of weight rewinding, W and C of rewinding.
 
-    C up to the last boundary of the schedule: a later clock only shortens the training at the lowest rate. Raises:
-    UsageError for a method without a usual space.
+    Raises: UsageError for a method without a usual space.
     """
-    if method == "finetune":
-        return {"lr": Dimension(type="float", low=LOWEST_RATE, high=HIGHEST_RATE, log=True)}
-    if method == "weight_rewind":
-        return {"k": Dimension(type="categorical", choices=tuple(map(float, dense.rewind_points[:-1])))}
-    if method == "rewind":
-        latest = dense.lr_boundaries[-1] if dense.lr_boundaries else dense.iterations - 1
-        points = tuple(map(float, dense.rewind_points))
-        return {
-            "weights_k": Dimension(type="categorical", choices=points),
-            "lr_k": Dimension(type="int", low=0, high=latest),
-        }
-    raise UsageError(f"there is no usual space for {method}", f"give --space FILE with {' or '.join(SEARCHED[method])}")
+    usual = {name: _usual(OPTIONS[name], dense) for name in searched(method)}
+    if space := {name: one for name, one in usual.items() if one is not None}:
+        return space
+    raise UsageError(f"there is no usual space for {method}", f"give --space FILE with {' or '.join(usual)}")
+
+
+def _usual(option: Option, dense: DenseSpec) -> Dimension | None:
+    """Where an option is searched that no file is given for.
+
+    A clock up to the last boundary of the schedule: a later one only shortens the training at the lowest rate.
+    """
+    if option.search is not None:
+        return Dimension(type="float", low=option.search[0], high=option.search[1], log=True)
+    if option.point is None:
+        return None
+    if option.point.weights:
+        return Dimension(type="categorical", choices=tuple(map(float, _recorded(option.point, dense))))
+    return Dimension(type="int", low=0, high=dense.lr_boundaries[-1] if dense.lr_boundaries else dense.iterations - 1)
+
+
+def _recorded(point: Point, dense: DenseSpec) -> tuple[int, ...]:
+    """The iterations of the dense run whose weights are recorded and leave something to train."""
+    return dense.rewind_points if point.last else dense.rewind_points[:-1]
 
 
 def on_points(space: Space, dense: DenseSpec, where: str) -> Space:
     """`space` with K and W among the recorded rewind points of the dense run, C before its end. Raises: UsageError."""
-    if "lr_k" in space and max(space["lr_k"].values) >= dense.iterations:
-        latest = max(space["lr_k"].values)
-        raise UsageError(
-            f"{where}: lr_k {latest:.0f} leaves nothing to train", f"give iterations from 0 to {dense.iterations - 1}"
-        )
-    points = {"k": dense.rewind_points[:-1], "weights_k": dense.rewind_points}  # from K = N nothing would be trained
-    return {name: _on(points[name], name, one, where) if name in points else one for name, one in space.items()}
+    points = {name: point for name in space if (point := OPTIONS[name].point)}
+    for name, point in points.items():
+        if not point.weights and (latest := max(space[name].values)) >= dense.iterations:
+            raise UsageError(
+                f"{where}: {name} {latest:.0f} leaves nothing to train",
+                f"give iterations from 0 to {dense.iterations - 1}",
+            )
+    recorded = {name: _recorded(point, dense) for name, point in points.items() if point.weights}
+    return {name: _on(recorded[name], name, one, where) if name in recorded else one for name, one in space.items()}
 
 
 def _on(points: Sequence[int], name: str, one: Dimension, where: str) -> Dimension:
@@ -179,7 +184,7 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
 
 
 def _distribution(name: str, one: Dimension) -> BaseDistribution:
-    whole = FITS[name][2]
+    whole = OPTIONS[name].whole
     if one.choices is not None:
         return CategoricalDistribution([int(value) if whole else value for value in one.choices])
     low, high = one.values

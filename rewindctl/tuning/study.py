@@ -20,6 +20,7 @@ from rewindctl.pipeline.life import Life, live
 from rewindctl.pipeline.replays import require_state
 from rewindctl.registry import RunRecord, RunWriter, Watch
 from rewindctl.registry import records as tag
+from rewindctl.rewinding.methods import WEIGHTS
 from rewindctl.specs import TuneSpec
 from rewindctl.tuning.request import TuneRequest, asked, comparison_seeds
 from rewindctl.tuning.sampling import counted
@@ -60,8 +61,8 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     dense = pipeline.dense_of(parent)
     pipeline.require_step(dense)
     wanted = asked(request, parent, dense, pipeline.dataset(dense.dataset))
-    for iteration in (wanted.spec.k, wanted.spec.weights_k):
-        require_state(pipeline, pipeline.dense_run(parent), iteration)
+    for name in WEIGHTS:
+        require_state(pipeline, pipeline.dense_run(parent), getattr(wanted.spec, name))
     site = Site(registry.uri, registry.experiment, pipeline.device_name, pipeline.data_dir, pipeline.policy)
     work = Work(
         site,

@@ -13,10 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rewindctl.commands import retrain_command
 from rewindctl.counting import count_of
 from rewindctl.errors import DivergedError
-from rewindctl.pipeline.requests import RetrainOptions
 from rewindctl.registry import RunWriter
 from rewindctl.registry import records as tag
-from rewindctl.rewinding.methods import FINETUNE_RATE
+from rewindctl.rewinding.methods import FINETUNE_RATE, RetrainOptions
 from rewindctl.tuning.plots import plot_history, plot_importance, plot_slices
 from rewindctl.tuning.sampling import counted
 from rewindctl.tuning.storage import REPEATS, shown
@@ -69,7 +68,7 @@ def compare(trials: Trials, best: RetrainOptions, seeds: tuple[int, ...]) -> dic
     What the search does not vary is the same for both; what it varies has the report's value. Each seed trains both;
     no trial was chosen by these seeds. A training that diverges has no accuracy, and its pair counts for nothing.
     """
-    reference = RetrainOptions("finetune", learning_rate=FINETUNE_RATE, iterations=_reference_length(trials))
+    reference = RetrainOptions(method="finetune", lr=FINETUNE_RATE, iterations=_reference_length(trials))
     found = {"best": best, "reference": reference}
     values = {name: [_measure(trials, name, options, seed) for seed in seeds] for name, options in found.items()}
     pairs = [

@@ -14,18 +14,20 @@ from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import DivergedError, RegistryError
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.life import Life, live
-from rewindctl.pipeline.requests import RetrainOptions, retrain_child
+from rewindctl.pipeline.requests import retrain_child
 from rewindctl.pipeline.starts import prepared
 from rewindctl.pipeline.train_run import in_arithmetic, say_step
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import Watch as OwnerWatch
 from rewindctl.registry import records as tag
 from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.safe_text import finite
 from rewindctl.specs import DenseSpec, RetrainSpec, TrialSpec, TuneSpec, make_spec
 from rewindctl.training.loop import train
 from rewindctl.training.records import Evaluation, ResumePoint
 from rewindctl.tuning.holdout import tuning_data
+from rewindctl.tuning.request import FIELDS
 from rewindctl.tuning.search import BEAT_SECONDS, Result, beat, shown
 from rewindctl.tuning.storage import REPEATS
 
@@ -87,18 +89,8 @@ class Trials:
 
     def options(self, params: dict[str, Any]) -> RetrainOptions:
         """The retraining of a point of the space."""
-        spec = self.spec
-        return RetrainOptions(
-            spec.method,
-            k=params.get("k", spec.k),
-            weights_k=params.get("weights_k", spec.weights_k),
-            lr_k=params.get("lr_k", spec.lr_k),
-            learning_rate=params.get("lr", spec.learning_rate),
-            iterations=params.get("iterations", spec.iterations),
-            lr_clock=spec.lr_clock,
-            optimizer_state=spec.optimizer_state,
-            momentum=params.get("momentum"),
-        )
+        fixed = {name: getattr(self.spec, own) for name, own in FIELDS.items()}
+        return RetrainOptions(method=self.spec.method, **fixed | params)
 
     def retrain_spec(self, options: RetrainOptions) -> RetrainSpec:
         """The full retraining that a point stands for. Raises: UsageError."""

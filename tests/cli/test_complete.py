@@ -28,7 +28,6 @@ from rewindctl.report.formats import formats
 from rewindctl.report.runs import orders, value_of
 from rewindctl.report.study_tables import study_tables
 from rewindctl.report.tables import tables
-from rewindctl.rewinding.methods import methods
 from rewindctl.training.recipes import recipes
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +60,6 @@ def offer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 CATALOGS = {
     "data set": datasets,
     "recipe": recipes,
-    "method": methods,
     "criterion": criteria,
     "order": orders,
     "format": formats,

@@ -23,10 +23,11 @@ from rewindctl.engines.streams import Streams
 from rewindctl.engines.work import Site
 from rewindctl.pipeline import Pipeline, RunPolicy
 from rewindctl.pipeline.plan import Plan, Stage
-from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_child, retrain_child
+from rewindctl.pipeline.requests import PruneOptions, dense_spec, prune_child, retrain_child
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.writer import resume_file
+from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.specs import parse_spec
 
 QUIET = Console(quiet=True)

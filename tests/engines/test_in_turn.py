@@ -11,8 +11,9 @@ from rewindctl.engines.run import SAME_FAILURES, run_plan
 from rewindctl.errors import RegistryError
 from rewindctl.pipeline import Pipeline
 from rewindctl.pipeline.planning import known_runs, plan_dense, plan_retrain
-from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec
+from rewindctl.pipeline.requests import PruneOptions, dense_spec
 from rewindctl.registry import Registry
+from rewindctl.rewinding.methods import RetrainOptions
 
 QUIET = Console(quiet=True)
 
@@ -24,7 +25,11 @@ def pipeline_on(chain: Chain) -> Pipeline:
 def test_what_is_done_is_known_and_what_is_shared_is_one_stage(chain: Chain) -> None:
     pipeline = pipeline_on(chain)
     dense, mask = pipeline.registry.get(chain.dense), pipeline.registry.get(chain.prune)
-    methods = (RetrainOptions("finetune"), RetrainOptions("lr_rewind"), RetrainOptions("lr_rewind", iterations=6))
+    methods = (
+        RetrainOptions(method="finetune"),
+        RetrainOptions(method="lr_rewind"),
+        RetrainOptions(method="lr_rewind", iterations=6),
+    )
     given = [plan_retrain(pipeline, [mask, mask], None, PruneOptions(), method) for method in methods]
     for plan, end in zip(given, (chain.finetune, chain.lr_rewind, None), strict=True):
         known = known_runs(plan, pipeline.registry)
@@ -42,7 +47,7 @@ def test_what_is_done_is_known_and_what_is_shared_is_one_stage(chain: Chain) -> 
 def test_runs_of_one_fingerprint_are_different_parents(chain: Chain) -> None:
     pipeline = pipeline_on(chain)
     mask = pipeline.registry.get(chain.prune)
-    plan = plan_retrain(pipeline, [mask], None, PruneOptions(), RetrainOptions("finetune"))
+    plan = plan_retrain(pipeline, [mask], None, PruneOptions(), RetrainOptions(method="finetune"))
     (asked,) = plan.asked
     twin = plan.add_runs([plan.given[chain.dense], replace(mask, run_id="f" * 32)])
     assert plan.add(plan.stages[asked].spec, twin) != asked
@@ -52,7 +57,7 @@ def test_runs_of_one_fingerprint_are_different_parents(chain: Chain) -> None:
 def test_a_forced_trial_is_to_do_whatever_is_there(chain: Chain) -> None:
     pipeline = pipeline_on(chain)
     mask = pipeline.registry.get(chain.prune)
-    plan = plan_retrain(pipeline, [mask], None, PruneOptions(), RetrainOptions("finetune"))
+    plan = plan_retrain(pipeline, [mask], None, PruneOptions(), RetrainOptions(method="finetune"))
     assert known_runs(plan, pipeline.registry, force=True).keys() == {chain.dense, chain.prune}
     assert known_runs(plan, pipeline.registry).keys() == {chain.dense, chain.prune, *plan.asked}
 

@@ -6,8 +6,9 @@ import pytest
 from conftest import Chain, Cli
 
 from rewindctl.pipeline.labels import LINE, dense_name, inherited, method_label, retrain_command, tune_name
-from rewindctl.pipeline.requests import RetrainOptions, retrain_spec
+from rewindctl.pipeline.requests import retrain_spec
 from rewindctl.registry import records as tag
+from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.specs import DenseSpec
 
 NAMES = {
@@ -80,15 +81,17 @@ def test_descendants_inherit_what_tells_them_apart(chain: Chain) -> None:
 
 
 ASKED = {
-    "--method finetune --lr 0.001 --iterations 24": RetrainOptions("finetune"),
-    "--method finetune --lr 1e-05 --iterations 5": RetrainOptions("finetune", learning_rate=1e-5, iterations=5),
-    "--method weight_rewind --k 0": RetrainOptions("weight_rewind", k=0),
+    "--method finetune --lr 0.001 --iterations 24": RetrainOptions(method="finetune"),
+    "--method finetune --lr 1e-05 --iterations 5": RetrainOptions(method="finetune", lr=1e-5, iterations=5),
+    "--method weight_rewind --k 0": RetrainOptions(method="weight_rewind", k=0),
     "--method weight_rewind --k 6 --lr-clock restarted --optimizer-state restored": RetrainOptions(
-        "weight_rewind", k=6, lr_clock="restarted", optimizer_state="restored"
+        method="weight_rewind", k=6, lr_clock="restarted", optimizer_state="restored"
     ),
-    "--method lr_rewind --iterations 12": RetrainOptions("lr_rewind", iterations=12),
-    "--method rewind --weights-k 6 --lr-k 0": RetrainOptions("rewind", weights_k=6, lr_k=0),
-    "--method weight_rewind --k 6 --data-order continued": RetrainOptions("weight_rewind", k=6, data_order="continued"),
+    "--method lr_rewind --iterations 12": RetrainOptions(method="lr_rewind", iterations=12),
+    "--method rewind --weights-k 6 --lr-k 0": RetrainOptions(method="rewind", weights_k=6, lr_k=0),
+    "--method weight_rewind --k 6 --data-order continued": RetrainOptions(
+        method="weight_rewind", k=6, data_order="continued"
+    ),
 }
 
 

@@ -12,7 +12,6 @@ from rewindctl.datasets import Dataset, load_dataset
 from rewindctl.errors import UnknownNameError, UsageError
 from rewindctl.pipeline.requests import (
     PruneOptions,
-    RetrainOptions,
     dense_spec,
     prune_spec,
     require_kind,
@@ -20,6 +19,7 @@ from rewindctl.pipeline.requests import (
     retrain_spec,
 )
 from rewindctl.registry import RunRecord
+from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.specs import PruneSpec, RetrainSpec
 from rewindctl.training.recipes import recipes_with_larger_batches
 
@@ -145,7 +145,7 @@ def test_norms_are_removed_with_channels_only() -> None:
 
 PLANS: list[tuple[dict[str, Any], tuple[int, int, int, int, float | None]]] = [
     ({"method": "finetune"}, (24, 0, 24, 24, 0.001)),
-    ({"method": "finetune", "learning_rate": 0.01, "iterations": 5}, (24, 0, 5, 24, 0.01)),
+    ({"method": "finetune", "lr": 0.01, "iterations": 5}, (24, 0, 5, 24, 0.01)),
     ({"method": "weight_rewind", "k": 6}, (6, 6, 18, 24, None)),
     ({"method": "weight_rewind", "k": 0}, (0, 0, 24, 24, None)),
     ({"method": "weight_rewind", "k": 6, "lr_clock": "restarted"}, (6, 0, 18, 24, None)),
@@ -168,29 +168,29 @@ def test_every_method_is_four_numbers(
 
 
 def test_what_was_asked_for_is_kept_beside_what_it_came_to(runs: dict[str, RunRecord]) -> None:
-    options = RetrainOptions("weight_rewind", k=6, lr_clock="restarted", optimizer_state="restored")
+    options = RetrainOptions(method="weight_rewind", k=6, lr_clock="restarted", optimizer_state="restored")
     spec = retrain_spec(runs["prune"], runs["dense"], options)
     assert (spec.method, spec.k, spec.lr_clock, spec.optimizer_state) == ("weight_rewind", 6, "restarted", "restored")
 
 
 @pytest.mark.parametrize("iteration", [1, 7, 23])
 def test_weights_may_be_of_an_iteration_that_was_not_recorded(runs: dict[str, RunRecord], iteration: int) -> None:
-    plan = retrain_plan(runs["dense"], RetrainOptions("weight_rewind", k=iteration))
+    plan = retrain_plan(runs["dense"], RetrainOptions(method="weight_rewind", k=iteration))
     assert (plan.weights_iteration, plan.clock_start, plan.iterations) == (iteration, iteration, 24 - iteration)
 
 
 def test_what_is_missing_is_told_with_what_is_recorded(runs: dict[str, RunRecord]) -> None:
     with pytest.raises(UsageError) as caught:
-        retrain_plan(runs["dense"], RetrainOptions("weight_rewind"))
+        retrain_plan(runs["dense"], RetrainOptions(method="weight_rewind"))
     assert caught.value.hint == "give an iteration from 0 to 23; recorded: 0, 6, 12"  # at 24 nothing is left to train
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        RetrainOptions("lr_rewind", data_order="continued"),
-        RetrainOptions("finetune", data_order="continued"),
-        RetrainOptions("rewind", weights_k=24, lr_k=6, data_order="continued"),
+        RetrainOptions(method="lr_rewind", data_order="continued"),
+        RetrainOptions(method="finetune", data_order="continued"),
+        RetrainOptions(method="rewind", weights_k=24, lr_k=6, data_order="continued"),
     ],
 )
 def test_the_order_of_batches_has_no_meaning_for_trained_weights(
@@ -201,19 +201,19 @@ def test_the_order_of_batches_has_no_meaning_for_trained_weights(
 
 
 def test_the_clock_may_start_at_an_iteration_that_was_not_recorded(runs: dict[str, RunRecord]) -> None:
-    assert retrain_plan(runs["dense"], RetrainOptions("rewind", weights_k=6, lr_k=7)).clock_start == 7
+    assert retrain_plan(runs["dense"], RetrainOptions(method="rewind", weights_k=6, lr_k=7)).clock_start == 7
 
 
 def test_an_unknown_method_lists_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match="unknown method 'lr_rewnd': did you mean 'lr_rewind'") as caught:
-        RetrainOptions("lr_rewnd")
+        RetrainOptions(method="lr_rewnd")
     assert caught.value.hint == "known: finetune, lr_rewind, rewind, weight_rewind"
 
 
 @pytest.mark.parametrize("parent", ["dense", "lr_rewind"])
 def test_only_a_mask_can_be_retrained(runs: dict[str, RunRecord], parent: str) -> None:
     with pytest.raises(UsageError, match=f"is a {runs[parent].kind} run, a prune run is needed"):
-        retrain_spec(runs[parent], runs["dense"], RetrainOptions("lr_rewind"))
+        retrain_spec(runs[parent], runs["dense"], RetrainOptions(method="lr_rewind"))
 
 
 # Parents
@@ -239,7 +239,7 @@ def test_children_name_an_edited_parent_as_it_was_finished(copied_chain: Chain) 
     def specs() -> tuple[PruneSpec, RetrainSpec]:
         registry = copied_chain.registry()
         dense, mask = registry.get(copied_chain.dense), registry.get(copied_chain.prune)
-        return prune_spec(dense, 0.5, PruneOptions()), retrain_spec(mask, dense, RetrainOptions("lr_rewind"))
+        return prune_spec(dense, 0.5, PruneOptions()), retrain_spec(mask, dense, RetrainOptions(method="lr_rewind"))
 
     before = specs()
     for run in (copied_chain.dense, copied_chain.prune):

@@ -1,6 +1,6 @@
 """Retraining methods: the table of the report, what they have in common, what they refuse."""
 
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -8,19 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewindctl.errors import UnknownNameError, UsageError
-from rewindctl.rewinding.methods import FINETUNE_RATE, RetrainPlan, RetrainRequest, methods
+from rewindctl.rewinding.methods import FINETUNE_RATE, RetrainOptions, RetrainPlan, methods, plan_of
 
 N, K, W, C = 72_000, 8_000, 2_000, 500
 
 
+@dataclass(frozen=True)
+class Dense:
+    iterations: int
+    rewind_points: tuple[int, ...] = ()
+
+
 def plan(method: str, n: int = N, **options: Any) -> RetrainPlan:
-    return methods[method](RetrainRequest(n, **options))
+    return plan_of(RetrainOptions(method=method, **options), Dense(n))
 
 
 # Report section 4: weights from, clock from, iterations, schedule over, constant rate.
 TABLE = [
     ("finetune", {}, (N, 0, N, N, 0.001)),
-    ("finetune", {"iterations": 100, "learning_rate": 0.01}, (N, 0, 100, N, 0.01)),
+    ("finetune", {"iterations": 100, "lr": 0.01}, (N, 0, 100, N, 0.01)),
     ("weight_rewind", {"k": K}, (K, K, N - K, N, None)),
     ("weight_rewind", {"k": 0}, (0, 0, N, N, None)),
     ("weight_rewind", {"k": K, "lr_clock": "restarted"}, (K, 0, N - K, N, None)),
@@ -99,15 +105,15 @@ NEEDED: dict[str, dict[str, Any]] = {
 }
 MEANINGLESS = [
     ("finetune", ("k", "weights_k", "lr_k", "lr_clock")),
-    ("weight_rewind", ("weights_k", "lr_k", "learning_rate", "iterations")),
-    ("lr_rewind", ("k", "weights_k", "lr_k", "learning_rate", "lr_clock")),
-    ("rewind", ("k", "learning_rate", "iterations", "lr_clock")),
+    ("weight_rewind", ("weights_k", "lr_k", "lr", "iterations")),
+    ("lr_rewind", ("k", "weights_k", "lr_k", "lr", "lr_clock")),
+    ("rewind", ("k", "lr", "iterations", "lr_clock")),
 ]
 VALUES: dict[str, Any] = {
     "k": 0,
     "weights_k": 0,
     "lr_k": 0,
-    "learning_rate": 0.1,
+    "lr": 0.1,
     "iterations": 10,
     "lr_clock": "restarted",
 }
@@ -116,12 +122,10 @@ VALUES: dict[str, Any] = {
 @pytest.mark.parametrize(("method", "option"), [(m, option) for m, options in MEANINGLESS for option in options])
 def test_an_option_without_meaning_is_refused_not_ignored(method: str, option: str) -> None:
     """0 too, which is a value."""
-    request = RetrainRequest(N, **NEEDED[method])
-    methods[method](request)
+    plan(method, **NEEDED[method])
     with pytest.raises(UsageError, match="no meaning") as caught:
-        methods[method](replace(request, **{option: VALUES[option]}))
-    flag = {"learning_rate": "--lr"}.get(option, f"--{option.replace('_', '-')}")
-    assert f"{flag} " in caught.value.message
+        plan(method, **NEEDED[method], **{option: VALUES[option]})
+    assert f"--{option.replace('_', '-')} " in caught.value.message
     assert method in caught.value.message
 
 

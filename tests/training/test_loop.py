@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import trainings
+from rewinding.test_methods import plan as plan_for
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from trainings import Keeper
@@ -18,7 +19,7 @@ from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pruning import Mask, prune
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.rewinding.methods import RetrainPlan, RetrainRequest, methods
+from rewindctl.rewinding.methods import RetrainPlan
 from rewindctl.rewinding.schedule import Schedule
 from rewindctl.specs import PruneSpec
 from rewindctl.training.loop import evaluate, train
@@ -139,7 +140,7 @@ def test_weight_rewinding_without_pruning_is_the_unbroken_run(
     """Weights, statistics, momentum, clock and data of iteration K, from its file, under a mask that keeps all."""
     dense.states[k].save(tmp_path / "rewind-point")
     start = TrainState.load(tmp_path / "rewind-point")
-    plan = methods["weight_rewind"](RetrainRequest(N, k=k))
+    plan = plan_for("weight_rewind", N, k=k)
     result, _ = run(data, planned(plan), start, Mask.ones(kernels(network())))
     assert (result.state.iteration, result.state.data_position) == (N - k, N)
     assert saved(replace(result.state, iteration=N)) == saved(dense.result.state)
@@ -164,12 +165,12 @@ def test_rewind_to_the_end_under_a_clock_at_0_is_learning_rate_rewinding(
     data: DeviceData, dense: Dense, saved: Saved
 ) -> None:
     """In bytes, and not those of a run with other weights or another clock."""
-    request, mask = RetrainRequest(N), pruned(dense.result.state)
+    mask = pruned(dense.result.state)
     plans = [
-        methods["lr_rewind"](request),
-        methods["rewind"](replace(request, weights_k=N, lr_k=0)),
-        methods["rewind"](replace(request, weights_k=N, lr_k=6)),
-        methods["rewind"](replace(request, weights_k=5, lr_k=0)),
+        plan_for("lr_rewind", N),
+        plan_for("rewind", N, weights_k=N, lr_k=0),
+        plan_for("rewind", N, weights_k=N, lr_k=6),
+        plan_for("rewind", N, weights_k=5, lr_k=0),
     ]
     ends = []
     for plan in plans:

@@ -10,13 +10,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from rewindctl.errors import UsageError
 from rewindctl.specs import DenseSpec
 from rewindctl.tuning.space import (
-    SEARCHED,
     Dimension,
     distributions,
     longest,
     on_points,
     parse_space,
     read_space,
+    searched,
     space_of,
     space_text,
     usual_space,
@@ -177,7 +177,7 @@ choices = st.lists(st.floats(0.01, 0.9), min_size=1, max_size=5, unique=True).ma
 )
 
 
-@given(st.dictionaries(st.sampled_from(SEARCHED["finetune"][::2]), intervals | choices, min_size=1))
+@given(st.dictionaries(st.sampled_from(searched("finetune")[::2]), intervals | choices, min_size=1))
 def test_a_space_is_what_its_text_says(space: dict[str, Dimension]) -> None:
     assert space_of(space_text(space)) == space
     assert distributions(space_of(space_text(space))) == distributions(space)

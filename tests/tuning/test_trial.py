@@ -14,13 +14,14 @@ from rewindctl.datasets import Dataset, load_dataset
 from rewindctl.pipeline import Pipeline
 from rewindctl.registry.binding import MARKER, MisplacedError
 from rewindctl.registry.records import OWNER
+from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.tuning.request import TuneRequest, asked
 from rewindctl.tuning.study import Tuned, tune
 from rewindctl.tuning.trial import Trials, Watch
 
 TIMES = ("duration_seconds", "iterations_per_second")
 IDS = ("run_id", "storage")
-REQUEST = TuneRequest(trials=5, iterations=24, compare_seeds=1)
+REQUEST = TuneRequest(retraining=RetrainOptions(method="finetune", iterations=24), trials=5, compare_seeds=1)
 
 
 def search(chain: Chain, target: Path, change: Callable[[Dataset], Dataset]) -> tuple[Tuned, list[object]]:
