@@ -4,8 +4,6 @@ The addresses of files in a SQLite store are absolute. A copy of it names the fi
 names a place where there is nothing: in neither may anything be written or deleted before `relocation` has mended it.
 """
 
-import fcntl
-import os
 import re
 import sqlite3
 import uuid
@@ -18,7 +16,7 @@ from typing import Annotated
 from pydantic import Field
 
 from rewindctl.errors import IntegrityError, RegistryError
-from rewindctl.files import replacing, writing
+from rewindctl.files import locked, replacing, writing
 from rewindctl.registry.manifest import Strict, parse_strict
 from rewindctl.registry.neighbours import are_apart, files_in, has_twin, is_same, is_sqlite, names_root
 from rewindctl.registry.paths import local_path
@@ -269,10 +267,5 @@ def read_marker(root: Path) -> Marker | None:
 def alone_in(folder: Path) -> Iterator[None]:
     """The folder, made where it is missing, with no other process in this block. Raises: OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(number, fcntl.LOCK_EX)
+    with locked(folder, required=False):
         yield
-    finally:
-        os.close(number)

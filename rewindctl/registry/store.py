@@ -1,6 +1,5 @@
 """Reaching a tracking store: fresh tables made by one process at a time, a server that answers."""
 
-import fcntl
 import http.client
 import os
 import sqlite3
@@ -12,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rewindctl.errors import RegistryError
-from rewindctl.files import disk_hint, replacing
+from rewindctl.files import disk_hint, locked, replacing
 from rewindctl.registry import outage
 from rewindctl.registry.address import absolute_uri, is_server, sqlite_path, without_user
 from rewindctl.registry.client import CHECK, LOCKED, LOCKED_HINT, AwayError, Client, hint_for, patiently
@@ -39,6 +38,11 @@ def connect(uri: str, *, wait: bool = False) -> Client:
     return Client(uri, outage.limit_seconds())
 
 
+def lock_file(store: Path) -> Path:
+    """Whoever makes or relocates a SQLite store has this file locked."""
+    return store.with_name(f".{store.name}.lock")
+
+
 def _prepare_sqlite(path: Path, uri: str) -> None:
     """Make the store under a lock: MLflow crashes when several processes first touch one at once.
 
@@ -49,8 +53,7 @@ def _prepare_sqlite(path: Path, uri: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if _initialised(path):
             return
-        with path.with_name(f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(lock_file(path)):
             if not path.exists():
                 with replacing(path) as temporary:
                     Client(f"sqlite:///{temporary}").search_experiments(max_results=1)
