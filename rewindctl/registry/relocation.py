@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rewindctl.errors import IntegrityError, UsageError
 from rewindctl.files import locked, replacing, sha256, writing
+from rewindctl.registry import mlflow_internals as internals
 from rewindctl.registry import records as tag
 from rewindctl.registry.address import absolute_uri, require_store, sqlite_path
 from rewindctl.registry.binding import Binding, Home, alone_in, new_mark, read_marker
@@ -27,11 +28,6 @@ from rewindctl.registry.renaming import rename, rename_studies
 from rewindctl.registry.searching import ANY, BOTH, search
 from rewindctl.registry.store import connect, lock_file
 from rewindctl.safe_text import redacted
-
-FOLDERS = """
-    SELECT artifact_uri FROM runs WHERE experiment_id = :id
-    UNION SELECT artifact_location FROM logged_models WHERE experiment_id = :id
-"""
 
 
 @dataclass(frozen=True)
@@ -172,7 +168,7 @@ class _Relocation:
     def _missing(self, move: Move) -> Iterator[Path]:
         """The files of the experiment that the new root does not have, and the old one has."""
         with self.client.plain_errors(), closing(self.binding.connection()) as connection:
-            rows = connection.execute(FOLDERS, {"id": move.home.experiment_id}).fetchall()
+            rows = connection.execute(internals.FOLDERS, {"id": move.home.experiment_id}).fetchall()
         for folder in sorted({below for (uri,) in rows if (below := _below(move.home, str(uri))) is not None}):
             for source in sorted((move.home.root / folder).rglob("*")):
                 path = source.relative_to(move.home.root)
