@@ -83,6 +83,7 @@ def markdown(table: Table | pd.DataFrame) -> str:
 @formats.register("latex")
 def latex(table: Table | pd.DataFrame) -> str:
     """A tabular that needs no package, the caption and the notes as comments."""
+    # pandas' own draws its rules with booktabs, and leaves letters as they are that few fonts have.
     table = as_table(table)
     lines = table.lines()
     body = [" & ".join(_latex_escaped(value) for value in line) + r" \\" for line in lines]
