@@ -3,22 +3,31 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Two processes of one thread each: two threads each would stand in each other's way on two cores.
 # Neighbours stay together, since they share what is slow to make.
-SIDE_BY_SIDE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+SIDE_BY_SIDE := $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What Python compiled is kept, whatever the shell says: else each run of pytest rewrites the asserts of all tests anew.
 export PYTHONDONTWRITEBYTECODE =
+
+# The oldest MLflow that pyproject.toml admits, over all else that is installed.
+OLDEST := $(VENV)/oldest
+OLDEST_MLFLOW := $(shell sed -n 's/^ *"mlflow>=\([0-9.]*\).*/\1/p' pyproject.toml)
 
 SECONDS ?= 600
 SEED ?= 0
 OUTPUT ?=
 
-.PHONY: demo test test-slow test-ray test-projects test-postgres test-browser soak soak-short fuzz lint types bench clean
+.PHONY: demo test test-oldest test-slow test-ray test-projects test-postgres test-browser soak soak-short fuzz lint types bench clean
 
 demo: $(VENV)/.installed ## install, then the whole chain on the embedded digits, then the comparison
 	$(BIN)/rewindctl demo
 
 test: $(VENV)/.dev ## the tests a newcomer runs
 	$(SIDE_BY_SIDE) -m "not slow"
+
+test-oldest: $(OLDEST)/.installed ## the registry over the oldest MLflow that pyproject.toml admits
+	$(OLDEST)/bin/python -c "import mlflow; assert f'{mlflow.__version__}.'.startswith('$(OLDEST_MLFLOW).'), mlflow"
+	$(ONE_THREAD) $(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" tests/registry
 
 test-slow: $(VENV)/.dev ## real servers, killed processes, mlflow run
 	$(SIDE_BY_SIDE) -m "slow and not browser and not postgres and not ray" --ignore tests/test_environments.py
@@ -65,6 +74,13 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+$(OLDEST)/.installed: $(VENV)/.dev pyproject.toml
+	$(BIN)/python -m venv --clear $(OLDEST)
+	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \
+		>$$(echo $(OLDEST)/lib/python3.*/site-packages)/newest.pth
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check mlflow==$(OLDEST_MLFLOW)
 	touch $@
 
 clean:

@@ -1,6 +1,7 @@
-"""Files that are whole or not there, what a disk refuses, digests, texts of bounded size."""
+"""Files that are whole or not there, locks between processes, what a disk refuses, digests, texts of bounded size."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import stat
@@ -42,6 +43,23 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True, required: bool = True) -> Iterator[None]:
+    """No other process is in such a block of the same `path`: a folder, or a lock file, which is made and stays.
+
+    The lock ends with the process. The library filelock locks no folder, makes the folder of a lock file anew, and
+    leaves a file for a lock where the file system has none. Raises: OSError, where the file system has no locks only
+    if one is `required`; BlockingIOError where another process has the lock, unless asked to `wait`.
+    """
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        with suppress(*() if required else (OSError,)):
+            fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(number)
 
 
 def no_plain_file(path: Path) -> str:
@@ -125,5 +143,10 @@ def keep_text(path: Path, text: str) -> None:
 
 
 def state_folder() -> Path:
-    """What this machine keeps of work under way: `$XDG_STATE_HOME/rewindctl`."""
+    """What this machine keeps of work under way: `$XDG_STATE_HOME/rewindctl`, on every system."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "rewindctl"
+
+
+def cache_folder() -> Path:
+    """What this machine has of data sets: `$XDG_CACHE_HOME/rewindctl`, on every system."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewindctl"

@@ -58,7 +58,10 @@ def clock() -> float:
 
 
 def is_there(pid: int) -> bool:
-    """Whether a process is there; one that ended but was not reaped is not."""
+    """Whether a process is there; one that ended but was not reaped is not.
+
+    The library psutil takes another user's process for gone where /proc is mounted with `hidepid`.
+    """
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -69,7 +72,10 @@ def is_there(pid: int) -> bool:
 
 
 def started(pid: int) -> str:
-    """When a process began, in clock ticks since boot: a number used again is another process. Empty: not told."""
+    """When a process began, in clock ticks since boot: a number used again is another process. Empty: not told.
+
+    psutil has only the time of day, which moves when the clock is set.
+    """
     return (_stat(pid)[19:20] or [""])[0]  # field 22
 
 

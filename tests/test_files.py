@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rewindctl.files import replacing, require_state_folder, sha256, state_folder
+from rewindctl.files import cache_folder, locked, replacing, require_state_folder, sha256, state_folder
 
 
 def test_block_that_ends_well_leaves_the_new_file_alone(tmp_path: Path) -> None:
@@ -98,3 +98,27 @@ def test_the_state_folder_is_this_users_alone_whatever_the_umask(
         os.umask(before)
     for folder in (state_folder(), *state_folder().parents[:2]):
         assert folder.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("place", [".", "lock"])
+def test_a_lock_lets_one_in_and_leaves_what_it_locked(place: str, tmp_path: Path) -> None:
+    """A folder, or a file; the folder of an outbox that is gone is not made anew."""
+    path = tmp_path / place
+    with locked(path), pytest.raises(BlockingIOError), locked(path, wait=False):
+        raise AssertionError
+    with locked(path, wait=False):
+        pass
+    assert path.exists()
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "gone" / place / "lock"):
+        raise AssertionError
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize("where", ["", "elsewhere", "/else/where"])
+def test_xdg_says_where_the_folders_are_and_home_where_it_does_not(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the system, and as written: a folder that moved would be an outbox that nobody finds."""
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("XDG_STATE_HOME", where)
+    monkeypatch.setenv("XDG_CACHE_HOME", where)
+    assert state_folder() == Path(where or "/home/me/.local/state", "rewindctl")
+    assert cache_folder() == Path(where or "/home/me/.cache", "rewindctl")

@@ -1,12 +1,14 @@
 """Imports go one way, MLflow has one importer, and names say what a module is for."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import rewindctl
+from rewindctl.registry.mlflow_internals import PLAIN
 
 ROOT = Path(rewindctl.__file__).parent
 # A module may import from its own room and from earlier rows. A new room gets its place here.
@@ -30,6 +32,9 @@ ROWS = (
 )
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 VAGUE = {"utils", "util", "helpers", "helper", "base", "manager", "managers", "common", "misc"}
+INTERNALS = "rewindctl.registry.mlflow_internals"
+DOCUMENTED = ("mlflow.MlflowClient", "mlflow.entities.")  # of MLflow, where others may import it
+TABLE = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+(\w+)")
 HEAVY = {"torch", "torchvision", "mlflow", "pandas", "matplotlib", "numpy", "sklearn", "scipy"}
 
 
@@ -55,14 +60,26 @@ def imports(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
             yield from (f"{source}.{alias.name}" for alias in node.names)
 
 
+def undocumented(tree: ast.AST, module: str) -> Iterator[str]:
+    """MLflow's private parts and tables in a module that is not the one for them."""
+    for node in ast.walk(tree) if module != INTERNALS else ():
+        if isinstance(node, ast.Attribute) and node.attr == "_tracking_client":
+            yield f"{module} uses {node.attr} of MLflow: it belongs in {INTERNALS}"
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and PLAIN & {*TABLE.findall(node.value)}:
+            yield f"{module} names a table of MLflow in {node.value!r}: it belongs in {INTERNALS}"
+
+
 def violations(module: str, source: str, is_package: bool = False) -> list[str]:
     """What of the rules the source of `module` breaks."""
     room = module.split(".")[1] if "." in module else ""
-    broken = []
-    for name in imports(ast.parse(source), module, is_package):
+    tree = ast.parse(source)
+    broken = list(undocumented(tree, module))
+    for name in imports(tree, module, is_package):
         parts = name.split(".")
         if parts[0] == "mlflow" and room != "registry":
             broken.append(f"{module} imports {name}: only rewindctl.registry imports mlflow")
+        elif parts[0] == "mlflow" and module != INTERNALS and not name.startswith(DOCUMENTED):
+            broken.append(f"{module} imports {name}: what MLflow does not document belongs in {INTERNALS}")
         if parts[0] == "typer" and room != "cli":
             broken.append(f"{module} imports {name}: only rewindctl.cli imports typer")
         if parts[0] != "rewindctl" or len(parts) < 2 or parts[1] == "__version__":
@@ -116,6 +133,10 @@ BROKEN = [
     ("rewindctl.paper.plan", "from rewindctl.engines.run import run_plan"),
     ("rewindctl.report.cells", "if TYPE_CHECKING:\n    from rewindctl.cli.session import Session"),
     ("rewindctl.report.frame", "import mlflow"),
+    ("rewindctl.registry.store", "def f():\n    from mlflow.store.db import utils"),
+    ("rewindctl.registry.store", "import mlflow"),
+    ("rewindctl.registry.client", "x = client._tracking_client.store"),
+    ("rewindctl.registry.glance", "x = f'SELECT name FROM experiments WHERE {y}'"),
     ("rewindctl.cli.ui", "def f():\n    from mlflow.entities import Run"),
     ("rewindctl.training.device", "import typer"),
     ("rewindctl.cli.show", "from rewindctl.utils import thing"),

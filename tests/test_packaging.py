@@ -34,6 +34,13 @@ def test_every_environment_lists_the_dependencies_of_the_package() -> None:
     assert read_yaml("python_env.yaml")["dependencies"] == wanted
 
 
+def test_every_file_of_the_package_is_installed_with_it() -> None:
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    folders = {ROOT.joinpath(*name.split(".")): patterns for name, patterns in data.items()}
+    named = {path for folder, patterns in folders.items() for pattern in patterns for path in folder.glob(pattern)}
+    assert named == {path for path in (ROOT / "rewindctl").rglob("*.*") if path.suffix not in (".py", ".pyc")}
+
+
 def test_the_project_has_the_promised_entry_points() -> None:
     wanted = {"main", "train_dense", "prune", "retrain", "iterate", "tune", "reproduce", "compare"}
     assert set(read_yaml("MLproject")["entry_points"]) == wanted

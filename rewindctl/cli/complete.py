@@ -11,6 +11,8 @@ from pathlib import Path
 
 import typer
 
+from rewindctl.files import cache_folder
+
 Found = list[tuple[str, str]]
 # Dense runs have a name too, models:/NAME@alias.
 PARENTS = {
@@ -80,8 +82,7 @@ def datasets(context: typer.Context, incomplete: str) -> Found:
     """Built-in data sets, those of plug-ins, and those imported."""
     from rewindctl.names import known
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewindctl"
-    places = [_given(context, "data_dir"), os.environ.get("REWINDCTL_DATA"), cache]
+    places = [_given(context, "data_dir"), os.environ.get("REWINDCTL_DATA"), cache_folder()]
     files = [path for place in places if place for path in Path(place).expanduser().glob("*.npz")]
     return list((dict.fromkeys(sorted(path.stem for path in files), "imported") | known("data set")).items())
 

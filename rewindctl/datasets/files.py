@@ -12,7 +12,7 @@ from rewindctl.catalog import is_plain, require_plain
 from rewindctl.datasets.dataset import Dataset, Images, datasets
 from rewindctl.datasets.npz import check_amount, read_npz
 from rewindctl.errors import DataError, UnknownNameError, UsageError
-from rewindctl.files import disk_hint, read_text, replacing
+from rewindctl.files import cache_folder, disk_hint, read_text, replacing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 # Whatever its ending, a file is of one of these: Pillow reads 40 others, one of them by running Ghostscript.
@@ -23,8 +23,7 @@ LARGEST_RECORD = 100_000
 
 def places(data_dir: Path | None) -> list[Path]:
     """Folders looked in, in this order: `--data-dir`, `$REWINDCTL_DATA`, the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewindctl"
-    given = [data_dir, os.environ.get("REWINDCTL_DATA"), cache]
+    given = [data_dir, os.environ.get("REWINDCTL_DATA"), cache_folder()]
     return [Path(place).expanduser().absolute() for place in given if place]
 
 

@@ -4,8 +4,6 @@ The addresses of files in a SQLite store are absolute. A copy of it names the fi
 names a place where there is nothing: in neither may anything be written or deleted before `relocation` has mended it.
 """
 
-import fcntl
-import os
 import re
 import sqlite3
 import uuid
@@ -18,7 +16,8 @@ from typing import Annotated
 from pydantic import Field
 
 from rewindctl.errors import IntegrityError, RegistryError
-from rewindctl.files import replacing, writing
+from rewindctl.files import locked, replacing, writing
+from rewindctl.registry import mlflow_internals as internals
 from rewindctl.registry.manifest import Strict, parse_strict
 from rewindctl.registry.neighbours import are_apart, files_in, has_twin, is_same, is_sqlite, names_root
 from rewindctl.registry.paths import local_path
@@ -28,14 +27,6 @@ MARKER = ".rewindctl.json"
 MOST_BYTES = 10_000
 ROOT = "rewindctl.root"  # tag of an experiment: the ID in the marker of its artifact root
 MEND = "give the store its own files: rewindctl registry relocate"
-HOMES = f"""
-    SELECT one.experiment_id, one.name, one.artifact_location, one.creation_time, mark.value,
-        EXISTS (SELECT 1 FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid AND tags.key = 'rewindctl.kind'
-            WHERE runs.experiment_id = one.experiment_id)
-    FROM experiments AS one LEFT JOIN experiment_tags AS mark
-        ON mark.experiment_id = one.experiment_id AND mark.key = '{ROOT}'
-"""
-BIND = "INSERT OR IGNORE INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, ?)"
 
 
 class MisplacedError(RegistryError):
@@ -110,7 +101,7 @@ class Binding:
         """The experiments that are ours and have their files on this machine; those that were deleted too."""
         found = []
         with closing(self.connection()) as connection:
-            for number, name, location, made, mark, ours in connection.execute(HOMES).fetchall():
+            for number, name, location, made, mark, ours in connection.execute(internals.HOMES, (ROOT,)).fetchall():
                 if (mark or ours or number in self._opened) and local_path(str(location)) is not None:
                     found.append(Home(number, str(name), str(location), made, str(mark or ""), bool(ours)))
         return found
@@ -241,7 +232,7 @@ class Binding:
                 self.write_marker(home.root, mark)
         if not home.mark:
             with closing(self.connection()) as connection, connection:
-                connection.execute(BIND, (ROOT, mark, home.experiment_id))
+                connection.execute(internals.BIND, (ROOT, mark, home.experiment_id))
 
     def write_marker(self, root: Path, mark: str) -> None:
         """Make a root this store's. Raises: OSError."""
@@ -269,10 +260,5 @@ def read_marker(root: Path) -> Marker | None:
 def alone_in(folder: Path) -> Iterator[None]:
     """The folder, made where it is missing, with no other process in this block. Raises: OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(number, fcntl.LOCK_EX)
+    with locked(folder, required=False):
         yield
-    finally:
-        os.close(number)

@@ -16,6 +16,7 @@ from rewindctl.registry import outage, rights
 from rewindctl.registry.address import is_server, sqlite_path
 from rewindctl.registry.binding import Binding, MisplacedError
 from rewindctl.registry.fencing import fence_engines
+from rewindctl.registry.mlflow_internals import artifact_repository, engine
 from rewindctl.registry.sqlite_guard import guard_engines
 from rewindctl.safe_text import redacted, remember, scrubbed
 
@@ -158,24 +159,17 @@ class Client:
         """Delete the artifacts of a run, or those below `path`: what MlflowClient has no method for."""
         self.require_bound()
         with self.plain_errors("delete_artifacts", (artifact_uri,)):
-            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-            get_artifact_repository(artifact_uri, tracking_uri=self.uri).delete_artifacts(path)
+            artifact_repository(artifact_uri, self.uri).delete_artifacts(path)
 
     @property
     def engine(self) -> Any:
         """The database's own connections, None where the store is a server."""
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        store = self._client._tracking_client.store
-        return store.engine if isinstance(store, SqlAlchemyStore) else None
+        return engine(self._client)
 
     def list_files(self, artifact_uri: str) -> dict[str, int]:
         """Every file below an artifact URI and its bytes, whatever became of its run; empty where there is none."""
         with self.plain_errors("list_files", (artifact_uri,)):
-            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-            repository = get_artifact_repository(artifact_uri, tracking_uri=self.uri)
+            repository = artifact_repository(artifact_uri, self.uri)
             files: dict[str, int] = {}
             folders: list[str | None] = [None]
             while folders:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from rewindctl.registry.mlflow_internals import mapping
 from rewindctl.registry.records import OWNER
 
 CHANGES = re.compile(r"\s*(INSERT|UPDATE|DELETE)\b", re.IGNORECASE)
@@ -69,14 +70,14 @@ def _before_statement(connection: Any, cursor: Any, statement: str, *about: Any)
 
 def _taken_by(connection: Any, fence: Fence) -> str | None:
     """Whose the run is, where it is not the fence's; it stays as it is until the end of the transaction."""
-    from mlflow.store.tracking.dbmodels.models import SqlRun, SqlTag
     from sqlalchemy import select
 
+    run, tag = mapping().SqlRun, mapping().SqlTag
     driver = connection.connection.dbapi_connection
     if isinstance(driver, sqlite3.Connection) and not driver.in_transaction:
         driver.execute("BEGIN IMMEDIATE")  # Python's own BEGIN would lock at the change, after the look
-    mine = select(SqlTag.value, SqlRun.status, SqlRun.lifecycle_stage).join(SqlTag, SqlTag.run_uuid == SqlRun.run_uuid)
-    mine = mine.where(SqlRun.run_uuid == fence.run_id, SqlTag.key == OWNER).with_for_update(read=True)
+    mine = select(tag.value, run.status, run.lifecycle_stage).join(tag, tag.run_uuid == run.run_uuid)
+    mine = mine.where(run.run_uuid == fence.run_id, tag.key == OWNER).with_for_update(read=True)
     owner, *state = connection.execute(mine).first() or ("", "", "")
     if owner != fence.owner:
         return str(owner)

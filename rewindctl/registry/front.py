@@ -11,6 +11,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from rewindctl.registry.mlflow_internals import ui
+
 APP = "rewindctl"
 START = "REWINDCTL_UI_START"  # the page to open at the bare address, from the `#` on
 CHOICES = {
@@ -27,12 +29,11 @@ def installed() -> bool:
 
 def create_app() -> Any:
     """MLflow's application; its start page with the choices before it."""
-    import mlflow.server
-    from mlflow.server.fastapi_app import app
     from starlette.responses import HTMLResponse
     from starlette.routing import Route
 
-    page = Path(str(mlflow.server.app.static_folder), "index.html").read_text()
+    app, folder = ui()
+    page = Path(folder, "index.html").read_text()
     page = page.replace("<head>", f"<head><script>{_script(os.environ.get(START, ''))}</script>", 1)
     answer = HTMLResponse(page, headers={"Cache-Control": "no-cache"})
     app.router.routes.insert(0, Route("/", lambda request: answer))

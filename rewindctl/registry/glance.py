@@ -11,24 +11,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
+from rewindctl.registry import mlflow_internals as internals
 from rewindctl.registry.address import absolute_uri, sqlite_path
 
 MOST = 100  # runs: those that started last
 LOCKED_SECONDS = 0.2
 LONGEST_SECONDS = 0.5
-RUNS = """
-    SELECT runs.run_uuid, runs.status, kinds.value, runs.name FROM runs
-    JOIN tags AS kinds ON kinds.run_uuid = runs.run_uuid AND kinds.key = 'rewindctl.kind'
-    WHERE runs.lifecycle_stage = 'active' AND runs.run_uuid GLOB ? {kinds} ORDER BY runs.start_time DESC LIMIT ?
-"""
-ALIASES = """
-    SELECT 'models:/' || aliases.name || '@' || alias FROM registered_model_aliases AS aliases
-    JOIN model_versions AS versions ON versions.name = aliases.name AND versions.version = aliases.version
-    JOIN runs ON runs.run_uuid = versions.run_id AND runs.lifecycle_stage = 'active' AND runs.status = 'FINISHED'
-    JOIN tags AS kinds ON kinds.run_uuid = runs.run_uuid AND kinds.key = 'rewindctl.kind' AND kinds.value = 'dense'
-    WHERE aliases.name GLOB '*-dense' ORDER BY aliases.name, alias LIMIT ?
-"""
-EXPERIMENTS = "SELECT name FROM experiments WHERE lifecycle_stage = 'active' ORDER BY experiment_id LIMIT ?"
 
 
 def runs(uri: str | None, prefix: str, kinds: Sequence[str] = ()) -> dict[str, str]:
@@ -36,7 +24,7 @@ def runs(uri: str | None, prefix: str, kinds: Sequence[str] = ()) -> dict[str, s
     if not re.fullmatch(r"[0-9a-f]{0,32}", prefix):
         return {}
     chosen = f"AND runs.status = 'FINISHED' AND kinds.value IN ({','.join('?' * len(kinds))})" if kinds else ""
-    rows = _ask(uri, RUNS.format(kinds=chosen), f"{prefix}*", *kinds, MOST)
+    rows = _ask(uri, internals.GLANCE_RUNS.format(kinds=chosen), f"{prefix}*", *kinds, MOST)
     return {
         run_id: f"{kind}, {status.lower()}: {name}" if status != "FINISHED" else f"{kind}: {name}"
         for run_id, status, kind, name in rows
@@ -45,12 +33,12 @@ def runs(uri: str | None, prefix: str, kinds: Sequence[str] = ()) -> dict[str, s
 
 def baselines(uri: str | None) -> list[str]:
     """`models:/NAME@alias` of every dense run that has one."""
-    return [name for (name,) in _ask(uri, ALIASES, MOST)]
+    return [name for (name,) in _ask(uri, internals.GLANCE_ALIASES, MOST)]
 
 
 def experiments(uri: str | None) -> list[str]:
     """Names of experiments."""
-    return [name for (name,) in _ask(uri, EXPERIMENTS, MOST)]
+    return [name for (name,) in _ask(uri, internals.GLANCE_EXPERIMENTS, MOST)]
 
 
 def _ask(uri: str | None, query: str, *values: object) -> list[Any]:

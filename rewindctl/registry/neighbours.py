@@ -6,11 +6,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from rewindctl.registry import mlflow_internals as internals
 from rewindctl.registry.paths import local_path
 from rewindctl.registry.sqlite_guard import Guard
-
-LOCATIONS = "SELECT artifact_location FROM experiments"
-TWINS = "SELECT artifact_location FROM experiments WHERE name = ? AND creation_time = ?"
 
 
 def has_twin(database: Path, name: str, made: int, location: str | None = None) -> bool:
@@ -20,13 +18,13 @@ def has_twin(database: Path, name: str, made: int, location: str | None = None) 
     """
     if not database.is_file():
         return False
-    found = _ask(database, TWINS, name, made)
+    found = _ask(database, internals.TWINS, name, made)
     return found is None or any(location in (None, place) for (place,) in found)
 
 
 def are_apart(one: Path, other: Path) -> bool:
     """Whether no run is in both databases; not where one of them cannot be read."""
-    runs = [_ask(path, "SELECT run_uuid FROM runs") for path in (one, other)]
+    runs = [_ask(path, internals.RUN_IDS) for path in (one, other)]
     return None not in runs and not set(runs[0] or ()) & set(runs[1] or ())
 
 
@@ -40,14 +38,14 @@ def files_in(folder: Path) -> Iterator[Path]:
 
 def runs_of(path: Path) -> set[str]:
     """The runs of another MLflow store, none where it is no such."""
-    return {str(row[0]) for row in _ask(path, "SELECT run_uuid FROM runs") or []} if is_sqlite(path) else set()
+    return {str(row[0]) for row in _ask(path, internals.RUN_IDS) or []} if is_sqlite(path) else set()
 
 
 def names_root(database: Path, root: Path) -> bool:
     """Whether another database has an experiment with its files in `root`; one that does not answer may have."""
     if not database.is_file():
         return False
-    found = _ask(database, LOCATIONS)
+    found = _ask(database, internals.LOCATIONS)
     places = [local_path(str(row[0])) for row in found or []]
     return found is None or root.resolve() in {place.resolve() for place in places if place is not None}
 

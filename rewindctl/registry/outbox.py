@@ -1,17 +1,16 @@
 """What a run has to say that its store did not take: entries in their order, on this machine's disk."""
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rewindctl.errors import IntegrityError
-from rewindctl.files import sha256, state_folder, writing
+from rewindctl.files import locked, sha256, state_folder, writing
 
 Entry = dict[str, Any]
 JOURNAL, FILES, LOCK, GONE = "journal.jsonl", "files", "lock", ".gone-"
@@ -35,7 +34,7 @@ class Outbox:
         self.folder = folder
         self.entries: list[Entry] = []
         self._chain = ""
-        self._lock: IO[str] | None = None
+        self._lock = ExitStack()
         self._read()
 
     @classmethod
@@ -101,24 +100,18 @@ class Outbox:
 
     def lock(self) -> bool:
         """Be the only process at this outbox until `unlock`, or the process's end; False where another one is."""
-        try:
-            lock = (self.folder / LOCK).open("w")
-        except FileNotFoundError:  # its owner has just said everything
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            good = self._read()  # what was written since we looked
-            os.truncate(self.folder / JOURNAL, good)
-        except (BlockingIOError, FileNotFoundError):
-            lock.close()
-            return False
-        self._lock = lock
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder / LOCK, wait=False))
+                good = self._read()  # what was written since we looked
+                os.truncate(self.folder / JOURNAL, good)
+            except (BlockingIOError, FileNotFoundError):  # the folder is gone: its owner has just said everything
+                return False
+            self._lock = stack.pop_all()
         return True
 
     def unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
 
     def _take(self, entry: Entry, local: Path) -> None:
         target = self.folder / FILES / str(entry["number"]) / local.name

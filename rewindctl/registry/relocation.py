@@ -4,7 +4,6 @@ All is verified before anything is written, and what is written before the one t
 files, and markers. A process that is killed at any moment leaves the store as it was, to be relocated again, or mended.
 """
 
-import fcntl
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rewindctl.errors import IntegrityError, UsageError
-from rewindctl.files import replacing, sha256, writing
+from rewindctl.files import locked, replacing, sha256, writing
+from rewindctl.registry import mlflow_internals as internals
 from rewindctl.registry import records as tag
 from rewindctl.registry.address import absolute_uri, require_store, sqlite_path
 from rewindctl.registry.binding import Binding, Home, alone_in, new_mark, read_marker
@@ -26,13 +26,8 @@ from rewindctl.registry.paths import CHECKPOINTS, local_path
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.renaming import rename, rename_studies
 from rewindctl.registry.searching import ANY, BOTH, search
-from rewindctl.registry.store import connect
+from rewindctl.registry.store import connect, lock_file
 from rewindctl.safe_text import redacted
-
-FOLDERS = """
-    SELECT artifact_uri FROM runs WHERE experiment_id = :id
-    UNION SELECT artifact_location FROM logged_models WHERE experiment_id = :id
-"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def relocate(
     require_store(uri)
     client = connect(uri)
     assert client.binding is not None
-    with _alone(path):
+    with writing(path), locked(lock_file(path)):
         return _Relocation(client, client.binding, keep_damaged, progressed).run(dry_run)
 
 
@@ -173,7 +168,7 @@ class _Relocation:
     def _missing(self, move: Move) -> Iterator[Path]:
         """The files of the experiment that the new root does not have, and the old one has."""
         with self.client.plain_errors(), closing(self.binding.connection()) as connection:
-            rows = connection.execute(FOLDERS, {"id": move.home.experiment_id}).fetchall()
+            rows = connection.execute(internals.FOLDERS, {"id": move.home.experiment_id}).fetchall()
         for folder in sorted({below for (uri,) in rows if (below := _below(move.home, str(uri))) is not None}):
             for source in sorted((move.home.root / folder).rglob("*")):
                 path = source.relative_to(move.home.root)
@@ -239,11 +234,3 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise IntegrityError(f"{path} cannot be read: {error.strerror or error}", "check its disk") from None
-
-
-@contextmanager
-def _alone(store: Path) -> Iterator[None]:
-    """With no other relocation of the store in this block. Raises: DiskError."""
-    with writing(store), store.with_name(f".{store.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from rewindctl.registry import outage
 from rewindctl.registry.address import is_server
+from rewindctl.registry.mlflow_internals import saved_user
 from rewindctl.safe_text import user_info
 
 UNKNOWN, DENIED = "UNAUTHENTICATED", "PERMISSION_DENIED"
@@ -34,9 +35,7 @@ def user_of(uri: str) -> str:
     name = unquote(user_info(uri).partition(":")[0])
     if not name and is_server(uri):
         with suppress(Exception):  # a file of credentials that is not readable
-            from mlflow.utils.credentials import read_mlflow_creds
-
-            name = read_mlflow_creds().username or ""
+            name = saved_user()
     return name
 
 

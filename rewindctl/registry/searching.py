@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rewindctl.registry.client import Client
+from rewindctl.registry.mlflow_internals import mapping
 from rewindctl.registry.reading import as_finished
 from rewindctl.registry.records import RunRecord, number_of, text_of
 
@@ -68,30 +69,30 @@ def _through_api(
 def _from_tables(
     engine: Any, experiment_ids: Sequence[str], tags: Mapping[str, str], prefix: str, view: int
 ) -> list[RunRecord]:
-    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
     from sqlalchemy import select
 
-    wanted = [SqlRun.experiment_id.in_([int(number) for number in experiment_ids])]
-    wanted += [SqlRun.lifecycle_stage.in_(STAGES[view]), SqlRun.run_uuid.startswith(prefix, autoescape=True)]
+    run, tag, param, metric = (getattr(mapping(), name) for name in ("SqlRun", "SqlTag", "SqlParam", "SqlLatestMetric"))
+    wanted = [run.experiment_id.in_([int(number) for number in experiment_ids])]
+    wanted += [run.lifecycle_stage.in_(STAGES[view]), run.run_uuid.startswith(prefix, autoescape=True)]
     for key, value in tags.items():
-        tagged = select(SqlTag.run_uuid).where(SqlTag.key == key)
-        tagged = tagged if value == ANY else tagged.where(SqlTag.value == value)
-        wanted.append(SqlRun.run_uuid.in_(tagged))
-    columns = (SqlRun.run_uuid, SqlRun.name, SqlRun.status, SqlRun.artifact_uri, SqlRun.start_time, SqlRun.end_time)
+        tagged = select(tag.run_uuid).where(tag.key == key)
+        tagged = tagged if value == ANY else tagged.where(tag.value == value)
+        wanted.append(run.run_uuid.in_(tagged))
+    columns = (run.run_uuid, run.name, run.status, run.artifact_uri, run.start_time, run.end_time)
     found: dict[str, RunRecord] = {}
     with engine.connect() as connection:
-        ordered = select(*columns, SqlRun.lifecycle_stage).where(*wanted).order_by(SqlRun.start_time, SqlRun.run_uuid)
+        ordered = select(*columns, run.lifecycle_stage).where(*wanted).order_by(run.start_time, run.run_uuid)
         for run_id, name, status, uri, start, end, stage in connection.execute(ordered):
             found[run_id] = RunRecord.checked(run_id, name, status, uri, start, end, stage, {}, {}, {})
-        ids = list(found) if len(found) <= FEW else select(SqlRun.run_uuid).where(*wanted)
+        ids = list(found) if len(found) <= FEW else select(run.run_uuid).where(*wanted)
         # Each query sees the store at its own moment: a run that came after the first one is in none.
-        for table, place in ((SqlTag, "tags"), (SqlParam, "params")):
+        for table, place in ((tag, "tags"), (param, "params")):
             texts = select(table.run_uuid, table.key, table.value).where(table.run_uuid.in_(ids))
             for run_id, key, value in connection.execute(texts):
                 if run_id in found:
                     getattr(found[run_id], place)[text_of(key)] = text_of(value)
-        last = select(SqlLatestMetric.run_uuid, SqlLatestMetric.key, SqlLatestMetric.value, SqlLatestMetric.is_nan)
-        for run_id, key, value, is_nan in connection.execute(last.where(SqlLatestMetric.run_uuid.in_(ids))):
+        last = select(metric.run_uuid, metric.key, metric.value, metric.is_nan)
+        for run_id, key, value, is_nan in connection.execute(last.where(metric.run_uuid.in_(ids))):
             if run_id in found:
                 found[run_id].metrics[text_of(key)] = NAN if is_nan else number_of(value)
     return list(found.values())

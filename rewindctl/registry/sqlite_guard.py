@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rewindctl.errors import RegistryError
+from rewindctl.registry.mlflow_internals import OF_A_STORE, PLAIN
 
 BUSY_SECONDS = 20.0  # for which MLflow waits too until SQLite says that it is locked
 LARGEST_VALUE = 64 << 20  # bytes; MLflow's longest texts are far below a megabyte
@@ -15,15 +16,6 @@ STEPS = 1_000_000  # of SQLite's machine between two looks
 LEAST_LOOKS = 20  # a second of work, whatever the size
 BYTES_A_LOOK = 10_000  # a statement may go over each byte of the file a hundred times
 GUARD = "rewindctl.guard"
-OURS = {"experiments", "runs"}
-# What is read and written for a run; MLflow has triggers and computed columns elsewhere.
-PLAIN = {
-    *("experiments", "experiment_tags", "runs", "tags", "params", "metrics", "latest_metrics", "webhooks"),
-    *("datasets", "inputs", "input_tags", "registered_models", "registered_model_tags", "registered_model_aliases"),
-    *("model_versions", "model_version_tags", "logged_models", "logged_model_metrics", "logged_model_params"),
-    *("logged_model_tags", "trace_info", "trace_tags"),
-    "alembic_version",
-}
 COMPUTED = """
     SELECT DISTINCT tables.name FROM sqlite_master AS tables, pragma_table_xinfo(tables.name) AS columns
     WHERE tables.type = 'table' AND tables.sql LIKE 'CREATE TABLE%' AND columns.hidden > 1
@@ -78,7 +70,7 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     """Raises: RegistryError for a database of another program, or one whose tables are none."""
     kinds = connection.execute("SELECT tbl_name, type, sql FROM sqlite_master WHERE type != 'index'").fetchall()
     names = {str(name) for name, kind, _ in kinds if kind == "table" and not str(name).startswith("sqlite_")}
-    if names and not names & OURS:
+    if names and not names & OF_A_STORE:
         raise RegistryError(
             f"{path} is the database of another program: it has no table of runs",
             "choose another place with --tracking-uri sqlite:///PATH",

@@ -1,6 +1,5 @@
 """Reaching a tracking store: fresh tables made by one process at a time, a server that answers."""
 
-import fcntl
 import http.client
 import os
 import sqlite3
@@ -12,7 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rewindctl.errors import RegistryError
-from rewindctl.files import disk_hint, replacing
+from rewindctl.files import disk_hint, locked, replacing
+from rewindctl.registry import mlflow_internals as internals
 from rewindctl.registry import outage
 from rewindctl.registry.address import absolute_uri, is_server, sqlite_path, without_user
 from rewindctl.registry.client import CHECK, LOCKED, LOCKED_HINT, AwayError, Client, hint_for, patiently
@@ -39,6 +39,11 @@ def connect(uri: str, *, wait: bool = False) -> Client:
     return Client(uri, outage.limit_seconds())
 
 
+def lock_file(store: Path) -> Path:
+    """Whoever makes or relocates a SQLite store has this file locked."""
+    return store.with_name(f".{store.name}.lock")
+
+
 def _prepare_sqlite(path: Path, uri: str) -> None:
     """Make the store under a lock: MLflow crashes when several processes first touch one at once.
 
@@ -49,8 +54,7 @@ def _prepare_sqlite(path: Path, uri: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if _initialised(path):
             return
-        with path.with_name(f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(lock_file(path)):
             if not path.exists():
                 with replacing(path) as temporary:
                     Client(f"sqlite:///{temporary}").search_experiments(max_results=1)
@@ -81,12 +85,11 @@ def _initialised(path: Path) -> bool:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "alembic_version" not in tables or "runs" not in tables:
             return False
-        if not connection.execute("SELECT version_num FROM alembic_version").fetchall():
+        if not connection.execute(internals.MIGRATED).fetchall():
             return False
         if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
             _try_to_write(connection)
-        # MLflow writes its default experiment after the last migration.
-        return connection.execute("SELECT 1 FROM experiments LIMIT 1").fetchone() is not None
+        return connection.execute(internals.HAS_EXPERIMENT).fetchone() is not None
 
 
 def _try_to_write(connection: sqlite3.Connection) -> None:
@@ -115,8 +118,8 @@ def _prepare_postgresql(uri: str) -> None:
 
         engine = create_engine(uri, poolclass=NullPool, connect_args={"connect_timeout": PING_SECONDS})
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            if connection.scalar(text("SELECT to_regclass('experiments') IS NOT NULL")) and connection.scalar(
-                text("SELECT COUNT(*) FROM experiments")  # MLflow writes its default one after the last migration
+            if connection.scalar(text(internals.HAS_TABLES_POSTGRESQL)) and connection.scalar(
+                text(internals.HAS_EXPERIMENT)
             ):
                 return
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})

@@ -1,6 +1,5 @@
-"""A table as text, Markdown, LaTeX, CSV, JSON and HTML: people get formatted columns, programs get the numbers."""
+"""A table as text, Markdown, LaTeX, CSV and JSON: people get formatted columns, programs get the numbers."""
 
-import html as html_text
 import json
 import math
 from collections.abc import Callable
@@ -58,7 +57,7 @@ def text(table: Table | pd.DataFrame) -> str:
     table = as_table(table)
     lines = table.lines()
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    right = _right(lines)
+    right = right_aligned(lines)
 
     def line(values: list[str]) -> str:
         cells = [v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True)]
@@ -84,10 +83,11 @@ def markdown(table: Table | pd.DataFrame) -> str:
 @formats.register("latex")
 def latex(table: Table | pd.DataFrame) -> str:
     """A tabular that needs no package, the caption and the notes as comments."""
+    # pandas' own draws its rules with booktabs, and leaves letters as they are that few fonts have.
     table = as_table(table)
     lines = table.lines()
     body = [" & ".join(_latex_escaped(value) for value in line) + r" \\" for line in lines]
-    columns = "".join("r" if right else "l" for right in _right(lines))
+    columns = "".join("r" if right else "l" for right in right_aligned(lines))
     return "\n".join(
         [
             *(f"% {' '.join(line.split())}" for line in (table.caption, *table.notes) if line),
@@ -140,23 +140,6 @@ def records(table: Table | pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def html(table: Table | pd.DataFrame) -> str:
-    """An HTML table, everything escaped."""
-    table = as_table(table)
-    lines = table.lines()
-    right = _right(lines)
-
-    def cells(line: list[str], tag: str) -> str:
-        kinds = (f'<{tag} class="number">' if r else f"<{tag}>" for r in right)
-        return "".join(f"{kind}{html_text.escape(value)}</{tag}>" for kind, value in zip(kinds, line, strict=True))
-
-    body = "\n".join(f"<tr>{cells(line, 'td')}</tr>" for line in lines[1:])
-    caption = f"<caption>{html_text.escape(table.caption)}</caption>\n" if table.caption else ""
-    notes = "".join(f'<p class="note">{html_text.escape(note)}</p>\n' for note in table.notes)
-    head = f"<thead><tr>{cells(lines[0], 'th')}</tr></thead>"
-    return f'<div class="wide"><table>\n{caption}{head}\n<tbody>\n{body}\n</tbody></table></div>\n{notes}'
-
-
 def signed(value: float) -> str:
     """A difference to two decimals with its sign; empty where there is none."""
     return "" if math.isnan(value) else f"{round(value, 2) + 0.0:+.2f}"
@@ -172,7 +155,7 @@ def spread(low: float, high: float) -> str:
     return "" if math.isnan(low) or math.isnan(high) else f"{100 * low:.2f}-{100 * high:.2f}"
 
 
-def _right(lines: list[list[str]]) -> list[bool]:
+def right_aligned(lines: list[list[str]]) -> list[bool]:
     """Which columns read best aligned to the right: those whose cells all start like a number."""
     return [all(value[:1] in "+-.0123456789" for value in column[1:]) for column in zip(*lines, strict=True)]
 

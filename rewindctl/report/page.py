@@ -1,7 +1,6 @@
 """The report as a page: tables, figures, claims and how it was made, as Markdown and as one HTML file on its own."""
 
 import base64
-import html as html_text
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,13 +11,14 @@ import pandas as pd
 from rewindctl import __version__
 from rewindctl.counting import count_of
 from rewindctl.files import writing
-from rewindctl.report.formats import Table, formats, html
+from rewindctl.report.formats import Table, as_table, formats, right_aligned
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import precision_name, scale_name
 from rewindctl.safe_text import markdown
 from rewindctl.temporary import temporary_folder
 
 PACKAGES = ("pandas", "matplotlib")
+PAGE = Path(__file__).with_name("page.html")  # a template
 TITLE = "Rewinding and fine-tuning: results"
 NOTES = (
     "Every number is a median over n trials; a trial is a seed with its own dense baseline. Spreads are the 10th and "
@@ -26,28 +26,6 @@ NOTES = (
     "A cell with fewer trials than planned says so and is never filled. Scaled runs are marked wherever they are "
     "shown and have no difference from the published numbers.",
 )
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #111; }
-table { border-collapse: collapse; font-size: 13px; margin: 0.5rem 0; }
-caption { text-align: left; font-weight: 600; padding: 0.3rem 0; }
-th, td { padding: 0.15rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
-.wide { overflow-x: auto; }
-.note { color: #444; font-size: 13px; margin: 0.2rem 0; }
-figure { margin: 1rem 0; }
-img { max-width: 100%; height: auto; }
-"""
-# Nothing of the page may run or be fetched, whatever a name in it says.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
-HEAD = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{TITLE}</title>
-<style>{STYLE}</style>
-</head>"""
 
 
 def how_made(rows: pd.DataFrame, source: str, commands: Sequence[str]) -> pd.DataFrame:
@@ -87,29 +65,27 @@ def markdown_page(sections: Sequence[Section], made: pd.DataFrame, claims: Table
 
 def html_page(sections: Sequence[Section], made: pd.DataFrame, claims: Table | None = None) -> str:
     """`report.html`: figures inside, no scripts, nothing fetched, every name escaped."""
-    parts = [f"<p>{html_text.escape(note)}</p>" for note in NOTES]
-    for section in sections:
-        parts.append(f"<h2>{html_text.escape(section.title)}</h2>")
-        parts += [_html_figure(stem, drawing) for stem, drawing in section.drawings.items()]
-        parts += [html(table) for table in section.tables.values()]
-    if claims is not None:
-        parts += ["<h2>Claims</h2>", html(claims)]
-    parts += ["<h2>How it was made</h2>", html(made)]
-    body = "\n".join([f"<h1>{TITLE}</h1>", *parts])
-    return f"{HEAD}\n<body>\n{body}\n</body>\n</html>"
+    from jinja2 import Environment, StrictUndefined
+
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE.read_text())
+    return page.render(
+        title=TITLE,
+        notes=NOTES,
+        sections=sections,
+        claims=None if claims is None else as_table(claims),
+        made=as_table(made),
+        svg=_svg,
+        right_aligned=right_aligned,
+    )
 
 
-def _html_figure(stem: str, drawing: Drawing) -> str:
+def _svg(drawing: Drawing) -> str:
+    """A figure as base64."""
     with temporary_folder() as folder:
         path = Path(folder) / "figure.svg"
         with writing(path):
             drawing.save(path)
-        data = base64.b64encode(path.read_bytes()).decode()
-    alt = html_text.escape(drawing.alt)
-    return (
-        f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{data}">\n'
-        f"<figcaption>{alt}. Rows and run IDs: {html_text.escape(stem)}.csv</figcaption></figure>"
-    )
+        return base64.b64encode(path.read_bytes()).decode()
 
 
 def _markdown(text: str) -> str:

@@ -4,10 +4,12 @@ import ctypes
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import torch
 
 from rewindctl.counting import count_of
@@ -95,7 +97,11 @@ def _version(package: str) -> str | None:
 
 
 def driver() -> str | None:
-    return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    """The version of NVIDIA's driver, None where there is none."""
+    with suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    return None
 
 
 def _git_commit() -> str | None:

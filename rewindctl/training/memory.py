@@ -7,10 +7,12 @@ size. Lower precision and captured graphs take no more.
 
 import copy
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -115,10 +117,9 @@ def _counted(network: nn.Module, shape: tuple[int, int, int], device: torch.devi
 
 
 def _available() -> int | None:
-    """MemAvailable of Linux: what can be had without swapping."""
-    for line in _read(Path("/proc/meminfo")).splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
+    """What can be had without swapping."""
+    with suppress(psutil.Error, OSError):
+        return int(psutil.virtual_memory().available)
     return None
 
 

@@ -16,7 +16,8 @@ from conftest import Chain, Cli
 from test_safe_text import HOSTILE
 
 from rewindctl.pipeline import labels
-from rewindctl.report.formats import formats, html, safe_cells, starts_formula
+from rewindctl.report.formats import formats, safe_cells, starts_formula
+from rewindctl.report.page import html_page
 from rewindctl.report.rows import read_rows
 from rewindctl.report.section import write_rows
 from rewindctl.specs import RetrainSpec
@@ -96,7 +97,7 @@ def test_no_cell_of_a_csv_file_is_a_formula() -> None:
 
 
 def test_html_markdown_and_latex_show_a_name_and_run_nothing_of_it() -> None:
-    assert "<script" not in html(frame())
+    assert "<script" not in html_page([], frame())
     assert "<script" not in formats["markdown"](frame())
     assert not re.search(r"(?<!\\)\]\(", formats["markdown"](frame()))
     for form in formats:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 import rewindctl
 from rewindctl.errors import UsageError
-from rewindctl.training.device import device_name, environment, resolve_device
+from rewindctl.training.device import device_name, driver, environment, resolve_device
 
 CPU = torch.device("cpu")
 
@@ -74,3 +75,13 @@ def test_the_commit_is_that_of_the_checkout() -> None:
 def test_without_the_tools_their_facts_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert environment(CPU)["git_commit"] is None
+
+
+def test_the_driver_is_what_nvidia_smi_says_and_none_without_a_word_where_there_is_none(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    line = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False) if shutil.which(line[0]) else None
+    expected = done.stdout.splitlines()[0] if done is not None and done.returncode == 0 else None
+    assert driver() == expected
+    assert capfd.readouterr() == ("", "")
