@@ -23,7 +23,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "lr_rewind": "the whole schedule, the weights as they are",
         "rewind": "weights of --weights-k, schedule from --lr-k",
     },
-    "criterion": {"magnitude": "the smallest weights go"},
+    "criterion": {
+        "magnitude": "the smallest weights go",
+        "random": "a control",
+        "gradient_magnitude": "the smallest weight times gradient goes",
+    },
     "order": dict.fromkeys(("spec", "accuracy", "compression", "started", "name"), ""),
     "format": dict.fromkeys(("text", "markdown", "latex", "csv", "json"), ""),
     "table": dict.fromkeys(("results", "cells", "table1", "table2", "table3", "table4", "table5", "verdicts"), ""),

@@ -70,12 +70,13 @@ def prune(
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: str = "magnitude",
+    exclude: str | Sequence[str] = (),
     iteration: int | None = None,
     **options: Unpack[RunOptions],
 ) -> Run:
     """A mask over the weights of a dense or a retrained run; give a sparsity or a compression. Raises: RewindError."""
     target = target_sparsity(sparsity, compression)
-    pruning = PruneOptions(structure, scope, channel_norm, criterion, iteration)
+    pruning = PruneOptions(structure, scope, channel_norm, criterion, iteration, exclude)
     pipeline = _pipeline(parent, options)
     record = _record(pipeline.registry, parent)
     return _run(pipeline.run_prune(prune_spec(record, target, pruning), record), pipeline)
@@ -106,6 +107,7 @@ def retrain(
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: str = "magnitude",
+    exclude: str | Sequence[str] = (),
     **options: Unpack[RunOptions],
 ) -> Run:
     """Retrain a prune run; a dense or retrained run with a sparsity or compression is pruned first.
@@ -115,7 +117,7 @@ def retrain(
     retraining = RetrainOptions(
         method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
     )
-    pruning = PruneOptions(structure, scope, channel_norm, criterion)
+    pruning = PruneOptions(structure, scope, channel_norm, criterion, exclude=exclude)
     target = None if sparsity is None and compression is None else target_sparsity(sparsity, compression)
     pipeline = _pipeline(parent, options)
     return _run(walk.retrain(pipeline, _record(pipeline.registry, parent), target, pruning, retraining), pipeline)
@@ -140,6 +142,7 @@ def iterate(
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: str = "magnitude",
+    exclude: str | Sequence[str] = (),
     **options: Unpack[RunOptions],
 ) -> list[Run]:
     """Prune and retrain in turn from a dense run; the retrain run of each level. Raises: RewindError."""
@@ -147,7 +150,7 @@ def iterate(
     retraining = RetrainOptions(
         method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
     )
-    pruning = PruneOptions(structure, scope, channel_norm, criterion)
+    pruning = PruneOptions(structure, scope, channel_norm, criterion, exclude=exclude)
     pipeline = _pipeline(parent, options)
     walked = walk.iterate(pipeline, _record(pipeline.registry, parent), levels, pruning, retraining)
     return [_run(retrained, pipeline) for _, retrained in walked]

@@ -9,7 +9,7 @@ from rewindctl.cli import complete
 PRUNING, RETRAINING = "Pruning", "Retraining"
 PANELS = {  # of the help, for the commands that take these options
     RETRAINING: ("k", "weights_k", "lr_k", "lr", "iterations", "lr_clock", "optimizer_state", "momentum", "data_order"),
-    PRUNING: ("sparsity", "compression", "structure", "scope", "channel_norm", "criterion"),
+    PRUNING: ("sparsity", "compression", "structure", "scope", "channel_norm", "criterion", "exclude"),
 }
 Parent = Annotated[
     str,
@@ -30,6 +30,10 @@ ChannelNorm = Annotated[
     Literal["keep", "remove"], typer.Option(help="Batch norm of a removed channel: as it is (the report), or zero.")
 ]
 Criterion = Annotated[str, typer.Option(help="What ranks the weights.", autocompletion=complete.names("criterion"))]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(help="Layers that keep every weight: stem, or a pattern as 'blocks.0.*'. Again for each further one."),
+]
 Method = Annotated[
     str, typer.Option(help="finetune, weight_rewind, lr_rewind or rewind.", autocompletion=complete.names("method"))
 ]

@@ -9,6 +9,7 @@ from rewindctl.cli.choices import (
     ChannelNorm,
     Criterion,
     DataOrder,
+    Exclude,
     K,
     LrClock,
     LrK,
@@ -47,6 +48,7 @@ def iterate(
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: Criterion = "magnitude",
+    exclude: Exclude = None,
 ) -> None:
     """Prune and retrain in turn, level by level, from a dense run; prints the retrain run of each level.
 
@@ -62,7 +64,7 @@ def iterate(
     retraining = RetrainOptions(
         method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
     )
-    pruning = PruneOptions(structure, scope, channel_norm, criterion)
+    pruning = PruneOptions(structure, scope, channel_norm, criterion, exclude=exclude or ())
     pipeline = session.pipeline()
     dense = pipeline.registry.resolve(parent)
     for _, retrained in walk.iterate(pipeline, dense, levels, pruning, retraining):

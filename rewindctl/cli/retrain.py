@@ -8,6 +8,7 @@ from rewindctl.cli.choices import (
     Compression,
     Criterion,
     DataOrder,
+    Exclude,
     K,
     LrClock,
     LrK,
@@ -48,6 +49,7 @@ def retrain(
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: Criterion = "magnitude",
+    exclude: Exclude = None,
 ) -> None:
     """Retrain prune runs; a dense run with --sparsity or --compression is pruned first.
 
@@ -63,7 +65,7 @@ def retrain(
     options = RetrainOptions(
         method, k, weights_k, lr_k, lr, iterations, lr_clock, optimizer_state, momentum, data_order
     )
-    pruning = PruneOptions(structure, scope, channel_norm, criterion)
+    pruning = PruneOptions(structure, scope, channel_norm, criterion, exclude=exclude or ())
     target = None if sparsity is None and compression is None else target_sparsity(sparsity, compression)
     if target is None:
         pruning.refuse()  # before a store is opened

@@ -7,6 +7,7 @@ from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.study import MethodEntry, Panel, Study
 from rewindctl.pipeline.labels import retrain_label
+from rewindctl.pipeline.networks import require_layers
 from rewindctl.pipeline.requests import PruneOptions, RetrainOptions, dense_spec, prune_child, retrain_child
 from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
 from rewindctl.training.recipes import default_recipe, recipes, rewind_points
@@ -158,6 +159,7 @@ class _PanelPlanner:
         """Method, sparsity and final stage of each cell, the stages before it added to the plan on the way."""
         try:
             dense = self._dense()
+            require_layers(dense, self.facts(self.panel.dataset), self.panel.exclude)
             root = self._add(dense, None, dense)
             if self.panel.schedule == "dense":
                 yield None, 0.0, root.fingerprint
@@ -173,7 +175,9 @@ class _PanelPlanner:
     def _level(self, parent: Stage, dense: DenseSpec, sparsity: float, method: MethodEntry) -> Stage:
         panel = self.panel
         at = self._pruned_at(parent.spec)
-        pruning = PruneOptions(panel.structure, panel.scope, panel.channel_norm, panel.criterion, at)
+        pruning = PruneOptions(
+            panel.structure, panel.scope, panel.channel_norm, panel.criterion, at, exclude=panel.exclude
+        )
         mask = self._add(prune_child(parent.spec, sparsity, pruning), parent, dense)
         retrained = retrain_child(mask.spec, dense, _options(method, self.plan.scale))
         if panel.schedule == "iterative" and sparsity != panel.sparsities[-1]:

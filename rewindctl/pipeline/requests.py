@@ -101,6 +101,7 @@ def dense_spec(
 class PruneOptions:
     """How to prune, but for how much; `iteration` is the parent's own whose weights are pruned, None the last.
 
+    `exclude` are patterns of the layers that lose nothing, also several in one text, between commas.
     Raises: UnknownNameError, UsageError.
     """
 
@@ -109,9 +110,13 @@ class PruneOptions:
     channel_norm: str = "keep"
     criterion: str = "magnitude"
     iteration: int | None = None
+    exclude: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         criteria[self.criterion]
+        texts = [self.exclude] if isinstance(self.exclude, str) else self.exclude
+        patterns = {pattern.strip() for text in texts for pattern in text.split(",")} - {""}
+        object.__setattr__(self, "exclude", tuple(sorted(patterns)))
         if self.channel_norm == "remove" and self.structure != "structured":
             raise UsageError(
                 "--channel-norm remove has no meaning for unstructured pruning", "add --structure structured"
@@ -121,8 +126,9 @@ class PruneOptions:
         """Raises: UsageError when an option is given where nothing is pruned."""
         for name, usual in asdict(PruneOptions()).items():
             if (value := getattr(self, name)) != usual:
+                shown = ",".join(value) if isinstance(value, tuple) else value
                 raise UsageError(
-                    f"--{name.replace('_', '-')} {value} has no meaning for a parent that is pruned already",
+                    f"--{name.replace('_', '-')} {shown} has no meaning for a parent that is pruned already",
                     "leave it out, or give a dense run and --sparsity",
                 )
 

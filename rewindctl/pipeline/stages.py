@@ -19,7 +19,7 @@ from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import DivergedError, RegistryError, UsageError
 from rewindctl.models import Network, kernels
 from rewindctl.pipeline import inputs, labels
-from rewindctl.pipeline.networks import holder_of, load_file, load_mask, load_state
+from rewindctl.pipeline.networks import holder_of, load_file, load_mask, load_state, require_layers
 from rewindctl.pipeline.policy import RunPolicy
 from rewindctl.pipeline.replays import States, compare, difference, threads_of
 from rewindctl.pipeline.requests import require_kind
@@ -38,6 +38,7 @@ from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.safe_text import finite
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec
 from rewindctl.training.device import deciding, device_name, environment, resolve_device
+from rewindctl.training.gradients import TrainedNetwork
 from rewindctl.training.loop import evaluate
 from rewindctl.training.records import ResumePoint, TrainResult
 from rewindctl.training.steppers import choose_step
@@ -204,6 +205,9 @@ class Pipeline:
                 self.require_step(spec)
             elif isinstance(spec, RetrainSpec) and parent is not None:
                 self.require_step(parent)
+            elif isinstance(spec, PruneSpec) and parent is not None and spec.exclude:
+                dense = self.dense_of(parent)
+                require_layers(dense, self.dataset(dense.dataset), spec.exclude)
             held = [self._held(*state) for state in needed]
             own = tags | asked | ({tag.WEIGHTS_FROM: held[0]} if held else {})
             how: dict[str, Any] = {"precision": precision, "machine": Machine(deciding(self.device), self.console.say)}
@@ -339,9 +343,12 @@ class Pipeline:
                 f"--channel-norm remove: model {dense.model!r} says of no batch norm which convolution it follows",
                 "leave it out, or give the model norm_after",
             )
-        writer.log_inputs(inputs.used(self.dataset(dense.dataset), "testing"), parent)
         load_state(self.registry, parent, spec.iteration).load_into(network)
-        result = prune(_detached(kernels(network)), spec, load_mask(self.registry, parent), network.norm_after)
+        source = TrainedNetwork(network, self._data(dense.dataset), dense.seed)
+        previous = load_mask(self.registry, parent)
+        result = prune(_detached(kernels(network)), spec, previous, network.norm_after, source)
+        contexts = ("training", "testing") if source.used_data else ("testing",)
+        writer.log_inputs(inputs.used(self.dataset(dense.dataset), *contexts), parent)
         result.mask.apply_(dict(network.named_parameters()))
         network.to(self.device).to(memory_format=torch.channels_last)
         loss, accuracy = evaluate(network, self._data(dense.dataset))
