@@ -35,19 +35,19 @@ Positive = Annotated[int, Field(gt=0, le=MOST_ITERATIONS)]
 Iteration = Annotated[int, Field(ge=0, le=MOST_ITERATIONS)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-MOST_CHARACTERS: Final = 200  # of all patterns: a run's column in a CSV file holds no more
+LAYER_PATTERN: Final = r"^[A-Za-z0-9_.*?!\[\]-]+$"
+LONGEST_PATTERNS: Final = 200  # characters of them all: a column of a CSV file holds no more
 T = TypeVar("T")
 
 
 def _as_a_set(patterns: tuple[str, ...]) -> tuple[str, ...]:
     """In one order and each once, so that equal exclusions are equal specs. Raises: ValueError for too many."""
-    if len(" ".join(patterns)) > MOST_CHARACTERS:
-        raise ValueError(f"more than {MOST_CHARACTERS} characters: a pattern with * matches several layers")
+    if len(" ".join(patterns)) > LONGEST_PATTERNS:
+        raise ValueError(f"more than {LONGEST_PATTERNS} characters: a pattern with * matches several layers")
     return tuple(sorted(set(patterns)))
 
 
-Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*?!\[\]-]+$")]
-Patterns = Annotated[tuple[Pattern, ...], AfterValidator(_as_a_set)]
+Patterns = Annotated[tuple[Annotated[str, Field(pattern=LAYER_PATTERN)], ...], AfterValidator(_as_a_set)]
 
 
 class Spec(BaseModel):

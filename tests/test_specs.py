@@ -252,7 +252,6 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("prune", "structure", "rows"),
     ("prune", "scope", "none"),
     ("prune", "channel_norm", "drop"),
-    ("prune", "exclude", ("x" * 201,)),
     *(("retrain", field, -1) for field in ("k", "weights_k", "lr_k", "weights_iteration", "clock_start")),
     *(("retrain", field, 0) for field in ("iterations", "schedule_iterations", "constant_lr", "evaluate_every")),
     ("retrain", "lr_clock", "stopped"),

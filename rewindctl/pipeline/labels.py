@@ -50,8 +50,9 @@ def prune_name(spec: PruneSpec, tags: dict[str, str]) -> str:
     return f"prune {1 / (1 - spec.sparsity):.4g}x{structured}{_unusual_pruning(spec)} {_subject(tags)}"
 
 
-def retrain_name(spec: RetrainSpec, tags: dict[str, str], compression: float) -> str:
-    return f"{method_label(spec)} {compression:.4g}x {_subject(tags)}"
+def retrain_name(spec: RetrainSpec, tags: dict[str, str], mask: RunRecord) -> str:
+    unusual = _unusual_pruning(mask.spec) if isinstance(mask.spec, PruneSpec) else ""
+    return f"{method_label(spec)} {mask.metric('compression'):.4g}x{unusual} {_subject(tags)}"
 
 
 def replay_name(spec: ReplaySpec, training: RunRecord) -> str:

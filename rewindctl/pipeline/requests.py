@@ -1,6 +1,7 @@
 """From what a user asks for to full specs: defaults filled in, every value checked, nothing run."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
@@ -12,7 +13,16 @@ from rewindctl.pruning import criteria
 from rewindctl.registry import RunRecord
 from rewindctl.rewinding.methods import RetrainPlan, RetrainRequest, methods
 from rewindctl.rewinding.schedule import scale_boundaries
-from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, RetrainSpec, make_spec, usual_name
+from rewindctl.specs import (
+    LAYER_PATTERN,
+    LONGEST_PATTERNS,
+    AnyStage,
+    DenseSpec,
+    PruneSpec,
+    RetrainSpec,
+    make_spec,
+    usual_name,
+)
 from rewindctl.training.recipes import default_recipe, evaluation_interval, norm_momentum, recipes, rewind_points
 
 
@@ -114,9 +124,7 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         criteria[self.criterion]
-        texts = [self.exclude] if isinstance(self.exclude, str) else self.exclude
-        patterns = {pattern.strip() for text in texts for pattern in text.split(",")} - {""}
-        object.__setattr__(self, "exclude", tuple(sorted(patterns)))
+        object.__setattr__(self, "exclude", _patterns(self.exclude))
         if self.channel_norm == "remove" and self.structure != "structured":
             raise UsageError(
                 "--channel-norm remove has no meaning for unstructured pruning", "add --structure structured"
@@ -131,6 +139,21 @@ class PruneOptions:
                     f"--{name.replace('_', '-')} {shown} has no meaning for a parent that is pruned already",
                     "leave it out, or give a dense run and --sparsity",
                 )
+
+
+def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Patterns of layers from one text or several, each with commas. Raises: UsageError."""
+    texts = [given] if isinstance(given, str) else given
+    patterns = sorted({pattern.strip() for text in texts for pattern in text.split(",")} - {""})
+    for pattern in patterns:
+        if not re.match(LAYER_PATTERN, pattern):
+            raise UsageError(f"--exclude {pattern!r:.80} is no pattern of layers", "write stem or 'blocks.0.*'")
+    if len(" ".join(patterns)) > LONGEST_PATTERNS:
+        raise UsageError(
+            f"--exclude has {len(patterns)} patterns, more than {LONGEST_PATTERNS} characters",
+            "a pattern with * matches several layers",
+        )
+    return tuple(patterns)
 
 
 @dataclass(frozen=True)

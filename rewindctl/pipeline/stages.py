@@ -92,7 +92,7 @@ class Pipeline:
     def run_retrain(self, spec: RetrainSpec, parent: RunRecord) -> Outcome:
         """Retrain the network that the prune run `parent` left."""
         tags = {**labels.inherited(parent), tag.METHOD: spec.method}
-        name = labels.retrain_name(spec, tags, parent.metric("compression"))
+        name = labels.retrain_name(spec, tags, parent)
         return self._find_or_run(spec, parent, name, tags, partial(self._retrain, parent), self._needed(spec, parent))
 
     def _needed(self, spec: RetrainSpec, parent: RunRecord) -> list[tuple[RunRecord, int | None]]:

@@ -119,9 +119,12 @@ def test_excluded_layers_keep_every_weight_and_names_and_rows_say_so(copied_chai
     assert registry.get(runs[2]).name == "prune 2x gradient_magnitude s0 resnet8-digits"
     assert "(2x, unstructured, global, gradient_magnitude without dense stem)" in run.tags[tag.NOTE]
     assert run.params["exclude"] == "dense,stem"
-    for parent in (runs[0], runs[2]):
-        retrained = ("--method", "finetune", "--iterations", "2", *at(copied_chain))
-        assert cli("retrain", "--parent", parent, *retrained).code == 0
+    line = ("retrain", "--parent", runs[0], "--parent", runs[2], "--method", "finetune", "--iterations", "2")
+    retrained = cli(*line, *at(copied_chain))
+    assert [registry.get(run).name for run in retrained.out.split()] == [
+        "finetune T=2 2x gradient_magnitude without dense stem s0 resnet8-digits",
+        "finetune T=2 2x gradient_magnitude s0 resnet8-digits",
+    ]
     frame = tidy_frame(registry).query("criterion == 'gradient_magnitude'")
     assert sorted(frame["exclude"]) == ["", "dense stem"]
     assert len(summarise(frame)) == 2
