@@ -31,6 +31,7 @@ def prune_command(spec: PruneSpec, parent: str) -> str:
         f"rewindctl prune --parent {parent} --sparsity {spec.sparsity} --structure {spec.structure} "
         f"--scope {spec.scope} --channel-norm {spec.channel_norm} --criterion {shlex.quote(spec.criterion)}"
         + ("" if spec.iteration is None else f" --iteration {spec.iteration}")
+        + (f" --exclude {shlex.quote(','.join(spec.exclude))}" if spec.exclude else "")
     )
 
 

@@ -17,7 +17,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "data set": {"digits": "embedded, 8x8", "cifar10": "32x32, 10 classes", "cifar100": "32x32, 100 classes"},
     "downloaded data set": {"cifar10": "", "cifar100": ""},
     "recipe": {"resnet": "of the report", "wrn": "of the report's comparison", "digits": "of the examples"},
-    "criterion": {"magnitude": "the smallest weights go"},
+    "criterion": {
+        "magnitude": "the smallest weights go",
+        "random": "a control",
+        "gradient_magnitude": "the smallest weight times gradient goes",
+    },
     "order": dict.fromkeys(("spec", "accuracy", "compression", "started", "name"), ""),
     "format": dict.fromkeys(("text", "markdown", "latex", "csv", "json"), ""),
     "table": dict.fromkeys(("results", "cells", "table1", "table2", "table3", "table4", "table5", "verdicts"), ""),

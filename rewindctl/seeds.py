@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_STREAMS = {"init": 0, "order": 1, "augment": 2, "holdout": 3}
+_STREAMS = {"init": 0, "order": 1, "augment": 2, "holdout": 3, "scores": 4}
 
 
 def stream(seed: int, name: str, counter: int = 0) -> np.random.Generator:

@@ -13,7 +13,7 @@ import hashlib
 import json
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rewindctl.errors import IntegrityError, UsageError
 from rewindctl.options import MOST_ITERATIONS, DataOrder, LrClock, OptimizerState
@@ -32,7 +32,19 @@ Positive = Annotated[int, Field(gt=0, le=MOST_ITERATIONS)]
 Iteration = Annotated[int, Field(ge=0, le=MOST_ITERATIONS)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+LAYER_PATTERN: Final = r"^[A-Za-z0-9_.*?!\[\]-]+$"
+LONGEST_PATTERNS: Final = 200  # characters of them all: a column of a CSV file holds no more
 T = TypeVar("T")
+
+
+def _as_a_set(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """In one order and each once, so that equal exclusions are equal specs. Raises: ValueError for too many."""
+    if len(" ".join(patterns)) > LONGEST_PATTERNS:
+        raise ValueError(f"more than {LONGEST_PATTERNS} characters: a pattern with * matches several layers")
+    return tuple(sorted(set(patterns)))
+
+
+Patterns = Annotated[tuple[Annotated[str, Field(pattern=LAYER_PATTERN)], ...], AfterValidator(_as_a_set)]
 
 
 class Spec(BaseModel):
@@ -40,16 +52,16 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    LATER: ClassVar[tuple[str, ...]] = ()  # fields that older specs of the same schema lack: absent when None
+    LATER: ClassVar[tuple[str, ...]] = ()  # fields that older specs of the same schema lack: absent when None or empty
     SINCE_2: ClassVar[tuple[str, ...]] = ()  # fields that schema 1 does not have
     RECORDING: ClassVar[tuple[str, ...]] = ()  # fields that decide what is recorded, and no byte of the result
     schema_version: Schema = SCHEMA_VERSION
 
     def fields(self) -> dict[str, Any]:
-        """Every field as JSON values; one that older specs lack only where it is set, so that theirs stay theirs."""
+        """Every field as JSON values; one of `LATER` only where it is set, so old fingerprints do not change."""
         absent = self.SINCE_2 if self.schema_version == FIRST_SCHEMA else ()
         given = {key: value for key, value in self.model_dump(mode="json").items() if key not in absent}
-        return {key: value for key, value in given.items() if value is not None or key not in self.LATER}
+        return {key: value for key, value in given.items() if value not in (None, []) or key not in self.LATER}
 
     def canonical(self) -> str:
         """JSON of every field with sorted keys and no spaces: equal specs, equal text."""
@@ -107,10 +119,11 @@ class DenseSpec(Spec):
 class PruneSpec(Spec):
     """A mask over a parent's kernels. `sparsity` is the fraction asked for; the run records the one achieved.
 
-    `iteration` is the parent's own iteration whose weights are pruned; None: the last.
+    `iteration` is the parent's own iteration whose weights are pruned; None: the last. `exclude` are patterns of the
+    layers that lose nothing.
     """
 
-    LATER = ("iteration",)
+    LATER = ("iteration", "exclude")
     kind: Literal["prune"] = "prune"
     parent_fingerprint: str
     sparsity: Annotated[float, Field(gt=0, lt=1)]
@@ -119,6 +132,7 @@ class PruneSpec(Spec):
     scope: Scope = "global"
     channel_norm: ChannelNorm = "keep"
     iteration: Iteration | None = None
+    exclude: Patterns = ()
 
 
 class RetrainSpec(Spec):

@@ -15,6 +15,7 @@ THEIRS = '''
     import numpy as np
     from torch import nn
     from rewindctl import register_dataset, register_model
+    from rewindctl.pruning import criteria
 
     print("an import that talks")
 
@@ -30,6 +31,11 @@ THEIRS = '''
         def forward(self, x):
             x = self.norm(self.stem(x)).relu().mean(dim=(2, 3))
             return self.head(self.hidden(x).relu())
+
+    @criteria.register("shrunk")
+    def shrunk(weights):
+        """Small weights with small gradients first."""
+        return weights.value.abs() + weights.gradient.abs()
 
     @register_dataset("squares")
     def squares(data_dir):
@@ -79,7 +85,7 @@ def made(site: Path, *arguments: str) -> str:
 def test_their_network_and_data_go_through_the_whole_chain(site: Path, store: Path) -> None:
     line = ("--model", "theirs", "--dataset", "squares", "--recipe", "digits", "--iterations", "12")
     dense = made(site, "train-dense", *line, "--batch-size", "16", "--rewind-points", "4")
-    mask = made(site, "prune", "--parent", dense, "--compression", "4")
+    mask = made(site, "prune", "--parent", dense, "--compression", "4", "--criterion", "shrunk")
     retrained = made(site, "retrain", "--parent", mask, "--method", "weight_rewind", "--k", "4")
     registry = Registry(f"sqlite:///{store}")
     chain = registry.lineage(registry.get(retrained))

@@ -144,6 +144,15 @@ def test_one_experiment_has_one_name() -> None:
     assert upgraded(old, RETRAIN.parent_fingerprint) == RETRAIN  # type: ignore[arg-type]
 
 
+def test_equal_exclusions_are_one_experiment_and_none_is_not_written() -> None:
+    fields = fields_of(PRUNE)
+    one, same = (PruneSpec(**fields | {"exclude": layers}) for layers in (("stem", "dense"), ("dense", "stem", "stem")))
+    assert one == same
+    assert one.fingerprint() != PRUNE.fingerprint()
+    assert parse_spec(one.canonical(), "here") == one
+    assert "exclude" not in json.loads(PRUNE.canonical())
+
+
 @pytest.mark.parametrize("kind", SPECS)
 def test_defaults_are_in_the_fingerprint_as_any_value_is(kind: str) -> None:
     spec = SPECS[kind]

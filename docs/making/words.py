@@ -119,6 +119,7 @@ FIELDS = {
     "recipe": "training recipe that the numbers come from",
     "rewind_points": "iterations whose checkpoints are kept",
     "data_order": "batches after rewound weights: `replayed` or `continued`",
+    "exclude": "patterns of the layers that lose nothing",
     "from_iteration": "iteration of the state that a replay went on from",
     "sampler": "how points are chosen",
     "sampler_seed": "its seed",

@@ -95,12 +95,13 @@ def prune(
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: str = "magnitude",
+    exclude: str | Sequence[str] = (),
     iteration: int | None = None,
     **options: Unpack[RunOptions],
 ) -> Run:
     """A mask over the weights of a dense or a retrained run; give a sparsity or a compression. Raises: RewindError."""
     target = target_sparsity(sparsity, compression)
-    pruning = PruneOptions(structure, scope, channel_norm, criterion, iteration)
+    pruning = PruneOptions(structure, scope, channel_norm, criterion, iteration, exclude)
     pipeline = _pipeline(parent, options)
     record = _record(pipeline.registry, parent)
     return _run(pipeline, plan_prune(record, target, pruning))
@@ -122,6 +123,7 @@ def retrain(
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: str = "magnitude",
+    exclude: str | Sequence[str] = (),
     **options: Unpack[RetrainKeywords],
 ) -> Run:
     """Retrain a prune run; a dense or retrained run with a sparsity or compression is pruned first.
@@ -129,7 +131,7 @@ def retrain(
     Raises: RewindError.
     """
     retraining, others = _asked(method, options)
-    pruning = PruneOptions(structure, scope, channel_norm, criterion)
+    pruning = PruneOptions(structure, scope, channel_norm, criterion, exclude=exclude)
     target = None if sparsity is None and compression is None else target_sparsity(sparsity, compression)
     pipeline = _pipeline(parent, others)
     record = _record(pipeline.registry, parent)
@@ -146,12 +148,13 @@ def iterate(
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: str = "magnitude",
+    exclude: str | Sequence[str] = (),
     **options: Unpack[RetrainKeywords],
 ) -> list[Run]:
     """Prune and retrain in turn from a dense run; the retrain run of each level. Raises: RewindError."""
     levels = sparsity_grid(step, until)
     retraining, others = _asked(method, options)
-    pruning = PruneOptions(structure, scope, channel_norm, criterion)
+    pruning = PruneOptions(structure, scope, channel_norm, criterion, exclude=exclude)
     pipeline = _pipeline(parent, others)
     plan = plan_iterate(pipeline, _record(pipeline.registry, parent), levels, pruning, retraining)
     return _runs(pipeline, plan)

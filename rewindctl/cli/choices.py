@@ -15,7 +15,7 @@ PRUNING, RETRAINING = "Pruning", "Retraining"
 METHODS = methods.loaded()  # ours, of which the help speaks
 PANELS = {  # of the help, for the commands that take these options
     RETRAINING: tuple(OPTIONS),
-    PRUNING: ("sparsity", "compression", "structure", "scope", "channel_norm", "criterion"),
+    PRUNING: ("sparsity", "compression", "structure", "scope", "channel_norm", "criterion", "exclude"),
 }
 Parent = Annotated[
     str,
@@ -36,6 +36,10 @@ ChannelNorm = Annotated[
     Literal["keep", "remove"], typer.Option(help="Batch norm of a removed channel: as it is (the report), or zero.")
 ]
 Criterion = Annotated[str, typer.Option(help="What ranks the weights.", autocompletion=complete.names("criterion"))]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(help="Layers that keep every weight: stem, or a pattern as 'blocks.0.*'. Again for each further one."),
+]
 
 
 @dataclass(frozen=True)

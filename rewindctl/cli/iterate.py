@@ -9,6 +9,7 @@ from rewindctl.cli.choices import (
     Asked,
     ChannelNorm,
     Criterion,
+    Exclude,
     Parent,
     Scope,
     Structure,
@@ -30,6 +31,7 @@ def iterate(
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: Criterion = "magnitude",
+    exclude: Exclude = None,
 ) -> None:
     """Prune and retrain in turn, level by level, from a dense run; prints the retrain run of each level.
 
@@ -43,7 +45,7 @@ def iterate(
     from rewindctl.pipeline.requests import PruneOptions
 
     levels = sparsity_grid(step, until)
-    pruning = PruneOptions(structure, scope, channel_norm, criterion)
+    pruning = PruneOptions(structure, scope, channel_norm, criterion, exclude=exclude or ())
     pipeline = session.pipeline()
     dense = pipeline.registry.resolve(parent)
     for outcome in run_in_turn(pipeline, plan_iterate(pipeline, dense, levels, pruning, retraining)):

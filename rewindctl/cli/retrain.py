@@ -8,6 +8,7 @@ from rewindctl.cli.choices import (
     ChannelNorm,
     Compression,
     Criterion,
+    Exclude,
     Parents,
     Scope,
     Sparsity,
@@ -30,6 +31,7 @@ def retrain(
     scope: Scope = "global",
     channel_norm: ChannelNorm = "keep",
     criterion: Criterion = "magnitude",
+    exclude: Exclude = None,
 ) -> None:
     """Retrain prune runs; a dense run with --sparsity or --compression is pruned first.
 
@@ -42,7 +44,7 @@ def retrain(
     from rewindctl.pipeline.planning import plan_retrain
     from rewindctl.pipeline.requests import PruneOptions
 
-    pruning = PruneOptions(structure, scope, channel_norm, criterion)
+    pruning = PruneOptions(structure, scope, channel_norm, criterion, exclude=exclude or ())
     target = None if sparsity is None and compression is None else target_sparsity(sparsity, compression)
     if target is None:
         pruning.refuse()  # before a store is opened

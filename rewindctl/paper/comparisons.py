@@ -13,7 +13,7 @@ from rewindctl.paper.study import Study
 BEST = "best of "
 COLUMNS = (
     *("label", "method", "schedule", "pruned_at", "model", "dataset", "structure", "scope", "criterion"),
-    *("channel_norm", "sparsity_asked", "precision"),
+    *("channel_norm", "exclude", "sparsity_asked", "precision"),
 )
 OTHERS = f"or {BEST}METHOD, or conditions such as label=lr_rewind,pruned_at=72000"
 

@@ -8,6 +8,7 @@ from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.study import MethodEntry, Panel, Study
 from rewindctl.pipeline.labels import retrain_label
+from rewindctl.pipeline.networks import require_layers
 from rewindctl.pipeline.plan import Plan, Stage
 from rewindctl.pipeline.requests import PruneOptions, dense_spec, prune_child, retrain_child
 from rewindctl.rewinding.methods import WEIGHTS, RetrainOptions
@@ -131,6 +132,7 @@ class _PanelPlanner:
         """Method, sparsity and final stage of each cell, the stages before it added to the plan on the way."""
         try:
             dense = self._dense()
+            require_layers(dense, self.facts(self.panel.dataset), self.panel.exclude)
             root = self._add(dense)
             if self.panel.schedule == "dense":
                 yield None, 0.0, root.key
@@ -146,7 +148,9 @@ class _PanelPlanner:
     def _level(self, parent: Stage, dense: DenseSpec, sparsity: float, method: MethodEntry) -> Stage:
         panel = self.panel
         at = self._pruned_at(parent.spec)
-        pruning = PruneOptions(panel.structure, panel.scope, panel.channel_norm, panel.criterion, at)
+        pruning = PruneOptions(
+            panel.structure, panel.scope, panel.channel_norm, panel.criterion, at, exclude=panel.exclude
+        )
         mask = self._add(prune_child(parent.spec, sparsity, pruning), parent)
         retrained = retrain_child(mask.spec, dense, _options(method, self.plan.scale))
         if panel.schedule == "iterative" and sparsity != panel.sparsities[-1]:

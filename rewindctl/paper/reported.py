@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 REPORT_K = 8_000  # of the authors' configuration; the text names none
 AUTHORS_PRUNED_AT = {"wrn16_8": 72_000}  # likewise, of 80,000; the text prunes the trained network
-USUAL = {"scope": "global", "criterion": "magnitude", "channel_norm": "keep"}
+USUAL = {"scope": "global", "criterion": "magnitude", "channel_norm": "keep", "exclude": ""}
 # Whatever the label of a retraining names besides (restored momentum, another rate or length) is not usual.
 LABEL = re.compile(r"none|finetune|lr_rewind|weight_rewind k=(?P<k>\d+)( restarted clock)?")
 

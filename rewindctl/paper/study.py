@@ -20,7 +20,7 @@ from rewindctl.options import DataOrder, LrClock, OptimizerState
 from rewindctl.paper.lines import Document, parse_yaml
 from rewindctl.pruning import criteria
 from rewindctl.rewinding.methods import methods
-from rewindctl.specs import ChannelNorm, Iteration, Positive, Scope, Structure
+from rewindctl.specs import ChannelNorm, Iteration, Patterns, Positive, Scope, Structure
 from rewindctl.training.recipes import recipes
 
 LARGEST_FILE = 100_000  # bytes: PyYAML takes seconds for more; the report's studies have 700
@@ -66,7 +66,8 @@ class Panel(_Part):
 
     `dense` has the baseline alone. `iterative` reaches each sparsity from the network retrained at the one before.
     `pruned_at` is where the learning rate's clock stands when a network is pruned, at every level (None: at the end of
-    its training). `iterations`, `recipe`: of the baseline, where they are not the usual ones.
+    its training). `exclude` are patterns of the layers that lose nothing. `iterations`, `recipe`: of the baseline,
+    where they are not the usual ones.
     """
 
     model: str
@@ -77,6 +78,7 @@ class Panel(_Part):
     scope: Scope = "global"
     criterion: str = "magnitude"
     channel_norm: ChannelNorm = "keep"
+    exclude: Patterns = ()
     pruned_at: Positive | None = None
     schedule: Literal["dense", "one_shot", "iterative"] = "dense"
     sparsities: tuple[Sparsity, ...] = ()

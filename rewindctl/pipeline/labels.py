@@ -16,6 +16,7 @@ from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec
 LINE = 90  # characters
 LONGEST_COMMAND = 4_000  # of the 8,000 that MLflow keeps of a note
 MOST_POINTS = 50
+MOST_OF_LAYERS = 60  # characters: a bundle takes names of 250
 INHERITED = (tag.MODEL, tag.DATASET, tag.SEED, tag.STRUCTURE, tag.SCOPE, tag.SPARSITY)
 
 
@@ -47,11 +48,12 @@ def dense_name(spec: DenseSpec) -> str:
 
 def prune_name(spec: PruneSpec, tags: dict[str, str]) -> str:
     structured = " structured" if spec.structure == "structured" else ""
-    return f"prune {1 / (1 - spec.sparsity):.4g}x{structured} {_subject(tags)}"
+    return f"prune {1 / (1 - spec.sparsity):.4g}x{structured}{_unusual_pruning(spec)} {_subject(tags)}"
 
 
-def retrain_name(spec: RetrainSpec, tags: dict[str, str], compression: float) -> str:
-    return f"{method_label(spec)} {compression:.4g}x {_subject(tags)}"
+def retrain_name(spec: RetrainSpec, tags: dict[str, str], mask: RunRecord) -> str:
+    unusual = _unusual_pruning(mask.spec) if isinstance(mask.spec, PruneSpec) else ""
+    return f"{method_label(spec)} {mask.metric('compression'):.4g}x{unusual} {_subject(tags)}"
 
 
 def replay_name(spec: ReplaySpec, training: RunRecord) -> str:
@@ -93,7 +95,15 @@ def stage_label(specs: Sequence[Spec]) -> str:
         return dense_name(dense)
     what = retrain_label(last) if isinstance(last, RetrainSpec) else "prune"
     level = f", level {len(specs) // 2}" if len(specs) > 3 else ""
-    return f"{what} {1 / (1 - mask.sparsity):.4g}x {_subject(dense_tags(dense))}{level}"
+    return f"{what} {1 / (1 - mask.sparsity):.4g}x{_unusual_pruning(mask)} {_subject(dense_tags(dense))}{level}"
+
+
+def _unusual_pruning(spec: PruneSpec) -> str:
+    """The criterion where it is not magnitude, and the layers that are excluded."""
+    criterion = f" {spec.criterion}" if spec.criterion != "magnitude" else ""
+    layers = " ".join(spec.exclude)
+    layers = layers if len(layers) <= MOST_OF_LAYERS else f"{layers[: MOST_OF_LAYERS - 3]}..."
+    return criterion + (f" without {layers}" if layers else "")
 
 
 def retrain_label(spec: RetrainSpec) -> str:
@@ -126,10 +136,11 @@ def alias_note(spec: DenseSpec, longer: RunRecord) -> str:
 def prune_note(spec: PruneSpec, parent: RunRecord, result: PruneResult, accuracy: float) -> str:
     mask = result.mask
     spared = f" In this mask {spared_text(spec, result)}." if result.spared_layers else ""
+    unusual = f",{_unusual_pruning(spec)}" if _unusual_pruning(spec) else ""
     return (
         f"**Mask** over the weights of {_link(parent)}. Kept {mask.kept:,} of {mask.total:,} kernel weights "
-        f"({mask.compression:.4g}x, {spec.structure}, {spec.scope}); {accuracy:.2%} test accuracy before retraining."
-        f"{spared} What is left of each layer: `mask/layers.csv` and `plots/density.png` under *Artifacts*."
+        f"({mask.compression:.4g}x, {spec.structure}, {spec.scope}{unusual}); {accuracy:.2%} test accuracy before "
+        f"retraining.{spared} What is left of each layer: `mask/layers.csv` and `plots/density.png` under *Artifacts*."
         + _command(prune_command(spec, parent.run_id))
     )
 

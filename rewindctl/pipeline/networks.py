@@ -1,19 +1,31 @@
 """The network of a run from its files alone: no data set is needed."""
 
+from collections.abc import Collection
+from typing import Protocol
+
 import torch
 from torch import nn
 
 from rewindctl.errors import IntegrityError, RewindError
-from rewindctl.models import NetworkConfig, models
+from rewindctl.models import NetworkConfig, kernels, models
 from rewindctl.models.build import construct
 from rewindctl.pipeline.replays import States
-from rewindctl.pruning import Mask
+from rewindctl.pruning import Mask, excluded_layers
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.paths import MASK, checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
 
 CHANNELS = (3, 1)  # those that a data set's images can have
+
+
+class ImageFacts(Protocol):
+    """What of a data set decides the shapes of a network."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def classes(self) -> int: ...
 
 
 def load_network(registry: Registry, run: RunRecord) -> nn.Module:
@@ -105,6 +117,13 @@ def fitting_config(dense: DenseSpec, state: TrainState) -> NetworkConfig:
             except IntegrityError as error:
                 problem = problem or error
     raise problem or IntegrityError(f"the checkpoint has no parameters of {dense.model!r}")
+
+
+def require_layers(dense: DenseSpec, data: ImageFacts, patterns: Collection[str]) -> None:
+    """Raises: UsageError when a pattern of layers to exclude matches none of a baseline's network on `data`."""
+    if patterns:
+        config = NetworkConfig(data.channels, data.classes, dense.norm_momentum, dense.norm_epsilon)
+        excluded_layers(kernels(_skeleton(dense.model, config)), patterns)
 
 
 def _skeleton(name: str, config: NetworkConfig) -> nn.Module:

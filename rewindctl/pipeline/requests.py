@@ -1,5 +1,6 @@
 """From what a user asks for to full specs: defaults filled in, every value checked, nothing run."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
@@ -13,7 +14,16 @@ from rewindctl.pruning import criteria
 from rewindctl.registry import RunRecord
 from rewindctl.rewinding.methods import OPTIONS, RetrainOptions, RetrainPlan, plan_of
 from rewindctl.rewinding.schedule import scale_boundaries
-from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, RetrainSpec, make_spec, usual_name
+from rewindctl.specs import (
+    LAYER_PATTERN,
+    LONGEST_PATTERNS,
+    AnyStage,
+    DenseSpec,
+    PruneSpec,
+    RetrainSpec,
+    make_spec,
+    usual_name,
+)
 from rewindctl.training.recipes import default_recipe, evaluation_interval, norm_momentum, recipes, rewind_points
 
 
@@ -101,6 +111,7 @@ def dense_spec(
 class PruneOptions:
     """How to prune, but for how much; `iteration` is the parent's own whose weights are pruned, None the last.
 
+    `exclude` are patterns of the layers that lose nothing, also several in one text, between commas.
     Raises: UnknownNameError, UsageError.
     """
 
@@ -109,9 +120,11 @@ class PruneOptions:
     channel_norm: str = "keep"
     criterion: str = "magnitude"
     iteration: int | None = None
+    exclude: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         criteria[self.criterion]
+        object.__setattr__(self, "exclude", _patterns(self.exclude))
         if self.channel_norm == "remove" and self.structure != "structured":
             raise UsageError(
                 "--channel-norm remove has no meaning for unstructured pruning", "add --structure structured"
@@ -121,10 +134,26 @@ class PruneOptions:
         """Raises: UsageError when an option is given where nothing is pruned."""
         for name, usual in asdict(PruneOptions()).items():
             if (value := getattr(self, name)) != usual:
+                shown = ",".join(value) if isinstance(value, tuple) else value
                 raise UsageError(
-                    f"--{name.replace('_', '-')} {value} has no meaning for a parent that is pruned already",
+                    f"--{name.replace('_', '-')} {shown} has no meaning for a parent that is pruned already",
                     "leave it out, or give a dense run and --sparsity",
                 )
+
+
+def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Patterns of layers from one text or several, each with commas. Raises: UsageError."""
+    texts = [given] if isinstance(given, str) else given
+    patterns = sorted({pattern.strip() for text in texts for pattern in text.split(",")} - {""})
+    for pattern in patterns:
+        if not re.match(LAYER_PATTERN, pattern):
+            raise UsageError(f"--exclude {pattern!r:.80} is no pattern of layers", "write stem or 'blocks.0.*'")
+    if len(" ".join(patterns)) > LONGEST_PATTERNS:
+        raise UsageError(
+            f"--exclude has {len(patterns)} patterns, more than {LONGEST_PATTERNS} characters",
+            "a pattern with * matches several layers",
+        )
+    return tuple(patterns)
 
 
 def prune_spec(parent: RunRecord, sparsity: float, options: PruneOptions) -> PruneSpec:

@@ -15,7 +15,7 @@ from rewindctl.errors import RegistryError, UsageError
 from rewindctl.models import kernels
 from rewindctl.pipeline import inputs, labels
 from rewindctl.pipeline.life import Outcome
-from rewindctl.pipeline.networks import holder_of, load_mask, load_state
+from rewindctl.pipeline.networks import holder_of, load_mask, load_state, require_layers
 from rewindctl.pipeline.pipeline import Pipeline
 from rewindctl.pipeline.replays import States
 from rewindctl.pipeline.stage import StageRun
@@ -29,6 +29,7 @@ from rewindctl.registry.models import unregistered_text
 from rewindctl.registry.paths import LAYERS, MASK
 from rewindctl.safe_text import finite
 from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, RetrainSpec
+from rewindctl.training.gradients import TrainedNetwork
 from rewindctl.training.loop import evaluate
 
 
@@ -110,6 +111,9 @@ class PruneStage(StageRun):
 
     def starts_from(self) -> Sequence[str]:
         assert isinstance(self.spec, PruneSpec)
+        if self.spec.exclude:
+            dense = self.pipeline.dense_of(self.parent)
+            require_layers(dense, self.pipeline.dataset(dense.dataset), self.spec.exclude)
         return [] if self.spec.iteration is None else [hold(self.pipeline, self.parent, self.spec.iteration)]
 
     def work(self, spec: PruneSpec, writer: RunWriter) -> None:
@@ -122,9 +126,12 @@ class PruneStage(StageRun):
                 f"--channel-norm remove: model {dense.model!r} says of no batch norm which convolution it follows",
                 "leave it out, or give the model norm_after",
             )
-        writer.log_inputs(inputs.used(pipeline.dataset(dense.dataset), "testing"), parent)
         load_state(registry, parent, spec.iteration).load_into(network)
-        result = prune(_detached(kernels(network)), spec, load_mask(registry, parent), network.norm_after)
+        source = TrainedNetwork(network, pipeline.data(dense.dataset), dense.seed)
+        previous = load_mask(registry, parent)
+        result = prune(_detached(kernels(network)), spec, previous, network.norm_after, source)
+        contexts = ("training", "testing") if source.used_data else ("testing",)
+        writer.log_inputs(inputs.used(pipeline.dataset(dense.dataset), *contexts), parent)
         result.mask.apply_(dict(network.named_parameters()))
         network.to(pipeline.device).to(memory_format=torch.channels_last)
         loss, accuracy = evaluate(network, pipeline.data(dense.dataset))
@@ -148,7 +155,7 @@ class RetrainStage(StageRun):
 
     def __init__(self, pipeline: Pipeline, spec: RetrainSpec, parent: RunRecord) -> None:
         tags = {**labels.inherited(parent), tag.METHOD: spec.method}
-        name = labels.retrain_name(spec, tags, parent.metric("compression"))
+        name = labels.retrain_name(spec, tags, parent)
         super().__init__(pipeline, spec, parent, name, tags)
 
     def starts_from(self) -> Sequence[str]:

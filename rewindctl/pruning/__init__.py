@@ -1,7 +1,7 @@
 """Which weights go: scores, exact-count selection, masks."""
 
 from rewindctl.pruning.mask import Mask
-from rewindctl.pruning.prune import PruneResult, prune
-from rewindctl.pruning.scores import criteria
+from rewindctl.pruning.prune import PruneResult, excluded_layers, prune
+from rewindctl.pruning.scores import NetworkWithData, Weights, criteria
 
-__all__ = ["Mask", "PruneResult", "criteria", "prune"]
+__all__ = ["Mask", "NetworkWithData", "PruneResult", "Weights", "criteria", "excluded_layers", "prune"]

@@ -1,14 +1,16 @@
 """From a trained network and a target to a mask: exact counts, deterministic ties, no layer left empty."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
+from rewindctl.catalog import listed
 from rewindctl.errors import UsageError
 from rewindctl.pruning.mask import Mask, unit_dimension, units
-from rewindctl.pruning.scores import criteria
+from rewindctl.pruning.scores import NetworkWithData, Weights, scores_of
 from rewindctl.specs import PruneSpec
 
 
@@ -25,6 +27,7 @@ def prune(
     spec: PruneSpec,
     previous: Mask | None = None,
     norm_after: Mapping[str, str] | None = None,
+    source: NetworkWithData | None = None,
 ) -> PruneResult:
     """The mask that takes `kernels` (by parameter name, in module order) to the sparsity of `spec`.
 
@@ -33,6 +36,10 @@ def prune(
     sparsity asked for is not exceeded. Ties go to the earlier layer, then the lower index. Every layer keeps its
     highest-ranked unit.
 
+    Excluded layers lose nothing beyond `previous`, and the sparsity is still that of all kernels: the others lose more.
+    Layerwise, each of the others loses the same share, that which makes the whole count exact. `source` is for
+    criteria that look at more than a kernel.
+
     Raises: UsageError when the target cannot be met, or lies at or below the sparsity already there.
     Source: report section 3; the authors compare with a threshold, which removes too many at ties; we do not.
     """
@@ -40,7 +47,7 @@ def prune(
     for name, kernel in kernels.items():
         if not bool(torch.isfinite(kernel).all()):
             raise UsageError(f"{name} holds NaN or infinity and cannot be ranked", "prune another run")
-    score = criteria[spec.criterion]
+    excluded = excluded_layers(kernels, spec.exclude)
     weights = sum(kernel.numel() for kernel in kernels.values())
     target = round(spec.sparsity * weights)
     if target <= previous.removed:
@@ -48,13 +55,18 @@ def prune(
             f"sparsity {spec.sparsity} asks for {target} of {weights} weights removed, {previous.removed} already are",
             f"give a sparsity above {previous.sparsity:.6g}",
         )
-    layers = [
-        _Layer(name, kernel, score(kernel), previous.kernels[name], spec.structure) for name, kernel in kernels.items()
-    ]
+    layers = []
+    for name, kernel in kernels.items():
+        if name not in excluded:
+            scored = Weights(name, kernel.cpu(), spec.structure, spec.parent_fingerprint, source)
+            layers.append(_Layer(scored, scores_of(spec.criterion, scored), previous.kernels[name]))
+    if excluded:
+        target -= sum(int((~previous.kernels[name]).sum()) for name in excluded)
+        _require_room(layers, spec, target, weights)
     groups = [layers] if spec.scope == "global" else [[layer] for layer in layers]
-    targets = [target] if spec.scope == "global" else _shares(layers, spec.sparsity, target)
+    targets = [target] if spec.scope == "global" else _shares(layers, spec, target)
     spared: list[str] = []
-    kept: dict[str, Tensor] = {}
+    kept = {name: previous.kernels[name] for name in kernels}
     for group, count in zip(groups, targets, strict=True):
         kept |= _remove(group, count, spec, spared)
     closed = _norm_masks(kept, norm_after or {}) if spec.channel_norm == "remove" else {}
@@ -66,27 +78,63 @@ def prune(
     return PruneResult(mask, tuple(spared))
 
 
+def excluded_layers(kernels: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """The kernels, by parameter name, whose layers match a pattern, as `stem` or `blocks.0.*`.
+
+    Raises: UsageError for a pattern that matches none.
+    """
+    layers = {name.removesuffix(".weight"): name for name in kernels}
+    found: set[str] = set()
+    for pattern in patterns:
+        matching = {name for layer, name in layers.items() if fnmatchcase(layer, pattern)}
+        if not matching:
+            raise UsageError(f"no layer matches the excluded pattern {pattern!r}", f"layers: {listed(list(layers))}")
+        found |= matching
+    return found
+
+
+def _require_room(layers: list["_Layer"], spec: PruneSpec, target: int, weights: int) -> None:
+    """Raises: UsageError when so many of `weights` cannot go from the layers that are not excluded."""
+    rooms = [layer.weights - layer.size for layer in layers]
+    room, included = sum(rooms), sum(layer.weights for layer in layers)
+    if spec.scope == "layerwise" and spec.structure == "unstructured" and layers:
+        room = min(left * included // layer.weights for left, layer in zip(rooms, layers, strict=True))
+    if target <= room:
+        return
+    most = room + round(spec.sparsity * weights) - target
+    raise UsageError(
+        f"sparsity {spec.sparsity} cannot be met with {', '.join(spec.exclude)} excluded: at most {most} of {weights} "
+        "weights can go",
+        f"ask for a sparsity of at most {_at_most(most, weights)}, or exclude fewer layers",
+    )
+
+
+def _at_most(count: int, weights: int) -> str:
+    """count / weights in six digits, or as many as it takes to ask for no more than `count`."""
+    texts = (f"{count / weights:.{digits}g}" for digits in range(6, 18))
+    return next(text for text in texts if round(float(text) * weights) <= count)
+
+
 class _Layer:
     """A kernel as units to rank: `scores` and `sizes` (units,), removed units scored -inf so that they come first."""
 
-    def __init__(self, name: str, kernel: Tensor, scores: Tensor, kept: Tensor, structure: str) -> None:
-        self.name, self.shape, self.structure = name, kernel.shape, structure
-        scores = scores.float().cpu()  # one ranking whatever the device: means round differently on a GPU
-        self.unit_dimension = unit_dimension(kernel)
-        if structure == "unstructured":
+    def __init__(self, weights: Weights, scores: Tensor, kept: Tensor) -> None:
+        self.name, self.shape, self.structure = weights.name, scores.shape, weights.structure
+        self.unit_dimension = unit_dimension(scores)
+        if self.structure == "unstructured":
             alive = kept.flatten().cpu()
             self.scores, self.size = scores.flatten(), 1
         else:
             alive = units(kept).any(dim=1).cpu()
             if not torch.equal(units(kept).all(dim=1).cpu(), alive):
                 raise UsageError(
-                    f"{name} was pruned by single weights", "prune this parent with --structure unstructured"
+                    f"{self.name} was pruned by single weights", "prune this parent with --structure unstructured"
                 )
             rows = units(scores)
             self.scores, self.size = rows.mean(dim=1), rows.shape[1]
         self.scores = torch.where(alive, self.scores, -torch.inf)
         self.removed = int((~alive).sum()) * self.size
-        self.weights = kernel.numel()
+        self.weights = scores.numel()
 
     def expand(self, alive: Tensor) -> Tensor:
         """(units,) bool to the shape of the kernel."""
@@ -129,15 +177,16 @@ def _highest_of_each(layers: list[_Layer]) -> list[int]:
     return positions
 
 
-def _shares(layers: list[_Layer], sparsity: float, target: int) -> list[int]:
+def _shares(layers: list[_Layer], spec: PruneSpec, target: int) -> list[int]:
     """Weights to remove per layer: its share rounded down, the rest to the largest fractions, `target` in all."""
+    sparsity = target / sum(layer.weights for layer in layers) if spec.exclude else spec.sparsity
     exact = [sparsity * layer.weights for layer in layers]
     shares = [max(int(share), layer.removed) for share, layer in zip(exact, layers, strict=True)]
     by_fraction = sorted(range(len(layers)), key=lambda i: (shares[i] - exact[i], i))
     above = sum(shares) > target or any(share >= wanted + 1 for share, wanted in zip(shares, exact, strict=True))
     if above and layers[0].structure == "unstructured":
         raise UsageError(
-            f"layerwise sparsity {sparsity} is below what some layers have lost already",
+            f"layerwise sparsity {spec.sparsity} is below what some layers have lost already",
             "prune this parent with --scope global, or ask for a higher sparsity",
         )
     for index in by_fraction[: max(0, target - sum(shares))]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-SETTINGS = ["structure", "scope", "criterion", "channel_norm", "pruned_at"]
+SETTINGS = ["structure", "scope", "criterion", "channel_norm", "exclude", "pruned_at"]
 PRECISIONS = ["precision", "dense_precision"]
 KEYS = [
     "model",

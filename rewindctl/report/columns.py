@@ -73,6 +73,7 @@ TYPES: dict[str, Callable[[str], Any]] = {
     "scope": _one_of("global", "layerwise", ""),
     "criterion": _text(r"[A-Za-z0-9._-]*"),
     "channel_norm": _one_of("keep", "remove", ""),
+    "exclude": _printable,
     "pruned_at": _number(0, 1e9, empty=True),
     "schedule": _one_of("dense", "one_shot", "iterative"),
     "step": _number(0, 1, empty=True),

@@ -188,4 +188,5 @@ def recipe_of(dense: DenseSpec) -> str:
 def mask_columns(spec: PruneSpec | None) -> dict[str, Any]:
     """The settings of a mask; those of a dense network are empty."""
     names = ("structure", "scope", "criterion", "channel_norm")
-    return {name: getattr(spec, name) if spec else "" for name in names}
+    columns = {name: getattr(spec, name) if spec else "" for name in names}
+    return columns | {"exclude": " ".join(spec.exclude) if spec else ""}

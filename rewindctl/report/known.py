@@ -20,7 +20,7 @@ from rewindctl.specs import PruneSpec, RetrainSpec
 
 EQUAL = (
     *("model", "dataset", "iterations", "recipe"),
-    *("structure", "scope", "criterion", "channel_norm"),
+    *("structure", "scope", "criterion", "channel_norm", "exclude"),
     *("level", "label"),
 )
 CLOSE = ("sparsity_asked", "pruned_at")

@@ -23,6 +23,7 @@ MOST_COLUMNS = 1_000
 NEWER = (  # columns that older files lack
     "scale",
     "recipe",
+    "exclude",
     "pruned_at",
     "prune_run_id",
     "precision",

@@ -87,6 +87,7 @@ def pruning_name(cell: "pd.Series[Any]") -> str:
     extra = [str(cell["structure"])] if cell["structure"] == "structured" else []
     extra += [str(cell["scope"])] if cell["scope"] == "layerwise" else []
     extra += [str(cell["criterion"])] if cell["criterion"] != "magnitude" else []
+    extra += [f"without {cell['exclude']}"] if cell["exclude"] else []
     extra += ["channel norm removed"] if cell["channel_norm"] == "remove" else []
     extra += [f"of iteration {int(cell['pruned_at']):,}"] if pd.notna(cell["pruned_at"]) else []
     return " ".join([name, *extra])

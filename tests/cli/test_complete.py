@@ -100,6 +100,7 @@ OFFERED = [
     ("train-dense --recipe w", {"wrn"}),
     ("retrain --method ", {"finetune", "weight_rewind", "lr_rewind", "rewind"}),
     ("iterate --criterion m", {"magnitude"}),
+    ("prune --criterion ", {"magnitude", "random", "gradient_magnitude"}),
     ("prune --structure s", {"structured"}),
     ("list --kind re", {"retrain", "replay", "report"}),
     ("list --sort c", {"compression"}),

@@ -14,6 +14,8 @@ from conftest import TINY, Chain, Cli
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
+from rewindctl.report.cells import summarise
+from rewindctl.report.frame import tidy_frame
 
 KERNELS = 77_072
 FINAL = "checkpoints/final.safetensors"
@@ -101,6 +103,42 @@ def test_layerwise_pruning_takes_its_share_of_every_layer(copied_chain: Chain, c
     run = cli("prune", "--parent", copied_chain.dense, *line).run_id
     rows = mask_of(copied_chain.registry(), run).layers()
     assert all(abs(row["removed"] - row["weights"] / 2) <= 1 for row in rows)
+
+
+def test_excluded_layers_keep_every_weight_and_names_and_rows_say_so(copied_chain: Chain, cli: Cli) -> None:
+    registry, line = copied_chain.registry(), ("--sparsity", "0.5", "--criterion", "gradient_magnitude")
+    runs = [
+        cli("prune", "--parent", copied_chain.dense, *line, *excluded, *at(copied_chain)).run_id
+        for excluded in (("--exclude", "dense, stem"), ("--exclude", "stem", "--exclude", "dense"), ())
+    ]
+    assert runs[0] == runs[1] != runs[2]
+    mask, run = mask_of(registry, runs[0]), registry.get(runs[0])
+    assert mask.removed == round(0.5 * KERNELS)
+    assert {name for name, kept in mask.kernels.items() if bool(kept.all())} == {"stem.weight", "dense.weight"}
+    assert run.name == "prune 2x gradient_magnitude without dense stem s0 resnet8-digits"
+    assert registry.get(runs[2]).name == "prune 2x gradient_magnitude s0 resnet8-digits"
+    assert "(2x, unstructured, global, gradient_magnitude without dense stem)" in run.tags[tag.NOTE]
+    assert run.params["exclude"] == "dense,stem"
+    line = ("retrain", "--parent", runs[0], "--parent", runs[2], "--method", "finetune", "--iterations", "2")
+    retrained = cli(*line, *at(copied_chain))
+    assert [registry.get(run).name for run in retrained.out.split()] == [
+        "finetune T=2 2x gradient_magnitude without dense stem s0 resnet8-digits",
+        "finetune T=2 2x gradient_magnitude s0 resnet8-digits",
+    ]
+    frame = tidy_frame(registry).query("criterion == 'gradient_magnitude'")
+    assert sorted(frame["exclude"]) == ["", "dense stem"]
+    assert len(summarise(frame)) == 2
+
+
+def test_a_pattern_that_matches_no_layer_is_refused_before_a_run_is_made(copied_chain: Chain, cli: Cli) -> None:
+    before = copied_chain.registry().search()
+    for command in (("prune",), ("retrain", "--method", "finetune")):
+        line = ("--parent", copied_chain.dense, "--sparsity", "0.5", "--exclude", "stem,head")
+        answer = cli(*command, *line, *at(copied_chain))
+        assert (answer.code, answer.out) == (2, "")
+        assert "error: no layer matches the excluded pattern 'head'\n" in answer.err
+        assert "layers: stem, blocks.0.conv1" in answer.err
+    assert copied_chain.registry().search() == before
 
 
 # Damage

@@ -183,6 +183,10 @@ OPTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"methods": [{"method": "lr_rewind"}], "structure": "structured", "channel_norm": "remove"},
         ("--method", "lr_rewind", "--structure", "structured", "--channel-norm", "remove"),
     ),
+    "excluded": (
+        {"methods": [{"method": "finetune"}], "criterion": "random", "exclude": ["stem", "blocks.0.*"]},
+        ("--method", "finetune", "--criterion", "random", "--exclude", "blocks.0.*,stem"),
+    ),
 }
 
 
@@ -190,7 +194,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 def test_a_study_is_found_in_what_the_commands_made(name: str, store: object, cli: Cli) -> None:
     fields, options = OPTIONS[name]
     line = ("--model", "resnet8", "--dataset", "digits", "--iterations", "4")
-    line += () if name in ("finetune", "channels") else ("--rewind-points", "0,2")
+    line += () if name in ("finetune", "channels", "excluded") else ("--rewind-points", "0,2")
     dense = cli("train-dense", *line, "--seed", "7", "--quiet").run_id
     walked = cli("iterate", "--parent", dense, *options, "--step", "0.5", "--until", "0.75", "--quiet")
     assert walked.code == 0, walked.err
@@ -349,3 +353,10 @@ def test_a_cell_says_what_it_is() -> None:
     assert (finetuned.method, finetuned.step, finetuned.compression) == ("finetune", 0.2, 1.25)
     assert [cell.label for cell in cells[1:]] == ["finetune"] * 2 + ["weight_rewind k=6"] * 2
     assert replace(dense, panel=1) != dense
+
+
+def test_a_pattern_that_matches_no_layer_is_refused_before_anything_is_run() -> None:
+    study = study_of(panel(exclude=["stem", "conv9"], methods=[{"method": "finetune"}]))
+    with pytest.raises(UsageError, match=r"study '\w+': no layer matches the excluded pattern 'conv9'") as caught:
+        planned(study)
+    assert caught.value.hint.startswith("layers: stem, blocks.0.conv1")

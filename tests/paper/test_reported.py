@@ -35,6 +35,7 @@ EXPLORATORY: list[dict[str, Any]] = [
     {"pruned_at": 36_000.0},
     {"scope": "layerwise"},
     {"criterion": "random"},
+    {"exclude": "stem"},
     {"channel_norm": "remove"},
     {"recipe": "resnet momentum=0.5"},
 ]

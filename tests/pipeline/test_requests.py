@@ -132,7 +132,20 @@ def test_a_mask_cannot_be_pruned(runs: dict[str, RunRecord]) -> None:
 def test_an_unknown_criterion_lists_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match="unknown criterion 'magnitud': did you mean 'magnitude'") as caught:
         PruneOptions(criterion="magnitud")
-    assert caught.value.hint == "known: magnitude"
+    assert caught.value.hint == "known: gradient_magnitude, magnitude, random"
+
+
+@pytest.mark.parametrize("given", ["stem, dense", ["dense", "stem,dense"], ("stem", "", "dense,")])
+def test_patterns_are_given_in_one_text_or_several(given: Any) -> None:
+    assert PruneOptions(exclude=given).exclude == ("dense", "stem")
+    with pytest.raises(UsageError, match="--exclude dense,stem has no meaning for a parent that is pruned already"):
+        PruneOptions(exclude=given).refuse()
+
+
+@pytest.mark.parametrize(("given", "words"), [("stem, a b", "'a b' is no pattern"), ("a" * 201, "more than 200")])
+def test_what_is_no_pattern_of_layers_is_refused(given: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        PruneOptions(exclude=given)
 
 
 def test_norms_are_removed_with_channels_only() -> None:

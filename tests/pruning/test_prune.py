@@ -15,7 +15,7 @@ from torch.nn.utils import prune as torch_prune
 from rewindctl.errors import UsageError
 from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.network import NetworkConfig
-from rewindctl.pruning import Mask, criteria, prune
+from rewindctl.pruning import Mask, criteria, excluded_layers, prune
 from rewindctl.specs import PruneSpec
 
 SMALL = {"a.weight": (3, 1, 2, 2), "b.weight": (4, 3, 1, 1), "dense.weight": (2, 5)}
@@ -346,9 +346,84 @@ def test_only_without_the_norm_does_a_removed_channel_fall_silent() -> None:
 
 def test_scores_may_be_negative(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is removed already ranks before the lowest score that a criterion can give."""
-    monkeypatch.setitem(criteria._entries, "signed", lambda kernel: kernel)
+    monkeypatch.setitem(criteria._entries, "signed", lambda weights: weights.value)
     previous = prune(drawn(SMALL, 0), spec(0.3)).mask
     weights = {name: torch.where(kept, -5.0, 5.0) for name, kept in previous.kernels.items()}
     mask = prune(weights, spec(0.6, criterion="signed"), previous).mask
     assert mask.covers(previous)
     assert mask.removed == round(0.6 * 34)
+
+
+# Excluded layers
+
+
+def highest_of(error: UsageError) -> float:
+    """The sparsity that a refusal says can be asked for."""
+    return float(error.hint.partition("at most ")[2].partition(",")[0])
+
+
+@many
+@given(SEEDS, st.floats(0.03, 0.7), st.sampled_from(["global", "layerwise"]), st.sampled_from(["a", "b", "dense", "?"]))
+def test_excluded_layers_keep_all_and_the_count_is_still_that_of_the_network(
+    seed: int, sparsity: float, scope: str, pattern: str
+) -> None:
+    weights, asked = drawn(UNEVEN, seed), spec(sparsity, scope=scope, exclude=(pattern,))
+    excluded = excluded_layers(UNEVEN, (pattern,))
+    try:
+        mask = prune(weights, asked).mask
+    except UsageError as error:
+        highest = highest_of(error)
+        asked = asked.model_copy(update={"sparsity": highest})
+        found = prune(weights, asked).mask.removed if round(highest * 155) else 0
+        if highest >= sparsity or f"at most {found} of 155 weights" not in error.message:
+            raise
+        return
+    assert mask.removed == round(sparsity * 155)
+    assert all(bool(mask.kernels[name].all()) for name in excluded)
+    included = sum(kept.numel() for name, kept in mask.kernels.items() if name not in excluded)
+    for name, kept in mask.kernels.items():
+        if name not in excluded and scope == "layerwise":  # one share of each of the others
+            assert abs(int((~kept).sum()) - mask.removed / included * kept.numel()) < 1 + 1e-9, name
+
+
+def test_the_others_are_ranked_as_if_the_excluded_layers_were_not_there() -> None:
+    weights = drawn(SMALL, 0)
+    mask = prune(weights, spec(0.3, exclude=("b",))).mask
+    others = {name: kernel for name, kernel in weights.items() if name != "b.weight"}
+    alone = prune(others, spec(mask.removed / 22)).mask
+    assert all(torch.equal(mask.kernels[name], kept) for name, kept in alone.kernels.items())
+    assert list(mask.kernels) == list(SMALL)
+
+
+@pytest.mark.parametrize("scope", ["global", "layerwise"])
+@pytest.mark.parametrize("structure", ["unstructured", "structured"])
+def test_what_an_excluded_layer_has_lost_stays_lost_and_is_counted(structure: str, scope: str) -> None:
+    weights = detached(network("resnet8"))
+    how = {"structure": structure, "scope": scope}
+    first = prune(weights, spec(0.4, **how)).mask
+    second = prune(weights, spec(0.6, exclude=("blocks.0.*", "stem"), **how), first).mask
+    excluded = ["stem.weight", "blocks.0.conv1.weight", "blocks.0.conv2.weight"]
+    assert all(torch.equal(second.kernels[name], first.kernels[name]) for name in excluded)
+    assert second.covers(first)
+    least = round(0.6 * second.total) if structure == "unstructured" else first.removed + 1
+    assert least <= second.removed <= round(0.6 * second.total)
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "structured"])
+def test_a_target_that_the_others_cannot_meet_is_refused_with_the_highest(structure: str) -> None:
+    weights = detached(network("resnet8"))
+    asked = spec(0.9, structure=structure, exclude=("dense", "blocks.2.*"))
+    with pytest.raises(
+        UsageError, match=r"cannot be met with blocks\.2\.\*, dense excluded: at most \d+ of \d+"
+    ) as caught:
+        prune(weights, asked)
+    mask = prune(weights, asked.model_copy(update={"sparsity": highest_of(caught.value)})).mask
+    assert f"at most {mask.removed} of" in caught.value.message
+    with pytest.raises(UsageError, match="at most 0 of"):
+        prune(weights, spec(0.1, structure=structure, exclude=("*",)))
+
+
+def test_a_pattern_that_matches_no_layer_is_refused_with_the_layers() -> None:
+    with pytest.raises(UsageError, match="no layer matches the excluded pattern 'sten'") as caught:
+        prune(drawn(SMALL, 0), spec(0.3, exclude=("a", "sten")))
+    assert caught.value.hint == "layers: a, b, dense"

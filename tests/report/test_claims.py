@@ -53,6 +53,7 @@ def row(trial: int, label: str, sparsity: float, accuracy: float, dense: float) 
         "scope": "global",
         "criterion": "magnitude",
         "channel_norm": "keep",
+        "exclude": "",
         "schedule": "one_shot",
         "step": None,
         "level": 1,

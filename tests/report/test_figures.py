@@ -39,6 +39,7 @@ def made_cells(**changes: Any) -> pd.DataFrame:
         "scope": "global",
         "criterion": "magnitude",
         "channel_norm": "keep",
+        "exclude": "",
         "schedule": "one_shot",
         "step": None,
         "level": 1,
@@ -157,6 +158,7 @@ DIFFERENT: list[dict[str, Any]] = [
     {"structure": "structured"},
     {"scope": "layerwise"},
     {"channel_norm": "remove"},
+    {"exclude": "stem"},
     {"schedule": "iterative", "step": 0.2},
     {"iterations": 1_000},
 ]

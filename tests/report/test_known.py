@@ -82,6 +82,7 @@ OTHERS: list[tuple[dict[str, Any], bool]] = [
     ({"recipe": "resnet learning_rate=0.05"}, False),
     ({"iterations": 48}, False),
     ({"criterion": "random"}, False),
+    ({"exclude": "stem"}, False),
     ({"scope": "layerwise"}, False),
     ({"pruned_at": 12.0}, False),
     ({"label": "lr_rewind T=6"}, False),

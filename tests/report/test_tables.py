@@ -199,7 +199,7 @@ def test_method_name_keeps_what_the_label_adds() -> None:
 
 
 USUAL: dict[str, Any] = {"schedule": "one_shot", "step": None, "structure": "unstructured", "scope": "global"}
-USUAL |= {"criterion": "magnitude", "channel_norm": "keep", "pruned_at": None}
+USUAL |= {"criterion": "magnitude", "channel_norm": "keep", "exclude": "", "pruned_at": None}
 PRUNINGS: list[dict[str, Any]] = [
     {},
     {"schedule": "dense"},
@@ -210,6 +210,7 @@ PRUNINGS: list[dict[str, Any]] = [
     {"scope": "layerwise"},
     {"pruned_at": 72_000.0},
     {"criterion": "random"},
+    {"exclude": "stem"},
     {"structure": "structured", "scope": "layerwise"},
 ]
 

@@ -26,6 +26,7 @@ from rewindctl.specs import PruneSpec
 from rewindctl.training.agreement import compared
 from rewindctl.training.device import environment, resolve_device
 from rewindctl.training.fused_step import FusedStepper
+from rewindctl.training.gradients import TrainedNetwork
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.loop import evaluate, train
 from rewindctl.training.records import TrainResult, TrainSettings
@@ -97,6 +98,24 @@ def test_masks_are_those_of_the_cpu(
     prune(weights, spec(structure)).mask.save(tmp_path / "cpu")
     prune(there, spec(structure)).mask.save(tmp_path / "cuda")
     assert (tmp_path / "cpu").read_bytes() == (tmp_path / "cuda").read_bytes()
+
+
+def test_gradients_are_those_of_the_cpu_and_the_same_bytes_twice(data: DeviceData) -> None:
+    here = DeviceData.upload(load_dataset("digits", None), torch.device("cpu"))
+    expected, first, again = (TrainedNetwork(network(), d, 0).gradients for d in (here, data, data))
+    for name, gradient in expected.items():
+        assert torch.equal(first[name], again[name])
+        assert first[name].device.type == "cpu"
+        torch.testing.assert_close(first[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "structured"])
+def test_random_masks_are_those_of_the_cpu(data: DeviceData, structure: Literal["structured", "unstructured"]) -> None:
+    weights = {name: p.detach() for name, p in kernels(network()).items()}
+    there = {name: p.to(data.device) for name, p in weights.items()}
+    asked = spec(structure).model_copy(update={"criterion": "random", "channel_norm": "keep"})
+    masks = prune(weights, asked).mask, prune(there, asked).mask
+    assert all(torch.equal(masks[1].kernels[name], kept) for name, kept in masks[0].kernels.items())
 
 
 def test_batches_are_those_of_the_cpu(data: DeviceData) -> None:
