@@ -41,7 +41,7 @@ from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.requests import PruneOptions, dense_spec, prune_spec, retrain_spec
 from rewindctl.pipeline.settings import dense_settings
 from rewindctl.registry import Registry
-from rewindctl.registry.client import Client
+from rewindctl.registry.store.client import Client
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.seeds import derived_seed

@@ -11,7 +11,7 @@ from typing import Any
 
 from rewindctl.counting import count_of
 from rewindctl.errors import RewindError
-from rewindctl.safe_text import fitting, one_line, plain, plain_or_bold, scrubbed
+from rewindctl.system.safe_text import fitting, one_line, plain, plain_or_bold, scrubbed
 
 REFRESH_SECONDS = 0.1
 LOG_SECONDS = 60.0  # between two lines of progress where there is no terminal to draw a bar on

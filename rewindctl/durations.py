@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 from rewindctl.errors import UsageError
-from rewindctl.processes import boot
+from rewindctl.system.processes import boot
 
 SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 LONGEST_SECONDS = 366 * 86_400

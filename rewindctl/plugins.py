@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from rewindctl.files import keep_text, state_folder
+from rewindctl.system.files import keep_text, state_folder
 
 GROUP = "rewindctl.plugins"
 NAMES_FILE = "plugin-names.json"

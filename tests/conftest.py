@@ -86,7 +86,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite store after MLflow's migrations, to be copied: making one takes seconds, a copy none."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    from rewindctl.registry.store import connect
+    from rewindctl.registry.store.connect import connect
 
     connect(f"sqlite:///{path}")
     return path
@@ -143,8 +143,8 @@ def settle(store: Path) -> None:
     """Make a copied store one that had been made where it is, without the checks of `registry relocate`."""
     from contextlib import closing
 
-    from rewindctl.registry.binding import Binding, new_mark
-    from rewindctl.registry.renaming import rename
+    from rewindctl.registry.roots.binding import Binding, new_mark
+    from rewindctl.registry.roots.renaming import rename
 
     binding = Binding(store)
     with closing(binding.connection()) as connection, connection:

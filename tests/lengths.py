@@ -1,10 +1,10 @@
 """Specs of any length are whole in any store: around what MLflow cuts, and far beyond."""
 
+from rewindctl.checks.verify import verify
 from rewindctl.datasets import load_dataset
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry
-from rewindctl.registry.opening import LONGEST_PARAM, params_of
+from rewindctl.registry.runs.opening import LONGEST_PARAM, params_of
 from rewindctl.specs import DenseSpec
 
 # Numbers of points of six digits: a tag is cut at 8,000 characters, a param at 6,000, ours begin anew at 5,000.

@@ -8,8 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 from rewindctl.registry import Registry
-from rewindctl.registry.binding import MARKER, ROOT
-from rewindctl.registry.opening import open_report
+from rewindctl.registry.roots.binding import MARKER, ROOT
+from rewindctl.registry.runs.opening import open_report
 
 
 def at(store: Path) -> tuple[str, str]:

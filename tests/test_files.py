@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rewindctl.files import cache_folder, locked, replacing, require_state_folder, sha256, state_folder
+from rewindctl.system.files import cache_folder, locked, replacing, require_state_folder, sha256, state_folder
 
 
 def test_block_that_ends_well_leaves_the_new_file_alone(tmp_path: Path) -> None:

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rewindctl.safe_text import drawn, fitting, markdown, one_line, plain, plain_or_bold, redacted, remember, scrubbed
+from rewindctl.system.safe_text import (
+    drawn,
+    fitting,
+    markdown,
+    one_line,
+    plain,
+    plain_or_bold,
+    redacted,
+    remember,
+    scrubbed,
+)
 
 HOSTILE = "=1+1 <script>x</script> [a](javascript:x) ![i](x.png) "
 HOSTILE += "\x1b]0;t\x07\x1b[2J\x9b31m\u202e`$\\frac{$ | \\| &lt;"

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from rewindctl.files import replacing
-from rewindctl.temporary import OLD_SECONDS, sweep, temporary_folder, temporary_name
+from rewindctl.system.files import replacing
+from rewindctl.system.temporary import OLD_SECONDS, sweep, temporary_folder, temporary_name
 
 
 @pytest.fixture
 def dead(tmp_path: Path) -> str:
     """A temporary name of a process that was killed."""
-    program = "import os; from rewindctl.temporary import temporary_name; print(temporary_name(), flush=True)"
+    program = "import os; from rewindctl.system.temporary import temporary_name; print(temporary_name(), flush=True)"
     line = [sys.executable, "-c", f"{program}; os.kill(os.getpid(), 9)"]
     return subprocess.run(line, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
 

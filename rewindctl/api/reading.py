@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from rewindctl.api.run import Run
 from rewindctl.catalog import unknown
+from rewindctl.checks.verify import verify as problems_of
 from rewindctl.conditions import parse_conditions
 from rewindctl.errors import UsageError
-from rewindctl.pipeline.verify import verify as problems_of
 from rewindctl.registry import Registry
 from rewindctl.report.runs import ALL_KINDS, select, spec_order
 from rewindctl.rewinding.methods import methods

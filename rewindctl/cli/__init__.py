@@ -40,9 +40,9 @@ from rewindctl.cli.help import Group, arrange
 from rewindctl.cli.session import Globals, StoppedError
 from rewindctl.console import Console, hold_streams
 from rewindctl.errors import LimitError, RewindError
-from rewindctl.files import disk_error, of_the_disk
-from rewindctl.processes import take_interrupts
-from rewindctl.safe_text import redacted
+from rewindctl.system.files import disk_error, of_the_disk
+from rewindctl.system.processes import take_interrupts
+from rewindctl.system.safe_text import redacted
 
 INTERRUPTED = 130
 PANELS = {

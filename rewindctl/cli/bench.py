@@ -33,9 +33,9 @@ def bench(
         rewindctl bench --model resnet20 --seconds 5 --device cpu
         rewindctl bench --model resnet20 --model resnet56 --json
     """
+    from rewindctl.checks.speed import measured_speed
     from rewindctl.paper import listing
     from rewindctl.paper.bench import DATASET, bench_json, specs_to_measure
-    from rewindctl.pipeline.speed import measured_speed
     from rewindctl.training.device import device_name, resolve_device
     from rewindctl.training.steppers import choose_step
 

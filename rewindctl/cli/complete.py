@@ -11,7 +11,7 @@ from pathlib import Path
 
 import typer
 
-from rewindctl.files import cache_folder
+from rewindctl.system.files import cache_folder
 
 Found = list[tuple[str, str]]
 # Dense runs have a name too, models:/NAME@alias.
@@ -40,7 +40,7 @@ def quietly(complete: Callable[[typer.Context, str], Found]) -> Callable[[typer.
 @quietly
 def runs(context: typer.Context, incomplete: str) -> Found:
     """Runs of the kinds that the command takes (all, where it takes any), and baselines by name."""
-    from rewindctl.registry import glance
+    from rewindctl.registry import shell_lookup as glance
 
     uri, kinds = _given(context, "tracking_uri"), PARENTS.get(context.info_name or "", ())
     found = list(glance.runs(uri, incomplete, kinds).items())
@@ -51,7 +51,7 @@ def runs(context: typer.Context, incomplete: str) -> Found:
 
 @quietly
 def experiments(context: typer.Context, incomplete: str) -> Found:
-    from rewindctl.registry import glance
+    from rewindctl.registry import shell_lookup as glance
 
     return [(name, "") for name in glance.experiments(_given(context, "tracking_uri"))]
 

@@ -23,7 +23,7 @@ def doctor(
     """
     from dataclasses import asdict
 
-    from rewindctl.pipeline.diagnosis import diagnosis
+    from rewindctl.checks.diagnosis import diagnosis
 
     findings = diagnosis(device, session.tracking_uri, data_dir)
     if session.json:

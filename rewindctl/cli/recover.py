@@ -8,7 +8,7 @@ from rewindctl.cli.session import Session, command
 from rewindctl.errors import RegistryError, RewindError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
-    from rewindctl.registry.recovery import Recovered
+    from rewindctl.registry.delivery.recovery import Recovered
 
 
 @command()
@@ -28,7 +28,7 @@ def recover(
         rewindctl recover --dry-run
         rewindctl recover
     """
-    from rewindctl.registry.recovery import recover as upload
+    from rewindctl.registry.delivery.recovery import recover as upload
 
     found = upload(session.tracking_uri, dry_run=dry_run)
     _tell(session, found)
@@ -56,8 +56,8 @@ def recover(
 
 def _register_rest(session: Session, told: set[str], dry_run: bool) -> "list[Recovered]":
     """Of the experiment, where there is one: nothing is made. Raises: RegistryError, UnknownNameError."""
-    from rewindctl.registry.address import absolute_uri, is_there
-    from rewindctl.registry.recovery import register_rest
+    from rewindctl.registry.delivery.recovery import register_rest
+    from rewindctl.registry.store.address import absolute_uri, is_there
 
     if not is_there(absolute_uri(session.tracking_uri)):
         return []

@@ -15,7 +15,7 @@ from rewindctl.errors import UsageError
 
 if TYPE_CHECKING:
     from rewindctl.registry.bundle import Exported
-    from rewindctl.registry.relocation import Relocated
+    from rewindctl.registry.roots.relocation import Relocated
 
 EVERY = 25  # runs between two lines of progress
 
@@ -150,7 +150,7 @@ def relocate_store(
         rewindctl registry relocate --dry-run
         rewindctl registry relocate --tracking-uri sqlite:///copy/mlflow.db
     """
-    from rewindctl.registry.relocation import relocate
+    from rewindctl.registry.roots.relocation import relocate
 
     verified = _progress(session.console, "verified")
     done = relocate(session.tracking_uri, dry_run=dry_run, keep_damaged=keep_damaged, progressed=verified)

@@ -165,8 +165,8 @@ def _print_studies(session: Session, show: str | None) -> None:
 
 def _print_plan(session: Session, plan: "StudyPlan", known: Collection[str]) -> None:
     """What there is to do; networks whose speed here the registry does not know are measured for seconds."""
+    from rewindctl.checks.speed import measured_speed
     from rewindctl.paper import cost, listing
-    from rewindctl.pipeline.speed import measured_speed
     from rewindctl.training.device import device_name, resolve_device
 
     device = resolve_device(session.device)
@@ -204,8 +204,8 @@ def _run(
     session: Session, plan: "StudyPlan", means: _Means, known: Collection[str] = (), collected: str = ""
 ) -> "Finished":
     """Run what is to do. `known`: stages of cells whose results are known from elsewhere."""
+    from rewindctl.engines.capacity import choose_jobs, need_of
     from rewindctl.engines.choose import engines
-    from rewindctl.engines.room import choose_jobs, need_of
     from rewindctl.engines.run import Finished, run_plan
     from rewindctl.paper.cost import state_of
     from rewindctl.paper.telling import telling_order

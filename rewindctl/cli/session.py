@@ -14,7 +14,7 @@ from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.cli import choices, complete
 from rewindctl.console import Console
 from rewindctl.errors import RewindError, UsageError
-from rewindctl.safe_text import finite
+from rewindctl.system.safe_text import finite
 
 if TYPE_CHECKING:
     from rewindctl.datasets.facts import DataFacts

@@ -36,9 +36,9 @@ def show_trials(session: Session, pipeline: "Pipeline", plan: "Plan", jobs: int 
 
 def _run(shown: "_Shown", jobs: int | None) -> "Finished":
     """In turn, each shown when it has ended, or at once on an engine."""
+    from rewindctl.engines.capacity import choose_jobs, need_of
     from rewindctl.engines.choose import local_engine
     from rewindctl.engines.in_turn import InTurn
-    from rewindctl.engines.room import choose_jobs, need_of
     from rewindctl.engines.run import run_plan
     from rewindctl.pipeline.planning import known_runs
 

@@ -33,8 +33,9 @@ def ui(
     import subprocess
 
     from rewindctl.errors import RegistryError
-    from rewindctl.registry import front, views
-    from rewindctl.registry.ui_server import ANY_ADDRESS, UI_STORE, check_hosts, is_loopback, require_free, ui_command
+    from rewindctl.registry.ui import front_page as front
+    from rewindctl.registry.ui import views
+    from rewindctl.registry.ui.server import ANY_ADDRESS, UI_STORE, check_hosts, is_loopback, require_free, ui_command
 
     check_hosts(host, allowed_hosts)  # before a store is opened
     registry = session.registry(make=False)

@@ -25,8 +25,8 @@ def verify(
         rewindctl verify 3f2a9c
         rewindctl verify --all --json
     """
-    from rewindctl.pipeline.verify import verify as problems_of
-    from rewindctl.registry.binding import MEND
+    from rewindctl.checks.verify import verify as problems_of
+    from rewindctl.registry.roots.binding import MEND
 
     if (run is None) != all_runs:
         raise UsageError(

@@ -12,7 +12,7 @@ from rewindctl.catalog import is_plain, require_plain
 from rewindctl.datasets.dataset import Dataset, Images, datasets
 from rewindctl.datasets.npz import check_amount, read_npz
 from rewindctl.errors import DataError, UnknownNameError, UsageError
-from rewindctl.files import cache_folder, disk_hint, read_text, replacing
+from rewindctl.system.files import cache_folder, disk_hint, read_text, replacing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 # Whatever its ending, a file is of one of these: Pillow reads 40 others, one of them by running Ghostscript.

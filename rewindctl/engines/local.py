@@ -18,7 +18,7 @@ import torch
 
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.work import Progress, Site, Worker
-from rewindctl.processes import interrupt
+from rewindctl.system.processes import interrupt
 
 GRACE_SECONDS = 60
 LOOK_SECONDS = 0.2

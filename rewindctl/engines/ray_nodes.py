@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from rewindctl import __version__
 from rewindctl.engines.ray_worker import Look, Post, look
 from rewindctl.errors import RewindError, UsageError
-from rewindctl.safe_text import redacted
+from rewindctl.system.safe_text import redacted
 
 LOOK_SECONDS = 300.0  # the first import of torch over a network file system, and a data set to be fetched
 LOOPBACK = ("localhost", "127.", "::1", "0.0.0.0")

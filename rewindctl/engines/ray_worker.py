@@ -14,7 +14,7 @@ from rewindctl.datasets import load_dataset
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.work import Site, Worker
 from rewindctl.errors import DataError, RewindError
-from rewindctl.registry.store import connect
+from rewindctl.registry.store.connect import connect
 
 
 @dataclass(frozen=True)

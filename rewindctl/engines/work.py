@@ -12,11 +12,11 @@ import torch
 from rewindctl.console import Console
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.errors import LimitError, RewindError
-from rewindctl.files import disk_error
 from rewindctl.pipeline import Outcome, Pipeline, RunPolicy, run_stage
 from rewindctl.pipeline.life import failed_run
 from rewindctl.registry import Registry
 from rewindctl.specs import parse_spec
+from rewindctl.system.files import disk_error
 
 REPORT_SECONDS = 0.5
 Progress = Callable[[str, int], None]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from rewindctl.checks.speed import Speed
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.cost import State, iterations_to_do
@@ -11,7 +12,6 @@ from rewindctl.paper.reference import report_tables
 from rewindctl.paper.request import ALL, studies_of
 from rewindctl.paper.study import shipped
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.pipeline.speed import Speed
 from rewindctl.specs import DenseSpec
 
 DATASET = "cifar10"  # its shape and batch; that of CIFAR-100 differs in the last layer alone

@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from rewindctl.catalog import Catalog, unknown
 from rewindctl.errors import UnknownNameError, UsageError
-from rewindctl.files import read_text
 from rewindctl.models import models
 from rewindctl.options import DataOrder, LrClock, OptimizerState
 from rewindctl.paper.lines import Document, parse_yaml
 from rewindctl.pruning import criteria
 from rewindctl.rewinding.methods import methods
 from rewindctl.specs import ChannelNorm, Iteration, Patterns, Positive, Scope, Structure
+from rewindctl.system.files import read_text
 from rewindctl.training.recipes import recipes
 
 LARGEST_FILE = 100_000  # bytes: PyYAML takes seconds for more; the report's studies have 700

@@ -10,8 +10,8 @@ from rewindctl.registry import RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.models import dense_model, iterations_of
 from rewindctl.rewinding.methods import OPTIONS
-from rewindctl.safe_text import markdown
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec
+from rewindctl.system.safe_text import markdown
 
 LINE = 90  # characters
 LONGEST_COMMAND = 4_000  # of the 8,000 that MLflow keeps of a note

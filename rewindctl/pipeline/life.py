@@ -14,7 +14,7 @@ from rewindctl.errors import BusyError, DivergedError, KeptError, LimitError, Re
 from rewindctl.pipeline.pipeline import Pipeline
 from rewindctl.registry import Registry, RunRecord, RunWriter, Watch
 from rewindctl.registry import records as tag
-from rewindctl.registry.recovery import recover
+from rewindctl.registry.delivery.recovery import recover
 from rewindctl.training.device import device_name, environment
 
 POLL_SECONDS = 3.0

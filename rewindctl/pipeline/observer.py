@@ -9,9 +9,9 @@ from rewindctl.durations import Deadline
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.resume import StoredPoints, save_point
 from rewindctl.registry import RunWriter
-from rewindctl.registry.paths import checkpoint_path
+from rewindctl.registry.runs.paths import checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.safe_text import finite
+from rewindctl.system.safe_text import finite
 from rewindctl.training.records import Evaluation, ResumePoint
 from rewindctl.training.usage import Usage
 

@@ -8,11 +8,11 @@ from typing import Annotated
 from pydantic import Field
 
 from rewindctl.errors import IntegrityError, RewindError
-from rewindctl.files import replacing, writing
 from rewindctl.pipeline.background import Background
 from rewindctl.registry import RunWriter
-from rewindctl.registry.manifest import ArtifactPath, File, Strict, parse_strict
+from rewindctl.registry.runs.manifest import ArtifactPath, File, Strict, parse_strict
 from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.system.files import replacing, writing
 from rewindctl.training.records import Evaluation, ResumePoint
 
 

@@ -11,7 +11,7 @@ from rewindctl.pipeline.life import Life, Outcome, live
 from rewindctl.pipeline.pipeline import Pipeline
 from rewindctl.registry import Machine, RunRecord, RunWriter, Watch
 from rewindctl.registry import records as tag
-from rewindctl.registry.writer import resume_file
+from rewindctl.registry.runs.writer import resume_file
 from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, RetrainSpec
 from rewindctl.training.device import deciding
 

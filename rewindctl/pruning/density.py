@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rewindctl.pruning.mask import Mask
-from rewindctl.safe_text import drawn
+from rewindctl.system.safe_text import drawn
 
 
 def plot_density(mask: Mask, path: Path, title: str) -> None:

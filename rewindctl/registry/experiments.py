@@ -6,15 +6,15 @@ import re
 
 from rewindctl.catalog import unknown
 from rewindctl.errors import RegistryError, UnknownNameError, UsageError
-from rewindctl.registry.address import absolute_uri, sqlite_path
-from rewindctl.registry.binding import ROOT
-from rewindctl.registry.client import Client, StoreError
-from rewindctl.registry.opening import project_run
 from rewindctl.registry.records import text_of
-from rewindctl.registry.searching import BOTH
-from rewindctl.registry.store import connect
-from rewindctl.registry.views import experiment_tags
-from rewindctl.safe_text import redacted
+from rewindctl.registry.roots.binding import ROOT
+from rewindctl.registry.runs.opening import project_run
+from rewindctl.registry.runs.searching import BOTH
+from rewindctl.registry.store.address import absolute_uri, sqlite_path
+from rewindctl.registry.store.client import Client, StoreError
+from rewindctl.registry.store.connect import connect
+from rewindctl.registry.ui.views import experiment_tags
+from rewindctl.system.safe_text import redacted
 
 DEFAULT_EXPERIMENT = "rewindctl"
 LONGEST_NAME, LONGEST_FOLDER = 500, 80  # MLflow's limit; what is left of a name in that of its folder

@@ -7,12 +7,12 @@ from typing import Any
 
 from rewindctl.errors import RewindError
 from rewindctl.registry import records as tag
-from rewindctl.registry.client import Client, DeniedError, StoreError
-from rewindctl.registry.reading import read
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.searching import search
-from rewindctl.safe_text import markdown
+from rewindctl.registry.runs.reading import read
+from rewindctl.registry.runs.searching import search
+from rewindctl.registry.store.client import Client, DeniedError, StoreError
 from rewindctl.specs import DenseSpec
+from rewindctl.system.safe_text import markdown
 
 NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 Baseline = tuple[RunRecord, int]  # a finished dense run, and which version of its model it is

@@ -8,18 +8,19 @@ from typing import Any
 
 from rewindctl.arithmetic import AUTO
 from rewindctl.errors import RegistryError
-from rewindctl.registry import experiments, lineage, models, older, reading, references
+from rewindctl.registry import experiments, models
 from rewindctl.registry import records as tag
-from rewindctl.registry.address import absolute_uri, is_server, require_store
-from rewindctl.registry.client import despite_conflicts
-from rewindctl.registry.opening import Opening, open_report
-from rewindctl.registry.ownership import Watch
-from rewindctl.registry.record import Record
+from rewindctl.registry.claiming.ownership import Watch
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.searching import ANY, search
-from rewindctl.registry.store import connect
-from rewindctl.registry.stored_point import Machine
-from rewindctl.registry.writer import RunWriter
+from rewindctl.registry.runs import lineage, older, reading, references
+from rewindctl.registry.runs.opening import Opening, open_report
+from rewindctl.registry.runs.record import Record
+from rewindctl.registry.runs.searching import ANY, search
+from rewindctl.registry.runs.stored_point import Machine
+from rewindctl.registry.runs.writer import RunWriter
+from rewindctl.registry.store.address import absolute_uri, is_server, require_store
+from rewindctl.registry.store.client import despite_conflicts
+from rewindctl.registry.store.connect import connect
 from rewindctl.specs import DenseSpec, Spec
 
 LISTED_SECONDS = 30.0

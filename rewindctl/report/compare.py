@@ -22,7 +22,7 @@ from rewindctl.report.figures import figures
 from rewindctl.report.formats import Table, as_table, formats
 from rewindctl.report.frame import Network, tidy_frame
 from rewindctl.report.known import together
-from rewindctl.report.nothing import nothing_to_compare
+from rewindctl.report.missing_runs import nothing_to_compare
 from rewindctl.report.page import how_made, html_page, markdown_page
 from rewindctl.report.paired import pair_table, paired
 from rewindctl.report.published import Against

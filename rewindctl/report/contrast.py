@@ -16,7 +16,7 @@ from rewindctl.pipeline.pipeline import UNTIL_DECIDED
 from rewindctl.report import evidence, sequential
 from rewindctl.report.cells import PRECISIONS, SETTINGS
 from rewindctl.report.pairing import complete_block, coverage, levels, with_scale
-from rewindctl.safe_text import finite
+from rewindctl.system.safe_text import finite
 
 SCENARIO = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step", "dense_group", *PRECISIONS]
 LEVEL_TEXT = f"{100 * evidence.LEVEL / 2:g} % each way"

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from rewindctl.commands import command_of
 from rewindctl.errors import IntegrityError, RewindError, UsageError
-from rewindctl.files import read_text
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.paths import LAYERS
+from rewindctl.registry.runs.paths import LAYERS
 from rewindctl.report.runs import spec_order
-from rewindctl.safe_text import finite
+from rewindctl.system.files import read_text
+from rewindctl.system.safe_text import finite
 
 T = TypeVar("T")
 LARGEST_LAYERS = 10_000_000  # bytes of layers.csv

@@ -12,7 +12,7 @@ from rewindctl.report.cells import SETTINGS
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import method_name, precision_name, pruning_name, scale_name, several_precisions
 from rewindctl.rewinding.methods import methods
-from rewindctl.safe_text import drawn
+from rewindctl.system.safe_text import drawn
 
 figures: Catalog[Callable[[pd.DataFrame, str], Any]] = Catalog("figure")
 

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.catalog import Catalog
-from rewindctl.safe_text import markdown as escaped_markdown
-from rewindctl.safe_text import one_line
+from rewindctl.system.safe_text import markdown as escaped_markdown
+from rewindctl.system.safe_text import one_line
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
 

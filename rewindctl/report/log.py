@@ -5,7 +5,7 @@ from pathlib import Path
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.report.compare import Comparison
 from rewindctl.report.formats import formats
-from rewindctl.temporary import temporary_folder
+from rewindctl.system.temporary import temporary_folder
 
 LONGEST_NOTE = 4_500  # MLflow's stores take 5,000 characters
 

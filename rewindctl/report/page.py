@@ -10,12 +10,12 @@ import pandas as pd
 
 from rewindctl import __version__
 from rewindctl.counting import count_of
-from rewindctl.files import writing
 from rewindctl.report.formats import Table, as_table, formats, right_aligned
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import precision_name, scale_name
-from rewindctl.safe_text import markdown
-from rewindctl.temporary import temporary_folder
+from rewindctl.system.files import writing
+from rewindctl.system.safe_text import markdown
+from rewindctl.system.temporary import temporary_folder
 
 PACKAGES = ("pandas", "matplotlib")
 PAGE = Path(__file__).with_name("page.html")  # a template

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.errors import RewindError, UsageError
-from rewindctl.files import read_text
 from rewindctl.report.columns import LONGEST, TYPES, WrongValueError
 from rewindctl.report.formats import starts_formula
 from rewindctl.report.frame import COLUMNS, in_order
-from rewindctl.safe_text import one_line
+from rewindctl.system.files import read_text
+from rewindctl.system.safe_text import one_line
 from rewindctl.training.recipes import default_recipe, recipes
 
 LARGEST_FILE = 100_000_000

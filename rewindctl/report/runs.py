@@ -12,7 +12,7 @@ from rewindctl.errors import UsageError
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.rewinding.methods import OPTIONS, methods
-from rewindctl.safe_text import one_line
+from rewindctl.system.safe_text import one_line
 
 KINDS = ("dense", "prune", "retrain")
 ALL_KINDS = (*KINDS, "replay", "tune", "trial", "report")

@@ -11,7 +11,7 @@ from rewindctl.registry import RunRecord
 from rewindctl.report.facts import RunFacts
 from rewindctl.report.lineage import numbers_text
 from rewindctl.report.runs import label
-from rewindctl.safe_text import one_line
+from rewindctl.system.safe_text import one_line
 
 WIDTH = 80
 KEY = 10  # columns of the words at the left

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.errors import UsageError
-from rewindctl.files import disk_error, of_the_disk, replacing
 from rewindctl.report.formats import SUFFIXES, Table, formats, records, safe_cells
-from rewindctl.safe_text import one_line
+from rewindctl.system.files import disk_error, of_the_disk, replacing
+from rewindctl.system.safe_text import one_line
 
 DPI = 220
 

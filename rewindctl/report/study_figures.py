@@ -9,7 +9,7 @@ import pandas as pd
 from rewindctl.catalog import Catalog
 from rewindctl.report.figures import AXIS, FONT, OTHERS, curves, panel_title, style_of
 from rewindctl.report.tables import precision_name, several_precisions
-from rewindctl.safe_text import drawn
+from rewindctl.system.safe_text import drawn
 
 study_figures: Catalog[Callable[[pd.DataFrame, str], Any]] = Catalog("figure of a study")
 study_figures.register("curves")(curves)

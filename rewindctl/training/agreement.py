@@ -15,11 +15,11 @@ from torch import Tensor
 from rewindctl import fused
 from rewindctl.arithmetic import Precision
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.files import keep_text, state_folder
 from rewindctl.fused.support import structure
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.system.files import keep_text, state_folder
 from rewindctl.training.device import device_name, driver
 from rewindctl.training.graph import alone
 from rewindctl.training.records import TrainSettings

@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import DivergedError, LimitError
 from rewindctl.models import Network
-from rewindctl.processes import raise_if_interrupted
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.system.processes import raise_if_interrupted
 from rewindctl.training.graph import alone
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.records import Evaluation, Observer, ResumePoint, TrainResult, TrainSettings

@@ -5,7 +5,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from rewindctl.safe_text import drawn
+from rewindctl.system.safe_text import drawn
 
 BLUE, ORANGE, GREY, BLACK = "#0072B2", "#E69F00", "#999999", "#000000"
 METADATA = {"Software": "rewindctl"}

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rewindctl.counting import count_of
 from rewindctl.errors import DivergedError
-from rewindctl.registry.ownership import is_gone, this_process
+from rewindctl.registry.claiming.ownership import is_gone, this_process
 from rewindctl.tuning.sampling import DIVERGED, counted, place_of
 from rewindctl.tuning.storage import BEAT, OWNER, REPEATS, fits
 

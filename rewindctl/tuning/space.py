@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from rewindctl.catalog import unknown
 from rewindctl.errors import UsageError
-from rewindctl.files import read_text
 from rewindctl.options import Option, Point
 from rewindctl.paper.lines import Document, parse_yaml
 from rewindctl.rewinding.methods import OPTIONS, methods
 from rewindctl.specs import DenseSpec, canonical_json, first_problem
+from rewindctl.system.files import read_text
 
 LARGEST_FILE = 100_000
 MOST_STEPS = 10**9  # Optuna counts them in decimal numbers of 28 digits

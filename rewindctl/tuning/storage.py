@@ -20,11 +20,11 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
-from rewindctl.files import disk_hint, require_state_folder, state_folder
-from rewindctl.processes import hold_interrupts
-from rewindctl.registry.address import sqlite_path
-from rewindctl.safe_text import redacted, remember, scrubbed
+from rewindctl.registry.store.address import sqlite_path
 from rewindctl.specs import TuneSpec
+from rewindctl.system.files import disk_hint, require_state_folder, state_folder
+from rewindctl.system.processes import hold_interrupts
+from rewindctl.system.safe_text import redacted, remember, scrubbed
 
 JOURNAL = "optuna-journal.log"
 DEAD_LOCK_SECONDS = 60.0

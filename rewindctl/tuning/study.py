@@ -14,7 +14,6 @@ from rewindctl.counting import count_of
 from rewindctl.engines.local import share
 from rewindctl.engines.work import Site
 from rewindctl.errors import BusyError, RegistryError, RewindError
-from rewindctl.files import disk_error, writing
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.life import Life, live
 from rewindctl.pipeline.replays import require_state
@@ -22,6 +21,7 @@ from rewindctl.registry import RunRecord, RunWriter, Watch
 from rewindctl.registry import records as tag
 from rewindctl.rewinding.methods import WEIGHTS
 from rewindctl.specs import TuneSpec
+from rewindctl.system.files import disk_error, writing
 from rewindctl.tuning.request import TuneRequest, asked, comparison_seeds
 from rewindctl.tuning.sampling import counted
 from rewindctl.tuning.storage import checked_place, default_place, shown

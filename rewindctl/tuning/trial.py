@@ -22,8 +22,8 @@ from rewindctl.registry import Watch as OwnerWatch
 from rewindctl.registry import records as tag
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.methods import RetrainOptions
-from rewindctl.safe_text import finite
 from rewindctl.specs import DenseSpec, RetrainSpec, TrialSpec, TuneSpec, make_spec
+from rewindctl.system.safe_text import finite
 from rewindctl.training.loop import train
 from rewindctl.training.records import Evaluation, ResumePoint
 from rewindctl.tuning.holdout import tuning_data

@@ -22,7 +22,8 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from rewindctl.registry import front, views
+from rewindctl.registry.ui import front_page as front
+from rewindctl.registry.ui import views
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 

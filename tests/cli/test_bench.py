@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
+from rewindctl.checks.speed import Speed
 from rewindctl.datasets.facts import facts_of
 from rewindctl.paper.bench import DATASET, bench_json, published_speeds, specs_to_measure
 from rewindctl.paper.cost import State, plan_json
 from rewindctl.paper.listing import bench_text
 from rewindctl.paper.plan import make_plan
 from rewindctl.paper.study import shipped
-from rewindctl.pipeline.speed import Speed
 from rewindctl.specs import DenseSpec
 
 SPEEDS = {"resnet20": 50.0, "resnet56": 20.0, "resnet110": 10.0, "wrn16_8": 5.0}

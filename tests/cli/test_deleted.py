@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY, Answer, Chain, Cli, quickly
 from studies import panel, text_of
 
-from rewindctl.registry.store import connect
+from rewindctl.registry.store.connect import connect
 
 MODEL = "resnet8-digits-dense"
 STAGES = ("dense", "prune", "finetune", "weight_rewind", "lr_rewind")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
-from rewindctl.registry.opening import about_of
-from rewindctl.registry.outbox import Outbox
+from rewindctl.registry.delivery.outbox import Outbox
+from rewindctl.registry.runs.opening import about_of
 
 
 def test_everything_is_named_and_nothing_is_made(cli: Cli, tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from conftest import Chain, Cli, quickly
 
-from rewindctl.files import state_folder
 from rewindctl.registry import RunWriter
 from rewindctl.registry import records as tag
-from rewindctl.registry.ownership import this_process
-from rewindctl.registry.store import connect
-from rewindctl.registry.writer import resume_file
-from rewindctl.temporary import temporary_name
+from rewindctl.registry.claiming.ownership import this_process
+from rewindctl.registry.runs.writer import resume_file
+from rewindctl.registry.store.connect import connect
+from rewindctl.system.files import state_folder
+from rewindctl.system.temporary import temporary_name
 
 RETRAINED = ("finetune", "weight_rewind", "lr_rewind")
 DAY = 86_400

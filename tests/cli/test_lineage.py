@@ -8,9 +8,10 @@ from contextlib import closing
 import pytest
 from conftest import Chain, Cli
 
-from rewindctl.registry import RunRecord, lineage
-from rewindctl.registry.client import Client
-from rewindctl.registry.searching import search
+from rewindctl.registry import RunRecord
+from rewindctl.registry.runs import lineage
+from rewindctl.registry.runs.searching import search
+from rewindctl.registry.store.client import Client
 from rewindctl.report.lineage import forms
 
 EDGE = re.compile(r'^    "?r?([0-9a-f]{32})"? (-->|->|-\.) ?(?:"([^"]*)" \.-> )?"?r?([0-9a-f]{32})"?')

@@ -18,10 +18,10 @@ from conftest import TINY, Chain, Cli, copy_chain, quickly
 from rewindctl.cli import run as run_command
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
-from rewindctl.registry.binding import MARKER
-from rewindctl.registry.ownership import this_process
-from rewindctl.registry.store import connect
-from rewindctl.registry.writer import resume_file
+from rewindctl.registry.claiming.ownership import this_process
+from rewindctl.registry.roots.binding import MARKER
+from rewindctl.registry.runs.writer import resume_file
+from rewindctl.registry.store.connect import connect
 
 STAGES = ("dense", "prune", "finetune", "weight_rewind", "lr_rewind")
 RETRAINED = ("finetune", "weight_rewind", "lr_rewind")

@@ -170,7 +170,7 @@ def test_cells_that_were_not_selected_say_so(store: Path, cli: Cli, tmp_path: Pa
 def test_more_at_once_than_there_is_memory_for_is_refused_before_anything_runs(
     store: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rewindctl.engines.room.PROCESS_BYTES", 10**18)
+    monkeypatch.setattr("rewindctl.engines.capacity.PROCESS_BYTES", 10**18)
     answer = cli("reproduce", study(tmp_path, FEW), "--trials", "2", "--jobs", "2", "--device", "cpu")
     assert (answer.code, answer.out) == (2, "")
     assert "error: --jobs 2: 2 trials at once do not fit: each takes about 1000000000.0 GB" in answer.err

@@ -10,10 +10,10 @@ import pytest
 from conftest import TINY, Answer, Chain, Cli
 from started import Started
 
-from rewindctl import processes
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
-from rewindctl.registry.store import connect
+from rewindctl.registry.store.connect import connect
+from rewindctl.system import processes
 
 ENDLESS = (*TINY, "--iterations", "1000000")
 SECONDS = (*TINY, "--iterations", "400", "--evaluate-every", "50")

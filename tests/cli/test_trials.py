@@ -77,7 +77,7 @@ def test_a_wrong_parent_keeps_the_others_from_running(chain: Chain, cli: Cli) ->
 def test_what_does_not_fit_is_refused_before_anything_runs(
     store: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rewindctl.engines.room.PROCESS_BYTES", 10**18)
+    monkeypatch.setattr("rewindctl.engines.capacity.PROCESS_BYTES", 10**18)
     answer = cli("train-dense", *SHORT, "--seeds", "0-3", "--jobs", "2", "--device", "cpu")
     assert (answer.code, answer.out) == (2, "")
     assert "error: --jobs 2: 2 trials at once do not fit: each takes about 1000000000.0 GB" in answer.err

@@ -24,7 +24,7 @@ from started import Started
 from rewindctl.cli import run as run_command
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.ownership import is_gone
+from rewindctl.registry.claiming.ownership import is_gone
 
 SHORT = ("--iterations", "12", "--compare-seeds", "2", "--pruner", "none")
 START_SECONDS = 120

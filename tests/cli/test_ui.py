@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import Chain, Cli
 
-from rewindctl.registry import front
+from rewindctl.registry.ui import front_page as front
 
 START_SECONDS = 120
 

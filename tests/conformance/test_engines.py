@@ -26,7 +26,7 @@ from rewindctl.pipeline.plan import Plan, Stage
 from rewindctl.pipeline.requests import PruneOptions, dense_spec, prune_child, retrain_child
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.writer import resume_file
+from rewindctl.registry.runs.writer import resume_file
 from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.specs import parse_spec
 

@@ -16,7 +16,7 @@ from studies import panel, text_of
 from rewindctl.engines.local import default_jobs, devices, share
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.writer import resume_file
+from rewindctl.registry.runs.writer import resume_file
 
 METHODS = [{"method": "finetune"}, {"method": "lr_rewind"}]
 QUICK = panel(iterations=20, sparsities=[0.5], methods=METHODS)

@@ -32,7 +32,7 @@ from rewindctl.paper.study import parse_study
 from rewindctl.pipeline import RunPolicy
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.writer import resume_file
+from rewindctl.registry.runs.writer import resume_file
 from rewindctl.rewinding.checkpoints import TrainState
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rewindctl[ray]'")

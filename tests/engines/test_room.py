@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rewindctl.datasets.facts import DataFacts, facts_of
-from rewindctl.engines.room import MOST_ON_A_GPU, PROCESS_BYTES, Need, choose_jobs, need_of
+from rewindctl.engines.capacity import MOST_ON_A_GPU, PROCESS_BYTES, Need, choose_jobs, need_of
 from rewindctl.errors import UsageError
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.specs import DenseSpec

@@ -24,7 +24,7 @@ from rewindctl.pipeline.planning import plan_dense
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
-from rewindctl.registry.writer import resume_file
+from rewindctl.registry.runs.writer import resume_file
 from rewindctl.specs import DenseSpec
 
 SECONDS = 60.0

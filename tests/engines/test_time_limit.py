@@ -22,7 +22,7 @@ from rewindctl.engines.work import Site
 from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.pipeline import RunPolicy
 from rewindctl.registry import Registry
-from rewindctl.registry.writer import resume_file
+from rewindctl.registry.runs.writer import resume_file
 
 pytestmark = pytest.mark.slow
 ENDLESS = panel(schedule="dense", iterations=1_000_000)

@@ -18,9 +18,10 @@ from rewindctl.cli.session import run_json
 from rewindctl.console import Look
 from rewindctl.errors import UsageError
 from rewindctl.pipeline.resume import load_point
-from rewindctl.registry import Registry, RunRecord, glance
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry import shell_lookup as glance
 from rewindctl.registry.records import KIND, SCHEMA
-from rewindctl.registry.searching import ANY, DELETED, search
+from rewindctl.registry.runs.searching import ANY, DELETED, search
 from rewindctl.report.facts import RunFacts
 from rewindctl.report.lineage import Family, forms
 from rewindctl.report.runs import line, page_of

@@ -38,8 +38,8 @@ from rewindctl.registry.bundle.archive import END, header
 from rewindctl.registry.bundle.check import check_runs
 from rewindctl.registry.bundle.index import parse_index
 from rewindctl.registry.bundle.merge import read_bundle
-from rewindctl.registry.manifest import parse_manifest
-from rewindctl.registry.stored_point import about_of
+from rewindctl.registry.runs.manifest import parse_manifest
+from rewindctl.registry.runs.stored_point import about_of
 from rewindctl.report.cells import summarise
 from rewindctl.report.facts import parse_layers
 from rewindctl.report.formats import formats

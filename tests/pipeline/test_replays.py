@@ -9,11 +9,11 @@ import torch
 from conftest import TINY, Chain, Cli
 from sealing import rewrite
 
+from rewindctl.checks.verify import verify
 from rewindctl.cli import run as run_command
-from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.paths import FINAL, checkpoint_path
+from rewindctl.registry.runs.paths import FINAL, checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import ReplaySpec
 

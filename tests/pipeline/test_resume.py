@@ -12,8 +12,8 @@ from started import Started
 
 from rewindctl.pipeline.resume import load_point, save_point
 from rewindctl.registry import Registry, RunRecord
-from rewindctl.registry.paths import checkpoint_path
-from rewindctl.registry.writer import resume_file
+from rewindctl.registry.runs.paths import checkpoint_path
+from rewindctl.registry.runs.writer import resume_file
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.records import ResumePoint
 

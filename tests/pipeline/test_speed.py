@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from rewindctl.arithmetic import Arithmetic
+from rewindctl.checks.speed import measured_speed
 from rewindctl.datasets.facts import describe_facts, facts_of
 from rewindctl.datasets.files import load_dataset
 from rewindctl.errors import DataError, UnknownNameError
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.pipeline.speed import measured_speed
 
 
 @pytest.mark.parametrize(("model", "dataset"), [("resnet8", "digits"), ("resnet8", "cifar100")])

@@ -18,7 +18,7 @@ from rewindctl.models.network import NetworkConfig
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.opening import params_of
+from rewindctl.registry.runs.opening import params_of
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec
 from rewindctl.training.loop import evaluate

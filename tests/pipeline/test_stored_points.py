@@ -11,16 +11,16 @@ import pytest
 import torch
 from conftest import TINY, Chain, Cli
 
-from rewindctl.files import state_folder
+from rewindctl.checks.verify import verify
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.resume import StoredPoints
-from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.client import AwayError, Client
-from rewindctl.registry.paths import local_path
-from rewindctl.registry.stored_point import POINT
+from rewindctl.registry.runs.paths import local_path
+from rewindctl.registry.runs.stored_point import POINT
+from rewindctl.registry.store.client import AwayError, Client
+from rewindctl.system.files import state_folder
 from rewindctl.training.records import ResumePoint
 
 LINE = ("train-dense", *TINY, "--resume-points", "store", "--checkpoint-every", "0")

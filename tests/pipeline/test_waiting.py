@@ -12,8 +12,9 @@ from started import Started
 
 from rewindctl.console import Console
 from rewindctl.pipeline import life
-from rewindctl.registry import Registry, RunWriter, ownership
+from rewindctl.registry import Registry, RunWriter
 from rewindctl.registry import records as tag
+from rewindctl.registry.claiming import ownership
 
 SECONDS = ("train-dense", *TINY, "--iterations", "400", "--evaluate-every", "50", "--checkpoint-every", "0")
 PROCESSES = 5

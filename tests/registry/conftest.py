@@ -20,8 +20,8 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def postgres_store(postgres: Postgres) -> str:
     """A database after MLflow's migrations, to be copied."""
-    from rewindctl.registry.address import absolute_uri
-    from rewindctl.registry.store import connect
+    from rewindctl.registry.store.address import absolute_uri
+    from rewindctl.registry.store.connect import connect
 
     connect(absolute_uri(postgres.make("empty")))
     postgres.run(

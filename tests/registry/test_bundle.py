@@ -17,15 +17,15 @@ import pytest
 from conftest import TINY, Chain, Cli, quickly
 from started import Started
 
+from rewindctl.checks.verify import verify
 from rewindctl.errors import RegistryError
-from rewindctl.files import sha256
-from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.binding import MARKER
 from rewindctl.registry.bundle import Merged, export_bundle, import_bundle, matching, select
+from rewindctl.registry.roots.binding import MARKER
 from rewindctl.report.frame import tidy_frame
 from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.system.files import sha256
 
 FINAL = "checkpoints/final.safetensors"
 IDS = {tag.PARENT, tag.DENSE_RUN, tag.WEIGHTS_FROM, tag.NOTE, tag.OWNER, tag.HEARTBEAT, tag.TICKET}

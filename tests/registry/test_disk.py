@@ -17,15 +17,15 @@ from started import Started
 
 from rewindctl.datasets import load_dataset
 from rewindctl.errors import DiskError, RewindError
-from rewindctl.files import disk_error, of_the_disk
 from rewindctl.models import build_network
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry, RunWriter
-from rewindctl.registry.client import StoreError
 from rewindctl.registry.records import OWNER
+from rewindctl.registry.store.client import StoreError
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec
+from rewindctl.system.files import disk_error, of_the_disk
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -15,18 +15,19 @@ from conftest import TINY, Cli
 from servers import Postgres, Server
 from started import Started
 
-from rewindctl import processes
+from rewindctl.checks.verify import verify
 from rewindctl.datasets import load_dataset
 from rewindctl.errors import RegistryError
-from rewindctl.files import state_folder
 from rewindctl.pipeline import life
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.pipeline.verify import verify
-from rewindctl.registry import Registry, RunRecord, ownership
-from rewindctl.registry.client import Client
-from rewindctl.registry.inputs import log_network
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry.claiming import ownership
 from rewindctl.registry.records import HEARTBEAT, NOTE, OWNER
+from rewindctl.registry.runs.inputs import log_network
+from rewindctl.registry.store.client import Client
 from rewindctl.specs import DenseSpec
+from rewindctl.system import processes
+from rewindctl.system.files import state_folder
 
 LINE = ("train-dense", *TINY[:4], "--batch-size", "32", "--rewind-points", "6,12", "--iterations", "200")
 LINE += ("--evaluate-every", "50", "--checkpoint-every", "0")

@@ -13,10 +13,10 @@ from rewindctl.datasets import load_dataset
 from rewindctl.pipeline.inputs import used
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry
-from rewindctl.registry.client import StoreError
-from rewindctl.registry.delivery import deliver
-from rewindctl.registry.inputs import DataInput, log_inputs, log_network, made_model
-from rewindctl.registry.store import connect
+from rewindctl.registry.delivery.sender import deliver
+from rewindctl.registry.runs.inputs import DataInput, log_inputs, log_network, made_model
+from rewindctl.registry.store.client import StoreError
+from rewindctl.registry.store.connect import connect
 
 TRAINED = ("dense", "finetune", "weight_rewind", "lr_rewind")
 DATA = DataInput("d-training", "0" * 64, "rewindctl data: d", "training", {"image": "uint8 (8, 8, 1)"}, {"num_rows": 1})

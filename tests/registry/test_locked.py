@@ -16,14 +16,17 @@ import pytest
 import sqlalchemy
 from conftest import TINY, Chain, Cli
 
+from rewindctl.checks.verify import verify
 from rewindctl.pipeline.observer import RunObserver
-from rewindctl.pipeline.verify import verify
-from rewindctl.registry import Registry, RunRecord, delivery, outage, ownership
-from rewindctl.registry import store as opening
-from rewindctl.registry.binding import Binding
-from rewindctl.registry.client import AwayError, Client
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry.claiming import ownership
 from rewindctl.registry.deleting.garbage import Survey
-from rewindctl.registry.outbox import Outbox, kept_folder
+from rewindctl.registry.delivery import sender as delivery
+from rewindctl.registry.delivery.outbox import Outbox, kept_folder
+from rewindctl.registry.roots.binding import Binding
+from rewindctl.registry.store import connect as opening
+from rewindctl.registry.store import outage
+from rewindctl.registry.store.client import AwayError, Client
 from rewindctl.training.records import Evaluation
 
 LINE = ("train-dense", *TINY[:4], "--batch-size", "32", "--rewind-points", "6,12", "--iterations", "24")

@@ -13,13 +13,14 @@ from servers import Server
 from rewindctl.console import Console
 from rewindctl.pipeline import Pipeline, run_stage
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.registry import Registry, glance
-from rewindctl.registry.manifest import MANIFEST_FILE
+from rewindctl.registry import Registry
+from rewindctl.registry import shell_lookup as glance
+from rewindctl.registry.delivery.recovery import register_rest
 from rewindctl.registry.models import longer_baseline
-from rewindctl.registry.opening import open_report
-from rewindctl.registry.paths import local_path
-from rewindctl.registry.record import RECORD_FILE
-from rewindctl.registry.recovery import register_rest
+from rewindctl.registry.runs.manifest import MANIFEST_FILE
+from rewindctl.registry.runs.opening import open_report
+from rewindctl.registry.runs.paths import local_path
+from rewindctl.registry.runs.record import RECORD_FILE
 from rewindctl.specs import DenseSpec
 
 MODEL = "resnet8-digits-dense"

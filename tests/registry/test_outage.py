@@ -14,12 +14,15 @@ import pytest
 from conftest import Chain, Cli
 from servers import BACKENDS, POSTGRESQL, Cable, Postgres, Server
 
+from rewindctl.checks.verify import verify
 from rewindctl.errors import KeptError, UsageError
 from rewindctl.pipeline.observer import RunObserver
-from rewindctl.pipeline.verify import verify
-from rewindctl.registry import Registry, RunRecord, RunWriter, delivery, outage, ownership
-from rewindctl.registry.outbox import Outbox, kept_folder
+from rewindctl.registry import Registry, RunRecord, RunWriter
+from rewindctl.registry.claiming import ownership
+from rewindctl.registry.delivery import sender as delivery
+from rewindctl.registry.delivery.outbox import Outbox, kept_folder
 from rewindctl.registry.records import HEARTBEAT
+from rewindctl.registry.store import outage
 from rewindctl.report import log
 from rewindctl.training.records import Evaluation
 from rewindctl.tuning import study

@@ -10,9 +10,10 @@ import pytest
 from rewindctl.datasets import load_dataset
 from rewindctl.errors import DiskError
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.registry import Registry, RunWriter, delivery
-from rewindctl.registry.opening import about_of
-from rewindctl.registry.outbox import JOURNAL, LOCK, Outbox, forget
+from rewindctl.registry import Registry, RunWriter
+from rewindctl.registry.delivery import sender as delivery
+from rewindctl.registry.delivery.outbox import JOURNAL, LOCK, Outbox, forget
+from rewindctl.registry.runs.opening import about_of
 
 HOLD = """
 import fcntl, sys

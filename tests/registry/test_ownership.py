@@ -18,10 +18,11 @@ from conftest import quickly
 from rewindctl.datasets import load_dataset
 from rewindctl.errors import BusyError, RegistryError
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.registry import Registry, RunRecord, RunWriter, Watch, claim, ownership
-from rewindctl.registry.ownership import is_gone, this_process
+from rewindctl.registry import Registry, RunRecord, RunWriter, Watch
+from rewindctl.registry.claiming import claim, ownership
+from rewindctl.registry.claiming.ownership import is_gone, this_process
 from rewindctl.registry.records import HEARTBEAT, OWNER, TICKET
-from rewindctl.registry.writer import resume_file
+from rewindctl.registry.runs.writer import resume_file
 from rewindctl.specs import DenseSpec, PruneSpec
 
 HOST, PID, START, BOOT, SPACE = this_process().split(":")

@@ -13,7 +13,7 @@ from conftest import TINY, Cli
 from servers import Postgres
 from workload import at_once, duplicates, missing, touch, write
 
-from rewindctl.pipeline.verify import verify
+from rewindctl.checks.verify import verify
 from rewindctl.registry import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]

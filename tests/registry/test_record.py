@@ -10,11 +10,11 @@ import lengths
 import pytest
 from conftest import TINY, Chain, Cli
 
+from rewindctl.checks.verify import verify
 from rewindctl.errors import IntegrityError
-from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
-from rewindctl.registry.record import RECORD_FILE, digest_of, make_record
+from rewindctl.registry.runs.record import RECORD_FILE, digest_of, make_record
 from rewindctl.report.frame import tidy_frame
 
 EDITED_TAGS = {
@@ -179,7 +179,7 @@ def test_the_dense_run_is_the_one_at_the_end_of_the_parents(copied_chain: Chain)
 
 
 def test_a_training_with_a_hole_in_its_curve_is_found(cli: Cli, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rewindctl.registry.writer import RunWriter
+    from rewindctl.registry.runs.writer import RunWriter
 
     log_metrics = RunWriter.log_metrics
 

@@ -14,7 +14,7 @@ from rewindctl.datasets import load_dataset
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry, RunRecord
-from rewindctl.registry.ownership import this_process
+from rewindctl.registry.claiming.ownership import this_process
 from rewindctl.registry.records import OWNER, SCHEMA
 from rewindctl.specs import DenseSpec
 

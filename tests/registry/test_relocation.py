@@ -16,12 +16,12 @@ from moved import AWAY, at, begin, cp, cp_beside, cp_database, edit, mv, unbind,
 from started import Started
 
 from rewindctl.registry import Registry
-from rewindctl.registry.binding import MARKER, Binding
-from rewindctl.registry.opening import open_report
-from rewindctl.registry.paths import local_path
 from rewindctl.registry.records import COPIED, KIND, STORAGE, STUDY
-from rewindctl.registry.relocation import relocate
-from rewindctl.registry.writer import resume_file
+from rewindctl.registry.roots.binding import MARKER, Binding
+from rewindctl.registry.roots.relocation import relocate
+from rewindctl.registry.runs.opening import open_report
+from rewindctl.registry.runs.paths import local_path
+from rewindctl.registry.runs.writer import resume_file
 from rewindctl.tuning.storage import open_storage
 
 MOVED = ("mv", "the database moved away from its files", "the database renamed")

@@ -7,8 +7,9 @@ import pytest
 from conftest import TINY, Answer, Cli
 from servers import AuthServer
 
-from rewindctl.registry import Registry, rights
+from rewindctl.registry import Registry
 from rewindctl.registry.models import dense_model
+from rewindctl.registry.store import rights
 
 MODEL = dense_model("resnet8", "digits")
 

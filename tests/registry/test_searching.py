@@ -8,9 +8,9 @@ from mlflow import MlflowClient
 from registry.test_registry import MANY, copies
 
 from rewindctl.registry import records as tag
-from rewindctl.registry import searching
-from rewindctl.registry.searching import ACTIVE, ANY, BOTH, DELETED, _from_tables, _through_api
-from rewindctl.registry.store import connect
+from rewindctl.registry.runs import searching
+from rewindctl.registry.runs.searching import ACTIVE, ANY, BOTH, DELETED, _from_tables, _through_api
+from rewindctl.registry.store.connect import connect
 
 
 @pytest.mark.parametrize("few", [0, searching.FEW], ids=["many", "few"])

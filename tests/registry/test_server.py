@@ -13,16 +13,16 @@ from conftest import TINY, Chain, Cli
 from servers import BACKENDS, Server
 from started import Started
 
+from rewindctl.checks.verify import verify
 from rewindctl.cli import run as run_command
 from rewindctl.errors import BusyError, RegistryError
-from rewindctl.files import sha256
-from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle import export_bundle, import_bundle, matching, select
 from rewindctl.registry.bundle.leftovers import discard
-from rewindctl.registry.store import connect
+from rewindctl.registry.store.connect import connect
 from rewindctl.report.frame import tidy_frame
+from rewindctl.system.files import sha256
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("server", BACKENDS, indirect=True)]
 

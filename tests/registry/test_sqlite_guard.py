@@ -8,7 +8,8 @@ import pytest
 from conftest import Chain
 
 from rewindctl.errors import RegistryError
-from rewindctl.registry import Registry, sqlite_guard
+from rewindctl.registry import Registry
+from rewindctl.registry.store import sqlite_guard
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
 PROGRAMS = {

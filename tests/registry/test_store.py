@@ -13,11 +13,11 @@ from conftest import Cli
 from started import Started
 
 from rewindctl.errors import RegistryError, UsageError
-from rewindctl.registry.address import absolute_uri, sqlite_path
-from rewindctl.registry.client import StoreError
-from rewindctl.registry.store import connect
-from rewindctl.registry.ui_server import ui_command
-from rewindctl.safe_text import redacted
+from rewindctl.registry.store.address import absolute_uri, sqlite_path
+from rewindctl.registry.store.client import StoreError
+from rewindctl.registry.store.connect import connect
+from rewindctl.registry.ui.server import ui_command
+from rewindctl.system.safe_text import redacted
 
 SECRET = "s3cret"
 

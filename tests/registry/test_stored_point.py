@@ -11,16 +11,16 @@ from conftest import Chain, Cli
 from servers import Server
 from started import Started
 
+from rewindctl.checks.verify import verify
 from rewindctl.datasets import load_dataset
 from rewindctl.errors import RegistryError
-from rewindctl.files import state_folder
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Machine, Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
-from rewindctl.registry.paths import local_path
-from rewindctl.registry.stored_point import POINT, about_of, bring
+from rewindctl.registry.runs.paths import local_path
+from rewindctl.registry.runs.stored_point import POINT, about_of, bring
 from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.system.files import state_folder
 
 HERE = {"device": "a processor"}
 

@@ -7,8 +7,9 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from rewindctl.registry import Registry, records, views
-from rewindctl.registry.store import connect
+from rewindctl.registry import Registry, records
+from rewindctl.registry.store.connect import connect
+from rewindctl.registry.ui import views
 
 
 def tags_of(registry: Registry) -> dict[str, str]:

@@ -11,10 +11,10 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from rewindctl.checks.verify import verify
 from rewindctl.datasets import load_dataset
 from rewindctl.errors import RegistryError, RewindError
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.pipeline.verify import verify
 from rewindctl.registry import Registry, RunWriter
 from rewindctl.registry.records import ERROR, MANIFEST
 

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 from conftest import Chain, Cli
 
-from rewindctl.pipeline.verify import verify
+from rewindctl.checks.verify import verify
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
 

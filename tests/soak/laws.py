@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rewindctl.pipeline.verify import verify
+from rewindctl.checks.verify import verify
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rewindctl.files import replacing
+from rewindctl.system.files import replacing
 from soak.sections import Done
 
 BEGIN, END = "<!-- soak: begin -->", "<!-- soak: end -->"

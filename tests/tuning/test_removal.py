@@ -10,7 +10,7 @@ from conftest import Chain, Cli, copy_chain
 
 from rewindctl.cli import run as run_command
 from rewindctl.registry import records as tag
-from rewindctl.registry.store import connect
+from rewindctl.registry.store.connect import connect
 from rewindctl.tuning.storage import open_storage
 
 SHORT = "--method finetune --trials 2 --iterations 4 --compare-seeds 0 --pruner none"

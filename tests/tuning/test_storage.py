@@ -14,8 +14,8 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
-from rewindctl.processes import interrupt, raise_if_interrupted
 from rewindctl.specs import TuneSpec
+from rewindctl.system.processes import interrupt, raise_if_interrupted
 from rewindctl.tuning.sampling import make_pruner, make_sampler
 from rewindctl.tuning.storage import checked_place, default_place, open_storage, open_study, shown
 

@@ -12,8 +12,8 @@ from conftest import Chain, copy_chain
 from rewindctl.console import Console
 from rewindctl.datasets import Dataset, load_dataset
 from rewindctl.pipeline import Pipeline
-from rewindctl.registry.binding import MARKER, MisplacedError
 from rewindctl.registry.records import OWNER
+from rewindctl.registry.roots.binding import MARKER, MisplacedError
 from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.tuning.request import TuneRequest, asked
 from rewindctl.tuning.study import Tuned, tune

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewindctl.errors import IntegrityError, UsageError
-from rewindctl.files import replacing
 from rewindctl.registry.bundle.index import HINT
-from rewindctl.registry.manifest import File
+from rewindctl.registry.runs.manifest import File
+from rewindctl.system.files import replacing
 
 BLOCK = 512
 END = bytes(2 * BLOCK)

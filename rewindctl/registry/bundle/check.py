@@ -6,9 +6,9 @@ from itertools import islice
 from rewindctl.errors import IntegrityError
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.index import CARRIED, HINT, Index, RunEntry
-from rewindctl.registry.manifest import MANIFEST_FILE, MOST_JSON_BYTES, Manifest, parse_manifest
-from rewindctl.registry.paths import CHECKPOINTS
-from rewindctl.registry.record import MOST_RECORD_BYTES, RECORD_FILE, parse_record, recorded
+from rewindctl.registry.runs.manifest import MANIFEST_FILE, MOST_JSON_BYTES, Manifest, parse_manifest
+from rewindctl.registry.runs.paths import CHECKPOINTS
+from rewindctl.registry.runs.record import MOST_RECORD_BYTES, RECORD_FILE, parse_record, recorded
 from rewindctl.specs import SCHEMA_VERSION, AnyStage, DenseSpec, PruneSpec, RetrainSpec, parse_spec, upgraded
 
 LARGEST = {MANIFEST_FILE: MOST_JSON_BYTES, "spec.json": MOST_JSON_BYTES, RECORD_FILE: MOST_RECORD_BYTES}

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
-from rewindctl.files import disk_hint, no_plain_file, sha256
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.archive import PART, archive_size, parts_of, write_archive
 from rewindctl.registry.bundle.check import check_manifests, check_runs
 from rewindctl.registry.bundle.index import CARRIED, FORMAT, VERSION, Index, RunEntry
-from rewindctl.registry.manifest import MANIFEST_FILE, File
-from rewindctl.registry.paths import CHECKPOINTS
-from rewindctl.registry.record import Point
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
+from rewindctl.registry.runs.manifest import MANIFEST_FILE, File
+from rewindctl.registry.runs.paths import CHECKPOINTS
+from rewindctl.registry.runs.record import Point
 from rewindctl.specs import canonical_json, first_problem
+from rewindctl.system.files import disk_hint, no_plain_file, sha256
 
 Progress = Callable[[int, int], None]  # runs done, runs in all
 

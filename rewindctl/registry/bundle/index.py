@@ -5,8 +5,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from rewindctl.registry import records as tag
-from rewindctl.registry.manifest import ArtifactPath, Digest, File, Strict, parse_strict
-from rewindctl.registry.record import History, MetricName, Millis
+from rewindctl.registry.runs.manifest import ArtifactPath, Digest, File, Strict, parse_strict
+from rewindctl.registry.runs.record import History, MetricName, Millis
 from rewindctl.specs import Kind
 
 FORMAT: Final = "rewindctl-bundle"

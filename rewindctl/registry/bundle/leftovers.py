@@ -4,11 +4,11 @@ from contextlib import suppress
 
 from rewindctl.errors import RegistryError
 from rewindctl.registry import records as tag
-from rewindctl.registry.client import StoreError
+from rewindctl.registry.claiming.ownership import Watch, shown, this_process
 from rewindctl.registry.deleting.versions import drop_versions
-from rewindctl.registry.ownership import Watch, shown, this_process
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
+from rewindctl.registry.store.client import StoreError
 
 
 def discard(registry: Registry, run: RunRecord) -> None:

@@ -22,23 +22,23 @@ from functools import cached_property
 from pathlib import Path
 
 from rewindctl.errors import IntegrityError, RegistryError
-from rewindctl.files import disk_hint
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.archive import Source, check_sizes, extract, find_parts, read_index
 from rewindctl.registry.bundle.check import check_manifests, check_runs, spec_of, upgrade_below
 from rewindctl.registry.bundle.export import Progress
 from rewindctl.registry.bundle.index import Index, RunEntry, parse_index
 from rewindctl.registry.bundle.leftovers import discard, remove_leftovers
-from rewindctl.registry.delivery import METRICS_PER_BATCH
-from rewindctl.registry.manifest import MANIFEST_FILE, Manifest, parse_manifest
+from rewindctl.registry.claiming.ownership import this_process
+from rewindctl.registry.delivery.sender import METRICS_PER_BATCH
 from rewindctl.registry.models import iterations_of, unregistered_text
-from rewindctl.registry.opening import common_tags, params_of
-from rewindctl.registry.ownership import this_process
-from rewindctl.registry.paths import CHECKPOINTS
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
+from rewindctl.registry.runs.manifest import MANIFEST_FILE, Manifest, parse_manifest
+from rewindctl.registry.runs.opening import common_tags, params_of
+from rewindctl.registry.runs.paths import CHECKPOINTS
 from rewindctl.specs import DenseSpec
-from rewindctl.temporary import temporary_folder
+from rewindctl.system.files import disk_hint
+from rewindctl.system.temporary import temporary_folder
 
 
 @dataclass(frozen=True)

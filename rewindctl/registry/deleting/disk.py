@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 
 from rewindctl.errors import RegistryError
-from rewindctl.registry.client import DeniedError
-from rewindctl.registry.paths import local_path
 from rewindctl.registry.records import COPIED, RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.searching import BOTH
-from rewindctl.registry.writer import resume_file
+from rewindctl.registry.runs.paths import local_path
+from rewindctl.registry.runs.searching import BOTH
+from rewindctl.registry.runs.writer import resume_file
+from rewindctl.registry.store.client import DeniedError
 
 
 @dataclass

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from rewindctl.counting import count_of
 from rewindctl.errors import RegistryError
-from rewindctl.registry.address import sqlite_path
+from rewindctl.registry.claiming.ownership import Watch
 from rewindctl.registry.deleting.disk import Disk, size_of
 from rewindctl.registry.deleting.removal import Before, descendants, leaf_first, remove
 from rewindctl.registry.deleting.strays import find_run, resume_points, temporary_files, unreferenced_folders
 from rewindctl.registry.deleting.versions import refuse_foreign_versions
-from rewindctl.registry.outbox import is_kept, kept_folder
-from rewindctl.registry.ownership import Watch
+from rewindctl.registry.delivery.outbox import is_kept, kept_folder
 from rewindctl.registry.records import COPIED, KINDS, REPORT, RESUME_POINT, SCHEMA, TRIAL_STATE, RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.searching import ANY, DELETED, search
-from rewindctl.registry.stored_point import POINT, drop
-from rewindctl.registry.writer import resume_file
+from rewindctl.registry.runs.searching import ANY, DELETED, search
+from rewindctl.registry.runs.stored_point import POINT, drop
+from rewindctl.registry.runs.writer import resume_file
+from rewindctl.registry.store.address import sqlite_path
 
 SORTS = {
     "superseded": "unfinished runs of stages that another run finished",

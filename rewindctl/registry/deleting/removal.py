@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rewindctl.errors import RegistryError, RewindError, UsageError
-from rewindctl.registry.address import is_server
-from rewindctl.registry.client import DeniedError, StoreError
+from rewindctl.registry.claiming.ownership import Watch, shown
 from rewindctl.registry.deleting.disk import Disk
 from rewindctl.registry.deleting.versions import drop_versions, refuse_foreign_versions
-from rewindctl.registry.inputs import made_model
-from rewindctl.registry.outbox import forget, kept_folder
-from rewindctl.registry.ownership import Watch, shown
+from rewindctl.registry.delivery.outbox import forget, kept_folder
 from rewindctl.registry.records import COPIED, DENSE_RUN, ERROR, KINDS, OWNER, REMOVED, WEIGHTS_FROM, RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.searching import search
-from rewindctl.registry.writer import resume_file
+from rewindctl.registry.runs.inputs import made_model
+from rewindctl.registry.runs.searching import search
+from rewindctl.registry.runs.writer import resume_file
+from rewindctl.registry.store.address import is_server
+from rewindctl.registry.store.client import DeniedError, StoreError
 
 Before = Callable[[RunRecord], None]
 

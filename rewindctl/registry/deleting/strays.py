@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 
 from rewindctl.errors import UsageError
-from rewindctl.files import state_folder
-from rewindctl.registry.address import sqlite_path
-from rewindctl.registry.manifest import MANIFEST_FILE
-from rewindctl.registry.neighbours import files_in, runs_of
-from rewindctl.registry.paths import local_path
 from rewindctl.registry.records import COPIED, RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.writer import resume_file
-from rewindctl.temporary import abandoned
+from rewindctl.registry.roots.neighbours import files_in, runs_of
+from rewindctl.registry.runs.manifest import MANIFEST_FILE
+from rewindctl.registry.runs.paths import local_path
+from rewindctl.registry.runs.writer import resume_file
+from rewindctl.registry.store.address import sqlite_path
+from rewindctl.system.files import state_folder
+from rewindctl.system.temporary import abandoned
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 LOCK_SECONDS = 3_600.0  # Optuna holds its lock for milliseconds, and takes one of 30 seconds for a dead worker's

@@ -6,10 +6,10 @@ from typing import Any
 
 from rewindctl.errors import RegistryError
 from rewindctl.registry import records as tag
-from rewindctl.registry.client import Client, StoreError
 from rewindctl.registry.models import Baseline, goes_before, is_baseline, model_of, run_of, seed_of, versions
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
+from rewindctl.registry.store.client import Client, StoreError
 
 
 def refuse_foreign_versions(registry: Registry, run: RunRecord) -> None:

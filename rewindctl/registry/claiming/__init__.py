@@ -1,0 +1,1 @@
+"""Which process a run belongs to."""

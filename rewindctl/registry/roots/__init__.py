@@ -1,0 +1,1 @@
+"""Which store the files of an artifact root belong to, and how a copied or moved store gets its own."""

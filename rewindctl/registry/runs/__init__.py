@@ -1,0 +1,1 @@
+"""The runs of a registry: opened, written, read as they were finished, found."""

@@ -1,0 +1,71 @@
+"""MLflow's UI on a store, for this machine alone unless asked otherwise: its command, its hosts, its port."""
+
+import ipaddress
+import re
+import socket
+import sys
+
+from rewindctl.errors import RegistryError, UsageError
+from rewindctl.registry.store.address import is_server
+from rewindctl.registry.ui import front_page as front
+from rewindctl.system.safe_text import redacted
+
+LOOPBACK, ANY_ADDRESS = "127.0.0.1", ("0.0.0.0", "::", "[::]")
+NAME = r"[A-Za-z0-9*\[:][A-Za-z0-9.:*\[\]-]*"
+HOST, HOSTS = re.compile(NAME), re.compile(f"{NAME}(,{NAME})*")
+UI_STORE = "MLFLOW_BACKEND_STORE_URI"  # not on the command line, where everyone on the machine could read a password
+
+
+def ui_command(
+    uri: str, port: int, start: str = "", host: str = LOOPBACK, allowed_hosts: str | None = None
+) -> list[str]:
+    """The command that serves the MLflow UI of a store. `start`: the page to begin at; `uri` is for `UI_STORE`.
+
+    Only browsers that ask for this machine by a name of its own are answered: a page from elsewhere cannot reach the
+    loopback address under a name that its author points there. MLflow's own list has `10.*`, names too.
+
+    Raises: RegistryError for a tracking server, which has its UI at its own address; UsageError.
+    """
+    check_hosts(host, allowed_hosts)
+    if is_server(uri):
+        raise RegistryError(
+            f"{redacted(uri)} is a tracking server",
+            f"it has the UI: open {redacted(uri).rstrip('/')}/{start} in a browser",
+        )
+    names = ["localhost", LOOPBACK, *([host] if host not in ANY_ADDRESS else [])]
+    allowed = [f"{name}:{port}" for name in dict.fromkeys(names)] + (allowed_hosts.split(",") if allowed_hosts else [])
+    return [
+        *(sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)),
+        *(["--allowed-hosts", ",".join(allowed)] if allowed_hosts or host not in ANY_ADDRESS else []),
+        *(["--app-name", front.APP] if front.installed() else []),
+        *("--workers", "1"),  # for one person; each one more takes seconds to start and hundreds of MB
+    ]
+
+
+def check_hosts(host: str, allowed_hosts: str | None) -> None:
+    """Raises: UsageError for what is no address, or no list of names."""
+    if not HOST.fullmatch(host):
+        raise UsageError(f"--host {host!r:.100} is no address", "give a name or an IP address, as 127.0.0.1")
+    if allowed_hosts is not None and not HOSTS.fullmatch(allowed_hosts):
+        raise UsageError(f"--allowed-hosts {allowed_hosts!r:.100} is no list of names", "write lab.example.org:5000")
+
+
+def require_free(host: str, port: int) -> None:
+    """Raises: RegistryError when nothing can listen there: MLflow would end without an exit code that says so."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host.strip("[]"), port))
+    except OSError as error:
+        raise RegistryError(
+            f"the MLflow UI cannot listen at {host}:{port}: {error.strerror or error}",
+            "is the port taken? give another --port",
+        ) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
