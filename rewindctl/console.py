@@ -20,7 +20,7 @@ LONGEST_LINE = 4_000  # of an error: a value in it may be of any length
 
 
 @dataclass(frozen=True)
-class Look:
+class OutputStyle:
     """What stdout can show: line-drawing characters, and bold on a terminal.
 
     `$NO_COLOR` keeps bold back, `$FORCE_COLOR` asks for it elsewhere too; with both there is none.
@@ -30,7 +30,7 @@ class Look:
     colour: bool = False
 
     @classmethod
-    def of_stdout(cls) -> "Look":
+    def of_stdout(cls) -> "OutputStyle":
         encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
         terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         bold = (terminal or bool(os.environ.get("FORCE_COLOR"))) and not os.environ.get("NO_COLOR")

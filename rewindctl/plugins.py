@@ -17,7 +17,7 @@ NAMES_FILE = "plugin-names.json"
 
 
 @dataclass(frozen=True)
-class Failure:
+class PluginFailure:
     """A plugin that could not be loaded: its entry point, its distribution with version, and why."""
 
     name: str
@@ -37,14 +37,14 @@ class Failure:
 class _State:
     loaded: bool = False
     loading: bool = False
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[PluginFailure, ...] = ()
     names: dict[str, list[str]] = field(default_factory=dict)
 
 
 _state = _State()
 
 
-def load_plugins() -> tuple[Failure, ...]:
+def load_plugins() -> tuple[PluginFailure, ...]:
     """Load every plugin that is installed, the first time it is called. Returns those that failed."""
     if not _state.loaded:
         _state.loaded = _state.loading = True
@@ -80,7 +80,7 @@ def _remember(names: dict[str, list[str]]) -> None:
         keep_text(state_folder() / NAMES_FILE, json.dumps(names))
 
 
-def _load_all() -> list[Failure]:
+def _load_all() -> list[PluginFailure]:
     from importlib.metadata import entry_points
 
     failures = []
@@ -94,7 +94,7 @@ def _load_all() -> list[Failure]:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            failures.append(Failure(name, distribution, " ".join(f"{type(error).__name__}: {error}".split())))
+            failures.append(PluginFailure(name, distribution, " ".join(f"{type(error).__name__}: {error}".split())))
     return failures
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from rewindctl import console
-from rewindctl.console import Console, Look
+from rewindctl.console import Console, OutputStyle
 from rewindctl.errors import RewindError
 
 Capture = pytest.CaptureFixture[str]
@@ -170,7 +170,7 @@ def test_bold_is_for_terminals_and_for_who_asks(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert Look.of_stdout().colour is bold  # captured: no terminal
+    assert OutputStyle.of_stdout().colour is bold  # captured: no terminal
 
 
 @pytest.mark.parametrize(
@@ -184,5 +184,5 @@ def test_a_terminal_gets_bold_unless_it_cannot_or_must_not(
     monkeypatch.setenv("NO_COLOR", no_color)
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
-        assert Look.of_stdout().colour is bold
+        assert OutputStyle.of_stdout().colour is bold
     os.close(ours)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from rewindctl.models import Network, build_network
 from rewindctl.models.network import NetworkConfig
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.rewinding.schedule import Schedule
+from rewindctl.rewinding.schedule import LearningRateSchedule
 from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
 
 SETTINGS = TrainSettings(
-    schedule=Schedule(20, 0.1, (10, 15), 0.1),
+    schedule=LearningRateSchedule(20, 0.1, (10, 15), 0.1),
     clock_start=0,
     iterations=20,
     constant_lr=None,

@@ -115,11 +115,11 @@ def compare(
     for path in paths:
         session.console.say(f"wrote {path}")
     if log:
-        from rewindctl.pipeline.life import bring_kept
+        from rewindctl.pipeline.life import deliver_kept
         from rewindctl.report.log import log_report
 
         registry = session.registry(make=False)
-        bring_kept(registry, "", session.console)  # reports that an outage kept here
+        deliver_kept(registry, "", session.console)  # reports that an outage kept here
         session.console.say(f"logged report run {log_report(registry, result).run_id}")
 
 

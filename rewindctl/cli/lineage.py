@@ -6,7 +6,7 @@ import typer
 
 from rewindctl.cli import complete
 from rewindctl.cli.session import Session, command, run_json
-from rewindctl.console import Look
+from rewindctl.console import OutputStyle
 
 
 @command()
@@ -35,7 +35,7 @@ def lineage(
         rows = [run_json(one.run) | {"relation": one.relation, "depth": one.depth} for one in family.nodes()]
         session.console.json(rows)
         return
-    session.console.data(forms[chosen](family, Look.of_stdout()))
+    session.console.data(forms[chosen](family, OutputStyle.of_stdout()))
 
 
 def register(app: typer.Typer) -> None:

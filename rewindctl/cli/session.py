@@ -19,7 +19,7 @@ from rewindctl.system.safe_text import finite
 if TYPE_CHECKING:
     from rewindctl.datasets.facts import DataFacts
     from rewindctl.durations import Deadline
-    from rewindctl.engines.work import Site
+    from rewindctl.engines.work import WorkerConfig
     from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
     from rewindctl.pipeline.pipeline import Place
     from rewindctl.registry import Registry, RunRecord
@@ -93,15 +93,15 @@ class Session:
 
         return Pipeline(self.registry, self.console, self.device, self.data_dir, self._policy)
 
-    def site(self, registry: "Registry", deadline: "Deadline | None" = None, collected: str = "") -> "Site":
+    def site(self, registry: "Registry", deadline: "Deadline | None" = None, collected: str = "") -> "WorkerConfig":
         """What workers need to run stages as this command would, until a `deadline`; `collected` is for their runs.
 
         Raises: UsageError.
         """
-        from rewindctl.engines.work import Site
+        from rewindctl.engines.work import WorkerConfig
 
         policy = replace(self._policy, deadline=deadline, collected=collected)
-        return Site(registry.uri, registry.experiment, self.device, self.data_dir, policy)
+        return WorkerConfig(registry.uri, registry.experiment, self.device, self.data_dir, policy)
 
     @property
     def _policy(self) -> "RunPolicy":

@@ -6,7 +6,7 @@ import typer
 
 from rewindctl.cli import complete
 from rewindctl.cli.session import Session, command, run_json
-from rewindctl.console import Look
+from rewindctl.console import OutputStyle
 
 
 @command()
@@ -30,7 +30,7 @@ def show(
     if session.json:
         session.console.json(run_json(facts.run) | facts.as_json())
         return
-    session.console.data(screen(facts, Look.of_stdout()))
+    session.console.data(screen(facts, OutputStyle.of_stdout()))
 
 
 def register(app: typer.Typer) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rewindctl.cli.session import Session
     from rewindctl.engines.budget import Budget
     from rewindctl.engines.run import Finished
-    from rewindctl.paper.allotment import Choice, Comparison, Result
+    from rewindctl.paper.allotment import NextTrial, PlannedComparison, TrialResult
     from rewindctl.paper.plan import StudyPlan
     from rewindctl.paper.study import Study
     from rewindctl.registry import RunRecord
@@ -30,7 +30,7 @@ class Ended:
     """
 
     decisions: "list[Decision]"
-    next: "Choice | None"
+    next: "NextTrial | None"
     finished: "Finished"
     spent: int = 0
     out_of_time: bool = False
@@ -75,7 +75,7 @@ def check(until_decided: bool, max_trials: int | None, budget: str | None, trial
     return most
 
 
-def compared(plan: "StudyPlan", studies: "list[Study]") -> "list[Comparison]":
+def compared(plan: "StudyPlan", studies: "list[Study]") -> "list[PlannedComparison]":
     """What the studies compare. Raises: UsageError where that is nothing."""
     from rewindctl.paper.allotment import comparisons
     from rewindctl.report.claims import MARGIN
@@ -86,7 +86,7 @@ def compared(plan: "StudyPlan", studies: "list[Study]") -> "list[Comparison]":
     return found
 
 
-def print_power(session: "Session", comparisons: "list[Comparison]", points: float) -> None:
+def print_power(session: "Session", comparisons: "list[PlannedComparison]", points: float) -> None:
     """How many trials show an effect of so many points. Raises: UsageError."""
     from rewindctl.report.formats import formats
     from rewindctl.report.power import power_rows, power_table
@@ -124,15 +124,15 @@ class Collection:
 
     session: "Session"
     plan: "StudyPlan"
-    comparisons: "list[Comparison]"
-    known: "Mapping[str, Result]"
+    comparisons: "list[PlannedComparison]"
+    known: "Mapping[str, TrialResult]"
     failed: set[str] = field(default_factory=set)
     runs: "Mapping[str, RunRecord]" = field(default_factory=dict)
     decisions: "list[Decision]" = field(default_factory=list)
 
-    def look(self) -> "list[Choice]":
+    def look(self) -> "list[NextTrial]":
         """Judge what is there, and rank what may come next. Raises: UsageError for results of several precisions."""
-        from rewindctl.paper.allotment import Result, choices, effects
+        from rewindctl.paper.allotment import TrialResult, choices, effects
         from rewindctl.paper.cost import state_of
         from rewindctl.registry import records as tag
         from rewindctl.report.decisions import decide
@@ -141,7 +141,7 @@ class Collection:
         results = dict(self.known)
         for key, run in self.runs.items():
             if run.kind == "retrain":
-                results[key] = Result(run.dense_run_id, run.metric("test_accuracy"), tag.precision_of(run))
+                results[key] = TrialResult(run.dense_run_id, run.metric("test_accuracy"), tag.precision_of(run))
         cells = [cell for one in self.comparisons for cell in (*one.first, *one.second)]
         found = [results[key] for cell in cells for key in cell.stages if key in results]
         precisions = {result.precision or "an unknown precision" for result in found}
@@ -180,7 +180,7 @@ class Collection:
                 )
         return Ended(self.decisions, None, total, budget.spent)
 
-    def reason(self, choice: "Choice", undecided: int) -> str:
+    def reason(self, choice: "NextTrial", undecided: int) -> str:
         """The next trial and why it is this one."""
         decision = next(one for one in self.decisions if one.comparison is choice.comparison)
         n, effect = len(decision.effects), decision.numbers["effect"]

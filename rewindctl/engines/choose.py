@@ -10,7 +10,7 @@ from rewindctl.engines.contract import Engine
 from rewindctl.engines.in_turn import InProcess
 from rewindctl.engines.local import Processes, default_jobs, devices
 from rewindctl.engines.streams import Streams
-from rewindctl.engines.work import Site
+from rewindctl.engines.work import WorkerConfig
 from rewindctl.errors import UsageError
 from rewindctl.training.device import resolve_device
 
@@ -35,7 +35,7 @@ class EngineKind:
     """
 
     check: Callable[[EngineOptions], None]
-    open: Callable[[Site, Mapping[str, str], EngineOptions], AbstractContextManager[Engine]]
+    open: Callable[[WorkerConfig, Mapping[str, str], EngineOptions], AbstractContextManager[Engine]]
 
 
 engines: Catalog[EngineKind] = Catalog("engine")
@@ -48,7 +48,7 @@ def _check_local(options: EngineOptions) -> None:
 
 
 @contextmanager
-def _open_local(site: Site, data: Mapping[str, str], options: EngineOptions) -> Iterator[Engine]:
+def _open_local(site: WorkerConfig, data: Mapping[str, str], options: EngineOptions) -> Iterator[Engine]:
     for dataset in sorted(data):
         load_dataset(dataset, site.data_dir)
     engine = local_engine(site, default_jobs(site.device) if options.jobs is None else options.jobs)
@@ -65,7 +65,7 @@ def _check_ray(options: EngineOptions) -> None:
 
 
 @contextmanager
-def _open_ray(site: Site, data: Mapping[str, str], options: EngineOptions) -> Iterator[Engine]:
+def _open_ray(site: WorkerConfig, data: Mapping[str, str], options: EngineOptions) -> Iterator[Engine]:
     from rewindctl.engines.ray_cluster import RayCluster
 
     cluster = RayCluster(site, options.jobs, options.address, options.cpus, options.gpus)
@@ -80,7 +80,7 @@ engines.register("local")(EngineKind(_check_local, _open_local))
 engines.register("ray")(EngineKind(_check_ray, _open_ray))
 
 
-def local_engine(site: Site, jobs: int) -> Engine:
+def local_engine(site: WorkerConfig, jobs: int) -> Engine:
     """This process for one stage at a time and for all that share one GPU, else a process each."""
     if jobs == 1:
         return InProcess(site)

@@ -6,7 +6,7 @@ from functools import partial
 from rewindctl.console import Console
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.run import Finished, run_plan
-from rewindctl.engines.work import Site, Worker, answer_to, outcome_of
+from rewindctl.engines.work import Worker, WorkerConfig, answer_to, outcome_of
 from rewindctl.errors import RewindError
 from rewindctl.pipeline import Outcome, Pipeline
 from rewindctl.pipeline.plan import Plan
@@ -43,7 +43,7 @@ class _OneByOne:
 class InProcess(_OneByOne):
     """By a worker of its own, which shows nothing but progress."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: WorkerConfig) -> None:
         super().__init__(Worker(site, self._note).run)
 
     def _note(self, key: str, done: int) -> None:

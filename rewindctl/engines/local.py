@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from rewindctl.engines.contract import Answer, Task
-from rewindctl.engines.work import Progress, Site, Worker
+from rewindctl.engines.work import ReportProgress, Worker, WorkerConfig
 from rewindctl.system.processes import interrupt
 
 GRACE_SECONDS = 60
@@ -27,7 +27,7 @@ LOOK_SECONDS = 0.2
 class Runner(Protocol):
     """What runs the tasks of a process; made there of its site and of what is told of progress."""
 
-    report: Progress
+    report: ReportProgress
 
     def run(self, task: Task) -> Answer: ...
 
@@ -39,7 +39,12 @@ class Processes:
     """
 
     def __init__(
-        self, site: Site, jobs: int, make: Callable[[Site, Progress], Runner] = Worker, *, taken: int = 0
+        self,
+        site: WorkerConfig,
+        jobs: int,
+        make: Callable[[WorkerConfig, ReportProgress], Runner] = Worker,
+        *,
+        taken: int = 0,
     ) -> None:
         self.slots = jobs - taken
         self._context, self._make = multiprocessing.get_context("spawn"), make
@@ -141,7 +146,7 @@ class _Process:
 _here = _Process()
 
 
-def _begin(make: Callable[[Site, Progress], Runner], site: Site, progress: Any) -> None:
+def _begin(make: Callable[[WorkerConfig, ReportProgress], Runner], site: WorkerConfig, progress: Any) -> None:
     """In a new process: Ctrl-C is the parent's to pass on, as SIGTERM; without the parent there is nobody to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise)

@@ -13,10 +13,10 @@ from rewindctl.engines import ray_nodes
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.local import GRACE_SECONDS
 from rewindctl.engines.ray_nodes import last_line
-from rewindctl.engines.ray_progress import Progress
+from rewindctl.engines.ray_progress import ProgressActor
 from rewindctl.engines.ray_start import import_ray, join
-from rewindctl.engines.ray_worker import Post, run_stage
-from rewindctl.engines.work import Site
+from rewindctl.engines.ray_worker import TaskContext, run_stage
+from rewindctl.engines.work import WorkerConfig
 from rewindctl.errors import UsageError
 
 REFRESH_SECONDS = 5.0
@@ -33,7 +33,7 @@ class RayCluster:
     """
 
     def __init__(
-        self, site: Site, jobs: int | None, address: str | None, cpus: float | None, gpus: float | None
+        self, site: WorkerConfig, jobs: int | None, address: str | None, cpus: float | None, gpus: float | None
     ) -> None:
         self.slots = jobs or 1
         self.shown: Callable[[], None] = lambda: None
@@ -76,7 +76,7 @@ class RayCluster:
         self._gpus = gpus
         ray_nodes.check_resources(nodes, self._cpus, gpus)
         fit = [node for node in nodes if node.holds(self._cpus, gpus)]
-        self._post = Post(self._site, gpus, settings(os.environ))
+        self._post = TaskContext(self._site, gpus, settings(os.environ))
         runtime = {"runtime_env": SEE_EVERY_GPU} if gpus else {}
         ray_nodes.check_nodes(self._ray, fit, self._post, data, runtime)
         share = {"num_cpus": self._cpus, "num_gpus": gpus, **runtime}
@@ -134,11 +134,11 @@ class RayCluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=True)
-        self._progress = self._ray.remote(num_cpus=0, scheduling_strategy=here)(Progress).remote()
+        self._progress = self._ray.remote(num_cpus=0, scheduling_strategy=here)(ProgressActor).remote()
         self._news = self._progress.news.remote()
         self._ray.wait([self._news], timeout=START_SECONDS)  # its process takes seconds to start, as long as a stage
 
-    def _count_slots(self, nodes: list[ray_nodes.Node]) -> None:
+    def _count_slots(self, nodes: list[ray_nodes.RayNode]) -> None:
         """As many stages as asked for, else as the nodes hold that are there now."""
         self._refreshed = time.monotonic()
         self.slots = self._jobs or max(1, sum(node.holds(self._cpus, self._post.gpus) for node in nodes))

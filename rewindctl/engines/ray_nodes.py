@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rewindctl import __version__
-from rewindctl.engines.ray_worker import Look, Post, look
+from rewindctl.engines.ray_worker import NodeCheck, TaskContext, look
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.system.safe_text import redacted
 
@@ -17,7 +17,7 @@ LOOPBACK = ("localhost", "127.", "::1", "0.0.0.0")
 
 
 @dataclass(frozen=True)
-class Node:
+class RayNode:
     """A machine, or a part of one, that is alive."""
 
     id: str
@@ -34,9 +34,9 @@ class Node:
         return math.floor(min(counts, default=1) + 1e-9)
 
 
-def alive(ray: Any) -> list[Node]:
+def alive(ray: Any) -> list[RayNode]:
     return [
-        Node(
+        RayNode(
             node["NodeID"],
             node["NodeManagerAddress"],
             node["NodeManagerHostname"],
@@ -48,7 +48,7 @@ def alive(ray: Any) -> list[Node]:
     ]
 
 
-def check_store(nodes: list[Node], uri: str) -> None:
+def check_store(nodes: list[RayNode], uri: str) -> None:
     """Several machines need a tracking server, at an address that all can reach. Raises: UsageError."""
     addresses = sorted({node.address for node in nodes})
     elsewhere = [node.host for node in nodes if node.host != socket.gethostname()]
@@ -68,7 +68,7 @@ def check_store(nodes: list[Node], uri: str) -> None:
         )
 
 
-def check_resources(nodes: list[Node], cpus: float, gpus: float) -> None:
+def check_resources(nodes: list[RayNode], cpus: float, gpus: float) -> None:
     """Some node must hold a stage. Raises: UsageError."""
     if any(node.holds(cpus, gpus) for node in nodes):
         return
@@ -83,7 +83,9 @@ def check_resources(nodes: list[Node], cpus: float, gpus: float) -> None:
     )
 
 
-def check_nodes(ray: Any, nodes: list[Node], post: Post, data: Mapping[str, str], runtime: dict[str, Any]) -> None:
+def check_nodes(
+    ray: Any, nodes: list[RayNode], post: TaskContext, data: Mapping[str, str], runtime: dict[str, Any]
+) -> None:
     """Each node has this version, reaches the store and has the data. Raises: RewindError naming the node."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -102,7 +104,7 @@ def check_nodes(ray: Any, nodes: list[Node], post: Post, data: Mapping[str, str]
         )
 
 
-def _check_answer(ray: Any, node: Node, answer: Any) -> None:
+def _check_answer(ray: Any, node: RayNode, answer: Any) -> None:
     where = f"node {node.address} of the Ray cluster"
     try:
         seen = ray.get(answer)
@@ -110,7 +112,7 @@ def _check_answer(ray: Any, node: Node, answer: Any) -> None:
         raise RewindError(
             f"{where} cannot run rewindctl {__version__}: {last_line(error)}", "install the same version on every node"
         ) from None
-    assert isinstance(seen, Look)
+    assert isinstance(seen, NodeCheck)
     if seen.version != __version__:
         raise RewindError(
             f"{where} has rewindctl {seen.version}, this is {__version__}", "install the same version on every node"

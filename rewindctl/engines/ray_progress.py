@@ -1,7 +1,7 @@
 """What the workers of a Ray cluster report, kept for the command that looks. Light: its process loads no torch."""
 
 
-class Progress:
+class ProgressActor:
     """An actor: updates made of each stage, each value handed out once."""
 
     def __init__(self) -> None:

@@ -12,22 +12,22 @@ import torch
 from rewindctl import __version__
 from rewindctl.datasets import load_dataset
 from rewindctl.engines.contract import Answer, Task
-from rewindctl.engines.work import Site, Worker
+from rewindctl.engines.work import Worker, WorkerConfig
 from rewindctl.errors import DataError, RewindError
 from rewindctl.registry.store.connect import connect
 
 
 @dataclass(frozen=True)
-class Post:
+class TaskContext:
     """What each task of a command needs: the site, its share of a GPU (0: none), settings of the command's process."""
 
-    site: Site
+    site: WorkerConfig
     gpus: float
     settings: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Look:
+class NodeCheck:
     """What a node answered: its version, and what is wrong with it."""
 
     version: str
@@ -35,10 +35,10 @@ class Look:
     hint: str = ""
 
 
-_kept: tuple[Site, Worker] | None = None
+_kept: tuple[WorkerConfig, Worker] | None = None
 
 
-def run_stage(post: Post, task: Task, progress: Any) -> Answer:
+def run_stage(post: TaskContext, task: Task, progress: Any) -> Answer:
     """Run a stage in this process, whose worker stays for the next one."""
     # Ray interrupts a task through the handler of SIGINT; a process started from a background job has none.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -52,7 +52,7 @@ def run_stage(post: Post, task: Task, progress: Any) -> Answer:
     return worker.run(task)
 
 
-def look(post: Post, data: Mapping[str, str]) -> Look:
+def look(post: TaskContext, data: Mapping[str, str]) -> NodeCheck:
     """Whether stages can run here: the tracking store answers, the GPU is there, the data sets are those meant."""
     os.environ.update(post.settings)
     try:
@@ -61,11 +61,11 @@ def look(post: Post, data: Mapping[str, str]) -> Look:
         for name, digest in data.items():
             _check_data(name, digest, load_dataset(name, post.site.data_dir).digest)
     except RewindError as error:
-        return Look(__version__, error.message, error.hint)
-    return Look(__version__)
+        return NodeCheck(__version__, error.message, error.hint)
+    return NodeCheck(__version__)
 
 
-def given_device(post: Post) -> str:
+def given_device(post: TaskContext) -> str:
     """The device of this task: the GPU that Ray gave it, else the CPU. Raises: RewindError."""
     if not post.gpus or post.site.device == "cpu":
         return "cpu"
@@ -82,7 +82,7 @@ def place_of(given: list[int | str], visible: str | None) -> int:
     return min((places.index(str(gpu)) if places else int(gpu) for gpu in given), default=0)
 
 
-def _worker(site: Site, share: float) -> Worker:
+def _worker(site: WorkerConfig, share: float) -> Worker:
     """This process's worker, made anew when another GPU is given to it."""
     global _kept  # noqa: PLW0603 (what a process keeps from task to task has no other place)
     if _kept is not None and _kept[0] == site:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rewindctl.console import Board, Console
 from rewindctl.engines.contract import Answer, Engine, Task
 from rewindctl.engines.limit import Limit
-from rewindctl.engines.schedule import Failure, Schedule
+from rewindctl.engines.schedule import StageFailure, StageQueue
 from rewindctl.pipeline.plan import Plan, Stage
 
 MOST_ATTEMPTS = 3
@@ -26,7 +26,7 @@ class Finished:
     """
 
     runs: dict[str, str]
-    failures: list[Failure]
+    failures: list[StageFailure]
     stopped: str = ""
     reused: set[str] = field(default_factory=set)
     left: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ def run_plan(
     `ended` is told after each stage how far it all is.
     """
     done = {**done, **{key: run.run_id for key, run in plan.given.items()}}
-    schedule = Schedule(plan, done, longest_first=engine.slots > 1, order=order)
+    schedule = StageQueue(plan, done, longest_first=engine.slots > 1, order=order)
     return _Loop(plan, schedule, engine, console, limit, ended).run()
 
 
@@ -62,7 +62,7 @@ class _Loop:
     def __init__(
         self,
         plan: Plan,
-        schedule: Schedule,
+        schedule: StageQueue,
         engine: Engine,
         console: Console,
         limit: Limit | None,

@@ -7,7 +7,7 @@ from rewindctl.pipeline.plan import Plan, Stage
 
 
 @dataclass(frozen=True)
-class Failure:
+class StageFailure:
     """A stage that failed: why, what to do, the run that recorded it, and how many stages wait for it."""
 
     key: str
@@ -24,7 +24,7 @@ class Failure:
         return f"failed: {self.label}{run}: {self.message}" + (f"; {self.hint}" if self.hint else "")
 
 
-class Schedule:
+class StageQueue:
     """The stages of a plan that are to do, as they become ready, and the run of each that is done.
 
     With one worker the order is the plan's, trial by trial. With several, the stage with most work after it goes
@@ -36,7 +36,7 @@ class Schedule:
     ) -> None:
         self.plan = plan
         self.runs = {key: run for key, run in done.items() if key in plan.stages}
-        self.failures: list[Failure] = []
+        self.failures: list[StageFailure] = []
         self._children: dict[str, list[str]] = {key: [] for key in plan.stages}
         for key, stage in plan.stages.items():
             if stage.parent is not None:
@@ -69,7 +69,7 @@ class Schedule:
         new = [child for child in descendants if child not in self._blocked and child not in self.runs]
         self._blocked.update(descendants)
         self._waiting = [waiting for waiting in self._waiting if waiting not in self._blocked]
-        self.failures.append(Failure(key, label, message, hint, run_id, len(new)))
+        self.failures.append(StageFailure(key, label, message, hint, run_id, len(new)))
 
     @property
     def lost(self) -> set[str]:

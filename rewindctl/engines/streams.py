@@ -15,7 +15,7 @@ import torch
 
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.local import GRACE_SECONDS, LOOK_SECONDS, share
-from rewindctl.engines.work import Reporter, Site, Worker
+from rewindctl.engines.work import Reporter, Worker, WorkerConfig
 
 MOST = 32  # streams that PyTorch makes: then it hands out the first again, and two threads would capture on one
 
@@ -23,7 +23,7 @@ MOST = 32  # streams that PyTorch makes: then it hands out the first again, and 
 class Streams:
     """`jobs` threads, each with a registry of its own, that share the cores and the data sets; at most MOST."""
 
-    def __init__(self, site: Site, jobs: int) -> None:
+    def __init__(self, site: WorkerConfig, jobs: int) -> None:
         self.slots = jobs = min(jobs, MOST)
         self.shown: Callable[[], None] = lambda: None
         self._site = replace(site, threads=share(jobs))

@@ -19,11 +19,11 @@ from rewindctl.specs import parse_spec
 from rewindctl.system.files import disk_error
 
 REPORT_SECONDS = 0.5
-Progress = Callable[[str, int], None]
+ReportProgress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
-class Site:
+class WorkerConfig:
     """What a worker needs to run stages: store, experiment, device, data, policy, threads (0: torch's choice)."""
 
     tracking_uri: str
@@ -37,7 +37,7 @@ class Site:
 class Reporter(Console):
     """A console that hands progress on and says nothing."""
 
-    def __init__(self, report: Progress) -> None:
+    def __init__(self, report: ReportProgress) -> None:
         super().__init__(quiet=True)
         self.key = ""
         self.report = report
@@ -58,7 +58,7 @@ class Reporter(Console):
 class Worker:
     """Runs tasks one after the other, the registry open and the data in memory from one to the next."""
 
-    def __init__(self, site: Site, report: Progress, console: Reporter | None = None) -> None:
+    def __init__(self, site: WorkerConfig, report: ReportProgress, console: Reporter | None = None) -> None:
         self.report = report
         self.console = console or Reporter(report)
         if site.threads:
@@ -82,7 +82,7 @@ def answer_to(task: Task, pipeline: Pipeline) -> Answer:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plug-in's exit or cancellation is a failure too
-        told = told_of(error)
+        told = as_rewind_error(error)
         return Answer(task.key, failed_run(error), told.message, told.hint)
 
 
@@ -93,7 +93,7 @@ def outcome_of(task: Task, pipeline: Pipeline) -> Outcome:
     return run_stage(pipeline, spec, parent)
 
 
-def told_of(error: BaseException) -> RewindError:
+def as_rewind_error(error: BaseException) -> RewindError:
     """What a person is told of whatever a stage raised."""
     if isinstance(error, RewindError):
         return error

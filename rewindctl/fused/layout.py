@@ -15,7 +15,7 @@ def power_of_two(least: int) -> int:
 
 
 @dataclass(frozen=True)
-class Place:
+class ParameterPlace:
     """Of one parameter: its first element in the row, its shape in PyTorch, and there (`classes` filled up with 0)."""
 
     start: int
@@ -51,7 +51,7 @@ class Layout:
     def __init__(self, network: nn.Module, unit: int) -> None:
         """`unit`: parameters that one program of the update takes; every parameter begins at a multiple."""
         self.unit = unit
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, ParameterPlace] = {}
         self.size = 0
         dense = network.get_submodule("dense")
         assert isinstance(dense, nn.Linear)
@@ -59,7 +59,7 @@ class Layout:
         for name, parameter in network.named_parameters():
             padded = self.classes if name.startswith("dense.") else 0
             size = self.classes * (parameter.numel() // parameter.shape[0]) if padded else parameter.numel()
-            self.places[name] = Place(self.size, parameter.shape, size, padded)
+            self.places[name] = ParameterPlace(self.size, parameter.shape, size, padded)
             self.size += -(-size // unit) * unit
 
     def put(self, values: Mapping[str, Tensor], row: Tensor) -> None:

@@ -13,7 +13,7 @@ Direction = Literal["worse", "as_good", "either"]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PlannedComparison:
     """Two ways to retrain in one scenario of a study: `first` - `second`, level by level, against `bound` (points).
 
     `claim`: the report's claim that makes it, None for one of a study's own; `direction`: the claim's, or `either`.
@@ -36,7 +36,7 @@ class Comparison:
         return f"{cell.label} - {self.second[0].label}, {cell.model} on {cell.dataset}, {pruning}{structured}"
 
 
-def comparisons(plan: StudyPlan, margin: float, own: Collection[str]) -> list[Comparison]:
+def comparisons(plan: StudyPlan, margin: float, own: Collection[str]) -> list[PlannedComparison]:
     """What the studies of a plan compare, panel by panel, at the levels that both methods have.
 
     Two methods that a claim compares; in the studies named in `own`, those of open questions, also the first method
@@ -46,7 +46,7 @@ def comparisons(plan: StudyPlan, margin: float, own: Collection[str]) -> list[Co
     for cell in plan.cells:
         if cell.schedule != "dense":
             panels.setdefault((cell.study, cell.panel), {}).setdefault(cell.label, []).append(cell)
-    found: dict[tuple[tuple[str, ...], ...], Comparison] = {}
+    found: dict[tuple[tuple[str, ...], ...], PlannedComparison] = {}
     for (study, _), methods in panels.items():
         first_of_panel = next(iter(methods.values()))
         for one, other in combinations(methods.values(), 2):
@@ -56,7 +56,7 @@ def comparisons(plan: StudyPlan, margin: float, own: Collection[str]) -> list[Co
     return list(found.values())
 
 
-def _comparison(one: list[Cell], other: list[Cell], margin: float, own: bool) -> Comparison | None:
+def _comparison(one: list[Cell], other: list[Cell], margin: float, own: bool) -> PlannedComparison | None:
     """Of two methods' cells of a panel, None where nothing compares them."""
     shared = {cell.sparsity for cell in one} & {cell.sparsity for cell in other}
     sides = [tuple(cell for cell in cells if cell.sparsity in shared) for cells in (one, other)]
@@ -67,12 +67,12 @@ def _comparison(one: list[Cell], other: list[Cell], margin: float, own: bool) ->
             cell = first[0]
             if cell.method == claim.method and second[0].method in claim.against and cell.schedule in claim.schedules:
                 bound = 0.0 if claim.direction == "worse" else -margin
-                return Comparison(cell.study, cell.panel, first, second, claim.number, claim.direction, bound)
-    return Comparison(one[0].study, one[0].panel, sides[0], sides[1], None, "either", 0.0) if own else None
+                return PlannedComparison(cell.study, cell.panel, first, second, claim.number, claim.direction, bound)
+    return PlannedComparison(one[0].study, one[0].panel, sides[0], sides[1], None, "either", 0.0) if own else None
 
 
 @dataclass(frozen=True)
-class Result:
+class TrialResult:
     """What a comparison needs of a training, run here or elsewhere; the accuracy is a fraction."""
 
     dense_run_id: str
@@ -80,7 +80,9 @@ class Result:
     precision: str
 
 
-def effects(comparison: Comparison, seeds: Sequence[int], results: Mapping[str, Result]) -> dict[int, float]:
+def effects(
+    comparison: PlannedComparison, seeds: Sequence[int], results: Mapping[str, TrialResult]
+) -> dict[int, float]:
     """The effect of each seed whose cells are all done, seeds in order: the mean difference over levels, in points.
 
     `results`: by the stage's fingerprint. They are a pair only if they descend from one dense run.
@@ -96,7 +98,7 @@ def effects(comparison: Comparison, seeds: Sequence[int], results: Mapping[str, 
     return found
 
 
-def trial(plan: StudyPlan, comparison: Comparison, place: int) -> StudyPlan:
+def trial(plan: StudyPlan, comparison: PlannedComparison, place: int) -> StudyPlan:
     """The part of the plan that one trial of a comparison needs: of the seed at `place`."""
     cells = [
         replace(cell, stages=(cell.stages[place],)) for cells in (comparison.first, comparison.second) for cell in cells
@@ -105,14 +107,14 @@ def trial(plan: StudyPlan, comparison: Comparison, place: int) -> StudyPlan:
 
 
 @dataclass(frozen=True)
-class Choice:
+class NextTrial:
     """A trial to run: of which comparison, the seed's place in the plan, and the updates that it takes.
 
     `more`: how many trials the comparison is away from a decision (infinite: it would not be decided), `total`: the
     updates of so many.
     """
 
-    comparison: Comparison
+    comparison: PlannedComparison
     place: int
     iterations: int
     more: float
@@ -121,10 +123,10 @@ class Choice:
 
 def choices(
     plan: StudyPlan,
-    undecided: Iterable[tuple[Comparison, float, Collection[int]]],
+    undecided: Iterable[tuple[PlannedComparison, float, Collection[int]]],
     done: Collection[str],
     failed: Collection[str],
-) -> list[Choice]:
+) -> list[NextTrial]:
     """The next trial of each comparison, the nearest to a decision per iteration first, equals in the study's order.
 
     `undecided`: comparisons with how many trials more would decide them, and the seeds that they have; `done`,
@@ -143,5 +145,5 @@ def choices(
             place, *_ = costs
             left = list(costs.values())
             total = sum(left[: int(more)]) if more <= len(left) else math.inf
-            found.append(Choice(comparison, place, costs[place], more, total))
+            found.append(NextTrial(comparison, place, costs[place], more, total))
     return sorted(found, key=lambda choice: (choice.total, choice.iterations if math.isinf(choice.total) else 0))

@@ -12,7 +12,7 @@ from typing import Protocol
 from rewindctl.console import Console
 from rewindctl.errors import BusyError, DivergedError, KeptError, LimitError, RegistryError
 from rewindctl.pipeline.pipeline import Pipeline
-from rewindctl.registry import Registry, RunRecord, RunWriter, Watch
+from rewindctl.registry import OwnerWatch, Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.delivery.recovery import recover
 from rewindctl.training.device import device_name, environment
@@ -32,7 +32,7 @@ class Outcome:
 class Claim(Protocol):
     """`Registry.start` of one stage. Raises: BusyError."""
 
-    def __call__(self, *, watch: Watch) -> RunWriter: ...
+    def __call__(self, *, watch: OwnerWatch) -> RunWriter: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def live(life: Life, pipeline: Pipeline) -> Outcome:
     KeptError; whatever its work raises, with the run closed, which `failed_run` knows.
     """
     if not life.forced:
-        bring_kept(pipeline.registry, life.fingerprint, pipeline.console)
+        deliver_kept(pipeline.registry, life.fingerprint, pipeline.console)
     found = _find_or_claim(life, pipeline)
     if isinstance(found, RunRecord):
         return Outcome(found, reused=True)
@@ -68,7 +68,7 @@ def live(life: Life, pipeline: Pipeline) -> Outcome:
 def _find_or_claim(life: Life, pipeline: Pipeline) -> RunRecord | RunWriter:
     """The finished run of a stage, or an open one to work on."""
     find = (lambda: None) if life.forced else life.find
-    deadline, watch, told = pipeline.policy.deadline, Watch(), ""
+    deadline, watch, told = pipeline.policy.deadline, OwnerWatch(), ""
     found = find()
     while found is None:
         try:
@@ -113,7 +113,7 @@ def failed_run(error: BaseException) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def bring_kept(registry: Registry, fingerprint: str, console: Console) -> None:
+def deliver_kept(registry: Registry, fingerprint: str, console: Console) -> None:
     """Upload what is kept here of a stage, in any experiment; reports are a stage without fingerprint.
 
     Raises: KeptError when it cannot be.

@@ -27,7 +27,7 @@ from rewindctl.specs import (
 from rewindctl.training.recipes import default_recipe, evaluation_interval, norm_momentum, recipes, rewind_points
 
 
-class DataFacts(Protocol):
+class HasDataFacts(Protocol):
     """What a spec needs to know of a data set."""
 
     @property
@@ -42,7 +42,7 @@ class DataFacts(Protocol):
 
 def dense_spec(
     model: str,
-    data: DataFacts,
+    data: HasDataFacts,
     seed: int,
     *,
     recipe: str | None = None,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.rewinding.schedule import Schedule
+from rewindctl.rewinding.schedule import LearningRateSchedule
 from rewindctl.specs import DenseSpec, RetrainSpec
 from rewindctl.training.records import TrainSettings
 
@@ -20,8 +20,8 @@ class Prepared:
     settings: TrainSettings
 
 
-def schedule_of(dense: DenseSpec) -> Schedule:
-    return Schedule(dense.iterations, dense.learning_rate, dense.lr_boundaries, dense.lr_factor)
+def schedule_of(dense: DenseSpec) -> LearningRateSchedule:
+    return LearningRateSchedule(dense.iterations, dense.learning_rate, dense.lr_boundaries, dense.lr_factor)
 
 
 def dense_settings(spec: DenseSpec) -> TrainSettings:

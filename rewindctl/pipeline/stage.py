@@ -9,7 +9,7 @@ from rewindctl.arithmetic import AUTO
 from rewindctl.pipeline import labels
 from rewindctl.pipeline.life import Life, Outcome, live
 from rewindctl.pipeline.pipeline import Pipeline
-from rewindctl.registry import Machine, RunRecord, RunWriter, Watch
+from rewindctl.registry import Machine, OwnerWatch, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.runs.writer import resume_file
 from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, RetrainSpec
@@ -57,7 +57,7 @@ class StageRun(ABC):
         self.pipeline.console.say(f"{what} {run.short}: test accuracy {run.metric('test_accuracy'):.2%}")
         return outcome
 
-    def claim(self, *, watch: Watch) -> RunWriter:
+    def claim(self, *, watch: OwnerWatch) -> RunWriter:
         """Open a run, or one to go on with, when all that it starts from is there."""
         pipeline, spec, asked = self.pipeline, self.spec, dict[str, str]()
         if isinstance(spec, DenseSpec):

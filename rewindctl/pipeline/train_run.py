@@ -32,7 +32,7 @@ def train_run(
     begin: ResumePoint | None = None,
 ) -> TrainResult:
     """Train with metrics and checkpoints going to the run; `begin` is where a replay goes on from."""
-    settings = in_arithmetic(ready, data, writer, policy.arithmetic, console)
+    settings = with_arithmetic(ready, data, writer, policy.arithmetic, console)
     resume, background, uploads = load_point(writer), Background(), Background()
     own, resume = resume, resume or begin
     with console.progress(title, settings.iterations, resume.wall_seconds if resume else 0.0) as progressed:
@@ -80,7 +80,7 @@ def say_step(writer: RunWriter, result: TrainResult, console: Console) -> None:
         console.say(f"note: trained by PyTorch's operations, not by kernels of our own: {result.note[:300]}")
 
 
-def in_arithmetic(
+def with_arithmetic(
     ready: Prepared, data: DeviceData, writer: RunWriter, asked: Arithmetic, console: Console
 ) -> TrainSettings:
     """The settings with precision and step chosen, which the run is told; one that is gone on with keeps its own.

@@ -10,7 +10,7 @@ from rewindctl.arithmetic import AUTO
 from rewindctl.errors import RegistryError
 from rewindctl.registry import experiments, models
 from rewindctl.registry import records as tag
-from rewindctl.registry.claiming.ownership import Watch
+from rewindctl.registry.claiming.ownership import OwnerWatch
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.runs import lineage, older, reading, references
 from rewindctl.registry.runs.opening import Opening, open_report
@@ -163,7 +163,7 @@ class Registry:
         tags: dict[str, str],
         *,
         resume: bool = True,
-        watch: Watch | None = None,
+        watch: OwnerWatch | None = None,
         precision: str = AUTO,
         machine: Machine | None = None,
     ) -> RunWriter:
@@ -178,14 +178,14 @@ class Registry:
         opening = Opening(self.client, self.experiment_id, spec, name, parent, tags, machine)
         look = partial(self.same_stage, spec.fingerprint(), parent.run_id if parent else None, precision)
         everyone = partial(self.search, fingerprint=spec.fingerprint())
-        return opening.open(look, everyone, watch or Watch(), resume)
+        return opening.open(look, everyone, watch or OwnerWatch(), resume)
 
     def start_report(self, name: str, note: str) -> RunWriter:
         """Open a run of kind `report`: files about other runs, no stage, so without spec and fingerprint.
 
         Reports whose process is gone are marked KILLED: nobody goes on with them.
         """
-        watch = Watch()
+        watch = OwnerWatch()
         for run in self.search(kind=tag.REPORT):
             if run.status == "RUNNING" and watch.is_dead(run):
                 self.mark_killed(run.run_id)

@@ -104,7 +104,7 @@ def _require(kind: str, name: str, allowed: Iterable[str], others: Iterable[str]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonReport:
     """The rows, the cells of all of them, the reports of the studies, and what is shown."""
 
     wanted: Wanted
@@ -159,7 +159,7 @@ class Comparison:
         return [*runs, " ".join(["rewindctl compare --report", *options]) + scale + f" --delta {wanted.delta}"]
 
 
-def compare(source: Registry | Files, wanted: Wanted, known: Files | None = None) -> Comparison:
+def compare(source: Registry | Files, wanted: Wanted, known: Files | None = None) -> ComparisonReport:
     """Compare the finished retrainings of the registry's experiment, or the rows of CSV files.
 
     `known`: files whose rows of the studies wanted are added to those of a registry.
@@ -181,7 +181,7 @@ def compare(source: Registry | Files, wanted: Wanted, known: Files | None = None
         [report for report in make_reports(rows, _report_studies(), wanted) if report.has_runs] if wanted.report else []
     )
     sections += [report.section(wanted.delta) for report in reports]
-    return Comparison(wanted, rows, cells, tuple(reports), tuple(sections), name)
+    return ComparisonReport(wanted, rows, cells, tuple(reports), tuple(sections), name)
 
 
 def _agree(one: str | None, other: str | None) -> bool:
@@ -209,7 +209,7 @@ def _rows(source: Registry | Files, wanted: Wanted, known: Files | None) -> pd.D
     return together(rows if known else rows.iloc[:0], rows_of(files, networks), plan)
 
 
-def _compare_studies(rows: pd.DataFrame, wanted: Wanted) -> Comparison:
+def _compare_studies(rows: pd.DataFrame, wanted: Wanted) -> ComparisonReport:
     reports = make_reports(rows, wanted.names(), wanted)
     own = wanted.names()
     chosen = () if wanted.table is None or wanted.table in own else (wanted.table,)
@@ -218,7 +218,7 @@ def _compare_studies(rows: pd.DataFrame, wanted: Wanted) -> Comparison:
     used = rows[rows["run_id"].isin({run_id for report in reports for run_id in report.rows["run_id"]})]
     if question := _question(used, wanted):
         sections = (*question, *(sections if wanted.figure or (wanted.pair and wanted.report) else ()))
-    return Comparison(wanted, used, summarise(used, wanted.accuracy), reports, sections)
+    return ComparisonReport(wanted, used, summarise(used, wanted.accuracy), reports, sections)
 
 
 def make_reports(rows: pd.DataFrame, names: Sequence[str], wanted: Wanted) -> tuple[StudyReport, ...]:

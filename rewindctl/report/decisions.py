@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rewindctl.paper.allotment import Comparison
+from rewindctl.paper.allotment import PlannedComparison
 from rewindctl.paper.claims import CONTRADICTED, SUPPORTED, UNDECIDED
 from rewindctl.report import sequential
 from rewindctl.report.contrast import LOOKED_AT, NO_NUMBERS, looked_at_numbers, significant
@@ -27,7 +27,7 @@ NOTES = (
 class Decision:
     """A comparison, its effects by seed, and what they show. `more`: trials until a decision, infinite: over 40."""
 
-    comparison: Comparison
+    comparison: PlannedComparison
     effects: Mapping[int, float]
     numbers: Mapping[str, Any]
     verdict: str
@@ -38,7 +38,7 @@ class Decision:
         return self.verdict != UNDECIDED
 
 
-def decide(comparison: Comparison, effects: Mapping[int, float]) -> Decision:
+def decide(comparison: PlannedComparison, effects: Mapping[int, float]) -> Decision:
     """Judge a comparison by its trials, in the order of their seeds, each looked at after the one before."""
     values, n = np.array(list(effects.values())), len(effects)
     if not n:

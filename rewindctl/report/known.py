@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.arithmetic import AUTO
-from rewindctl.paper.allotment import Result
+from rewindctl.paper.allotment import TrialResult
 from rewindctl.paper.plan import Cell, StudyPlan
 from rewindctl.pipeline.labels import retrain_label
 from rewindctl.report.cells import PRECISIONS
@@ -31,7 +31,7 @@ class Known:
     """What files have of a plan: the results of its cells' stages, and the files that have none."""
 
     files: Files
-    results: Mapping[str, Result]
+    results: Mapping[str, TrialResult]
     strangers: tuple[Path, ...]
 
 
@@ -62,9 +62,9 @@ def known_of(files: Files, plan: StudyPlan, precision: str = AUTO) -> Known:
     rows = _renamed(files.rows, _names(files.rows, plan))
     counted = rows if precision == AUTO else rows[(rows[PRECISIONS] == precision).all(axis=1)]
     columns = ["group", "seed", "dense_run_id", "test_accuracy", "precision"]
-    found: dict[tuple[str, int], Result] = {}
+    found: dict[tuple[str, int], TrialResult] = {}
     for group, seed, *result in counted[columns].itertuples(index=False):
-        found.setdefault((group, seed), Result(*result))
+        found.setdefault((group, seed), TrialResult(*result))
     trials = {key: (cell.group, plan.dense_of(plan.stages[key]).seed) for cell in plan.cells for key in cell.stages}
     results = {key: found[trial] for key, trial in trials.items() if trial in found}
     own = set(rows["run_id"][rows["group"].isin({cell.group for cell in plan.cells})])

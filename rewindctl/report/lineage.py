@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rewindctl.catalog import Catalog
-from rewindctl.console import Look
+from rewindctl.console import OutputStyle
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.report.runs import accuracy_text, label, spec_order
@@ -13,7 +13,7 @@ PLAIN = {"├ ": "|-", "└ ": "`-", "│ ": "| "}
 
 
 @dataclass(frozen=True)
-class Node:
+class LineageNode:
     """A run of the tree, `depth` steps from its dense run; `relation` to the run asked for."""
 
     run: RunRecord
@@ -34,20 +34,20 @@ class Family:
     def asked(self) -> RunRecord:
         return self.chain[-1]
 
-    def nodes(self) -> Iterator[Node]:
+    def nodes(self) -> Iterator[LineageNode]:
         """Ancestors, the run, then its descendants depth first, siblings in the order of their specs."""
         above = None
         for depth, run in enumerate(self.chain):
             relation = "self" if run is self.asked else "ancestor"
-            yield Node(run, above, depth, relation, (True,) * depth)
+            yield LineageNode(run, above, depth, relation, (True,) * depth)
             above = run.run_id
         yield from self._below(self.asked, (True,) * (len(self.chain) - 1))
 
-    def _below(self, run: RunRecord, last: tuple[bool, ...]) -> Iterator[Node]:
+    def _below(self, run: RunRecord, last: tuple[bool, ...]) -> Iterator[LineageNode]:
         children = sorted(self.children.get(run.run_id, []), key=spec_order)
         for child in children:
             at = (*last, child is children[-1])
-            yield Node(child, run.run_id, len(at), "descendant", at)
+            yield LineageNode(child, run.run_id, len(at), "descendant", at)
             yield from self._below(child, at)
 
 
@@ -56,11 +56,11 @@ def family_of(registry: Registry, run: RunRecord) -> Family:
     return Family(registry.lineage(run), registry.descendants(run))
 
 
-forms: Catalog[Callable[[Family, Look], str]] = Catalog("format")
+forms: Catalog[Callable[[Family, OutputStyle], str]] = Catalog("format")
 
 
 @forms.register("text")
-def text(family: Family, look: Look) -> str:
+def text(family: Family, look: OutputStyle) -> str:
     """A line per run: ID, what it is, test accuracy, points against its dense run; the one asked for has a star."""
     rows: list[tuple[str, str, str, bool]] = []
     for node in family.nodes():
@@ -78,7 +78,7 @@ def text(family: Family, look: Look) -> str:
 
 
 @forms.register("mermaid")
-def mermaid(family: Family, look: Look) -> str:
+def mermaid(family: Family, look: OutputStyle) -> str:
     """A Mermaid flowchart: an arrow from parent to child, a dotted one to a run from the weights it was rewound to."""
     del look
     lines = ["flowchart TD"]
@@ -92,7 +92,7 @@ def mermaid(family: Family, look: Look) -> str:
 
 
 @forms.register("dot")
-def dot(family: Family, look: Look) -> str:
+def dot(family: Family, look: OutputStyle) -> str:
     """A Graphviz digraph with the arrows of the Mermaid form, dashed for dotted."""
     del look
     lines = ["digraph lineage {", '    node [shape=box, fontname="sans-serif"];']

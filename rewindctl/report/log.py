@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from rewindctl.registry import Registry, RunRecord
-from rewindctl.report.compare import Comparison
+from rewindctl.report.compare import ComparisonReport
 from rewindctl.report.formats import formats
 from rewindctl.system.temporary import temporary_folder
 
 LONGEST_NOTE = 4_500  # MLflow's stores take 5,000 characters
 
 
-def log_report(registry: Registry, comparison: Comparison) -> RunRecord:
+def log_report(registry: Registry, comparison: ComparisonReport) -> RunRecord:
     """A finished run of kind `report` with the page, tables, figures and rows. Raises: RegistryError."""
     wanted = comparison.wanted
     names = [report.study.name for report in comparison.reports]
@@ -37,7 +37,7 @@ def log_report(registry: Registry, comparison: Comparison) -> RunRecord:
         raise
 
 
-def _note(comparison: Comparison) -> str:
+def _note(comparison: ComparisonReport) -> str:
     """The main table in Markdown, as many of its rows as a note holds."""
     section = comparison.sections[0]
     table = formats["markdown"](next(iter(section.tables.values()))) if section.tables else ""

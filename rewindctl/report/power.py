@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rewindctl.paper.allotment import Comparison
+from rewindctl.paper.allotment import PlannedComparison
 from rewindctl.paper.plan import Cell
 from rewindctl.report import evidence, sequential
 from rewindctl.report.cells import HIGH, LOW
@@ -35,7 +35,7 @@ NOTES = (
 )
 
 
-def power_rows(comparisons: Iterable[Comparison], effect: float) -> list[dict[str, Any]]:
+def power_rows(comparisons: Iterable[PlannedComparison], effect: float) -> list[dict[str, Any]]:
     """For each comparison the trials that show it `effect` points away from its bound; None where it is not known.
 
     `deviation_*` in points; `fixed`: trials of a number set beforehand; `expected` and `worst`: looked at one by one
@@ -44,7 +44,7 @@ def power_rows(comparisons: Iterable[Comparison], effect: float) -> list[dict[st
     return [_row(comparison, effect) for comparison in comparisons]
 
 
-def _row(comparison: Comparison, effect: float) -> dict[str, Any]:
+def _row(comparison: PlannedComparison, effect: float) -> dict[str, Any]:
     (first, of_first), (second, of_second) = (deviation_of(side) for side in (comparison.first, comparison.second))
     together = math.hypot(first, second)
     levels = len(comparison.first)

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-from rewindctl.console import Look
+from rewindctl.console import OutputStyle
 from rewindctl.registry import RunRecord
 from rewindctl.report.facts import RunFacts
 from rewindctl.report.lineage import numbers_text
@@ -28,7 +28,7 @@ UNSHOWN = ("kind", "schema_version")  # said elsewhere, or the same for all
 DIGESTS = ("data_digest", "parent_fingerprint")
 
 
-def screen(facts: RunFacts, look: Look) -> str:
+def screen(facts: RunFacts, look: OutputStyle) -> str:
     """The run as text. What could not be read says so in its place."""
     run = facts.run
     head = f"{one_line(run.name)[: WIDTH - len(run.status) - 2]:{WIDTH - len(run.status) - 2}}  {run.status}"
@@ -53,7 +53,7 @@ def screen(facts: RunFacts, look: Look) -> str:
     return "\n".join(lines)
 
 
-def sparkline(values: Iterable[float], look: Look, width: int = POINTS) -> str:
+def sparkline(values: Iterable[float], look: OutputStyle, width: int = POINTS) -> str:
     """A bar per value from the lowest to the highest; more than `width` values are thinned, the last one stays."""
     found = list(values)
     low, high = min(found), max(found)
@@ -117,7 +117,7 @@ def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 1e8 else f"{value:.4g}"
 
 
-def _accuracy(facts: RunFacts, look: Look) -> list[str]:
+def _accuracy(facts: RunFacts, look: OutputStyle) -> list[str]:
     points = [(iteration, value) for iteration, value in facts.accuracies if math.isfinite(value)]
     if len(points) < 2:
         return []
@@ -125,7 +125,7 @@ def _accuracy(facts: RunFacts, look: Look) -> list[str]:
     return [_drawn(values, f"between {min(values):.1%} and {max(values):.1%}, to iteration {last:,}", look)]
 
 
-def _drawn(values: list[float], text: str, look: Look) -> str:
+def _drawn(values: list[float], text: str, look: OutputStyle) -> str:
     """A sparkline, as long as the text beside it lets it be."""
     return f"{sparkline(values, look, min(POINTS, WIDTH - KEY - 1 - len(text)))} {text}"
 
@@ -143,7 +143,7 @@ def _spec(facts: RunFacts) -> list[str]:
     return [*problem, *_shortened(rows, MOST_SPEC - len(problem), "lines")] or ["none"]
 
 
-def _layers(facts: RunFacts, look: Look) -> list[str]:
+def _layers(facts: RunFacts, look: OutputStyle) -> list[str]:
     """The share kept in each layer, then the layers, or those that lost least and most."""
     if not facts.layers:
         return [facts.problems["layers"]] if "layers" in facts.problems else []

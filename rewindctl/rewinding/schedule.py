@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LearningRateSchedule:
     """A rate that is multiplied by `factor` at each boundary.
 
     The first update is iteration 0; iteration b is the first at the lower rate, so with 36,000 the iterations
@@ -22,10 +22,10 @@ class Schedule:
         passed = sum(boundary <= iteration for boundary in self.boundaries)
         return float(f"{self.learning_rate * self.factor**passed:.12g}")  # 0.01, not 0.010000000000000002
 
-    def scaled(self, iterations: int) -> "Schedule":
+    def scaled(self, iterations: int) -> "LearningRateSchedule":
         """The same shape over another number of iterations."""
         boundaries = scale_boundaries(self.boundaries, self.iterations, iterations)
-        return Schedule(iterations, self.learning_rate, boundaries, self.factor)
+        return LearningRateSchedule(iterations, self.learning_rate, boundaries, self.factor)
 
 
 def scale_boundaries(boundaries: tuple[int, ...], old: int, new: int) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ ROUNDED_FOR = {nn.Conv2d: torch.conv2d, nn.Linear: linear}  # the function that 
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """Where a network holds a tensor of its own, and this tensor."""
 
     holder: dict[str, Tensor | None]
@@ -142,7 +142,7 @@ def _all_in(given: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _standing_in(places: list[Place], others: list[Any]) -> Iterator[None]:
+def _standing_in(places: list[TensorPlace], others: list[Any]) -> Iterator[None]:
     """`others` in these places, past the checks of nn.Module, and then the network's own again."""
     try:
         for place, other in zip(places, others, strict=True):
@@ -153,7 +153,7 @@ def _standing_in(places: list[Place], others: list[Any]) -> Iterator[None]:
             place.holder[place.name] = place.tensor
 
 
-def _counters(network: nn.Module) -> Iterator[Place]:
+def _counters(network: nn.Module) -> Iterator[TensorPlace]:
     """Of every batch norm that counts for nobody: with a momentum of None it reads the count itself."""
     found = _held(module._buffers for module in network.modules())
     for module in network.modules():
@@ -161,10 +161,10 @@ def _counters(network: nn.Module) -> Iterator[Place]:
         if type(module) not in COUNTING or module.momentum is None or counter is None:
             continue
         if found[id(counter)] == 1:
-            yield Place(module._buffers, COUNTER, counter)
+            yield TensorPlace(module._buffers, COUNTER, counter)
 
 
-def _weights(network: nn.Module) -> Iterator[Place]:
+def _weights(network: nn.Module) -> Iterator[TensorPlace]:
     """Weights and biases of plain layers that no other layer has too; none where a hook may look at a backward pass."""
     found = _held(module._parameters for module in network.modules())
     if any(module._backward_hooks or module._backward_pre_hooks for module in network.modules()):
@@ -174,7 +174,7 @@ def _weights(network: nn.Module) -> Iterator[Place]:
             for name, value in module._parameters.items():
                 plain = type(value) is nn.Parameter and value.dtype == torch.float32
                 if plain and found[id(value)] == 1 and not _hooked(value):
-                    yield Place(module._parameters, name, value)  # type: ignore[arg-type]
+                    yield TensorPlace(module._parameters, name, value)  # type: ignore[arg-type]
 
 
 def _hooked(weight: Any) -> bool:
@@ -187,7 +187,7 @@ def _held(holders: Iterable[dict[str, Any]]) -> Counter[int]:
 
 
 @torch.no_grad()
-def _rounded(weights: list[Place]) -> list[nn.Parameter]:
+def _rounded(weights: list[TensorPlace]) -> list[nn.Parameter]:
     """In bf16, in the memory format of the weight, as autocast makes them."""
     own = [place.tensor for place in weights]
     rounded = [torch.empty_like(weight, dtype=torch.bfloat16) for weight in own]
@@ -197,7 +197,7 @@ def _rounded(weights: list[Place]) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def _convert_gradients(weights: list[Place], rounded: list[nn.Parameter]) -> None:
+def _convert_gradients(weights: list[TensorPlace], rounded: list[nn.Parameter]) -> None:
     """Give each weight the gradient of what stood in for it."""
     found = [(place.tensor, copy.grad) for place, copy in zip(weights, rounded, strict=True) if copy.grad is not None]
     for weight, _ in found:

@@ -17,29 +17,31 @@ OLDEST_CAPABILITY = (8, 0)  # of a CUDA device with bf16 matrix units
 
 
 @dataclass(frozen=True)
-class Choice:
+class PrecisionChoice:
     """A precision, and why it is that one."""
 
     precision: Precision
     why: str
 
 
-def choose_for(asked: str, device: torch.device, network: nn.Module, batch: tuple[int, int, int, int]) -> Choice:
+def choose_for(
+    asked: str, device: torch.device, network: nn.Module, batch: tuple[int, int, int, int]
+) -> PrecisionChoice:
     """The precision to train `network` in, in batches of (images, channels, height, width)."""
     size, channels, height, width = batch
     return choose(asked, device, lambda: size * multiply_adds(network, (channels, height, width)))
 
 
-def choose(asked: str, device: torch.device, work: Callable[[], float]) -> Choice:
+def choose(asked: str, device: torch.device, work: Callable[[], float]) -> PrecisionChoice:
     """The precision to train in; `work` counts the multiply-adds of a forward pass over a batch, where they decide."""
     if asked != AUTO:
-        return Choice("bf16" if asked == "bf16" else "fp32", "asked for")
+        return PrecisionChoice("bf16" if asked == "bf16" else "fp32", "asked for")
     missing = missing_unit(device)
     if missing:
-        return Choice("fp32", missing)
+        return PrecisionChoice("fp32", missing)
     if device.type == "cpu" and (adds := work()) < WORTH_CONVERTING:
-        return Choice("fp32", f"{adds / 1e6:.0f} million multiply-adds a batch are too few for bf16 to pay")
-    return Choice("bf16", "the GPU has bf16" if device.type == "cuda" else "the processor has bf16")
+        return PrecisionChoice("fp32", f"{adds / 1e6:.0f} million multiply-adds a batch are too few for bf16 to pay")
+    return PrecisionChoice("bf16", "the GPU has bf16" if device.type == "cuda" else "the processor has bf16")
 
 
 def missing_unit(device: torch.device) -> str:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from rewindctl.arithmetic import Precision, Step
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.rewinding.schedule import Schedule
+from rewindctl.rewinding.schedule import LearningRateSchedule
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class TrainSettings:
     for CUDA, where the fastest kernels need not give the same bytes twice. `step` and `compiled`: see `Arithmetic`.
     """
 
-    schedule: Schedule
+    schedule: LearningRateSchedule
     clock_start: int
     iterations: int
     constant_lr: float | None

@@ -27,14 +27,14 @@ POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Result:
+class TrialOutcome:
     """What a trial came to: a value to maximise, or none where it was stopped early."""
 
     value: float | None
     pruned: bool = False
 
 
-Objective = Callable[[Trial], Result]
+Objective = Callable[[Trial], TrialOutcome]
 
 
 @dataclass(frozen=True)

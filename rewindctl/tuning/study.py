@@ -12,12 +12,12 @@ from optuna.trial import TrialState
 
 from rewindctl.counting import count_of
 from rewindctl.engines.local import share
-from rewindctl.engines.work import Site
+from rewindctl.engines.work import WorkerConfig
 from rewindctl.errors import BusyError, RegistryError, RewindError
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.life import Life, live
 from rewindctl.pipeline.replays import require_state
-from rewindctl.registry import RunRecord, RunWriter, Watch
+from rewindctl.registry import OwnerWatch, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.rewinding.methods import WEIGHTS
 from rewindctl.specs import TuneSpec
@@ -63,7 +63,7 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     wanted = asked(request, parent, dense, pipeline.dataset(dense.dataset))
     for name in WEIGHTS:
         require_state(pipeline, pipeline.dense_run(parent), getattr(wanted.spec, name))
-    site = Site(registry.uri, registry.experiment, pipeline.device_name, pipeline.data_dir, pipeline.policy)
+    site = WorkerConfig(registry.uri, registry.experiment, pipeline.device_name, pipeline.data_dir, pipeline.policy)
     work = Work(
         site,
         wanted.spec.canonical(),
@@ -114,7 +114,7 @@ class _Leader:
         forced = self.pipeline.policy.force
         return Life(self.spec.fingerprint(), find, self.claim, self.lead, forced=forced, wait=False)
 
-    def claim(self, *, watch: Watch) -> RunWriter:
+    def claim(self, *, watch: OwnerWatch) -> RunWriter:
         """Open a run of this search. Raises: BusyError, RegistryError, UsageError."""
         registry, spec, parent = self.pipeline.registry, self.spec, self.parent
         registry.require_own_files()  # before its study is made, or gone on with

@@ -19,7 +19,7 @@ from rewindctl.rewinding.methods import FINETUNE_RATE, RetrainOptions
 from rewindctl.tuning.plots import plot_history, plot_importance, plot_slices
 from rewindctl.tuning.sampling import counted
 from rewindctl.tuning.storage import REPEATS, shown
-from rewindctl.tuning.trial import RUN_ID, Trials, Watch
+from rewindctl.tuning.trial import RUN_ID, TrialListeners, Trials
 
 BEST = "best.json"
 
@@ -93,7 +93,7 @@ def _reference_length(trials: Trials) -> int | None:
 def _measure(trials: Trials, name: str, options: RetrainOptions, seed: int) -> float | None:
     spec = trials.trial_spec(options, (seed,))
     try:
-        return trials.measure(spec, f"{name} s{seed}", {tag.TRIAL: name}, Watch()).value
+        return trials.measure(spec, f"{name} s{seed}", {tag.TRIAL: name}, TrialListeners()).value
     except DivergedError:
         return None
 

@@ -16,9 +16,8 @@ from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.life import Life, live
 from rewindctl.pipeline.requests import retrain_child
 from rewindctl.pipeline.starts import prepared
-from rewindctl.pipeline.train_run import in_arithmetic, say_step
-from rewindctl.registry import RunRecord, RunWriter
-from rewindctl.registry import Watch as OwnerWatch
+from rewindctl.pipeline.train_run import say_step, with_arithmetic
+from rewindctl.registry import OwnerWatch, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.methods import RetrainOptions
@@ -28,7 +27,7 @@ from rewindctl.training.loop import train
 from rewindctl.training.records import Evaluation, ResumePoint
 from rewindctl.tuning.holdout import tuning_data
 from rewindctl.tuning.request import FIELDS
-from rewindctl.tuning.search import BEAT_SECONDS, Result, beat, shown
+from rewindctl.tuning.search import BEAT_SECONDS, TrialOutcome, beat, shown
 from rewindctl.tuning.storage import REPEATS
 
 ACCURACY = "validation_accuracy"
@@ -66,7 +65,7 @@ class Trials:
         dataset = self.pipeline.dataset(self.dense.dataset)
         return tuning_data(dataset, self.spec.holdout_fraction, self.spec.holdout_seed, self.pipeline.device)
 
-    def objective(self, trial: Trial) -> Result:
+    def objective(self, trial: Trial) -> TrialOutcome:
         """Measure a trial of the study, telling Optuna every intermediate value: by iteration, or by seed.
 
         Raises: DivergedError.
@@ -84,7 +83,9 @@ class Trials:
 
         name = f"trial {trial.number} {shown(trial.params)}"
         tags = {tag.TRIAL: str(trial.number)}
-        watch = Watch(report if not by_seed else None, report if by_seed else None, lambda: beat(trial), opened)
+        watch = TrialListeners(
+            report if not by_seed else None, report if by_seed else None, lambda: beat(trial), opened
+        )
         return self.measure(spec, name, tags, watch)
 
     def options(self, params: dict[str, Any]) -> RetrainOptions:
@@ -109,7 +110,7 @@ class Trials:
         )
         return spec
 
-    def measure(self, spec: TrialSpec, name: str, tags: dict[str, str], watch: "Watch") -> Result:
+    def measure(self, spec: TrialSpec, name: str, tags: dict[str, str], watch: "TrialListeners") -> TrialOutcome:
         """The result of `spec`: that of a finished run of this search, or of a new one. Raises: DivergedError."""
         title = f"{self.dense.model}-{self.dense.dataset} {name}"
         own = {**labels.inherited(self.parent), **tags}
@@ -128,9 +129,9 @@ class Trials:
             watch.opened(outcome.run.run_id)
             self._tell_again(outcome.run, spec, watch)
         pruned = outcome.run.tags.get(tag.TRIAL_STATE) == "pruned"
-        return Result(None, pruned=True) if pruned else Result(outcome.run.metric(ACCURACY))
+        return TrialOutcome(None, pruned=True) if pruned else TrialOutcome(outcome.run.metric(ACCURACY))
 
-    def _run(self, spec: TrialSpec, name: str, writer: RunWriter, watch: "Watch") -> None:
+    def _run(self, spec: TrialSpec, name: str, writer: RunWriter, watch: "TrialListeners") -> None:
         began, single = time.perf_counter(), len(spec.seeds) == 1
         values: list[float] = []
         ended = {tag.TRIAL_STATE: "complete"}
@@ -150,11 +151,11 @@ class Trials:
         writer.log_metrics(metrics, spec.iterations)
         writer.tag(ended)
 
-    def _train(self, spec: TrialSpec, seed: int, title: str, writer: RunWriter, watch: "Watch") -> float:
+    def _train(self, spec: TrialSpec, seed: int, title: str, writer: RunWriter, watch: "TrialListeners") -> float:
         """Accuracy on the held-out part after the last iteration."""
         ready, console = prepared(self.pipeline, self._retraining(spec), self.parent), self.pipeline.console
         ready = replace(ready, settings=replace(ready.settings, seed=seed))
-        settings = in_arithmetic(ready, self.data, writer, self.pipeline.policy.arithmetic, console)
+        settings = with_arithmetic(ready, self.data, writer, self.pipeline.policy.arithmetic, console)
         with console.progress(title, spec.iterations) as progressed:
             observer = TrialObserver(writer, watch, progressed, spec.iterations, suffix(spec, seed))
             result = train(ready.network, self.data, settings, ready.start, observer, ready.mask)
@@ -178,7 +179,7 @@ class Trials:
                         return run
         return None
 
-    def _tell_again(self, run: RunRecord, spec: TrialSpec, watch: "Watch") -> None:
+    def _tell_again(self, run: RunRecord, spec: TrialSpec, watch: "TrialListeners") -> None:
         """The intermediate values of a finished run, as those of a new one are told."""
         registry = self.pipeline.registry
         if watch.iteration is not None:
@@ -201,7 +202,7 @@ class Trials:
 
 
 @dataclass(frozen=True)
-class Watch:
+class TrialListeners:
     """Who is told of a trial: of values by iteration, or of each seed's last one; of its life; of its run."""
 
     iteration: Report | None = None
@@ -215,7 +216,7 @@ class TrialObserver:
     """Hands what the trainer reports to the run and to whoever watches."""
 
     writer: RunWriter
-    watch: Watch
+    watch: TrialListeners
     shown: Callable[[int], None]
     iterations: int
     suffix: str

@@ -10,7 +10,7 @@ import torch
 from rewindctl.console import Console
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.local import LOOK_SECONDS, Processes
-from rewindctl.engines.work import Progress, Site
+from rewindctl.engines.work import ReportProgress, WorkerConfig
 from rewindctl.errors import RewindError
 from rewindctl.pipeline import Pipeline
 from rewindctl.registry import Registry
@@ -26,7 +26,7 @@ from rewindctl.tuning.trial import Trials
 class Work:
     """What a worker needs: the search as JSON, the prune run, the search's run, the storage, the trials wanted."""
 
-    site: Site
+    site: WorkerConfig
     spec: str
     parent_run_id: str
     home_run_id: str
@@ -60,7 +60,7 @@ def helpers(work: Work, count: int) -> Iterator[None]:
 class Helper:
     """A worker in a process of its own. An interrupt ends it: its trial is recorded and will be repeated."""
 
-    def __init__(self, work: Work, site: Site, report: Progress) -> None:
+    def __init__(self, work: Work, site: WorkerConfig, report: ReportProgress) -> None:
         self.report = report
         self._work, self._console = work, Remarks(quiet=work.quiet)
         torch.set_num_threads(max(1, site.threads))

@@ -20,7 +20,7 @@ from rewindctl.engines.contract import Answer, Engine, Task
 from rewindctl.engines.in_turn import InTurn
 from rewindctl.engines.run import Finished, run_plan
 from rewindctl.engines.streams import Streams
-from rewindctl.engines.work import Site
+from rewindctl.engines.work import WorkerConfig
 from rewindctl.pipeline import Pipeline, RunPolicy
 from rewindctl.pipeline.plan import Plan, Stage
 from rewindctl.pipeline.requests import PruneOptions, dense_spec, prune_child, retrain_child
@@ -33,17 +33,17 @@ from rewindctl.specs import parse_spec
 QUIET = Console(quiet=True)
 SECONDS = 100
 LENGTH, LONG, ENDLESS = 6, 200, 1_000_000  # iterations
-Opens = Callable[[Site], AbstractContextManager[Engine]]
+Opens = Callable[[WorkerConfig], AbstractContextManager[Engine]]
 
 
-def in_turn(site: Site) -> Engine:
+def in_turn(site: WorkerConfig) -> Engine:
     registry = Registry(site.tracking_uri, site.experiment)
     return InTurn(Pipeline(lambda: registry, QUIET, site.device, site.data_dir, site.policy), strict=False)
 
 
-def held(make: Callable[[Site], Engine]) -> Opens:
+def held(make: Callable[[WorkerConfig], Engine]) -> Opens:
     @contextmanager
-    def opened(site: Site) -> Iterator[Engine]:
+    def opened(site: WorkerConfig) -> Iterator[Engine]:
         engine = make(site)
         try:
             yield engine
@@ -90,8 +90,8 @@ def uri(store: Path) -> str:
     return f"sqlite:///{store}"
 
 
-def site_of(uri: str, often: float = 0.0) -> Site:
-    return Site(uri, "engines", "cpu", policy=RunPolicy(checkpoint_seconds=often), threads=1)
+def site_of(uri: str, often: float = 0.0) -> WorkerConfig:
+    return WorkerConfig(uri, "engines", "cpu", policy=RunPolicy(checkpoint_seconds=often), threads=1)
 
 
 def plan_of(iterations: int = LENGTH, seeds: tuple[int, ...] = (0,), pruned: bool = True) -> Plan:

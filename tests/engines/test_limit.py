@@ -10,7 +10,7 @@ from rewindctl.console import Console
 from rewindctl.durations import Deadline
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.limit import COLD_SECONDS, FIRST_SECONDS, OVERTIME_SECONDS, Limit
-from rewindctl.engines.work import Site, Worker
+from rewindctl.engines.work import Worker, WorkerConfig
 from rewindctl.errors import LimitError
 from rewindctl.pipeline import Pipeline, RunPolicy, run_stage
 from rewindctl.pipeline.plan import Stage
@@ -69,7 +69,7 @@ def over() -> Deadline:
 
 
 def worker(uri: str, deadline: Deadline | None) -> Worker:
-    return Worker(Site(uri, "rewindctl", "cpu", policy=RunPolicy(deadline=deadline)), lambda key, done: None)
+    return Worker(WorkerConfig(uri, "rewindctl", "cpu", policy=RunPolicy(deadline=deadline)), lambda key, done: None)
 
 
 def task_of(spec: Spec) -> Task:

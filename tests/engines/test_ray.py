@@ -25,7 +25,7 @@ from rewindctl.engines.in_turn import InProcess
 from rewindctl.engines.limit import Limit
 from rewindctl.engines.ray_cluster import RayCluster
 from rewindctl.engines.run import Finished, run_plan
-from rewindctl.engines.work import Site
+from rewindctl.engines.work import WorkerConfig
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.paper.study import parse_study
@@ -72,7 +72,7 @@ class Cluster:
         """The process that the second node's workers are children of."""
         return int(self.second.all_processes["raylet"][0].process.pid)
 
-    def engine(self, site: Site, gpus: float | None = None) -> RayCluster:
+    def engine(self, site: WorkerConfig, gpus: float | None = None) -> RayCluster:
         engine = RayCluster(site, jobs=None, address=self.address, cpus=None, gpus=gpus)
         engine.check({"digits": facts_of("digits", None).digest})
         return engine
@@ -187,7 +187,7 @@ def state(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_study_has_the_bytes_of_the_local_engine_and_a_failing_cell_fails_alone(
     cluster: Cluster, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    remote = Site(cluster.uri, "study", "cpu", threads=1)
+    remote = WorkerConfig(cluster.uri, "study", "cpu", threads=1)
     whole, good = make(f"{METHODS[:-1]}, {DIVERGES}]"), make(METHODS)
     engine = cluster.engine(remote)
     assert engine.slots == 2
@@ -204,7 +204,7 @@ def test_a_study_has_the_bytes_of_the_local_engine_and_a_failing_cell_fails_alon
     assert capsys.readouterr().out == ""
 
     local = Registry(f"sqlite:///{store}", "study")
-    run_plan(good, {}, InProcess(Site(local.uri, "study", "cpu", threads=1)), Console(quiet=True))
+    run_plan(good, {}, InProcess(WorkerConfig(local.uri, "study", "cpu", threads=1)), Console(quiet=True))
     for run in finished:
         twin = registry.manifest(run), local.manifest(local.find(run.fingerprint) or run)
         weights = [name for name in twin[0] if name.endswith(".safetensors")]
@@ -221,7 +221,7 @@ def test_the_stage_of_a_killed_worker_is_gone_on_with_where_its_share_of_a_gpu_i
     cluster: Cluster, state: None
 ) -> None:
     plan, registry = make("[{method: lr_rewind}]", LONG), Registry(cluster.uri, "killed")
-    engine = cluster.engine(Site(cluster.uri, "killed", "cpu", policy=OFTEN, threads=1), gpus=0.5)
+    engine = cluster.engine(WorkerConfig(cluster.uri, "killed", "cpu", policy=OFTEN, threads=1), gpus=0.5)
     assert engine.slots == 1  # the node with the GPU has one CPU
     killed: list[int] = []
 
@@ -245,7 +245,7 @@ def test_a_study_whose_time_is_over_stops_with_its_points_and_goes_on(cluster: C
     limit = Limit(Deadline.at(time.monotonic() + DEADLINE_SECONDS / 4))
     policy = RunPolicy(checkpoint_seconds=3_600.0, deadline=limit.deadline)
     done = run_plan(
-        plan, {}, cluster.engine(Site(cluster.uri, "limited", "cpu", policy=policy, threads=1)), QUIET, limit
+        plan, {}, cluster.engine(WorkerConfig(cluster.uri, "limited", "cpu", policy=policy, threads=1)), QUIET, limit
     )
     assert (done.runs, done.failures, done.left) == ({}, [], list(plan.stages))
     assert done.begun == set(plan.stages)
@@ -256,7 +256,7 @@ def test_a_study_whose_time_is_over_stops_with_its_points_and_goes_on(cluster: C
 
 def test_several_machines_need_a_server_that_is_not_each_of_them(cluster: Cluster, tmp_path: Path) -> None:
     for uri, words in ((f"sqlite:///{tmp_path}/none.db", "is a file"), ("http://127.0.0.1:5000", "is itself")):
-        engine = RayCluster(Site(uri, "x", "cpu"), None, cluster.address, None, None)
+        engine = RayCluster(WorkerConfig(uri, "x", "cpu"), None, cluster.address, None, None)
         with pytest.raises(UsageError, match=words) as caught:
             engine.check({})
         assert uri in caught.value.message
@@ -275,7 +275,7 @@ def test_several_machines_need_a_server_that_is_not_each_of_them(cluster: Cluste
 def test_what_no_node_can_do_is_refused(
     cluster: Cluster, device: str, cpus: float | None, gpus: float | None, words: str
 ) -> None:
-    engine = RayCluster(Site(cluster.uri, "x", device), None, cluster.address, cpus, gpus)
+    engine = RayCluster(WorkerConfig(cluster.uri, "x", device), None, cluster.address, cpus, gpus)
     with pytest.raises(RewindError, match=words):
         engine.check({})
 
@@ -284,7 +284,7 @@ def test_what_is_no_ray_is_given_up_within_seconds(cluster: Cluster, monkeypatch
     monkeypatch.setattr(ray_start, "REACH_SECONDS", 3.0)
     server = cluster.uri.removeprefix("http://")
     for address, words in ((server, "no answer of Ray in 3 s"), (f"127.0.0.1:{free_port()}", "nothing answers")):
-        engine = RayCluster(Site(cluster.uri, "x", "cpu"), None, address, None, None)
+        engine = RayCluster(WorkerConfig(cluster.uri, "x", "cpu"), None, address, None, None)
         with pytest.raises(RewindError, match=f"{address} cannot be reached: {words}"):
             engine.check({})
 
@@ -293,7 +293,7 @@ def test_the_stages_of_a_killed_node_end_on_the_other(
     cluster: Cluster, state: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan, registry = make("", LONG, seeds=(0, 1)), Registry(cluster.uri, "node")
-    engine = cluster.engine(Site(cluster.uri, "node", "cpu", policy=OFTEN, threads=1))
+    engine = cluster.engine(WorkerConfig(cluster.uri, "node", "cpu", policy=OFTEN, threads=1))
     raylet = cluster.raylet
     killed: list[int] = []
 

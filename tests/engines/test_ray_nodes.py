@@ -10,17 +10,17 @@ import pytest
 from rewindctl import __version__
 from rewindctl.datasets import load_dataset
 from rewindctl.engines.ray_cluster import RayCluster, settings
-from rewindctl.engines.ray_nodes import Node, check_resources, check_store
-from rewindctl.engines.ray_worker import Look, Post, look, place_of
-from rewindctl.engines.work import Site
+from rewindctl.engines.ray_nodes import RayNode, check_resources, check_store
+from rewindctl.engines.ray_worker import NodeCheck, TaskContext, look, place_of
+from rewindctl.engines.work import WorkerConfig
 from rewindctl.errors import UsageError
 
 HERE = socket.gethostname()
 SQLITE, LOOPBACK, SERVER = "sqlite:////srv/mlflow.db", "http://localhost:5000", "http://tracking:5000"
 
 
-def node(address: str = "10.0.0.1", cpus: float = 4, gpus: float = 0, host: str = HERE) -> Node:
-    return Node("id", address, host, cpus, gpus)
+def node(address: str = "10.0.0.1", cpus: float = 4, gpus: float = 0, host: str = HERE) -> RayNode:
+    return RayNode("id", address, host, cpus, gpus)
 
 
 ONE, TWO = [node(), node()], [node("10.0.0.1"), node("10.0.0.2")]
@@ -34,7 +34,7 @@ def test_one_machine_may_have_any_store_however_many_nodes(uri: str) -> None:
 
 @pytest.mark.parametrize("nodes", [TWO, ELSEWHERE])
 @pytest.mark.parametrize("uri", [SQLITE, "file:///srv/runs", LOOPBACK, "http://127.0.0.1:5000", "http://[::1]:5000"])
-def test_what_other_machines_cannot_reach_is_refused_by_name(nodes: list[Node], uri: str) -> None:
+def test_what_other_machines_cannot_reach_is_refused_by_name(nodes: list[RayNode], uri: str) -> None:
     with pytest.raises(UsageError) as caught:
         check_store(nodes, uri)
     assert uri in caught.value.message
@@ -42,7 +42,7 @@ def test_what_other_machines_cannot_reach_is_refused_by_name(nodes: list[Node], 
 
 
 @pytest.mark.parametrize("nodes", [TWO, ELSEWHERE])
-def test_a_server_serves_several_machines(nodes: list[Node]) -> None:
+def test_a_server_serves_several_machines(nodes: list[RayNode]) -> None:
     check_store(nodes, SERVER)
     check_store(nodes, "https://user:secret@tracking/mlflow")
 
@@ -122,13 +122,13 @@ def test_amounts_that_no_stage_can_have_are_refused(
     device: str, cpus: float | None, gpus: float | None, words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        RayCluster(Site(SERVER, "x", device), None, None, cpus, gpus)
+        RayCluster(WorkerConfig(SERVER, "x", device), None, None, cpus, gpus)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match="the Ray engine needs ray") as caught:
-        RayCluster(Site(SERVER, "x"), None, None, None, None)
+        RayCluster(WorkerConfig(SERVER, "x"), None, None, None, None)
     assert caught.value.hint == "pip install 'rewindctl[ray]'"
 
 
@@ -136,7 +136,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     pytest.importorskip("ray")
     with pytest.raises(UsageError, match="is no address of a Ray cluster"):
-        RayCluster(Site(SERVER, "x"), None, address, None, None).check({})
+        RayCluster(WorkerConfig(SERVER, "x"), None, address, None, None).check({})
 
 
 @pytest.mark.parametrize(
@@ -147,20 +147,20 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
     ],
 )
 def test_a_node_says_what_is_wrong_with_its_data(store: Path, data: dict[str, str], words: str) -> None:
-    seen = look(Post(Site(f"sqlite:///{store}", "x", "cpu"), 0, {}), data)
+    seen = look(TaskContext(WorkerConfig(f"sqlite:///{store}", "x", "cpu"), 0, {}), data)
     assert seen.version == __version__
     assert re.search(words, seen.message)
     assert seen.hint
 
 
 def test_a_node_that_has_everything_says_nothing(store: Path) -> None:
-    assert look(Post(Site(f"sqlite:///{store}", "x", "cpu"), 0, {}), {"digits": load_dataset("digits").digest}) == Look(
-        __version__
-    )
+    assert look(
+        TaskContext(WorkerConfig(f"sqlite:///{store}", "x", "cpu"), 0, {}), {"digits": load_dataset("digits").digest}
+    ) == NodeCheck(__version__)
 
 
 def test_a_node_that_cannot_reach_the_server_says_so() -> None:
-    seen = look(Post(Site("http://127.0.0.1:9", "x", "cpu"), 0, {}), {})
+    seen = look(TaskContext(WorkerConfig("http://127.0.0.1:9", "x", "cpu"), 0, {}), {})
     assert "http://127.0.0.1:9 does not answer" in seen.message
 
 

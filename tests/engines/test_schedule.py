@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewindctl.engines.schedule import Failure, Schedule
+from rewindctl.engines.schedule import StageFailure, StageQueue
 from rewindctl.pipeline.plan import Plan, Stage
 from rewindctl.specs import DenseSpec
 
@@ -51,7 +51,7 @@ def test_every_stage_is_taken_once_after_its_parent_or_waits_for_a_failure(
 ) -> None:
     roots = [key for key, stage in plan.stages.items() if stage.parent is None]
     already = {key: f"run {key}" for key in roots if data.draw(st.booleans())}
-    schedule = Schedule(plan, already, longest_first=longest_first)
+    schedule = StageQueue(plan, already, longest_first=longest_first)
     running: list[str] = []
     taken: list[str] = []
     failed: set[str] = set()
@@ -87,7 +87,7 @@ def test_every_stage_is_taken_once_after_its_parent_or_waits_for_a_failure(
 @given(forests())
 @settings(max_examples=100, deadline=None)
 def test_one_worker_follows_the_plan(plan: Plan) -> None:
-    schedule = Schedule(plan, {}, longest_first=False)
+    schedule = StageQueue(plan, {}, longest_first=False)
     taken = []
     while (stage := schedule.take()) is not None:
         taken.append(stage.key)
@@ -98,7 +98,7 @@ def test_one_worker_follows_the_plan(plan: Plan) -> None:
 @given(forests())
 @settings(max_examples=100, deadline=None)
 def test_several_workers_start_with_the_most_work_below(plan: Plan) -> None:
-    schedule = Schedule(plan, {}, longest_first=True)
+    schedule = StageQueue(plan, {}, longest_first=True)
     ready = {key for key, stage in plan.stages.items() if stage.parent is None}
     while (stage := schedule.take()) is not None:
         key = stage.key
@@ -110,7 +110,7 @@ def test_several_workers_start_with_the_most_work_below(plan: Plan) -> None:
 
 
 def test_what_was_put_back_is_next_in_its_place() -> None:
-    schedule = Schedule(plan_of([None, None, None], [1, 3, 2]), {}, longest_first=True)
+    schedule = StageQueue(plan_of([None, None, None], [1, 3, 2]), {}, longest_first=True)
     first = schedule.take()
     assert first is not None
     schedule.put_back(first.key)
@@ -119,7 +119,7 @@ def test_what_was_put_back_is_next_in_its_place() -> None:
 
 
 def test_a_child_waits_for_a_parent_that_was_put_back() -> None:
-    schedule = Schedule(plan_of([None, 0], [1, 1]), {}, longest_first=False)
+    schedule = StageQueue(plan_of([None, 0], [1, 1]), {}, longest_first=False)
     assert schedule.take() is not None
     assert schedule.take() is None
     schedule.put_back("0")
@@ -127,7 +127,7 @@ def test_a_child_waits_for_a_parent_that_was_put_back() -> None:
 
 
 def test_runs_of_other_plans_are_not_counted() -> None:
-    assert Schedule(plan_of([None], [1]), {"other": "run"}, longest_first=False).runs == {}
+    assert StageQueue(plan_of([None], [1]), {"other": "run"}, longest_first=False).runs == {}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_runs_of_other_plans_are_not_counted() -> None:
     ],
 )
 def test_a_failure_is_one_line(run_id: str | None, hint: str, text: str) -> None:
-    assert Failure("key", "cell", "too high", hint, run_id, 0).text == text
+    assert StageFailure("key", "cell", "too high", hint, run_id, 0).text == text
 
 
 def test_specs_of_real_stages_have_what_a_schedule_needs() -> None:

@@ -17,7 +17,7 @@ from rewindctl.engines.in_turn import InProcess, Result, result_at
 from rewindctl.engines.local import Processes
 from rewindctl.engines.run import run_plan
 from rewindctl.engines.streams import MOST, Streams
-from rewindctl.engines.work import Site
+from rewindctl.engines.work import WorkerConfig
 from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
 from rewindctl.pipeline.plan import Plan
 from rewindctl.pipeline.planning import plan_dense
@@ -41,8 +41,8 @@ def pipeline_on(uri: str) -> Pipeline:
     return Pipeline(lambda: registry, QUIET, "cpu")
 
 
-def site_of(uri: str) -> Site:
-    return Site(uri, "rewindctl", "cpu", policy=RunPolicy(checkpoint_seconds=0.0))
+def site_of(uri: str) -> WorkerConfig:
+    return WorkerConfig(uri, "rewindctl", "cpu", policy=RunPolicy(checkpoint_seconds=0.0))
 
 
 def run(uri: str, plan: Plan, engine: Engine) -> list[Result | None]:

@@ -18,7 +18,7 @@ from rewindctl.engines.limit import Limit
 from rewindctl.engines.local import Processes
 from rewindctl.engines.run import Finished, run_plan
 from rewindctl.engines.streams import Streams
-from rewindctl.engines.work import Site
+from rewindctl.engines.work import WorkerConfig
 from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.pipeline import RunPolicy
 from rewindctl.registry import Registry
@@ -29,7 +29,7 @@ ENDLESS = panel(schedule="dense", iterations=1_000_000)
 STUDY = panel(iterations=300, sparsities=[0.5], methods=[{"method": "finetune"}, {"method": "lr_rewind"}])
 STAGES = 4
 MOST_CALLS = 20
-ENGINES: dict[str, tuple[Callable[[Site], Engine], int, float]] = {
+ENGINES: dict[str, tuple[Callable[[WorkerConfig], Engine], int, float]] = {
     "in this process": (InProcess, 1, 5.0),
     "threads": (lambda site: Streams(site, 2), 2, 5.0),
     "processes": (lambda site: Processes(site, 2), 2, 30.0),  # they take seconds to start
@@ -41,7 +41,7 @@ def endless(seeds: int) -> StudyPlan:
     return make_plan([study_of(ENDLESS)], lambda name: facts, tuple(range(seeds)))
 
 
-def run_for(seconds: float, plan: StudyPlan, site: Site, engine: Callable[[Site], Engine]) -> Finished:
+def run_for(seconds: float, plan: StudyPlan, site: WorkerConfig, engine: Callable[[WorkerConfig], Engine]) -> Finished:
     limit = Limit(Deadline.at(time.monotonic() + seconds))
     opened = engine(replace(site, policy=RunPolicy(checkpoint_seconds=3_600.0, deadline=limit.deadline)))
     try:
@@ -55,7 +55,7 @@ def test_trainings_without_end_stop_by_themselves_where_they_go_on(name: str, st
     """No point was kept before the end: the hour between two points was never over."""
     engine, count, seconds = ENGINES[name]
     plan, registry = endless(count + 1), Registry(f"sqlite:///{store}")
-    site = Site(registry.uri, "rewindctl", "cpu")
+    site = WorkerConfig(registry.uri, "rewindctl", "cpu")
     done = run_for(seconds, plan, site, engine)
     assert (done.runs, done.failures, done.stopped) == ({}, [], "")
     assert (done.left, done.begun) == (list(plan.stages), set(list(plan.stages)[:count]))

@@ -15,7 +15,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from rewindctl.cli.session import run_json
-from rewindctl.console import Look
+from rewindctl.console import OutputStyle
 from rewindctl.errors import UsageError
 from rewindctl.pipeline.resume import load_point
 from rewindctl.registry import Registry, RunRecord
@@ -42,9 +42,9 @@ RUN |= {"lifecycle_stage": "active", "experiment_id": 1, "artifact_uri": "/nowhe
 def shown(record: RunRecord) -> None:
     """A run in every place that shows one: nothing in it may steer a terminal."""
     orders = ("spec", "accuracy", "compression", "started", "name")
-    texts = [line(record), screen(RunFacts(record), Look())]
+    texts = [line(record), screen(RunFacts(record), OutputStyle())]
     texts += [line(one) for order in orders for one in page_of([record], order, False, 10, 1).runs]
-    texts += [forms[form](Family([record], {}), Look()) for form in ("text", "mermaid", "dot")]
+    texts += [forms[form](Family([record], {}), OutputStyle()) for form in ("text", "mermaid", "dot")]
     json.dumps(run_json(record), allow_nan=False)
     for text in texts:
         assert not set("\x1b\x00\x07\r\x9b\u202e") & set(text), repr(text)

@@ -7,7 +7,7 @@ import pytest
 from studies import panel, study_of
 
 from rewindctl.datasets.facts import facts_of
-from rewindctl.paper.allotment import Comparison, Result, choices, comparisons, effects, trial
+from rewindctl.paper.allotment import PlannedComparison, TrialResult, choices, comparisons, effects, trial
 from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.paper.study import shipped
 
@@ -19,7 +19,7 @@ def planned(*panels: dict[str, Any], seeds: int = 8) -> StudyPlan:
     return make_plan([study_of(*panels)], lambda name: FACTS, tuple(range(seeds)))
 
 
-def pairs(found: list[Comparison]) -> list[tuple[str, str, str, float]]:
+def pairs(found: list[PlannedComparison]) -> list[tuple[str, str, str, float]]:
     return [(one.first[0].label, one.second[0].label, one.direction, one.bound) for one in found]
 
 
@@ -79,8 +79,8 @@ def test_a_pair_is_of_one_dense_run() -> None:
     plan = planned(panel(methods=METHODS), seeds=3)
     (one, *_) = comparisons(plan, 0.1, [])
     (first, second) = (side[0].stages for side in (one.first, one.second))
-    results = {key: Result(f"here {seed}", 0.5, "fp32") for seed, key in enumerate(first)}
-    results |= {key: Result(f"here {seed}", 0.6, "fp32") for seed, key in enumerate(second)}
+    results = {key: TrialResult(f"here {seed}", 0.5, "fp32") for seed, key in enumerate(first)}
+    results |= {key: TrialResult(f"here {seed}", 0.6, "fp32") for seed, key in enumerate(second)}
     assert effects(one, plan.seeds, results) == pytest.approx({0: -10.0, 1: -10.0, 2: -10.0})
-    elsewhere = results | {second[1]: Result("there", 0.6, "fp32")}
+    elsewhere = results | {second[1]: TrialResult("there", 0.6, "fp32")}
     assert list(effects(one, plan.seeds, elsewhere)) == [0, 2]

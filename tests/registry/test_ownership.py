@@ -18,7 +18,7 @@ from conftest import quickly
 from rewindctl.datasets import load_dataset
 from rewindctl.errors import BusyError, RegistryError
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.registry import Registry, RunRecord, RunWriter, Watch
+from rewindctl.registry import OwnerWatch, Registry, RunRecord, RunWriter
 from rewindctl.registry.claiming import claim, ownership
 from rewindctl.registry.claiming.ownership import is_gone, this_process
 from rewindctl.registry.records import HEARTBEAT, OWNER, TICKET
@@ -137,7 +137,7 @@ def far(registry: Registry, writer: RunWriter) -> Callable[..., RunRecord]:
 def test_another_machine_is_dead_when_its_heartbeat_stands_still(
     quick: None, far: Callable[..., RunRecord], ago: float
 ) -> None:
-    watch, run = Watch(), far(ago)
+    watch, run = OwnerWatch(), far(ago)
     assert not watch.is_dead(run)
     until(lambda: watch.is_dead(run))
 
@@ -146,7 +146,7 @@ def test_another_machine_is_dead_when_its_heartbeat_stands_still(
 def test_another_machine_is_alive_while_its_heartbeat_changes(
     quick: None, far: Callable[..., RunRecord], ago: float
 ) -> None:
-    watch = Watch()
+    watch = OwnerWatch()
     for second in range(6):
         assert not watch.is_dead(far(ago - second))
         time.sleep(ownership.STALE_SECONDS / 2)
@@ -157,7 +157,7 @@ def test_time_in_which_nobody_could_look_says_nothing_of_an_owner(
 ) -> None:
     """A store that was away for hours, for whoever looks and for the owner: the first look after it finds no beat."""
     monkeypatch.setattr(ownership, "LOOK_SECONDS", 0.01)
-    watch, run = Watch(), far(ownership.LONG_GONE_SECONDS / 2)
+    watch, run = OwnerWatch(), far(ownership.LONG_GONE_SECONDS / 2)
     for _ in range(3):
         assert not watch.is_dead(run)
         time.sleep(ownership.STALE_SECONDS + 0.1)
@@ -165,12 +165,12 @@ def test_time_in_which_nobody_could_look_says_nothing_of_an_owner(
 
 
 def test_a_heartbeat_of_long_ago_needs_no_watching(far: Callable[..., RunRecord]) -> None:
-    assert Watch().is_dead(far(ownership.LONG_GONE_SECONDS + 60))
+    assert OwnerWatch().is_dead(far(ownership.LONG_GONE_SECONDS + 60))
 
 
 def test_a_run_without_heartbeat_counts_by_its_start(quick: None, far: Callable[..., RunRecord]) -> None:
-    assert Watch().is_dead(far(None, started=ownership.LONG_GONE_SECONDS + 60))
-    watch, run = Watch(), far(None)
+    assert OwnerWatch().is_dead(far(None, started=ownership.LONG_GONE_SECONDS + 60))
+    watch, run = OwnerWatch(), far(None)
     assert not watch.is_dead(run)
     until(lambda: watch.is_dead(run))
 
@@ -317,7 +317,7 @@ def test_the_one_at_work_keeps_the_stage_from_a_clock_that_is_behind(
     set_tag(store, late.run_id, "rewindctl.fingerprint", spec_of().fingerprint())
     edit(store, "DELETE FROM tags WHERE key = ? AND run_uuid = ?", TICKET, late.run_id)
     with pytest.raises(BusyError, match=writer.run_id):
-        claim.win(registry.client, late.run_id, stage(registry), stage(registry), Watch())
+        claim.win(registry.client, late.run_id, stage(registry), stage(registry), OwnerWatch())
 
 
 @pytest.mark.parametrize("alive", [True, False])
@@ -334,7 +334,7 @@ def test_one_that_is_choosing_its_ticket_is_waited_for_unless_it_is_dead(
     late = registry.start(spec_of(1), "late", None, {})
     set_tag(store, late.run_id, "rewindctl.fingerprint", spec_of().fingerprint())
     with pytest.raises(BusyError, match=choosing.run_id):
-        claim.win(registry.client, late.run_id, stage(registry), stage(registry), Watch())
+        claim.win(registry.client, late.run_id, stage(registry), stage(registry), OwnerWatch())
 
 
 def test_a_stage_finished_since_the_caller_looked_is_not_run_again_unless_forced(registry: Registry) -> None:
@@ -380,7 +380,7 @@ def test_another_machines_run_is_taken_over_when_it_falls_silent(quick: None, st
     writer.resume_file.parent.mkdir(parents=True)
     writer.resume_file.write_bytes(b"a point")
     set_tag(store, writer.run_id, OWNER, ELSEWHERE)
-    watch = Watch()
+    watch = OwnerWatch()
     with pytest.raises(BusyError, match=f"elsewhere:{PID}"):
         registry.start(spec_of(), "a run", None, {}, watch=watch)
     time.sleep(ownership.STALE_SECONDS)

@@ -10,7 +10,7 @@ from study_rows import facts, tiny_study
 from rewindctl.console import Console
 from rewindctl.engines.in_turn import InProcess
 from rewindctl.engines.run import run_plan
-from rewindctl.engines.work import Site
+from rewindctl.engines.work import WorkerConfig
 from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.registry import Registry
 
@@ -33,7 +33,7 @@ def tiny(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     folder = tmp_path_factory.mktemp("tiny")
     uri = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
     plan = make_plan([tiny_study], facts, (0, 1))
-    engine = InProcess(Site(uri, "rewindctl", "cpu", threads=1))
+    engine = InProcess(WorkerConfig(uri, "rewindctl", "cpu", threads=1))
     finished = run_plan(plan, {}, engine, Console(quiet=True))
     assert not finished.failures
     return Tiny(plan, finished.runs, uri)

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rewindctl.console import Look
+from rewindctl.console import OutputStyle
 from rewindctl.registry import RunRecord
 from rewindctl.report.facts import Layer, RunFacts
 from rewindctl.report.screen import BARS, PLAIN_BARS, POINTS, screen, sparkline
 
-LOOK = Look()
+LOOK = OutputStyle()
 
 
 def record(number: int, **changes: object) -> RunRecord:
@@ -35,7 +35,7 @@ def test_no_run_needs_more_than_40_lines_of_80_columns(count: int, long: str) ->
         {f"{long}/{n}": n for n in numbers} | {f"checkpoints/{n:08d}.safetensors": n for n in numbers},
         f"rewindctl retrain {' '.join(f'--option-{n} {n}' for n in range(12))}",
     )
-    for look in (LOOK, Look(unicode=False)):
+    for look in (LOOK, OutputStyle(unicode=False)):
         lines = screen(facts, look).splitlines()
         assert len(lines) <= 40
         assert max(map(len, lines)) <= 80
@@ -43,7 +43,7 @@ def test_no_run_needs_more_than_40_lines_of_80_columns(count: int, long: str) ->
 
 def test_without_unicode_everything_is_ascii() -> None:
     facts = RunFacts(record(0), accuracies=[(0, 0.1), (1, 0.9)], layers=[Layer("a", "1", 2, 1, 0.5)])
-    assert screen(facts, Look(unicode=False)).isascii()
+    assert screen(facts, OutputStyle(unicode=False)).isascii()
     assert not screen(facts, LOOK).isascii()
 
 
@@ -65,11 +65,11 @@ def test_a_long_curve_leaves_room_for_what_is_said_of_it() -> None:
 @example([2.2250738585072014e-308, 0.0], True)
 def test_a_sparkline_rises_where_its_values_rise(values: list[float], unicode: bool) -> None:
     bars = BARS if unicode else PLAIN_BARS
-    line = sparkline(values, Look(unicode=unicode))
+    line = sparkline(values, OutputStyle(unicode=unicode))
     assert len(line) == min(len(values), POINTS)
     heights = [bars.index(bar) for bar in line]
     if len(values) <= POINTS:
         order = sorted(range(len(values)), key=values.__getitem__)
         assert [heights[index] for index in order] == sorted(heights)
-    ends = sparkline([min(values), max(values), values[-1]], Look(unicode=unicode))
+    ends = sparkline([min(values), max(values), values[-1]], OutputStyle(unicode=unicode))
     assert line[-1] == ends[-1]

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewindctl.rewinding.schedule import Schedule, scale_boundaries
+from rewindctl.rewinding.schedule import LearningRateSchedule, scale_boundaries
 
-RESNET = Schedule(72_000, 0.1, (36_000, 54_000), 0.1)
-WRN = Schedule(80_000, 0.1, (32_000, 48_000, 64_000), 0.2)
+RESNET = LearningRateSchedule(72_000, 0.1, (36_000, 54_000), 0.1)
+WRN = LearningRateSchedule(80_000, 0.1, (32_000, 48_000, 64_000), 0.2)
 
 
 @pytest.mark.parametrize(
@@ -22,13 +22,13 @@ WRN = Schedule(80_000, 0.1, (32_000, 48_000, 64_000), 0.2)
         (WRN, 64_000, 79_999, 0.0008),
     ],
 )
-def test_rates_are_those_of_the_report(schedule: Schedule, first: int, last: int, rate: float) -> None:
+def test_rates_are_those_of_the_report(schedule: LearningRateSchedule, first: int, last: int, rate: float) -> None:
     assert {schedule.rate(iteration) for iteration in (first, (first + last) // 2, last)} == {rate}
 
 
 @pytest.mark.parametrize("schedule", [RESNET, WRN])
 @pytest.mark.parametrize("divisor", [2, 10, 100, 1_000])
-def test_a_scaled_schedule_keeps_the_shape(schedule: Schedule, divisor: int) -> None:
+def test_a_scaled_schedule_keeps_the_shape(schedule: LearningRateSchedule, divisor: int) -> None:
     scaled = schedule.scaled(schedule.iterations // divisor)
     assert scaled.iterations == schedule.iterations // divisor
     for iteration in range(0, scaled.iterations, max(1, scaled.iterations // 500)):
@@ -36,7 +36,7 @@ def test_a_scaled_schedule_keeps_the_shape(schedule: Schedule, divisor: int) -> 
 
 
 @given(st.integers(1, 10_000), st.sampled_from([RESNET, WRN]))
-def test_every_length_starts_at_the_first_rate_and_only_falls(iterations: int, schedule: Schedule) -> None:
+def test_every_length_starts_at_the_first_rate_and_only_falls(iterations: int, schedule: LearningRateSchedule) -> None:
     scaled = schedule.scaled(iterations)
     assert scaled.rate(0) == schedule.learning_rate
     assert len(scaled.boundaries) == len(schedule.boundaries)

@@ -21,7 +21,7 @@ from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pruning import Mask, prune
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.rewinding.schedule import Schedule
+from rewindctl.rewinding.schedule import LearningRateSchedule
 from rewindctl.specs import PruneSpec
 from rewindctl.training.agreement import compared
 from rewindctl.training.device import environment, resolve_device
@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available()
 N = 12
 SETTINGS = replace(
     trainings.SETTINGS,
-    schedule=Schedule(N, 0.1, (6, 9), 0.1),
+    schedule=LearningRateSchedule(N, 0.1, (6, 9), 0.1),
     iterations=N,
     evaluate_every=N,
     checkpoint_at=(),
@@ -261,7 +261,9 @@ def test_a_graph_is_made_on_the_device_of_the_data_whichever_is_current(saved: S
 
 
 def test_bf16_is_near_fp32_and_its_own_bytes(data: DeviceData, saved: Saved) -> None:
-    settings = replace(SETTINGS, iterations=120, evaluate_every=120, schedule=Schedule(120, 0.1, (60, 90), 0.1))
+    settings = replace(
+        SETTINGS, iterations=120, evaluate_every=120, schedule=LearningRateSchedule(120, 0.1, (60, 90), 0.1)
+    )
     exact, _ = run(data, settings, initial())
     rounded, _ = run(data, replace(settings, precision="bf16"), initial())
     again, _ = run(data, replace(settings, precision="bf16"), initial())
@@ -270,7 +272,9 @@ def test_bf16_is_near_fp32_and_its_own_bytes(data: DeviceData, saved: Saved) -> 
 
 
 def test_without_determinism_it_learns_all_the_same(data: DeviceData) -> None:
-    settings = replace(SETTINGS, iterations=120, evaluate_every=120, schedule=Schedule(120, 0.1, (60, 90), 0.1))
+    settings = replace(
+        SETTINGS, iterations=120, evaluate_every=120, schedule=LearningRateSchedule(120, 0.1, (60, 90), 0.1)
+    )
     result, _ = run(data, replace(settings, deterministic=False), initial())
     assert result.test_accuracy > 0.9
 
@@ -332,7 +336,7 @@ def test_a_loss_of_nan_makes_no_update(data: DeviceData) -> None:
 
 def test_divergence_is_found_at_the_evaluation_with_its_iteration_and_its_weights(data: DeviceData) -> None:
     """Rate 1e30 from iteration 4: evaluated always or only at the end, the same iteration and the same weights."""
-    settings = replace(SETTINGS, schedule=Schedule(N, 0.1, (4,), 1e31))
+    settings = replace(SETTINGS, schedule=LearningRateSchedule(N, 0.1, (4,), 1e31))
     found: dict[int, tuple[int, dict[str, torch.Tensor]]] = {}
     states: list[TrainState] = []
     for every, saved_at in ((1, EVERY), (N, EVERY[:0])):

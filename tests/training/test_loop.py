@@ -20,7 +20,7 @@ from rewindctl.models.network import NetworkConfig
 from rewindctl.pruning import Mask, prune
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.methods import RetrainPlan
-from rewindctl.rewinding.schedule import Schedule
+from rewindctl.rewinding.schedule import LearningRateSchedule
 from rewindctl.specs import PruneSpec
 from rewindctl.training.loop import evaluate, train
 from rewindctl.training.records import TrainResult, TrainSettings
@@ -28,7 +28,7 @@ from rewindctl.training.records import TrainResult, TrainSettings
 N = 12  # more than the 10 batches of an epoch
 SETTINGS = replace(
     trainings.SETTINGS,
-    schedule=Schedule(N, 0.1, (6, 9), 0.1),
+    schedule=LearningRateSchedule(N, 0.1, (6, 9), 0.1),
     iterations=N,
     evaluate_every=N,
     checkpoint_at=(),
@@ -245,7 +245,7 @@ def test_an_update_is_sgd_by_the_book(data: DeviceData, dense: Dense, nesterov: 
 
 def test_a_run_is_that_of_pytorchs_own_optimiser(data: DeviceData, dense: Dense) -> None:
     """Four updates over a drop of the rate, against torch.optim.SGD with one plain loop."""
-    settings = replace(SETTINGS, schedule=Schedule(4, 0.1, (2,), 0.1), iterations=4, weight_decay=0.05)
+    settings = replace(SETTINGS, schedule=LearningRateSchedule(4, 0.1, (2,), 0.1), iterations=4, weight_decay=0.05)
     value = network().to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(
         value.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.05, foreach=True
@@ -323,7 +323,7 @@ def test_the_training_loss_is_the_mean_since_the_last_evaluation(data: DeviceDat
 
 def test_the_result_is_the_last_accuracy_and_the_best_is_only_noted(data: DeviceData, dense: Dense) -> None:
     """A rate that wrecks the network at the end: the last is not the best."""
-    settings = replace(SETTINGS, schedule=Schedule(N, 0.05, (10,), 40.0), evaluate_every=1)
+    settings = replace(SETTINGS, schedule=LearningRateSchedule(N, 0.05, (10,), 40.0), evaluate_every=1)
     result, recorder = run(data, settings, dense.start)
     accuracies = [e.test_accuracy for e in recorder.evaluations]
     assert accuracies[-1] < max(accuracies)
@@ -344,7 +344,7 @@ def test_a_diverged_run_keeps_the_weights_from_before_the_bad_update(
     data: DeviceData, dense: Dense, every: int
 ) -> None:
     """Rate 1e30 from iteration 4: whenever the loss goes, the parameters are those of the last state handed over."""
-    schedule = Schedule(N, 0.1, (4,), 1e31)
+    schedule = LearningRateSchedule(N, 0.1, (4,), 1e31)
     settings = replace(SETTINGS, schedule=schedule, evaluate_every=every, checkpoint_at=tuple(range(N + 1)))
     value, recorder = network(), Keeper()
     with pytest.raises(DivergedError) as caught:
@@ -363,7 +363,7 @@ def test_a_diverged_run_keeps_the_weights_from_before_the_bad_update(
 
 def test_a_last_update_that_diverges_gives_no_result(data: DeviceData, dense: Dense) -> None:
     """No training loss comes after it; what it made of the network is seen on the test set."""
-    settings = replace(SETTINGS, schedule=Schedule(5, 0.1, (4,), 1e31), iterations=5, checkpoint_at=(5,))
+    settings = replace(SETTINGS, schedule=LearningRateSchedule(5, 0.1, (4,), 1e31), iterations=5, checkpoint_at=(5,))
     recorder = Keeper()
     with pytest.raises(DivergedError) as caught:
         train(network(), data, settings, dense.start, recorder)

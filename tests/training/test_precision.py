@@ -19,7 +19,7 @@ from rewindctl.models import build_network, kernels
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pruning import Mask, prune
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.rewinding.schedule import Schedule
+from rewindctl.rewinding.schedule import LearningRateSchedule
 from rewindctl.specs import PruneSpec
 from rewindctl.training.graph import alone, rehearse
 from rewindctl.training.loop import train
@@ -103,7 +103,9 @@ def test_a_step_in_bf16_is_a_rounded_step(data: DeviceData, start: TrainState) -
 
 @pytest.mark.slow
 def test_bf16_learns_what_fp32_learns(data: DeviceData, start: TrainState) -> None:
-    settings = replace(SETTINGS, iterations=120, evaluate_every=120, schedule=Schedule(120, 0.1, (60, 90), 0.1))
+    settings = replace(
+        SETTINGS, iterations=120, evaluate_every=120, schedule=LearningRateSchedule(120, 0.1, (60, 90), 0.1)
+    )
     exact, rounded = (run(data, replace(settings, precision=p), start)[0] for p in get_args(Precision))
     assert exact.test_accuracy > 0.9
     assert abs(rounded.test_accuracy - exact.test_accuracy) < 0.02

@@ -17,7 +17,7 @@ from rewindctl.registry.roots.binding import MARKER, MisplacedError
 from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.tuning.request import TuneRequest, asked
 from rewindctl.tuning.study import Tuned, tune
-from rewindctl.tuning.trial import Trials, Watch
+from rewindctl.tuning.trial import TrialListeners, Trials
 
 TIMES = ("duration_seconds", "iterations_per_second")
 IDS = ("run_id", "storage")
@@ -89,5 +89,5 @@ def test_a_trial_whose_store_was_moved_ends_though_another_was_at_it(
     marker = copied_chain.store.parent / "mlruns" / "rewindctl" / MARKER
     marker.write_bytes(b"{")
     with pytest.raises(MisplacedError):
-        trials.measure(trial, "mine", {}, Watch())
+        trials.measure(trial, "mine", {}, TrialListeners())
     other.fail(KeyboardInterrupt())

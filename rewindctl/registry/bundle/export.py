@@ -18,7 +18,7 @@ from rewindctl.registry.runs.record import Point
 from rewindctl.specs import canonical_json, first_problem
 from rewindctl.system.files import disk_hint, no_plain_file, sha256
 
-Progress = Callable[[int, int], None]  # runs done, runs in all
+ReportCount = Callable[[int, int], None]  # runs done, runs in all
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def export_bundle(
     checkpoints: bool = True,
     part_bytes: int | None = None,
     overwrite: bool = False,
-    progressed: Progress = lambda done, total: None,
+    progressed: ReportCount = lambda done, total: None,
 ) -> Exported:
     """Write `runs`, parents first, to a bundle; equal runs make equal bytes.
 

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from rewindctl.errors import RegistryError
 from rewindctl.registry import records as tag
-from rewindctl.registry.claiming.ownership import Watch, shown, this_process
+from rewindctl.registry.claiming.ownership import OwnerWatch, shown, this_process
 from rewindctl.registry.deleting.versions import drop_versions
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
@@ -22,7 +22,7 @@ def discard(registry: Registry, run: RunRecord) -> None:
 
 def remove_leftovers(registry: Registry) -> None:
     """Remove what a killed import left. Raises: RegistryError when another import is at work."""
-    watch = Watch()
+    watch = OwnerWatch()
     for run in registry.search():
         if tag.IMPORT not in run.tags or run.finished:
             continue

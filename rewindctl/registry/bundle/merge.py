@@ -25,7 +25,7 @@ from rewindctl.errors import IntegrityError, RegistryError
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.archive import Source, check_sizes, extract, find_parts, read_index
 from rewindctl.registry.bundle.check import check_manifests, check_runs, spec_of, upgrade_below
-from rewindctl.registry.bundle.export import Progress
+from rewindctl.registry.bundle.export import ReportCount
 from rewindctl.registry.bundle.index import Index, RunEntry, parse_index
 from rewindctl.registry.bundle.leftovers import discard, remove_leftovers
 from rewindctl.registry.claiming.ownership import this_process
@@ -66,7 +66,7 @@ class Merged:
 
 
 def import_bundle(
-    open_registry: Callable[[], Registry], given: Sequence[Path], progressed: Progress = lambda done, total: None
+    open_registry: Callable[[], Registry], given: Sequence[Path], progressed: ReportCount = lambda done, total: None
 ) -> Merged:
     """Merge a bundle, given by its path or its parts. The registry is opened when the bundle is verified.
 
@@ -104,7 +104,7 @@ def read_bundle(given: Sequence[Path], folder: Path) -> Bundle:
 class _Merge:
     registry: Registry
     bundle: Bundle
-    progressed: Progress
+    progressed: ReportCount
     same: dict[str, list[RunRecord]] = field(default_factory=dict)  # runs that are there, by the bundle's run ID
     twins: dict[str, str] = field(default_factory=dict)  # a run of the bundle that has another's results
     new: list[RunEntry] = field(default_factory=list)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from rewindctl.errors import BusyError
-from rewindctl.registry.claiming.ownership import Watch, shown
+from rewindctl.registry.claiming.ownership import OwnerWatch, shown
 from rewindctl.registry.records import OWNER, TICKET, RunRecord, number
 from rewindctl.registry.store.client import Client
 
@@ -23,13 +23,13 @@ CHOOSING = "choosing "  # what the ticket of a run is until it has one, with a w
 Look = Callable[[], list[RunRecord]]
 
 
-def refuse_if_busy(look: Look, watch: Watch) -> None:
+def refuse_if_busy(look: Look, watch: OwnerWatch) -> None:
     """Raises: BusyError when a living process is at one of the runs."""
     for run in _survey(look, watch)[1]:
         raise busy(run)
 
 
-def win(client: Client, mine: str, look: Look, everyone: Look, watch: Watch) -> tuple[int, list[RunRecord]]:
+def win(client: Client, mine: str, look: Look, everyone: Look, watch: OwnerWatch) -> tuple[int, list[RunRecord]]:
     """The winning ticket of the run `mine`, and the stage's other runs but for those that are about to lose to it.
 
     While the run with the ticket is RUNNING and its owner lives, no one else wins. The ticket is above that of every
@@ -55,7 +55,7 @@ def win(client: Client, mine: str, look: Look, everyone: Look, watch: Watch) -> 
         time.sleep(LOOK_SECONDS)
 
 
-def _survey(look: Look, watch: Watch) -> tuple[list[RunRecord], list[RunRecord]]:
+def _survey(look: Look, watch: OwnerWatch) -> tuple[list[RunRecord], list[RunRecord]]:
     """The runs of the stage, and those of them that a living process is at."""
     runs = look()
     dead = {(run.run_id, run.tags.get(OWNER)) for run in runs if run.status == "RUNNING" and watch.is_dead(run)}

@@ -74,7 +74,7 @@ def is_gone(owner: str, sign: float) -> bool | None:
     return not (number(pid) and _exists(number(pid), start))
 
 
-class Watch:
+class OwnerWatch:
     """Tells runs whose owner is dead from those at work, over several looks at the same runs.
 
     An owner on this machine is asked for by pid. Another machine's is alive while its heartbeat changes: no two clocks

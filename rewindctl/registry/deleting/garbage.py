@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rewindctl.counting import count_of
 from rewindctl.errors import RegistryError
-from rewindctl.registry.claiming.ownership import Watch
+from rewindctl.registry.claiming.ownership import OwnerWatch
 from rewindctl.registry.deleting.disk import Disk, size_of
 from rewindctl.registry.deleting.removal import Before, descendants, leaf_first, remove
 from rewindctl.registry.deleting.strays import find_run, resume_points, temporary_files, unreferenced_folders
@@ -57,7 +57,7 @@ class Survey:
 
     def __init__(self, registry: Registry, asked: Collection[str] = ()) -> None:
         self.registry, self.asked, self.notes = registry, asked, list[str]()
-        self._disk, self._watch = Disk(registry), Watch()
+        self._disk, self._watch = Disk(registry), OwnerWatch()
 
     @cached_property
     def items(self) -> list[Item]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rewindctl.errors import RegistryError, RewindError, UsageError
-from rewindctl.registry.claiming.ownership import Watch, shown
+from rewindctl.registry.claiming.ownership import OwnerWatch, shown
 from rewindctl.registry.deleting.disk import Disk
 from rewindctl.registry.deleting.versions import drop_versions, refuse_foreign_versions
 from rewindctl.registry.delivery.outbox import forget, kept_folder
@@ -56,7 +56,7 @@ def plan(registry: Registry, named: Sequence[RunRecord], *, recursive: bool = Fa
         if below and not recursive:
             raise HasDescendantsError(run, leaf_first(below))
         chosen |= {one.run_id: one for one in below}
-    disk, watch = Disk(registry), Watch()
+    disk, watch = Disk(registry), OwnerWatch()
     for run in chosen.values():
         _require_ours(run)
         refuse_if_owned(run, watch)
@@ -70,7 +70,7 @@ def remove(registry: Registry, runs: Iterable[RunRecord], before: Before = lambd
 
     Raises: RegistryError when one has a new child or owner, or the store cannot delete its files.
     """
-    disk, watch = Disk(registry), Watch()
+    disk, watch = Disk(registry), OwnerWatch()
     for planned in runs:
         run = registry.get(planned.run_id, deleted=True)
         refuse_if_owned(run, watch)
@@ -114,7 +114,7 @@ def leaf_first(runs: Iterable[RunRecord]) -> list[RunRecord]:
     return sorted(known.values(), key=lambda run: (depth(run), run.started, run.run_id), reverse=True)
 
 
-def refuse_if_owned(run: RunRecord, watch: Watch) -> None:
+def refuse_if_owned(run: RunRecord, watch: OwnerWatch) -> None:
     """Raises: RegistryError when a living process is at the run, as far as can be told."""
     if run.status == "RUNNING" and not run.deleted and not watch.is_dead(run):
         owner = shown(run.tags.get(OWNER, "")) or "an unknown process"

@@ -9,7 +9,7 @@ from rewindctl.counting import count_of
 from rewindctl.errors import BusyError, IntegrityError, RegistryError, RewindError, UsageError
 from rewindctl.registry import records as tag
 from rewindctl.registry.claiming import claim
-from rewindctl.registry.claiming.ownership import Lease, Watch, now, release, this_process
+from rewindctl.registry.claiming.ownership import Lease, OwnerWatch, now, release, this_process
 from rewindctl.registry.delivery.outbox import Outbox, is_kept, kept_folder
 from rewindctl.registry.experiments import experiment_of
 from rewindctl.registry.models import model_of, unregistered, unregistered_text
@@ -211,7 +211,7 @@ def regain(registry: Registry, run: RunRecord, about: dict[str, Any]) -> RunWrit
     own |= {tag.OWNER: this_process(), tag.HEARTBEAT: now()}
     mine = create_run(registry.client, registry.experiment_id, own, run.name)
     try:
-        ticket, others = claim.win(registry.client, mine, look, everyone, Watch())
+        ticket, others = claim.win(registry.client, mine, look, everyone, OwnerWatch())
         for other in others:
             if other.finished:  # since we looked
                 raise claim.busy(other)

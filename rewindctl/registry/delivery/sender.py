@@ -56,7 +56,7 @@ def _batch(client: Client, run_id: str, kind: str, rows: list[list[Any]]) -> Non
         client.log_batch(run_id, **{kind: made[start : start + size]})
 
 
-class Post:
+class Delivery:
     """The way of a run's entries to its store.
 
     The first that finds the store away, or moved, opens an outbox; from then on nothing is sent until the heartbeat has

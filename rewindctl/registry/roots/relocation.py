@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rewindctl.errors import IntegrityError, UsageError
 from rewindctl.registry import records as tag
-from rewindctl.registry.bundle.export import Progress
-from rewindctl.registry.claiming.ownership import Watch
+from rewindctl.registry.bundle.export import ReportCount
+from rewindctl.registry.claiming.ownership import OwnerWatch
 from rewindctl.registry.deleting.removal import refuse_if_owned
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.roots.binding import Binding, Home, alone_in, new_mark, read_marker
@@ -62,7 +62,7 @@ def relocate(
     *,
     dry_run: bool = False,
     keep_damaged: bool = False,
-    progressed: Progress = lambda done, total: None,
+    progressed: ReportCount = lambda done, total: None,
 ) -> Relocated:
     """Give a SQLite store that was copied or moved its own files, beside it.
 
@@ -86,7 +86,7 @@ class _Relocation:
     client: Client
     binding: Binding
     keep_damaged: bool
-    progressed: Progress
+    progressed: ReportCount
     digests: dict[Path, str] = field(default_factory=dict)  # of the files in a new root that finished runs have
 
     def run(self, dry_run: bool) -> Relocated:
@@ -123,7 +123,7 @@ class _Relocation:
 
     def _refuse_living(self, moves: Sequence[Move], runs: dict[int, list[RunRecord]]) -> None:
         """A copy's runs are the original's, and so are the processes at them."""
-        watch = Watch()
+        watch = OwnerWatch()
         for move in moves:
             for run in runs[move.home.experiment_id] if move.original is None else ():
                 refuse_if_owned(run, watch)

@@ -13,7 +13,7 @@ from typing import Any
 from rewindctl.errors import KeptError
 from rewindctl.registry import records as tag
 from rewindctl.registry.claiming import claim, ownership
-from rewindctl.registry.claiming.ownership import Lease, Watch
+from rewindctl.registry.claiming.ownership import Lease, OwnerWatch
 from rewindctl.registry.delivery.outbox import Entry, Outbox
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.runs import stored_point
@@ -39,7 +39,7 @@ class Opening:
     tags: dict[str, str]
     machine: stored_point.Machine | None = None  # None: stored resume points are none of its business
 
-    def open(self, look: claim.Look, everyone: claim.Look, watch: Watch, resume: bool) -> RunWriter:
+    def open(self, look: claim.Look, everyone: claim.Look, watch: OwnerWatch, resume: bool) -> RunWriter:
         """The run to write to; what `Registry.start` does. `look` reads all runs of the stage, `everyone` those of its
         fingerprint: under other parents, and in other precisions.
 
@@ -74,7 +74,7 @@ class Opening:
             own[tag.PARENT] = project
         return {**own, **self.tags}
 
-    def _claim(self, mine: Lease, look: claim.Look, everyone: claim.Look, watch: Watch, resume: bool) -> RunWriter:
+    def _claim(self, mine: Lease, look: claim.Look, everyone: claim.Look, watch: OwnerWatch, resume: bool) -> RunWriter:
         """Win the stage with the run of a lease, and open it or the one to go on with. Raises: BusyError."""
         ticket, others = claim.win(self.client, mine.run_id, look, everyone, watch)
         for run in others if resume else ():

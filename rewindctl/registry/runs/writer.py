@@ -16,7 +16,7 @@ from typing import Any
 from rewindctl.errors import DiskError, KeptError, LimitError, NotHereError, RegistryError, RewindError, UsageError
 from rewindctl.registry.claiming import ownership
 from rewindctl.registry.delivery.outbox import END, FILE, Entry, Outbox
-from rewindctl.registry.delivery.sender import Post
+from rewindctl.registry.delivery.sender import Delivery
 from rewindctl.registry.records import (
     ERROR,
     HEARTBEAT,
@@ -77,7 +77,7 @@ class RunWriter:
         self._open, self._manifest = True, ""
         self._stored = False  # whether the store may have a resume point of it
         self._heartbeat = ownership.Heartbeat(self._client, run_id, beaten)
-        self._post = Post(self._client, run_id, self._heartbeat, about or {})
+        self._post = Delivery(self._client, run_id, self._heartbeat, about or {})
 
     @classmethod
     def reopen(
