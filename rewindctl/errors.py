@@ -73,15 +73,15 @@ class BusyError(RegistryError):
 
     def __init__(self, run_id: str, owner: str) -> None:
         super().__init__(
-            f"run {run_id} ({owner}) is at this very stage",
+            f"run {run_id} ({owner}) is already running this stage",
             "leave out --no-wait to wait for it and use its result; "
-            f"if nothing is at it any more: mlflow runs delete --run-id {run_id}",
+            f"if its process is gone: mlflow runs delete --run-id {run_id}",
         )
         self.run_id, self.owner = run_id, owner
 
 
 class KeptError(RegistryError):
-    """A run is done, and its store is away or locked: `folder` on this machine holds the results of `run_id`."""
+    """The store of a finished run is unreachable or locked: `folder` on this machine holds the results of `run_id`."""
 
     def __init__(self, run_id: str, folder: str, why: str) -> None:
         super().__init__(

@@ -220,7 +220,7 @@ ENVIRONMENT = {
     "REWINDCTL_DATA": "folder of data sets where `--data-dir` is not given",
     "XDG_CACHE_HOME": "data sets are in its `rewindctl`; else `~/.cache/rewindctl`",
     "XDG_STATE_HOME": "resume points are in its `rewindctl/resume`; else `~/.local/state/rewindctl/resume`",
-    "REWINDCTL_OUTAGE_SECONDS": "how long a store that is away or locked is waited for, at the end of a run too; 300",
+    "REWINDCTL_OUTAGE_SECONDS": "seconds to retry an unreachable or locked store, at the end of a run too; 300",
     "NO_COLOR": "no bold and no colour",
     "FORCE_COLOR": "bold and colour also where there is no terminal",
     "TERM": "`dumb`: a terminal without bold and colour",

@@ -87,7 +87,7 @@ def _show(session: Session, survey: "Survey", yes: bool) -> None:
         console.say(f"note: {note}")
     if not yes:
         hint = "; --yes removes it" if survey.chosen else ""
-        console.say(f"{_size(survey):,} bytes can be had back{hint}")
+        console.say(f"{_size(survey):,} bytes can be freed{hint}")
 
 
 def _size(survey: "Survey") -> int:

@@ -16,7 +16,7 @@ def recover(
     session: Session,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check what is kept, and change nothing.")] = False,
 ) -> None:
-    """Upload results that were kept on this machine when their store was away or locked; prints the finished runs.
+    """Upload results kept on this machine while their store was unreachable or locked; prints the finished runs.
 
     Finished baselines of the experiment that are no versions of their model, whoever trained them, are registered too.
 

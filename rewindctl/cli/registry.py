@@ -162,7 +162,7 @@ def relocate_store(
     for run_id in done.damaged:
         session.console.say(f"damaged: run {run_id}, which is as it was; see rewindctl verify {run_id}")
     if not done.folders:
-        session.console.say(f"{done.store} is where its files are: nothing was changed")
+        session.console.say(f"{done.store} has its files in place: nothing was changed")
         return
     kind = f"a copy of {done.original}" if done.original else "moved"
     files = f"{count_of(done.copied, 'file')} {'to be copied' if dry_run else 'copied'}, {done.size:,} bytes"

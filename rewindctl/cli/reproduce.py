@@ -147,7 +147,7 @@ def reproduce(
     finished = _run(session, made, means, elsewhere.results)
     _print_results(session, tuple(study), made, finished, output, elsewhere)
     if finished.left:
-        raise LimitError(f"--time-limit {time_limit} was over: {_left_text(made, finished)}")
+        raise LimitError(f"--time-limit {time_limit} was reached: {_left_text(made, finished)}")
 
 
 def _print_studies(session: Session, show: str | None) -> None:

@@ -92,7 +92,7 @@ def print_power(session: "Session", comparisons: "list[PlannedComparison]", poin
     from rewindctl.report.power import power_rows, power_table
 
     if not 0 < points <= 100:
-        raise UsageError(f"--power {points:g} is no number of points", "give one above 0, such as 0.2")
+        raise UsageError(f"--power {points:g} is not a number of points", "give one above 0, such as 0.2")
     rows = power_rows(comparisons, points)
     if session.json:
         session.console.json(rows)
@@ -109,7 +109,7 @@ def say_end(session: "Session", ended: Ended, budget: str | None, time_limit: st
         return
     which = f"--time-limit {time_limit}" if ended.out_of_time else f"--budget {budget}"
     raise LimitError(
-        f"{which} was over: {ended.undecided} of {count} not decided, "
+        f"{which} was reached: {ended.undecided} of {count} not decided, "
         f"{ended.spent:,} iterations spent; the next trial takes {ended.next.iterations:,}",
         "the same command goes on",
     )

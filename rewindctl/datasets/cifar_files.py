@@ -65,7 +65,7 @@ def unpickled(content: bytes) -> dict[str, Any]:
                 raise ValueError(f"it has {len(content):,} bytes and a memo of {argument:,}")
         found = _Unpickler(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # a pickle is a program: it may end anywhere
-        raise ValueError(f"it is no pickle of arrays: {error}") from None
+        raise ValueError(f"it is not a pickle of arrays: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError("it is no pickle of a dictionary")
+        raise ValueError("it is not a pickle of a dictionary")
     return found

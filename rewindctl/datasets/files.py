@@ -160,7 +160,7 @@ def _read_image(path: Path) -> Images:
 
     try:
         if not path.is_file():
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             mode = image.mode
             if image.width * image.height > MOST_PIXELS:

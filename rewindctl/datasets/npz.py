@@ -63,7 +63,7 @@ def _check_header(member: Any, info: zipfile.ZipInfo) -> None:
     """The array fills the rest of the member exactly."""
     start = member.read(12)
     if start[:6] != b"\x93NUMPY" or start[6:8] not in (b"\x01\x00", b"\x02\x00"):
-        raise ValueError(f"{info.filename!r:.80} is no array")
+        raise ValueError(f"{info.filename!r:.80} is not an array")
     long = start[6] == 2
     length = struct.unpack_from("<I" if long else "<H", start, 8)[0]
     if length > LONGEST_HEADER:

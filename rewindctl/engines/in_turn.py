@@ -11,7 +11,7 @@ from rewindctl.errors import RewindError
 from rewindctl.pipeline import Outcome, Pipeline
 from rewindctl.pipeline.plan import Plan
 
-NOT_TRIED = RewindError("it was not tried: the others before it failed, all in the same way")
+NOT_TRIED = RewindError("skipped after repeated identical failures")
 Result = Outcome | RewindError
 
 

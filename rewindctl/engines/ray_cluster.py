@@ -163,6 +163,6 @@ def _check_amounts(device: str, cpus: float, gpus: float | None) -> None:
     if cpus <= 0:
         raise UsageError(f"--cpus {cpus:g} is not above 0", "give the CPUs that a stage takes, such as 1 or 0.5")
     if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
-        raise UsageError(f"--gpus {gpus:g} is no share of a GPU", "give a fraction such as 0.25, or whole GPUs")
+        raise UsageError(f"--gpus {gpus:g} is not a share of a GPU", "give a fraction such as 0.25, or whole GPUs")
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {device}: Ray gives each stage its GPU", "use --device auto, cuda or cpu")

@@ -63,7 +63,7 @@ def check_store(nodes: list[RayNode], uri: str) -> None:
         )
     if (parts.hostname or "").startswith(LOOPBACK):
         raise UsageError(
-            f"the Ray cluster is {where}: to each of them {redacted(uri)} is itself",
+            f"the Ray cluster is {where}: on each of them {redacted(uri)} means that machine itself",
             "give the address that the others reach the server at: --tracking-uri http://HOST:PORT",
         )
 
@@ -77,9 +77,9 @@ def check_resources(nodes: list[RayNode], cpus: float, gpus: float) -> None:
     largest = max(nodes, key=lambda node: (node.gpus, node.cpus) if gpus else (node.cpus, node.gpus))
     asked = f"--cpus {cpus:g}" + (f" --gpus {gpus:g}" if gpus else "")
     raise UsageError(
-        f"{asked}: no node of the Ray cluster has so much; the largest has {largest.cpus:g} CPUs"
+        f"{asked}: no node of the Ray cluster is that large; the largest has {largest.cpus:g} CPUs"
         + (f" and {largest.gpus:g} GPUs" if gpus else ""),
-        "ask for less a stage",
+        "ask for less per stage",
     )
 
 
@@ -99,8 +99,8 @@ def check_nodes(
         _check_answer(ray, asked[answer], answer)
     if silent:
         raise RewindError(
-            f"node {asked[silent[0]].address} of the Ray cluster gave no answer in {LOOK_SECONDS:.0f} s",
-            "see whether other work fills it: ray status",
+            f"node {asked[silent[0]].address} of the Ray cluster did not answer within {LOOK_SECONDS:.0f} s",
+            "check whether it is overloaded: ray status",
         )
 
 

@@ -71,7 +71,7 @@ def _endpoint(address: str) -> tuple[str, int | None]:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
         raise UsageError(
-            f"--address {address!r} is no address of a Ray cluster", "give auto, HOST:PORT or ray://HOST:PORT"
+            f"--address {address!r} is not the address of a Ray cluster", "give auto, HOST:PORT or ray://HOST:PORT"
         )
     return host.strip("[]"), int(port)
 

@@ -173,7 +173,7 @@ class _PanelPlanner:
         if not 0 < at <= parent.iterations:
             what = retrain_label(parent) if isinstance(parent, RetrainSpec) else "the baseline"
             raise UsageError(
-                f"pruned_at {self.panel.pruned_at} is no iteration of {what}, whose clock runs from {start} to "
+                f"pruned_at {self.panel.pruned_at} is not an iteration of {what}, whose clock runs from {start} to "
                 f"{start + parent.iterations}",
                 "give one within it",
             )

@@ -1,7 +1,7 @@
 """The life of a run, whatever its kind: found, or claimed and its work done; then sealed and finished, or failed.
 
-One that another process is at is waited for: its result is found, or the stage is ours when it dies. One that is done,
-and that only its store does not know of, is uploaded.
+A run of another process is waited for: its result is used, or the stage is ours when that process dies. A run that is
+finished but not uploaded is uploaded.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ class Outcome:
     reused: bool
 
 
-class Claim(Protocol):
+class StartRun(Protocol):
     """`Registry.start` of one stage. Raises: BusyError."""
 
     def __call__(self, *, watch: OwnerWatch) -> RunWriter: ...
@@ -44,7 +44,7 @@ class Life:
 
     fingerprint: str
     find: Callable[[], RunRecord | None]
-    claim: Claim
+    claim: StartRun
     work: Callable[[RunWriter], None]
     tags: Mapping[str, str] = field(default_factory=dict)
     forced: bool = False
@@ -80,10 +80,12 @@ def _find_or_claim(life: Life, pipeline: Pipeline) -> RunRecord | RunWriter:
             raise busy
         if found is None:
             if busy.run_id != told:
-                pipeline.console.say(f"waits for run {busy.run_id} ({busy.owner}), which is at this stage")
+                pipeline.console.say(
+                    f"waiting for run {busy.run_id} ({busy.owner}), which is already running this stage"
+                )
                 told = busy.run_id
             if deadline is not None and deadline.left() <= 0:
-                raise LimitError(f"run {busy.run_id} ({busy.owner}) is still at this stage")
+                raise LimitError(f"run {busy.run_id} ({busy.owner}) is still running this stage")
             pipeline.console.pause(POLL_SECONDS)
     return found
 
@@ -120,7 +122,7 @@ def deliver_kept(registry: Registry, fingerprint: str, console: Console) -> None
     """
     for one in recover(registry.uri, fingerprint=fingerprint):
         if one.lost:
-            console.say(f"note: results of run {one.run_id} are kept for nothing: {one.text}; {one.hint}")
+            console.say(f"note: results of run {one.run_id} are not needed any more: {one.text}; {one.hint}")
         elif one.state == "failed" and one.uri == registry.display_uri:
             raise KeptError(one.run_id, one.folder, one.text)
         if one.state in ("uploaded", "superseded"):

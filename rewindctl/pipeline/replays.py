@@ -166,7 +166,7 @@ def compare(registry: Registry, training: RunRecord, evaluations: tuple[Evaluati
         was = losses.get(evaluation.iteration)
         if was is not None and was != evaluation.test_loss:
             raise IntegrityError(
-                f"the replay of {training.kind} run {training.run_id} is not its training: at iteration "
+                f"the replay of {training.kind} run {training.run_id} differs from its training: at iteration "
                 f"{evaluation.iteration} the test loss is {evaluation.test_loss}, it was {was}",
                 "rewind to a recorded iteration, or train it anew with --rewind-points",
             )

@@ -76,7 +76,7 @@ class StoredPoints:
             self.writer.store_point(self.made_on)
         except RewindError as error:
             if not self._told:
-                self.say(f"note: a resume point is on this machine alone: {error.message}")
+                self.say(f"note: a resume point is stored on this machine only: {error.message}")
             self._told = True
 
 

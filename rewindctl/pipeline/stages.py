@@ -123,7 +123,7 @@ class PruneStage(StageRun):
         network = pipeline.network(dense)
         if spec.channel_norm == "remove" and not network.norm_after:
             raise UsageError(
-                f"--channel-norm remove: model {dense.model!r} says of no batch norm which convolution it follows",
+                f"--channel-norm remove: model {dense.model!r} does not say which batch norm follows which convolution",
                 "leave it out, or give the model norm_after",
             )
         load_state(registry, parent, spec.iteration).load_into(network)

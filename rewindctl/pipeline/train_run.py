@@ -42,13 +42,13 @@ def train_run(
             observer.stored = StoredPoints(writer, uploads, deciding(data.device), console.say)
         if own is not None:
             observer.kept = own.state.iteration
-            console.say(f"going on with run {writer.run_id} from iteration {own.state.iteration:,}")
+            console.say(f"resuming run {writer.run_id} from iteration {own.state.iteration:,}")
         try:
             with uploads, background:
                 result = train(ready.network, data, settings, ready.start, observer, ready.mask, resume)
                 background.wait()
         except (KeyboardInterrupt, LimitError):
-            kept = f"kept up to iteration {observer.kept:,}" if observer.kept else "nothing to go on from yet"
+            kept = f"kept up to iteration {observer.kept:,}" if observer.kept else "nothing saved yet"
             console.say(f"stopped  {title} ({writer.run_id[:8]}): {kept}")
             raise
     writer.tag({tag.UPDATES: "CUDA graph" if result.captured else "eager"})

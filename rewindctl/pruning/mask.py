@@ -110,7 +110,7 @@ class Mask:
         """Raises: IntegrityError when the file is not a whole, consistent mask."""
         try:
             if not path.is_file():
-                raise ValueError("it is no file")
+                raise ValueError("it is not a file")
             with safe_open(path, framework="pt") as file:
                 shapes = json.loads(file.metadata()[FORMAT])
                 kernels = {name: _unpack(file, name, shape) for name, shape in shapes["kernels"].items()}

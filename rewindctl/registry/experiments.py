@@ -123,7 +123,7 @@ def experiment_of(tracking_uri: str, run_id: str) -> str:
     except StoreError as error:
         if error.code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise UsageError(f"no run {run_id!r} in {redacted(tracking_uri)}", "was its store made anew?") from None
+        raise UsageError(f"no run {run_id!r} in {redacted(tracking_uri)}", "was its store created again?") from None
 
 
 def describe(client: Client, experiment_id: str) -> None:

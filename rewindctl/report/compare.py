@@ -80,7 +80,7 @@ class Wanted:
         """Refuse unknown names before a store is opened. Raises: UsageError."""
         formats[self.format]
         if not math.isfinite(self.margin):
-            raise UsageError(f"--margin {self.margin} is no number of points", "give a number such as 0.1")
+            raise UsageError(f"--margin {self.margin} is not a number of points", "give a number such as 0.1")
         if self.claims and self.table is not None:
             raise UsageError(f"both --claims and --table {self.table} are given", "give one of the two")
         other = "--claims" if self.claims else f"--table {self.table}" if self.table is not None else ""

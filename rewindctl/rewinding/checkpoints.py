@@ -120,7 +120,7 @@ def _metadata(file: Any) -> dict[str, Any]:
 def require_size(path: Path) -> None:
     """Raises: ValueError for a file that is none of ours, before it is opened: one may have no end."""
     if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"it is no file of at most {LARGEST_FILE:,} bytes")
+        raise ValueError(f"it is not a file of at most {LARGEST_FILE:,} bytes")
 
 
 def _count(value: Any) -> int:

@@ -79,7 +79,9 @@ def train(
                     now = time.perf_counter()
                     seconds = training_seconds + now - since
                     observer.resumable(partial(stepper.point, t, tuple(evaluations), seconds, now - began))
-                    raise LimitError(f"its time was over at iteration {t:,}", "the same command goes on from there")
+                    raise LimitError(
+                        f"the time limit was reached at iteration {t:,}", "the same command goes on from there"
+                    )
                 stepper.update(t)
         state = stepper.state(settings.iterations)
     speed = settings.iterations / max(training_seconds, 1e-9)

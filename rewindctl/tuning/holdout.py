@@ -16,7 +16,9 @@ def held_out(size: int, fraction: float, seed: int) -> npt.NDArray[np.int64]:
     """The sorted indices of `fraction` of `size` training images, a pure function of the three. Raises: UsageError."""
     count = round(size * fraction)
     if not 0 < count < size:
-        raise UsageError(f"--holdout {fraction:g} holds {count} of {size} training images out", "give such as 0.1")
+        raise UsageError(
+            f"--holdout {fraction:g} holds {count} of {size} training images out", "give a fraction such as 0.1"
+        )
     chosen: npt.NDArray[np.int64] = np.sort(stream(seed, "holdout").permutation(size)[:count])
     return chosen
 

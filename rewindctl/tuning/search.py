@@ -58,7 +58,7 @@ class Search:
                     return
                 self._attempt(trial, objective)
             except UpdateFinishedTrialError as error:
-                self.say(f"a trial was taken for dead meanwhile, and is repeated: {error}")
+                self.say(f"a trial was declared dead meanwhile and is repeated: {error}")
 
     def repeat_stale(self) -> None:
         """Give up the trials whose workers are gone, and put their parameters in the queue again."""

@@ -160,7 +160,7 @@ def _on(points: Sequence[int], name: str, one: Dimension, where: str) -> Dimensi
     recorded = f"recorded: {', '.join(map(str, points))}"
     if one.choices is not None:
         if missing := [value for value in one.choices if value not in points]:
-            raise UsageError(f"{where}: {name} {missing[0]:g} is no recorded rewind point to train from", recorded)
+            raise UsageError(f"{where}: {name} {missing[0]:g} is not a recorded rewind point to train from", recorded)
         return one
     inside = tuple(float(point) for point in points if one.values[0] <= point <= one.values[1])
     if not inside:

@@ -93,7 +93,7 @@ def _join(pipeline: Pipeline, work: Work, trials: Trials) -> Tuned:
     say, home = pipeline.console.say, trials.home
     say(f"joining  {home.short} of {home.tags.get(tag.OWNER)}")
     work.search(say).work(trials.objective, wait=False)
-    say(f"nothing left to start; {home.tags.get(tag.OWNER)} draws the conclusions when the last trial ends")
+    say(f"nothing left to start; {home.tags.get(tag.OWNER)} writes the summary when the last trial ends")
     return Tuned(pipeline.registry.get(home.run_id), None, reused=False)
 
 

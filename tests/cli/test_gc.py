@@ -123,7 +123,7 @@ def test_without_yes_it_lists_classes_with_bytes_and_touches_nothing(
         ["unfinished", f"{size:,}", run],
     ]
     assert ("kept: add --unfinished" in answer.err) == ("--unfinished" not in options)
-    assert f"{7 + (size if '--unfinished' in options else 0):,} bytes can be had back; --yes" in answer.err
+    assert f"{7 + (size if '--unfinished' in options else 0):,} bytes can be freed; --yes" in answer.err
     assert world(copied_chain) == before
 
 

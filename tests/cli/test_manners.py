@@ -89,7 +89,7 @@ def test_an_interrupted_command_says_what_is_kept_and_how_to_go_on(chain: Chain,
     assert error.startswith(f"error: interrupted; {kept}")
     assert shlex.split(hint.removeprefix("hint: go on with: ")) == ["rewindctl", *words]
     if name != "tune":
-        kept = r"(kept up to iteration [0-9,]+|nothing to go on from yet)"
+        kept = r"(kept up to iteration [0-9,]+|nothing saved yet)"
         assert re.search(rf"^stopped  .* \([0-9a-f]{{8}}\): {kept}$", err, re.MULTILINE)
 
 

@@ -309,7 +309,7 @@ def test_other_programs_runs_are_never_removed(copied_chain: Chain, cli: Cli) ->
     for run, named in ((above, above), (copied_chain.finetune, below)):
         answer = cli("remove", run, "--recursive", "--yes", *at(copied_chain))
         assert (answer.code, answer.out) == (2, "")
-        assert f"run {named} is no run of rewindctl" in answer.err
+        assert f"run {named} is not a run of rewindctl" in answer.err
     assert (files(copied_chain), rows(copied_chain)) == before
     client.delete_run(below)
     assert cli("remove", copied_chain.dense, "--recursive", "--yes", *at(copied_chain)).code == 0

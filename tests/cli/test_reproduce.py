@@ -43,7 +43,7 @@ REFUSED = [
     (("fig1", "--until-decided", "--max-trials", "6"), "--max-trials 6 is not from 7 to 100", "decide nothing"),
     (("fig1", "--until-decided", "--budget", "9"), "--budget '9' is not", "200000it"),
     (("fig6", "--until-decided"), "no two methods are compared", "two ways"),
-    (("fig1", "--power", "0"), "--power 0 is no number of points", "0.2"),
+    (("fig1", "--power", "0"), "--power 0 is not a number of points", "0.2"),
     (("fig1", "--known", "none.csv"), "none.csv cannot be read", "runs.csv"),
     (("fig1", "--force"), "--force has no meaning for reproduce", "--experiment"),
 ]
@@ -192,7 +192,7 @@ def test_a_limit_too_short_for_anything_says_what_is_left(store: Path, cli: Cli,
     line = ("reproduce", study(tmp_path, FEW), "--trials", "1")
     answer = cli(*line, "--time-limit", "1s")
     assert answer.code == 3
-    left = "error: --time-limit 1s was over: 3 of 3 stages are left (1 dense, 1 prune, 1 retrain: 8 iterations)"
+    left = "error: --time-limit 1s was reached: 3 of 3 stages are left (1 dense, 1 prune, 1 retrain: 8 iterations)"
     assert answer.err.splitlines()[-2:] == [left, f"hint: go on with: rewindctl {' '.join(line)} --time-limit 1s"]
     assert json.loads(cli(*line, "--time-limit", "1s", "--json").out)["left"] == 3
     assert Registry().search() == []

@@ -97,7 +97,7 @@ def test_a_stage_that_a_live_process_is_at_is_left_to_it(chain: Chain, store: Pa
     answer = cli("train-dense", *TINY, "--no-wait")
     assert (answer.code, answer.out) == (1, "")
     assert f"run {writer.run_id} " in answer.err
-    assert "is at this very stage" in answer.err
+    assert "is already running this stage" in answer.err
     assert [run.status for run in registry.search()] == ["RUNNING"]
 
 

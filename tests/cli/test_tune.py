@@ -295,7 +295,7 @@ REFUSED_EARLY = [
 REFUSED_LATE = [
     ("--holdout 0.999", "--holdout 0.999 leaves 1 training image, fewer than a batch of 32", "hold less out"),
     ("--holdout 0.0001", "--holdout 0.0001 holds 0 of 1000", "such as 0.1"),
-    ("--method weight_rewind --space between.yaml", "k 7 is no recorded rewind point", "recorded: 0, 6, 12"),
+    ("--method weight_rewind --space between.yaml", "k 7 is not a recorded rewind point", "recorded: 0, 6, 12"),
     ("--method weight_rewind --k 6", "--k 6 leaves nothing to search", "give --space FILE with k or momentum"),
     (
         "--method rewind --weights-k 6 --lr-k 0",

@@ -25,7 +25,7 @@ def test_trials_are_added_until_the_budget_and_then_gone_on_with(store: Path, cl
     first = cli(*LINE, "--budget", f"{2 * TRIAL + 1}it")
     assert first.code == 3
     assert (
-        f"error: --budget {2 * TRIAL + 1}it was over: 1 of 1 comparison not decided, {2 * TRIAL} iterations"
+        f"error: --budget {2 * TRIAL + 1}it was reached: 1 of 1 comparison not decided, {2 * TRIAL} iterations"
         in first.err
     )
     assert "next: seed 0 of finetune T=1 - weight_rewind k=1" in first.err

@@ -67,14 +67,14 @@ def test_after_equal_failures_the_rest_is_not_tried() -> None:
 
     def away() -> Registry:
         tried.append(len(tried))
-        raise RegistryError("the store is away")
+        raise RegistryError("the store is unreachable")
 
     pipeline = Pipeline(away, QUIET, "cpu")
     data = pipeline.dataset("digits")
     plan = plan_dense(dense_spec("resnet8", data, seed) for seed in range(8))
     finished = run_plan(plan, {}, InTurn(pipeline, strict=False), QUIET)
     results = [result_at(place, plan, finished, pipeline) for place in range(8)]
-    assert [str(result) for result in results[:SAME_FAILURES]] == ["the store is away"] * SAME_FAILURES
+    assert [str(result) for result in results[:SAME_FAILURES]] == ["the store is unreachable"] * SAME_FAILURES
     assert results[SAME_FAILURES:] == [None] * (8 - SAME_FAILURES)
     assert len(tried) == SAME_FAILURES
 

@@ -80,7 +80,11 @@ def test_a_training_without_time_is_stopped_and_no_failure_and_goes_on(chain: Ch
     dense = chain.registry().get(chain.dense)
     uri = f"sqlite:///{store}"
     answer = worker(uri, over()).run(task_of(dense.spec))
-    assert (answer.stopped, answer.crashed, answer.message) == (True, False, "its time was over at iteration 0")
+    assert (answer.stopped, answer.crashed, answer.message) == (
+        True,
+        False,
+        "the time limit was reached at iteration 0",
+    )
     (left,) = Registry(uri).search()
     assert (left.status, left.run_id, left.tags[tag.ERROR]) == ("KILLED", answer.run_id, answer.message)
     gone_on = cli("train-dense", *TINY)
@@ -109,5 +113,5 @@ def test_nobody_is_waited_for_after_the_time(chain: Chain, store: Path) -> None:
     writer = Registry(uri).start(dense.spec, dense.name, None, {})
     answer = worker(uri, over()).run(task_of(dense.spec))
     assert answer == Answer(dense.fingerprint, message=answer.message, stopped=True)
-    assert "is still at this stage" in answer.message
+    assert "is still running this stage" in answer.message
     writer.fail(LimitError("the end of this test"))

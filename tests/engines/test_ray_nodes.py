@@ -135,7 +135,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("address", ["nonsense", "host:", "host:99999", "ray://host", ":6379"])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     pytest.importorskip("ray")
-    with pytest.raises(UsageError, match="is no address of a Ray cluster"):
+    with pytest.raises(UsageError, match="is not the address of a Ray cluster"):
         RayCluster(WorkerConfig(SERVER, "x"), None, address, None, None).check({})
 
 

@@ -244,7 +244,7 @@ def test_every_level_is_pruned_where_its_clock_stands_at_the_iteration_asked_for
 
 def test_a_level_whose_clock_never_stands_there_is_refused() -> None:
     methods = [{"method": "weight_rewind", "k": 12}]
-    with pytest.raises(UsageError, match="pruned_at 6 is no iteration of weight_rewind k=12"):
+    with pytest.raises(UsageError, match="pruned_at 6 is not an iteration of weight_rewind k=12"):
         planned(study_of(panel(schedule="iterative", sparsities=[0.5, 0.75], pruned_at=6, methods=methods)))
 
 

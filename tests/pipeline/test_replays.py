@@ -147,7 +147,7 @@ def test_a_replay_that_measures_something_else_is_no_replay(store: Path, cli: Cl
     rewrite(registry, registry.get(dense), checkpoint_path(6), Path("spoiled").read_bytes())
     answer = cli("replay", "--parent", dense, "--iteration", "10")
     assert (answer.code, answer.out) == (1, "")
-    assert "is not its training: at iteration 8 the test loss is" in answer.err
+    assert "differs from its training: at iteration 8 the test loss is" in answer.err
     (run,) = registry.search(kind="replay")
     assert run.status == "FAILED"
 

@@ -65,7 +65,7 @@ def test_another_machine_goes_on_to_the_same_bytes(cli: Cli, store: Path, chain:
     assert point(preempted).is_file()
     answer = cli("train-dense", *TINY)  # the option is of who writes points, not of who goes on
     assert answer.run_id == preempted.run_id
-    assert f"going on with run {preempted.run_id} from iteration 12" in answer.err
+    assert f"resuming run {preempted.run_id} from iteration 12" in answer.err
     assert digests(registry, answer.run_id) == digests(chain.registry(), chain.dense)
     run = registry.get(answer.run_id)
     assert tag.RESUME_POINT not in run.tags
@@ -120,4 +120,4 @@ def test_of_points_that_come_while_one_is_uploaded_the_last_is_next_and_a_failur
             began.wait()
         gate.set()
     assert uploaded == [0, 9]
-    assert told == ["note: a resume point is on this machine alone: it is away"]
+    assert told == ["note: a resume point is stored on this machine only: it is away"]

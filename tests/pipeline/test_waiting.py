@@ -108,7 +108,7 @@ def test_what_a_dying_process_leaves_is_taken_over_in_the_same_run(
     other.communicate(timeout=60)
     assert (answer.code, answer.run_id) == (0, run.run_id), answer.err
     assert f"waits for run {run.run_id} " in answer.err
-    assert f"going on with run {run.run_id} from iteration" in answer.err
+    assert f"resuming run {run.run_id} from iteration" in answer.err
     assert [found.run_id for found in registry.search()] == [run.run_id]
 
 
@@ -127,7 +127,7 @@ def test_a_machine_that_fell_silent_is_taken_over_in_the_same_run(
     answer = cli(*SECONDS)
     assert (answer.code, answer.run_id) == (0, run.run_id), answer.err
     assert f"waits for run {run.run_id} (elsewhere:1)" in answer.err
-    assert "going on with run" in answer.err
+    assert "resuming run" in answer.err
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def test_a_process_whose_store_is_moved_away_writes_nothing_to_the_old_place(
     writer = open_report(registry.client, registry.experiment_id, "begun", "")
     store = mv(copied_chain.store, tmp_path / "elsewhere")
     writer.write_json("page.json", {})  # kept: the run may go on
-    with pytest.raises(MisplacedError, match="is there no more"):
+    with pytest.raises(MisplacedError, match="no longer exists"):
         registry.client.set_tag(writer.run_id, "key", "value")
     writer.fail(KeyboardInterrupt())
     assert not copied_chain.store.parent.exists()
@@ -129,7 +129,7 @@ def test_a_training_whose_store_is_moved_away_is_kept_and_brought_to_where_it_is
     answer = train_and(lambda: mv(old, target), cli, monkeypatch, *at(old))
     store = target / old.name
     assert (answer.code, answer.out) == (1, "")
-    assert "is there no more" in answer.err
+    assert "no longer exists" in answer.err
     assert MEND in answer.err
     (folder,) = kept_folder().iterdir()
     unmoved = cli("recover", *at(old))

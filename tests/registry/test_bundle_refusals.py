@@ -445,7 +445,7 @@ def test_a_wrong_header_is_named_even_where_all_sizes_agree(
 ) -> None:
     other = "files/" + "0" * 64
     line = refused(cli, target, written(tmp_path / "b", replaced(light, name=other)))
-    assert f"member '{other}' stands where the index has {min(opened(light)[1])}" in line
+    assert f"member '{other}' is in the place of {min(opened(light)[1])}" in line
 
 
 def test_a_damaged_file_is_named(light: bytes, target: Registry, cli: Cli, tmp_path: Path) -> None:

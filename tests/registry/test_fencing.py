@@ -167,7 +167,7 @@ def woken_too_late(
     process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
-    assert "this one gave no sign of life for too long" in err
+    assert "this one sent no heartbeat for too long" in err
     assert "hint: nothing finished is lost: the same command finds it" in err
     run = registry.get(answer.run_id)
     assert history(registry, run) == unbroken

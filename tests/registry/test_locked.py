@@ -1,4 +1,4 @@
-"""A SQLite store that another program holds locked: waited for as a server that is away, and nothing is lost."""
+"""A SQLite store that another program holds locked: retried as an unreachable server is, and nothing is lost."""
 
 import json
 import shutil

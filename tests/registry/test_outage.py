@@ -220,7 +220,7 @@ def test_the_end_of_a_run_waits_for_its_server(
     at(8, threading.Thread(target=plug_when_all_is_kept).start)
     answer = train()
     assert answer.code == 0
-    assert "is away: waits 60 s for it" in answer.err
+    assert "is unreachable; retrying for 60 s" in answer.err
     whole(server, name, unbroken)
 
 
@@ -292,7 +292,7 @@ def test_an_interrupted_training_goes_on_with_what_was_kept(
     cable.plug()
     (left,) = Registry(server.uri, name).search()
     answer = train()
-    assert "going on with run" in answer.err
+    assert "resuming run" in answer.err
     assert whole(server, name, unbroken).run_id == answer.run_id == left.run_id
 
 

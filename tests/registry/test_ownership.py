@@ -155,7 +155,7 @@ def test_another_machine_is_alive_while_its_heartbeat_changes(
 def test_time_in_which_nobody_could_look_says_nothing_of_an_owner(
     quick: None, far: Callable[..., RunRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that was away for hours, for whoever looks and for the owner: the first look after it finds no beat."""
+    """A store unreachable for hours, for whoever looks and for the owner: the first look after it finds no beat."""
     monkeypatch.setattr(ownership, "LOOK_SECONDS", 0.01)
     watch, run = OwnerWatch(), far(ownership.LONG_GONE_SECONDS / 2)
     for _ in range(3):
@@ -297,7 +297,7 @@ def test_of_many_that_take_over_a_dead_run_one_gets_it(
 
 
 def test_a_busy_stage_is_named_with_its_owner(registry: Registry, writer: RunWriter) -> None:
-    with pytest.raises(BusyError, match=f"run {writer.run_id} .* is at this very stage") as caught:
+    with pytest.raises(BusyError, match=f"run {writer.run_id} .* is already running this stage") as caught:
         registry.start(spec_of(), "a run", None, {})
     for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):  # as it comes from another process
         assert (error.run_id, error.owner) == (writer.run_id, f"{HOST}:{PID}")

@@ -147,7 +147,7 @@ def test_a_lost_parent_tag_is_noticed(copied_chain: Chain) -> None:
 
 def test_a_stage_that_another_live_process_is_at_is_not_started_twice(registry: Registry) -> None:
     writer = registry.start(spec_of(), "first", None, {})
-    with pytest.raises(RegistryError, match=f"{writer.run_id} .* is at this very stage"):
+    with pytest.raises(RegistryError, match=f"{writer.run_id} .* is already running this stage"):
         registry.start(spec_of(), "second", None, {})
     registry.start(spec_of(seed=1), "another stage", None, {})
     assert [run.status for run in registry.search()] == ["RUNNING", "RUNNING"]
@@ -156,7 +156,7 @@ def test_a_stage_that_another_live_process_is_at_is_not_started_twice(registry: 
 def test_a_run_of_another_host_with_a_fresh_heartbeat_is_not_taken_for_dead(registry: Registry) -> None:
     writer = registry.start(spec_of(), "first", None, {})
     writer.tag({OWNER: "elsewhere:1"})
-    with pytest.raises(RegistryError, match="is at this very stage"):
+    with pytest.raises(RegistryError, match="is already running this stage"):
         registry.start(spec_of(), "second", None, {})
     assert registry.get(writer.run_id).status == "RUNNING"
 

@@ -367,7 +367,7 @@ def test_a_backup_beside_a_moved_store_does_not_make_it_a_copy(copied_chain: Cha
 def test_what_is_no_sqlite_store_is_refused(cli: Cli, uri: str) -> None:
     answer = cli("registry", "relocate", "--tracking-uri", uri)
     assert (answer.code, answer.out) == (2, "")
-    assert "is no SQLite store" in answer.err
+    assert "is not a SQLite store" in answer.err
 
 
 def test_a_store_that_is_not_there_is_not_made(cli: Cli, tmp_path: Path) -> None:

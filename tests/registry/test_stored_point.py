@@ -146,7 +146,7 @@ def test_killed_and_gone_on_with_elsewhere_through_a_server(server: Server, chai
     registry.client.set_tag(run.run_id, tag.HEARTBEAT, str(int(time.time()) - 100_000))
     answer = cli(*line, "--resume-points", "store", *at)
     assert answer.run_id == run.run_id
-    assert f"going on with run {run.run_id} from iteration " in answer.err
+    assert f"resuming run {run.run_id} from iteration " in answer.err
     unbroken = cli(*line, *at, "--force").run_id
     assert digests(registry, registry.get(run.run_id)) == digests(registry, registry.get(unbroken))
     assert not list(server.artifacts.rglob(POINT))

@@ -209,7 +209,7 @@ def check_sizes(source: Source, index_bytes: int, files: Sequence[File], part_by
     """The files are as long as the index makes them. Raises: IntegrityError, before anything else is read."""
     total = archive_size(index_bytes, files)
     if len(source.paths) > 1 and part_bytes is None:
-        raise IntegrityError(f"{source.paths[1]} is no part of this bundle, which was written as one file", HINT)
+        raise IntegrityError(f"{source.paths[1]} is not a part of this bundle, which was written as one file", HINT)
     if len(source.paths) > 1 or PART.fullmatch(source.paths[0].name):
         _check_parts(source, total, part_bytes or total)
     if source.total != total:
@@ -236,7 +236,7 @@ def extract(source: Source, files: Sequence[File], folder: Path) -> None:
         head = source.read(BLOCK)
         if head != header(name, file.size):
             found = head[:100].split(b"\0")[0].decode("ascii", "backslashreplace")
-            raise IntegrityError(f"{source.where}: member {found!r} stands where the index has {name}", HINT)
+            raise IntegrityError(f"{source.where}: member {found!r} is in the place of {name}", HINT)
         _copy(source, file, folder / file.sha256)
         _expect_zeros(source, _padding(file.size), name)
     _expect_zeros(source, len(END), "the end")
@@ -258,4 +258,4 @@ def _copy(source: Source, file: File, path: Path) -> None:
 
 def _expect_zeros(source: Source, count: int, after: str) -> None:
     if any(source.read(count)):
-        raise IntegrityError(f"{source.where}: there is something hidden behind {after}", HINT)
+        raise IntegrityError(f"{source.where}: there are extra bytes after {after}", HINT)

@@ -221,7 +221,7 @@ class _Merge:
         for run in self.registry.search():
             under_way = run.status == "RUNNING" and tag.IMPORT in run.tags
             if run.run_id not in mine and run.fingerprint in new and (run.finished or under_way):
-                raise RegistryError(f"run {run.run_id} came during the import, from another process", "import again")
+                raise RegistryError(f"run {run.run_id} was added by another process during the import", "import again")
 
     def _create(self, entry: RunEntry) -> None:
         """Write all of a run but its end."""

@@ -42,7 +42,7 @@ def win(client: Client, mine: str, look: Look, everyone: Look, watch: OwnerWatch
     while True:
         runs, living = _survey(look, watch)
         if not any(run.run_id == mine for run in living):
-            raise BusyError(mine, "taken for dead by another")
+            raise BusyError(mine, "taken over by another process: no heartbeat")
         rivals = [run for run in living if run.run_id != mine]
         for run in rivals:
             if ticket_of(run) > 0 and (ticket_of(run), run.run_id) < (ticket, mine):

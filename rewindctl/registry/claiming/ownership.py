@@ -142,7 +142,7 @@ class Lease:
             other = shown(self.taken_by)
             raise RegistryError(
                 f"run {self.run_id} was {f'taken over by {other}' if other else 'ended by another process'}: "
-                "this one gave no sign of life for too long",
+                "this one sent no heartbeat for too long",
                 "nothing finished is lost: the same command finds it, or waits for it",
             )
 

@@ -119,8 +119,8 @@ def refuse_if_owned(run: RunRecord, watch: OwnerWatch) -> None:
     if run.status == "RUNNING" and not run.deleted and not watch.is_dead(run):
         owner = shown(run.tags.get(OWNER, "")) or "an unknown process"
         raise RegistryError(
-            f"run {run.run_id} is under way: {owner} is at it",
-            "end that process first; one of another machine counts as gone after a day without a sign of life",
+            f"run {run.run_id} is running: its owner is {owner}",
+            "end that process first; one of another machine counts as gone after a day without a heartbeat",
         )
 
 
@@ -137,7 +137,7 @@ def require_right(registry: Registry, run: RunRecord) -> None:
 def _require_ours(run: RunRecord) -> None:
     if run.kind not in KINDS:
         raise UsageError(
-            f"run {run.run_id} is no run of rewindctl: it is not removed",
+            f"run {run.run_id} is not a run of rewindctl: it is not removed",
             f"to delete it in MLflow: mlflow runs delete --run-id {run.run_id}",
         )
 

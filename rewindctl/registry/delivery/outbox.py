@@ -1,4 +1,4 @@
-"""What a run has to say that its store did not take: entries in their order, on this machine's disk."""
+"""On-disk queue of undelivered writes: the entries of a run in order, on this machine."""
 
 import hashlib
 import json

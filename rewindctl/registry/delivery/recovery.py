@@ -1,4 +1,4 @@
-"""Results that were kept on this machine when their store was away: listed, and brought to it, each once."""
+"""Results that were kept on this machine when their store was unreachable: listed, and brought to it, each once."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -141,13 +141,13 @@ def _address(box: Outbox, tracking_uri: str | None) -> str:
         return given
     if "***" in kept:
         raise RegistryError(
-            f"the tracking store {kept} wants a user and a password", "give its whole address with --tracking-uri"
+            f"the tracking store {kept} needs a user and a password", "give its whole address with --tracking-uri"
         )
     if is_there(kept):
         return kept
     if _has(given, box.header["run_id"]):  # moved: no other store has such a run
         return given
-    raise RegistryError(f"the store {kept} is there no more", "where it was moved: give its --tracking-uri")
+    raise RegistryError(f"the store {kept} no longer exists", "where it was moved: give its --tracking-uri")
 
 
 def _has(uri: str, run_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""Entries of a run brought to its store: at once, or in their order when a store that was away is back.
+"""Entries of a run brought to its store: at once, or in their order when a store that was unreachable is back.
 
 The same again changes nothing: where no answer came, the store may have done what it was asked.
 """
@@ -130,7 +130,7 @@ class Delivery:
             self.drop()
 
     def drop(self) -> None:
-        """Everything is said, or has no worth any more."""
+        """Delete the queue: delivered or obsolete."""
         if self.box is not None:
             self.box.remove()
             self.close()

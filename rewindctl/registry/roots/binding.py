@@ -78,7 +78,7 @@ class Binding:
     def refuse(self) -> None:
         """Raises: MisplacedError where files that the store names are not its own. Changes nothing."""
         if not self.path.exists():
-            raise MisplacedError(f"the store {self.path} is there no more", f"if it was moved, {MEND}")
+            raise MisplacedError(f"the store {self.path} no longer exists", f"if it was moved, {MEND}")
         for home in self.homes():
             if why := self.trouble(home):
                 raise MisplacedError(why, self._hint(home))

@@ -73,7 +73,7 @@ def relocate(
     uri = absolute_uri(tracking_uri)
     path = sqlite_path(uri)
     if path is None:
-        raise UsageError(f"{redacted(uri)} is no SQLite store", "where its files are is for who runs it to say")
+        raise UsageError(f"{redacted(uri)} is not a SQLite store", "whoever runs it decides where its files are")
     require_store(uri)
     client = connect(uri)
     assert client.binding is not None

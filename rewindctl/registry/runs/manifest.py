@@ -54,4 +54,6 @@ def parse_strict(model: type[Model], data: bytes, what: str, hint: str) -> Model
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        raise IntegrityError(f"{what} is none that this version knows: {first_problem(error)[:300]}", hint) from None
+        raise IntegrityError(
+            f"{what} is not of a form that this version knows: {first_problem(error)[:300]}", hint
+        ) from None

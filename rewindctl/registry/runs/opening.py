@@ -83,7 +83,7 @@ class Opening:
         boxes = {run.run_id: Outbox.find(run.run_id) for run in others if tag.COPIED not in run.tags}
         done = {run_id: str(box.folder) for run_id, box in boxes.items() if box and box.complete}
         for run_id, folder in done.items() if resume else ():
-            raise KeptError(run_id, folder, "this stage is done, and was not uploaded yet")
+            raise KeptError(run_id, folder, "this stage is finished but not uploaded")
         if resume:
             self._bring_points(mine.run_id, others)
         left = [run for run in others if run.status in ("RUNNING", "KILLED") and resume_file(run.run_id).is_file()]
@@ -172,7 +172,7 @@ def take_back(client: Client, run_id: str) -> None:
 
 
 def create_run(client: Client, experiment_id: str, tags: dict[str, str], name: str) -> str:
-    """A new run that this process holds; its ID. A store that is away is asked again, and makes no two of them.
+    """A new run that this process holds; its ID. A store that is unreachable is asked again, and makes no two of them.
 
     A run whose making was not answered is nobody's as soon as this returns or raises: the next look clears it away.
     """
@@ -193,7 +193,7 @@ def create_run(client: Client, experiment_id: str, tags: dict[str, str], name: s
 
 
 def about_of(fingerprint: str, name: str, *, forced: bool) -> Entry:
-    """What an outbox says of a run, to be read where its store is away."""
+    """What an outbox says of a run, to be read while its store is unreachable."""
     return {"fingerprint": fingerprint, "name": name, "forced": forced}
 
 

@@ -48,8 +48,8 @@ class RunWriter:
     """An open run. `finish` or `fail` closes it; after that nothing is written to it.
 
     Until then a heartbeat says that its process lives. Should another process have taken it for dead and taken the run
-    over (a machine that slept), every write is refused. A store that is away holds nothing up: what is written then is
-    kept on disk and follows; only `finish` waits for it.
+    over (a machine that slept), every write is refused. An unreachable store holds nothing up: what is written then is
+    kept on disk and delivered later; only `finish` waits for it.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class RunWriter:
         self._manifest = digest
 
     def finish(self, say: Callable[[str], None] = lambda text: None) -> RunRecord:
-        """Close the run as FINISHED; it must have been sealed. `say` is told when a store that is away is waited for.
+        """Close the run as FINISHED; it must have been sealed. `say` is told when an unreachable store is retried.
 
         Raises: KeptError when it is not back after `$REWINDCTL_OUTAGE_SECONDS`, MisplacedError when it was moved; the
         results are then kept on disk.
@@ -291,7 +291,7 @@ class RunWriter:
         """Until when the store is waited for."""
         limit = outage.limit_seconds()
         store = f"the tracking store {self._client.display_uri} {self._client.absence}"
-        say(f"{store}: waits {limit:g} s for it, the results are on disk")
+        say(f"{store}; retrying for {limit:g} s, the results are on disk")
         return time.monotonic() + limit
 
     def _kept(self) -> KeptError:

@@ -23,7 +23,7 @@ def absolute_uri(uri: str | None) -> str:
     """The URI given, else `$MLFLOW_TRACKING_URI`, else `mlflow.db` here, in the one form that it has everywhere else.
 
     A SQLite store is `sqlite:///` and an absolute path, whatever SQLAlchemy would take besides. Raises: RegistryError
-    for what is no address of a store.
+    for what is not an address of a store.
     """
     uri = (uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE}").strip()
     found = NAMED.match(uri)
@@ -38,10 +38,10 @@ def absolute_uri(uri: str | None) -> str:
         raise RegistryError(f"tracking URI {redacted(uri)!r} has no scheme", hint)
     remember(uri)
     if not (scheme in DATABASES or (is_server(uri) and not driver)):
-        raise RegistryError(f"the tracking URI {redacted(uri)} is of no store that rewindctl knows", GIVE)
+        raise RegistryError(f"the tracking URI {redacted(uri)} names no kind of store that rewindctl knows", GIVE)
     if odd := ODD_SIGNS.search(user_info(uri)):
         raise RegistryError(
-            f"the user name or password in the tracking URI {redacted(uri)} has a sign that must be written as a code",
+            f"the user name or password in the tracking URI {redacted(uri)} has a character to be percent-encoded",
             f"write {quote(odd[0], safe='')} for {odd[0]!r}; "
             "or leave both out and set $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD",
         )

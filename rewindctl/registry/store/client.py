@@ -1,4 +1,4 @@
-"""Calls of a tracking store: asked again where it went away, failures as errors of one line."""
+"""Calls of a tracking store: repeated while it is unreachable, failures as errors of one line."""
 
 import errno
 import gc
@@ -95,11 +95,11 @@ class Client:
 
     @property
     def absence(self) -> str:
-        """How a store of this kind is away, to be said after its name."""
-        return "is away" if self._remote else LOCKED
+        """Why a store of this kind does not answer, to be said after its name."""
+        return "is unreachable" if self._remote else LOCKED
 
     def impatient(self) -> "Client":
-        """The same client, whose calls fail at once when the store is away."""
+        """The same client, whose calls fail at once when the store is unreachable."""
         other = Client.__new__(Client)
         other.__dict__.update(self.__dict__, _patience=0.0)
         return other
@@ -127,7 +127,7 @@ class Client:
         return rights.user_of(self.uri)
 
     def patiently(self, call: Callable[[], T], *, repeatable: bool = True) -> T:
-        """The call's result; where the store is away and the call may be repeated, asked for again for a while."""
+        """The call's result; repeated for a while where the store is unreachable and the call may be repeated."""
 
         def plainly() -> T:
             with self.plain_errors():
@@ -151,7 +151,7 @@ class Client:
                 self.binding.refuse()
 
     def require_bound(self) -> None:
-        """Before anything is written or deleted. Raises: as `refuse_misplaced`, but waits for a store that is away."""
+        """Before anything is written or deleted. Raises: as `refuse_misplaced`, but retries an unreachable store."""
         if self.binding is not None:
             self.patiently(self.binding.require)
 
@@ -208,7 +208,7 @@ class Client:
         user = f"user {self.user!r}" if self.user else "a caller without a user"
         if code == rights.UNKNOWN:
             return DeniedError(
-                f"the tracking server {self.display_uri} does not let {user} in",
+                f"the tracking server {self.display_uri} rejects {user}",
                 "check user and password: in --tracking-uri, or $MLFLOW_TRACKING_USERNAME and "
                 "$MLFLOW_TRACKING_PASSWORD",
                 code,
@@ -265,7 +265,7 @@ class AwayError(StoreError):
 
 
 def patiently(call: Callable[[], T], seconds: float) -> T:
-    """The call's result; where the store is away, asked for again for so long. Raises: AwayError."""
+    """The call's result; where the store is unreachable, asked for again for so long. Raises: AwayError."""
     deadline = time.monotonic() + seconds
     while True:
         try:

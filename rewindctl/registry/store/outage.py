@@ -1,4 +1,4 @@
-"""A tracking store that is away, or locked: which failures mean it, and how long it is waited for."""
+"""Which failures mean that a tracking store is unreachable or locked, and how long to retry."""
 
 import os
 import sqlite3
@@ -14,7 +14,7 @@ TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})  # HTTP
 
 
 def limit_seconds() -> float:
-    """How long a store that went away is waited for, from `$REWINDCTL_OUTAGE_SECONDS`. Raises: UsageError."""
+    """Seconds to retry an unreachable store, from `$REWINDCTL_OUTAGE_SECONDS`. Raises: UsageError."""
     text = os.environ.get(LIMIT) or str(DEFAULT_SECONDS)
     try:
         seconds = float(text)

@@ -79,6 +79,6 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     odd += [str(name) for (name,) in connection.execute(COMPUTED)]
     if found := [name for name in odd if name.lower() in PLAIN]:
         raise RegistryError(
-            f"{path} is no store of MLflow: {found[0]!r:.80} does more than a table",
+            f"{path} is not an MLflow store: {found[0]!r:.80} is more than a table",
             "it is a view, or has a trigger or computed columns, which MLflow has not there: use another store",
         )

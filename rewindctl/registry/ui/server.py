@@ -43,11 +43,11 @@ def ui_command(
 
 
 def check_hosts(host: str, allowed_hosts: str | None) -> None:
-    """Raises: UsageError for what is no address, or no list of names."""
+    """Raises: UsageError for what is not an address, or no list of names."""
     if not HOST.fullmatch(host):
-        raise UsageError(f"--host {host!r:.100} is no address", "give a name or an IP address, as 127.0.0.1")
+        raise UsageError(f"--host {host!r:.100} is not an address", "give a name or an IP address, as 127.0.0.1")
     if allowed_hosts is not None and not HOSTS.fullmatch(allowed_hosts):
-        raise UsageError(f"--allowed-hosts {allowed_hosts!r:.100} is no list of names", "write lab.example.org:5000")
+        raise UsageError(f"--allowed-hosts {allowed_hosts!r:.100} is not a list of names", "write lab.example.org:5000")
 
 
 def require_free(host: str, port: int) -> None:
