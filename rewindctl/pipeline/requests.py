@@ -147,7 +147,7 @@ def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
     patterns = sorted({pattern.strip() for text in texts for pattern in text.split(",")} - {""})
     for pattern in patterns:
         if not re.match(LAYER_PATTERN, pattern):
-            raise UsageError(f"--exclude {pattern!r:.80} is no pattern of layers", "write stem or 'blocks.0.*'")
+            raise UsageError(f"--exclude {pattern!r:.80} is not a pattern of layers", "write stem or 'blocks.0.*'")
     if len(" ".join(patterns)) > LONGEST_PATTERNS:
         raise UsageError(
             f"--exclude has {len(patterns)} patterns, more than {LONGEST_PATTERNS} characters",

@@ -169,7 +169,7 @@ def test_a_run_that_a_living_process_is_at_is_refused(copied_chain: Chain, cli: 
     for line in ((copied_chain.lr_rewind,), (copied_chain.dense, "--recursive", "--yes")):
         answer = cli("remove", *line, *at(copied_chain))
         assert (answer.code, answer.out) == (1, "")
-        assert f"run {copied_chain.lr_rewind} is under way" in answer.err
+        assert f"run {copied_chain.lr_rewind} is running" in answer.err
         assert str(os.getppid()) in answer.err
     assert (files(copied_chain), rows(copied_chain)) == before
 

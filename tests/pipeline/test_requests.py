@@ -142,7 +142,7 @@ def test_patterns_are_given_in_one_text_or_several(given: Any) -> None:
         PruneOptions(exclude=given).refuse()
 
 
-@pytest.mark.parametrize(("given", "words"), [("stem, a b", "'a b' is no pattern"), ("a" * 201, "more than 200")])
+@pytest.mark.parametrize(("given", "words"), [("stem, a b", "'a b' is not a pattern"), ("a" * 201, "more than 200")])
 def test_what_is_no_pattern_of_layers_is_refused(given: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         PruneOptions(exclude=given)

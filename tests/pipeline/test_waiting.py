@@ -59,7 +59,7 @@ def on_wait(monkeypatch: pytest.MonkeyPatch) -> OnWait:
 
         def say_and_act(console: Console, text: str) -> None:
             say(console, text)
-            if text.startswith("waits for run"):
+            if text.startswith("waiting for run"):
                 act()
 
         monkeypatch.setattr(Console, "say", say_and_act)
@@ -82,7 +82,7 @@ def test_what_another_process_finishes_is_waited_for_and_reused(
     answer = cli(*SECONDS)
     out, _ = other.communicate(timeout=60)
     assert (answer.code, answer.out) == (0, out)
-    assert answer.err.count(f"waits for run {answer.run_id} ") == 1
+    assert answer.err.count(f"waiting for run {answer.run_id} ") == 1
     assert "reused" in answer.err
     assert [(run.run_id, run.status) for run in registry.search()] == [(answer.run_id, "FINISHED")]
 
@@ -107,7 +107,7 @@ def test_what_a_dying_process_leaves_is_taken_over_in_the_same_run(
     answer = cli(*SECONDS)
     other.communicate(timeout=60)
     assert (answer.code, answer.run_id) == (0, run.run_id), answer.err
-    assert f"waits for run {run.run_id} " in answer.err
+    assert f"waiting for run {run.run_id} " in answer.err
     assert f"resuming run {run.run_id} from iteration" in answer.err
     assert [found.run_id for found in registry.search()] == [run.run_id]
 
@@ -126,7 +126,7 @@ def test_a_machine_that_fell_silent_is_taken_over_in_the_same_run(
     assert (refused.code, "elsewhere:1" in refused.err) == (1, True)
     answer = cli(*SECONDS)
     assert (answer.code, answer.run_id) == (0, run.run_id), answer.err
-    assert f"waits for run {run.run_id} (elsewhere:1)" in answer.err
+    assert f"waiting for run {run.run_id} (elsewhere:1)" in answer.err
     assert "resuming run" in answer.err
 
 
@@ -138,7 +138,7 @@ def test_an_interrupted_wait_leaves_the_other_run_alone(
     writer = held(chain, registry)
     before = registry.get(writer.run_id)
     waiter = process(store, "train-dense", *TINY)
-    waiter.until(lambda: f"waits for run {writer.run_id} " in waiter.err)
+    waiter.until(lambda: f"waiting for run {writer.run_id} " in waiter.err)
     waiter.send_signal(number)
     out, err = waiter.communicate(timeout=60)
     assert (waiter.returncode, out) == (130, "")
@@ -153,7 +153,7 @@ def test_a_forced_run_waits_and_then_runs_anew(chain: Chain, registry: Registry,
     on_wait(lambda: (writer.seal(), writer.finish()))
     answer = cli("train-dense", *TINY, "--force")
     assert answer.code == 0, answer.err
-    assert f"waits for run {writer.run_id} " in answer.err
+    assert f"waiting for run {writer.run_id} " in answer.err
     assert [run.run_id for run in registry.search()] == [writer.run_id, answer.run_id]
 
 

@@ -438,7 +438,7 @@ def test_imports_at_the_same_time_make_nothing_twice(bundle: Path, target: Regis
     processes = [Started("registry", "import", str(bundle)) for _ in range(2)]
     errors = [process.communicate()[1] for process in processes]
     for process, error in zip(processes, errors, strict=True):
-        assert process.returncode == 0 or re.match("error: run [0-9a-f]{32} (is being imported by|came during)", error)
+        assert process.returncode == 0 or re.match("error: run [0-9a-f]{32} (is being imported by|was added by)", error)
     import_bundle(lambda: target, [bundle])
     assert_intact(target, 5)
 
@@ -450,7 +450,7 @@ def test_a_run_that_finished_meanwhile_is_not_doubled(bundle: Path, chain: Chain
             other = target.client.create_run(target.experiment_id, tags=run.tags)
             target.client.set_terminated(other.info.run_id, "FINISHED")
 
-    with pytest.raises(RegistryError, match="came during the import"):
+    with pytest.raises(RegistryError, match="added by another process during the import"):
         import_bundle(lambda: target, [bundle], finish_another)
     assert [run.status for run in target.search()] == ["FINISHED"]
 

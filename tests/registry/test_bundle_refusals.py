@@ -523,7 +523,7 @@ def test_broken_parts_are_refused(parts: list[Path], target: Registry, cli: Cli,
 
 def test_a_part_of_a_bundle_that_has_none_is_refused(light: bytes, target: Registry, cli: Cli, tmp_path: Path) -> None:
     paths = [written(tmp_path / f"q.{number:03d}", data) for number, data in ((1, light[:9000]), (2, light[9000:]))]
-    assert re.search("q.002 is no part|ends too early", refused(cli, target, *paths))
+    assert re.search("q.002 is not a part|ends too early", refused(cli, target, *paths))
 
 
 # Anything at all

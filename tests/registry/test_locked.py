@@ -180,7 +180,7 @@ def test_the_end_of_a_run_waits_until_the_store_is_let_go(
     at(12, threading.Thread(target=let_go_when_all_is_kept).start)
     answer = cli(*LINE)
     assert answer.code == 0, answer.err
-    assert f"{LOCKED}: waits 60 s for it, the results are on disk" in answer.err
+    assert f"{LOCKED}; retrying for 60 s, the results are on disk" in answer.err
     whole(store, unbroken)
 
 

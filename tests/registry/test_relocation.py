@@ -195,7 +195,7 @@ def test_a_moved_store_waits_for_the_process_at_its_runs_and_a_copy_does_not(
     moved = mv(copied_chain.store, tmp_path / "moved")
     answer = cli("registry", "relocate", *at(moved))
     assert answer.code == 1
-    assert f"run {writer.run_id} is under way" in answer.err
+    assert f"run {writer.run_id} is running" in answer.err
     writer.fail(KeyboardInterrupt())
 
 

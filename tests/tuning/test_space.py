@@ -126,7 +126,7 @@ def test_k_is_one_of_the_recorded_points_but_the_last() -> None:
     chosen = {"k": Dimension(type="categorical", choices=(0, 12))}
     assert on_points(chosen, recorded, "here") == chosen
     for wrong in ((0, 7), (24,)):
-        with pytest.raises(UsageError, match="no recorded rewind point") as caught:
+        with pytest.raises(UsageError, match="not a recorded rewind point") as caught:
             on_points({"k": Dimension(type="categorical", choices=wrong)}, recorded, "here")
         assert caught.value.hint == "recorded: 0, 6, 12"
     with pytest.raises(UsageError, match="no rewind point from 7 to 11"):
@@ -146,7 +146,7 @@ def test_weights_come_from_a_recorded_point_and_the_clock_starts_before_the_end(
     for wrong in (Dimension(type="int", low=0, high=24), Dimension(type="categorical", choices=(24, 0))):
         with pytest.raises(UsageError, match="lr_k 24 leaves nothing to train"):
             on_points({"lr_k": wrong}, recorded, "here")
-    with pytest.raises(UsageError, match="weights_k 7 is no recorded") as caught:
+    with pytest.raises(UsageError, match="weights_k 7 is not a recorded") as caught:
         on_points({"weights_k": Dimension(type="categorical", choices=(6, 7))}, recorded, "here")
     assert caught.value.hint == "recorded: 0, 6, 12, 24"
 
