@@ -6,7 +6,7 @@ from itertools import chain
 from rewindctl.errors import IntegrityError, RewindError, UsageError
 from rewindctl.pipeline.networks import fitting_config, load_mask
 from rewindctl.pipeline.starts import weights_source
-from rewindctl.pruning import Mask
+from rewindctl.pruning import Mask, excluded_layers
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.records import PARENT_KINDS, RECORD, REPORT, WEIGHTS_FROM, spec_text
 from rewindctl.registry.runs.opening import params_of
@@ -131,14 +131,23 @@ def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
     assert mask is not None
     if mask.kept != run.metric("nonzero_kernel_parameters"):
         yield f"the mask keeps {mask.kept} weights, the run says {run.metrics['nonzero_kernel_parameters']:.0f}"
-    if isinstance(run.spec, PruneSpec) and run.spec.structure == "unstructured":
-        wanted = round(run.spec.sparsity * mask.total)
-        if mask.removed != wanted:
-            yield f"the mask removes {mask.removed} of {mask.total} weights, its sparsity asks for {wanted}"
+    if isinstance(run.spec, PruneSpec):
+        yield from _removed(registry, run, run.spec, mask)
     if isinstance(run.spec, RetrainSpec):
         yield from _missing_points(registry, run, run.spec)
     if isinstance(run.spec, RetrainSpec) and FINAL not in omitted:
         yield from _nonzero(TrainState.load(registry.artifact(run, FINAL)), mask)
+
+
+def _removed(registry: Registry, run: RunRecord, spec: PruneSpec, mask: Mask) -> Iterator[str]:
+    """The mask removes as much as its spec asks for, and nothing of the layers that it excludes."""
+    wanted = round(spec.sparsity * mask.total)
+    if spec.structure == "unstructured" and mask.removed != wanted:
+        yield f"the mask removes {mask.removed} of {mask.total} weights, its sparsity asks for {wanted}"
+    before = load_mask(registry, registry.parent(run)) or Mask.ones(mask.kernels)
+    for name in sorted(excluded_layers(mask.kernels, spec.exclude)):
+        if bool((before.kernels[name] & ~mask.kernels[name]).any()):
+            yield f"the mask removes weights of {name}, which its spec excludes"
 
 
 def _curve(registry: Registry, run: RunRecord) -> Iterator[str]:

@@ -41,7 +41,7 @@ class Engine(Protocol):
     calling thread answers when it is done. A stage that fails, a worker that dies and an end of time are answers, an
     interrupt is raised. `progress` gives the updates made so far of the tasks under way, by key, as far as known.
     `close` comes last, whatever happened: it ends what is under way as Ctrl-C does, recorded and with a point to go on
-    from, and leaves no process or thread behind that could write to a run.
+    from, and within about a minute's grace leaves no process or thread behind that could write to a run.
     """
 
     slots: int

@@ -18,7 +18,7 @@ import torch
 
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.work import ReportProgress, Worker, WorkerConfig
-from rewindctl.system.processes import interrupt
+from rewindctl.system.processes import forget_interrupts, interrupt
 
 GRACE_SECONDS = 60
 LOOK_SECONDS = 0.2
@@ -162,6 +162,7 @@ def _run(task: Task) -> Answer:
         return _here.runner.run(task)
     finally:
         _here.busy = _here.interruptible = False
+        forget_interrupts()
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """What people read of a run: its name, its tags, its note and the command that makes it again."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 
@@ -102,7 +103,8 @@ def _unusual_pruning(spec: PruneSpec) -> str:
     """The criterion where it is not magnitude, and the layers that are excluded."""
     criterion = f" {spec.criterion}" if spec.criterion != "magnitude" else ""
     layers = " ".join(spec.exclude)
-    layers = layers if len(layers) <= MOST_OF_LAYERS else f"{layers[: MOST_OF_LAYERS - 3]}..."
+    if len(layers) > MOST_OF_LAYERS:  # and yet no other's: the UI averages what has one label
+        layers = f"{layers[: MOST_OF_LAYERS - 12]}... {hashlib.sha256(layers.encode()).hexdigest()[:8]}"
     return criterion + (f" without {layers}" if layers else "")
 
 

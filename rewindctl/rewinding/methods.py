@@ -83,7 +83,11 @@ class RetrainOptions:
     )
 
     def __post_init__(self) -> None:
-        methods[self.method]
+        if not isinstance(methods[self.method], Method):
+            raise UsageError(
+                f"method {self.method!r} is registered as earlier versions wanted",
+                "its plug-in must use register_method",
+            )
 
     @property
     def given(self) -> dict[str, Any]:
@@ -167,8 +171,8 @@ def register_method(
 
 
 def taken_by(name: str) -> Collection[str]:
-    """The options that a method takes besides those that all take; one of a plug-in that is away may take any."""
-    return methods[name].takes if name in methods else OPTIONS.keys()
+    """The options that a method takes besides those that all take; an unknown one may take any but a length."""
+    return methods[name].takes if name in methods else OPTIONS.keys() - {"iterations"}
 
 
 def plan_of(options: RetrainOptions, dense: Baseline) -> RetrainPlan:

@@ -52,6 +52,11 @@ def raise_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
+def forget_interrupts() -> None:
+    """What was interrupted has ended: the next thing that this process does is not."""
+    _interrupts.clear()
+
+
 def clock() -> float:
     """Seconds since some moment, those in which the machine was suspended among them where the system tells."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

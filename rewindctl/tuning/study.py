@@ -142,7 +142,7 @@ class _Leader:
             if jobs > 1:
                 pipeline.console = Remarks(quiet=pipeline.console.quiet)
                 torch.set_num_threads(share(jobs))
-                stack.enter_context(helpers(work, jobs - 1))
+                stack.enter_context(helpers(work, jobs - 1, pipeline.console.say))
             search = work.search(pipeline.console.say)
             search.work(trials.objective, wait=True)
         ended = counted(search.study)

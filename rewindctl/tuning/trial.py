@@ -32,10 +32,8 @@ from rewindctl.tuning.storage import REPEATS
 
 ACCURACY = "validation_accuracy"
 RUN_ID = "run_id"
-OF_RETRAINING = (
-    *("kind", "schema_version", "parent_fingerprint", "evaluate_every", "weights_k", "lr_k"),
-    *("data_order", "rewind_points"),
-)
+OF_RETRAINING = {"kind", "schema_version", "parent_fingerprint", "evaluate_every"}  # which a trial has of its own
+OF_RETRAINING |= RetrainSpec.model_fields.keys() - TrialSpec.model_fields.keys()
 Report = Callable[[float, int], bool]  # an intermediate value and its step; whether to stop
 
 
@@ -98,7 +96,7 @@ class Trials:
         return retrain_child(self.parent.spec, self.dense, options)
 
     def trial_spec(self, options: RetrainOptions, seeds: tuple[int, ...]) -> TrialSpec:
-        retraining = self.retrain_spec(options).model_dump(exclude=set(OF_RETRAINING))
+        retraining = self.retrain_spec(options).model_dump(exclude=OF_RETRAINING)
         spec: TrialSpec = make_spec(
             TrialSpec,
             parent_fingerprint=self.spec.fingerprint(),

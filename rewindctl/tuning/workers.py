@@ -10,8 +10,7 @@ import torch
 from rewindctl.console import Console
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.local import LOOK_SECONDS, Processes
-from rewindctl.engines.work import ReportProgress, WorkerConfig
-from rewindctl.errors import RewindError
+from rewindctl.engines.work import ReportProgress, WorkerConfig, as_rewind_error
 from rewindctl.pipeline import Pipeline
 from rewindctl.registry import Registry
 from rewindctl.specs import TuneSpec
@@ -44,7 +43,7 @@ class Work:
 
 
 @contextmanager
-def helpers(work: Work, count: int) -> Iterator[None]:
+def helpers(work: Work, count: int, say: Callable[[str], None]) -> Iterator[None]:
     """`count` further workers during the block; at its end they are waited for, at an error interrupted."""
     engine = Processes(work.site, count + 1, partial(Helper, work), taken=1)
     try:
@@ -52,7 +51,10 @@ def helpers(work: Work, count: int) -> Iterator[None]:
             engine.submit(Task(f"worker {number}", work.spec, work.parent_run_id))
         yield
         while count:
-            count -= len(engine.wait(LOOK_SECONDS))
+            for answer in engine.wait(LOOK_SECONDS):
+                count -= 1
+                if answer.crashed:
+                    say(f"note: {answer.key}: {answer.message}; its trial is repeated")
     finally:
         engine.close()
 
@@ -68,15 +70,19 @@ class Helper:
         self._pipeline = Pipeline(opened, self._console, site.device, site.data_dir, site.policy)
 
     def run(self, task: Task) -> Answer:
-        """Run trials until there is none to start."""
-        work, registry = self._work, self._pipeline.registry
+        """Run trials until there is none to start; whatever ends it early ends this worker alone."""
+        work = self._work
         try:
+            registry = self._pipeline.registry
             parent, home = registry.get(work.parent_run_id), registry.get(work.home_run_id)
             trials = Trials(self._pipeline, TuneSpec.model_validate_json(work.spec), parent, home)
             work.search(self._console.say).work(trials.objective, wait=False)
-        except RewindError as error:
-            self._console.error(error)
-            return Answer(task.key, message=error.message, hint=error.hint)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            told = as_rewind_error(error)
+            self._console.error(told)
+            return Answer(task.key, message=told.message, hint=told.hint)
         return Answer(task.key)
 
 

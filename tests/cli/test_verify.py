@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Answer, Chain, Cli
+from sealing import rewrite
 
+from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry.runs.paths import MASK
 from rewindctl.rewinding.checkpoints import TrainState
 
 Damage = Callable[[Chain], str]  # does the damage, returns the run that has it
@@ -157,6 +160,25 @@ def test_weights_that_come_back_are_found_even_with_a_matching_digest(cli: Cli, 
     answer = verify(cli, copied_chain, copied_chain.lr_rewind)
     assert answer.code == 1
     assert "removed weights of blocks.2.conv1.weight are not 0" in answer.out
+
+
+def test_an_excluded_layer_that_lost_weights_is_found(cli: Cli, copied_chain: Chain, tmp_path: Path) -> None:
+    """As many go elsewhere: only the layers tell."""
+    uri = ("--tracking-uri", copied_chain.uri)
+    made = cli("prune", "--parent", copied_chain.dense, "--sparsity", "0.5", "--exclude", "stem", *uri).run_id
+    registry = copied_chain.registry()
+    run = registry.get(made)
+    mask = Mask.load(registry.artifact(run, MASK))
+    kernels = {name: kept.clone() for name, kept in mask.kernels.items()}
+    gone = kernels["dense.weight"].logical_not().nonzero()[0]
+    kernels["dense.weight"][tuple(gone)] = True
+    kernels["stem.weight"].view(-1)[0] = False
+    Mask(kernels).save(tmp_path / "mask")
+    assert verify(cli, copied_chain, made).code == 0
+    rewrite(registry, run, MASK, (tmp_path / "mask").read_bytes())
+    answer = verify(cli, copied_chain, made)
+    assert answer.code == 1
+    assert "the mask removes weights of stem.weight, which its spec excludes" in answer.out + answer.err
 
 
 def test_a_run_or_all_must_be_given(cli: Cli, chain: Chain) -> None:

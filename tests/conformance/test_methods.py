@@ -148,3 +148,13 @@ def test_specs_and_study_files_have_the_options_of_the_same_names() -> None:
         fields = {name: one for name, one in kind.model_fields.items() if name in OPTIONS and not one.is_required()}
         assert {name: one.default for name, one in fields.items()} == {name: OPTIONS[name].default for name in fields}
     assert set(MethodEntry.model_fields) == {"method", *OPTIONS} - {"momentum"}
+
+
+def test_a_method_registered_as_earlier_versions_wanted_is_refused_in_one_line() -> None:
+    methods.register("of-earlier-versions")(lambda request: None)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(UsageError, match="is registered as earlier versions wanted") as caught:
+            RetrainOptions(method="of-earlier-versions")
+        assert "register_method" in caught.value.hint
+    finally:
+        methods._entries.pop("of-earlier-versions")

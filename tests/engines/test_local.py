@@ -13,10 +13,13 @@ from conftest import Cli
 from started import Started, on_one_core
 from studies import panel, text_of
 
+from rewindctl.engines import local
+from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.local import default_jobs, devices, share
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.runs.writer import resume_file
+from rewindctl.system.processes import interrupt, raise_if_interrupted
 
 METHODS = [{"method": "finetune"}, {"method": "lr_rewind"}]
 QUICK = panel(iterations=20, sparsities=[0.5], methods=METHODS)
@@ -130,6 +133,20 @@ def test_workers_share_the_cores_and_each_has_one_at_least() -> None:
     for jobs in (1, 2, 3, 100):
         assert share(jobs) >= 1
         assert jobs * share(jobs) <= max(cores, jobs)
+
+
+def test_an_interrupt_of_one_task_does_not_reach_the_next_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        report = staticmethod(lambda key, done: None)
+
+        def run(self, task: Task) -> Answer:
+            interrupt(signal.SIGTERM, None)
+            return Answer(task.key)
+
+    monkeypatch.setattr(local._here, "runner", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        local._run(Task("key", "{}", None))
+    raise_if_interrupted()
 
 
 # Whole studies

@@ -1,7 +1,7 @@
 """What MLflow does not document and we use all the same, each with its reason; nothing of it stands anywhere else.
 
 Why `mlflow` has an upper bound, and a lower one that `make test-oldest` tries. What MLflow's UI keeps in the browser
-(`front`) and in tags of an experiment (`views`) is of the same kind.
+(`ui/front_page`) and in tags of an experiment (`views`) is of the same kind.
 """
 
 from typing import Any
