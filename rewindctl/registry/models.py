@@ -40,14 +40,18 @@ def register_dense(client: Client, run: RunRecord, spec: DenseSpec) -> None:
     a process that died within. Raises: StoreError.
     """
     name = dense_model(spec.model, spec.dataset)
-    version = next((one.version for one in versions(client, run_id=run.run_id) if one.name == name), None)
+    version = _version_of(client, name, run)
     if version is None:
         _make_model(client, name, spec)
-        version = _make_version(client, name, run, spec)
+        version = made = _make_version(client, name, run, spec)
+        if (first := _version_of(client, name, run)) is not None and first < made:
+            version = first  # another process registered the run at the same time: the earlier version stays
+            with suppress(DeniedError):
+                client.delete_model_version(name, str(made))
         _drop_unfinished(client, name, run, spec)
     named = _named(client, spec)
-    if named is None or (tag.IMPORT not in run.tags and goes_before((run, int(version)), named)):
-        client.set_registered_model_alias(name, _alias(spec), version)
+    if named is None or (tag.IMPORT not in run.tags and goes_before((run, version), named)):
+        client.set_registered_model_alias(name, _alias(spec), str(version))
 
 
 def refusal(client: Client, spec: DenseSpec) -> DeniedError | None:
@@ -188,7 +192,12 @@ def _drop_unfinished(client: Client, name: str, run: RunRecord, spec: DenseSpec)
                     client.delete_model_version(name, version.version)
 
 
-def _make_version(client: Client, name: str, run: RunRecord, spec: DenseSpec) -> str:
+def _version_of(client: Client, name: str, run: RunRecord) -> int | None:
+    """The first version of the model that is of a run."""
+    return min((int(one.version) for one in versions(client, run_id=run.run_id) if one.name == name), default=None)
+
+
+def _make_version(client: Client, name: str, run: RunRecord, spec: DenseSpec) -> int:
     made = client.create_model_version(
         name,
         f"{run.artifact_uri}/checkpoints",
@@ -196,4 +205,4 @@ def _make_version(client: Client, name: str, run: RunRecord, spec: DenseSpec) ->
         {tag.SEED: str(spec.seed), tag.FINGERPRINT: spec.fingerprint()},
         description=f"Run [{markdown(run.name)}](#/runs/{run.run_id}). {run.tags.get(tag.NOTE, '')}",
     )
-    return str(made.version)
+    return int(made.version)

@@ -395,9 +395,10 @@ def test_the_next_report_uploads_the_one_that_was_kept(
     prune = cli("prune", "--parent", train().run_id, "--compression", "5", *where).run_id
     cli("retrain", "--parent", prune, "--method", "lr_rewind", "--iterations", "4", *where)
     line = ("compare", "--log", *where)
-    written = log.Comparison.write_files
+    report = log.ComparisonReport
+    written = report.write_files
     with monkeypatch.context() as patch:
-        patch.setattr(log.Comparison, "write_files", lambda *wanted, **how: (written(*wanted, **how), cable.pull())[0])
+        patch.setattr(report, "write_files", lambda *wanted, **how: (written(*wanted, **how), cable.pull())[0])
         patch.setenv("REWINDCTL_OUTAGE_SECONDS", "0")
         answer = cli(*line)
     (folder,) = kept_folder().iterdir()

@@ -105,7 +105,7 @@ def test_a_user_without_a_right_loses_nothing_and_is_told_which(users: AuthServe
 
     # Nobody
     wrong = cli("list", "--tracking-uri", users.of("alice").replace(AuthServer.PASSWORD, "another-word"))
-    assert (wrong.code, "does not let user 'alice' in" in wrong.err, "another-word" in wrong.err) == (1, True, False)
+    assert (wrong.code, "rejects user 'alice'" in wrong.err, "another-word" in wrong.err) == (1, True, False)
     assert "MLFLOW_TRACKING_USERNAME" in cli("list", "--tracking-uri", users.uri).err
 
 
