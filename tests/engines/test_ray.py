@@ -255,7 +255,7 @@ def test_a_study_whose_time_is_over_stops_with_its_points_and_goes_on(cluster: C
 
 
 def test_several_machines_need_a_server_that_is_not_each_of_them(cluster: Cluster, tmp_path: Path) -> None:
-    for uri, words in ((f"sqlite:///{tmp_path}/none.db", "is a file"), ("http://127.0.0.1:5000", "that machine itself")):
+    for uri, words in ((f"sqlite:///{tmp_path}/none.db", "is a file"), ("http://127.0.0.1:5000", "machine itself")):
         engine = RayCluster(WorkerConfig(uri, "x", "cpu"), None, cluster.address, None, None)
         with pytest.raises(UsageError, match=words) as caught:
             engine.check({})
