@@ -1,5 +1,7 @@
 """Every error a user can cause: one line that names the value, one line that says what to do, an exit code."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -28,6 +30,17 @@ class UsageError(RewindError):
     """The request itself is wrong: a value, a name, a parent (exit code 2)."""
 
     exit_code = 2
+
+
+@contextmanager
+def code_of_others(what: str, hint: str, kind: type[RewindError] = UsageError) -> Iterator[None]:
+    """A plug-in's code runs in the block. Raises: `kind` with `what` and the reason, for all but our own errors."""
+    try:
+        yield
+    except RewindError:
+        raise
+    except Exception as error:
+        raise kind(f"{what}: {type(error).__name__}: {error}", hint) from error
 
 
 class LimitError(RewindError):

@@ -12,7 +12,7 @@ from rewindctl.options import Option
 from rewindctl.rewinding.methods import OPTIONS, RetrainOptions, methods
 
 PRUNING, RETRAINING = "Pruning", "Retraining"
-METHODS = methods.loaded()  # ours, of which the help speaks
+METHODS = methods.loaded()  # built in: the help names them
 PANELS = {  # of the help, for the commands that take these options
     RETRAINING: tuple(OPTIONS),
     PRUNING: ("sparsity", "compression", "structure", "scope", "channel_norm", "criterion", "exclude"),
@@ -71,7 +71,7 @@ class Retraining:
     def _parameter(self, one: Option) -> Parameter:
         takers = ", ".join(name for name, method in METHODS.items() if one.name in method.takes)
         text = self.texts.get(one.name) or (f"{takers}: {one.text}" if takers else one.text)
-        kind: Any = Annotated  # a type that is data is none to mypy
+        kind: Any = Annotated  # mypy accepts no type that is a value
         annotation = kind[one.kind, typer.Option(one.flag, help=text)]
         return Parameter(one.name, Parameter.KEYWORD_ONLY, default=one.default, annotation=annotation)
 

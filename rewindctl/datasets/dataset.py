@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rewindctl.catalog import Catalog, require_plain
-from rewindctl.errors import DataError, RewindError
+from rewindctl.errors import DataError, code_of_others
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -92,16 +92,8 @@ def register_dataset(name: str) -> Callable[[Reader], Reader]:
     def add(read: Reader) -> Reader:
         @functools.wraps(read)
         def load(data_dir: Path | None) -> Dataset:
-            try:
-                arrays = read(data_dir)
-                return Dataset.from_arrays(name, arrays, f"data set {name!r}")
-            except RewindError:
-                raise
-            except Exception as error:  # whatever a reader of someone else's raises
-                raise DataError(
-                    f"data set {name!r} cannot be read: {type(error).__name__}: {error}",
-                    "see the package that registers it",
-                ) from error
+            with code_of_others(f"data set {name!r} cannot be read", "see the package that registers it", DataError):
+                return Dataset.from_arrays(name, read(data_dir), f"data set {name!r}")
 
         datasets.register(name)(load)
         return read

@@ -25,7 +25,7 @@ LOOK_SECONDS = 0.2
 
 
 class Runner(Protocol):
-    """What runs the tasks of a process; made there of its site and of what is told of progress."""
+    """Runs the tasks of a worker process. Made in that process, with its configuration and a call for progress."""
 
     report: ReportProgress
 

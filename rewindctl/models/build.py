@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from rewindctl.errors import RewindError, UsageError
+from rewindctl.errors import UsageError, code_of_others
 from rewindctl.models.network import Network, NetworkConfig, kernels, models
 from rewindctl.models.tracing import BUILDING, OwnThread
 
@@ -34,12 +34,8 @@ def build_network(name: str, config: NetworkConfig, seed: int) -> Network:
 def construct(name: str, config: NetworkConfig) -> Network:
     """A network as its constructor leaves it, checked, with `norm_after`. Raises: UnknownNameError, UsageError."""
     make = models[name]
-    try:
+    with code_of_others(f"model {name!r} cannot be built", HINT):
         module = make(config)
-    except RewindError:
-        raise
-    except Exception as error:  # whatever a constructor of someone else's raises
-        raise UsageError(f"model {name!r} cannot be built: {type(error).__name__}: {error}", HINT) from error
     if (problem := next(_unfit(module), None)) is not None:
         raise UsageError(f"model {name!r} {problem}", HINT)
     for part in module.modules():

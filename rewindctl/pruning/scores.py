@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rewindctl.catalog import Catalog
-from rewindctl.errors import RewindError, UsageError
+from rewindctl.errors import UsageError, code_of_others
 from rewindctl.pruning.mask import unit_dimension
 from rewindctl.specs import Structure
 
@@ -98,12 +98,8 @@ def scores_of(criterion: str, weights: Weights) -> Tensor:
     kernel's shape, or the criterion fails.
     """
     score, where = criteria[criterion], f"criterion {criterion!r}, {weights.name}"
-    try:
+    with code_of_others(where, HINT):
         scores = score(weights)
-    except RewindError:
-        raise
-    except Exception as error:  # whatever a criterion of someone else's raises
-        raise UsageError(f"{where}: {type(error).__name__}: {error}", HINT) from error
     if not isinstance(scores, Tensor):
         raise UsageError(f"{where}: the scores are a {type(scores).__name__}, not a tensor", HINT)
     if scores.shape != weights.value.shape:

@@ -1,7 +1,7 @@
 """What MLflow does not document and we use all the same, each with its reason; nothing of it stands anywhere else.
 
-Why `mlflow` has an upper bound, and a lower one that `make test-oldest` tries. What MLflow's UI keeps in the browser
-(`ui/front_page`) and in tags of an experiment (`views`) is of the same kind.
+For their sake `mlflow` has an upper bound in pyproject.toml, and `make test-oldest` tries the lower one. What its UI
+keeps in the browser (`ui/front_page`) and in tags of an experiment (`ui/views`) is undocumented too.
 """
 
 from typing import Any
