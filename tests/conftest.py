@@ -144,7 +144,7 @@ def settle(store: Path) -> None:
     from contextlib import closing
 
     from rewindctl.registry.roots.binding import Binding, new_mark
-    from rewindctl.registry.roots.renaming import rename
+    from rewindctl.registry.roots.relocation import rename
 
     binding = Binding(store)
     with closing(binding.connection()) as connection, connection:

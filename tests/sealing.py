@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.runs.record import RECORD_FILE, Record
+from rewindctl.registry.runs.manifest import RECORD_FILE, Record
 
 
 def rewrite(registry: Registry, run: RunRecord, path: str, content: str | bytes | None) -> None:

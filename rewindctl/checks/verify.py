@@ -9,8 +9,8 @@ from rewindctl.pipeline.starts import weights_source
 from rewindctl.pruning import Mask, excluded_layers
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.records import PARENT_KINDS, RECORD, REPORT, WEIGHTS_FROM, spec_text
+from rewindctl.registry.runs.manifest import CHECKPOINTS, FINAL, checkpoint_path
 from rewindctl.registry.runs.opening import params_of
-from rewindctl.registry.runs.paths import CHECKPOINTS, FINAL, checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec, Spec, canonical_json, parse_tuning_spec
 

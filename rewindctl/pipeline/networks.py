@@ -12,7 +12,7 @@ from rewindctl.models.build import construct
 from rewindctl.pipeline.replays import States
 from rewindctl.pruning import Mask, excluded_layers
 from rewindctl.registry import Registry, RunRecord
-from rewindctl.registry.runs.paths import MASK, checkpoint_path
+from rewindctl.registry.runs.manifest import MASK, checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
 

@@ -9,7 +9,7 @@ from rewindctl.durations import Deadline
 from rewindctl.pipeline.background import Background
 from rewindctl.pipeline.resume import StoredPoints, save_point
 from rewindctl.registry import RunWriter
-from rewindctl.registry.runs.paths import checkpoint_path
+from rewindctl.registry.runs.manifest import checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.system.safe_text import finite
 from rewindctl.training.records import Evaluation, ResumePoint

@@ -19,7 +19,7 @@ from rewindctl.pipeline.pipeline import Pipeline
 from rewindctl.pipeline.requests import require_kind
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.runs.paths import CHECKPOINTS, FINAL
+from rewindctl.registry.runs.manifest import CHECKPOINTS, FINAL
 from rewindctl.specs import DenseSpec, ReplaySpec, RetrainSpec
 from rewindctl.training.device import environment
 from rewindctl.training.records import Evaluation

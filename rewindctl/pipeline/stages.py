@@ -26,7 +26,7 @@ from rewindctl.pruning.density import plot_density
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.models import unregistered_text
-from rewindctl.registry.runs.paths import LAYERS, MASK
+from rewindctl.registry.runs.manifest import LAYERS, MASK
 from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, RetrainSpec
 from rewindctl.system.safe_text import finite
 from rewindctl.training.gradients import TrainedNetwork

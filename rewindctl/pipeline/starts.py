@@ -14,7 +14,7 @@ from rewindctl.pipeline.stage import StageRun
 from rewindctl.pipeline.train_run import train_run
 from rewindctl.registry import Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
-from rewindctl.registry.runs.paths import checkpoint_path
+from rewindctl.registry.runs.manifest import checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
 from rewindctl.training.records import ResumePoint

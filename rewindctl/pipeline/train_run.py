@@ -13,7 +13,7 @@ from rewindctl.pipeline.resume import StoredPoints, load_point
 from rewindctl.pipeline.settings import Prepared
 from rewindctl.registry import RunWriter
 from rewindctl.registry import records as tag
-from rewindctl.registry.runs.paths import FINAL
+from rewindctl.registry.runs.manifest import FINAL
 from rewindctl.training.device import deciding
 from rewindctl.training.loop import train
 from rewindctl.training.precision import choose_for

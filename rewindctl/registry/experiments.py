@@ -9,7 +9,7 @@ from rewindctl.errors import RegistryError, UnknownNameError, UsageError
 from rewindctl.registry.records import text_of
 from rewindctl.registry.roots.binding import ROOT
 from rewindctl.registry.runs.opening import project_run
-from rewindctl.registry.runs.searching import BOTH
+from rewindctl.registry.runs.reading import BOTH
 from rewindctl.registry.store.address import absolute_uri, sqlite_path
 from rewindctl.registry.store.client import Client, StoreError
 from rewindctl.registry.store.connect import connect

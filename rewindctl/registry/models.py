@@ -1,15 +1,14 @@
-"""Dense baselines as versions of a registered model."""
+"""Dense baselines as versions of a registered model: made, found, and deleted with their run."""
 
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from rewindctl.errors import RewindError
+from rewindctl.errors import RegistryError, RewindError
 from rewindctl.registry import records as tag
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.runs.reading import read
-from rewindctl.registry.runs.searching import search
+from rewindctl.registry.runs.reading import read, search
 from rewindctl.registry.store.client import Client, DeniedError, StoreError
 from rewindctl.specs import DenseSpec
 from rewindctl.system.safe_text import markdown
@@ -206,3 +205,48 @@ def _make_version(client: Client, name: str, run: RunRecord, spec: DenseSpec) ->
         description=f"Run [{markdown(run.name)}](#/runs/{run.run_id}). {run.tags.get(tag.NOTE, '')}",
     )
     return int(made.version)
+
+
+def refuse_foreign_versions(client: Client, run: RunRecord) -> None:
+    """Raises: RegistryError when a run is a version of a model that rewindctl did not register."""
+    for version, model in _versions_of(client, run):
+        if tag.MODEL not in model.tags:
+            raise RegistryError(
+                f"run {run.run_id} is version {version.version} of {version.name!r}, which is no model of rewindctl",
+                "delete that version first, in the MLflow UI",
+            )
+
+
+def drop_versions(client: Client, run: RunRecord) -> None:
+    """Delete the versions that a run is; an alias of one moves to the longest other run of its seed.
+
+    A model without versions goes too. Raises: RegistryError.
+    """
+    for version, model in _versions_of(client, run):
+        if tag.MODEL not in model.tags:
+            continue
+        for alias in [name for name, number in model.aliases.items() if str(number) == str(version.version)]:
+            if (heir := _heir(client, version, seed_of(alias) or run.tags.get(tag.SEED, ""))) is not None:
+                client.set_registered_model_alias(version.name, alias, heir)
+        client.delete_model_version(version.name, version.version)
+    if run.kind == "dense":
+        name = model_of(run)
+        with suppress(StoreError):  # there is none
+            if tag.MODEL in client.get_registered_model(name).tags and not list(versions(client, name=name)):
+                client.delete_registered_model(name)
+
+
+def _versions_of(client: Client, run: RunRecord) -> Iterator[tuple[Any, Any]]:
+    for version in list(versions(client, run_id=run.run_id)):
+        yield version, client.get_registered_model(version.name)
+
+
+def _heir(client: Client, version: Any, seed: str) -> str | None:
+    """The version of the longest other baseline of a seed, the newest of equally long ones."""
+    heir: Baseline | None = None
+    for other in versions(client, name=version.name):
+        run = run_of(client, other) if other.version != version.version else None
+        if run is not None and is_baseline(run, version.name, seed):
+            found = run, int(other.version)
+            heir = found if heir is None or goes_before(found, heir) else heir
+    return str(heir[1]) if heir else None

@@ -12,10 +12,10 @@ from rewindctl.registry import experiments, models
 from rewindctl.registry import records as tag
 from rewindctl.registry.claiming.ownership import OwnerWatch
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.runs import lineage, older, reading, references
+from rewindctl.registry.runs import lineage, reading, references
+from rewindctl.registry.runs.manifest import Record
 from rewindctl.registry.runs.opening import Opening, open_report
-from rewindctl.registry.runs.record import Record
-from rewindctl.registry.runs.searching import ANY, search
+from rewindctl.registry.runs.reading import ANY, search
 from rewindctl.registry.runs.stored_point import Machine
 from rewindctl.registry.runs.writer import RunWriter
 from rewindctl.registry.store.address import absolute_uri, is_server, require_store
@@ -77,7 +77,7 @@ class Registry:
         """
         now = time.monotonic()
         if self._listed is None or now - self._listed[0] > LISTED_SECONDS:
-            runs = search(self.client, [self.experiment_id], {tag.SCHEMA: older.OLDER})
+            runs = search(self.client, [self.experiment_id], {tag.SCHEMA: reading.OLDER})
             by_identity: dict[str, list[str]] = {}
             for run in runs:
                 by_identity.setdefault(run.fingerprint, []).append(run.run_id)

@@ -11,7 +11,7 @@ from rewindctl.commands import command_of
 from rewindctl.errors import IntegrityError, RewindError, UsageError
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.runs.paths import LAYERS
+from rewindctl.registry.runs.manifest import LAYERS
 from rewindctl.report.runs import spec_order
 from rewindctl.system.files import read_text
 from rewindctl.system.safe_text import finite

@@ -10,7 +10,7 @@ from conftest import Chain, Cli
 
 from rewindctl.registry import RunRecord
 from rewindctl.registry.runs import lineage
-from rewindctl.registry.runs.searching import search
+from rewindctl.registry.runs.reading import search
 from rewindctl.registry.store.client import Client
 from rewindctl.report.lineage import forms
 

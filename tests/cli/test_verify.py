@@ -12,7 +12,7 @@ from sealing import rewrite
 
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
-from rewindctl.registry.runs.paths import MASK
+from rewindctl.registry.runs.manifest import MASK
 from rewindctl.rewinding.checkpoints import TrainState
 
 Damage = Callable[[Chain], str]  # does the damage, returns the run that has it

@@ -21,7 +21,7 @@ from rewindctl.pipeline.resume import load_point
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import shell_lookup as glance
 from rewindctl.registry.records import KIND, SCHEMA
-from rewindctl.registry.runs.searching import ANY, DELETED, search
+from rewindctl.registry.runs.reading import ANY, DELETED, search
 from rewindctl.report.facts import RunFacts
 from rewindctl.report.lineage import Family, forms
 from rewindctl.report.runs import line, page_of

@@ -34,10 +34,8 @@ from rewindctl.pipeline.requests import dense_spec
 from rewindctl.pruning import Mask
 from rewindctl.pruning import mask as masks
 from rewindctl.registry import RunRecord
-from rewindctl.registry.bundle.archive import END, header
-from rewindctl.registry.bundle.check import check_runs
-from rewindctl.registry.bundle.index import parse_index
-from rewindctl.registry.bundle.merge import read_bundle
+from rewindctl.registry.bundle.archive import END, header, read_bundle
+from rewindctl.registry.bundle.index import check_runs, parse_index
 from rewindctl.registry.runs.manifest import parse_manifest
 from rewindctl.registry.runs.stored_point import about_of
 from rewindctl.report.cells import summarise

@@ -13,7 +13,7 @@ from rewindctl.checks.verify import verify
 from rewindctl.cli import run as run_command
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.runs.paths import FINAL, checkpoint_path
+from rewindctl.registry.runs.manifest import FINAL, checkpoint_path
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import ReplaySpec
 

@@ -12,7 +12,7 @@ from started import Started
 
 from rewindctl.pipeline.resume import load_point, save_point
 from rewindctl.registry import Registry, RunRecord
-from rewindctl.registry.runs.paths import checkpoint_path
+from rewindctl.registry.runs.manifest import checkpoint_path
 from rewindctl.registry.runs.writer import resume_file
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.records import ResumePoint

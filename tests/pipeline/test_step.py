@@ -19,7 +19,7 @@ from rewindctl.pipeline import replays
 from rewindctl.pipeline.observer import RunObserver
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.runs.paths import FINAL
+from rewindctl.registry.runs.manifest import FINAL
 from rewindctl.training import steppers
 from rewindctl.training.records import ResumePoint
 

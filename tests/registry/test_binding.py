@@ -12,13 +12,13 @@ from moved import AWAY, at, begin, cp, cp_beside, edit, mv, unbind, world
 from rewindctl.pipeline.observer import RunObserver
 from rewindctl.registry import Registry
 from rewindctl.registry.bundle import export_bundle
-from rewindctl.registry.deleting.strays import unreferenced_folders
+from rewindctl.registry.deleting.disk import unreferenced_folders
 from rewindctl.registry.delivery.outbox import Outbox, kept_folder
 from rewindctl.registry.records import STORAGE
 from rewindctl.registry.roots.binding import MARKER, ROOT, Binding, MisplacedError, read_marker
 from rewindctl.registry.runs.opening import open_report
-from rewindctl.registry.runs.paths import local_path
 from rewindctl.registry.runs.writer import resume_file
+from rewindctl.registry.store.address import local_path
 from rewindctl.registry.store.connect import connect
 from rewindctl.system import processes
 from rewindctl.training.records import Evaluation

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from rewindctl.errors import IntegrityError, RewindError
 from rewindctl.registry import Registry
 from rewindctl.registry.bundle import export_bundle, import_bundle, matching, select
-from rewindctl.registry.bundle.merge import read_bundle
+from rewindctl.registry.bundle.archive import read_bundle
 from rewindctl.specs import canonical_json, parse_spec
 
 Forge = Callable[[dict[str, Any]], object]  # edits an index in place

@@ -17,10 +17,9 @@ from rewindctl.registry import Registry
 from rewindctl.registry import shell_lookup as glance
 from rewindctl.registry.delivery.recovery import register_rest
 from rewindctl.registry.models import longer_baseline
-from rewindctl.registry.runs.manifest import MANIFEST_FILE
+from rewindctl.registry.runs.manifest import MANIFEST_FILE, RECORD_FILE
 from rewindctl.registry.runs.opening import open_report
-from rewindctl.registry.runs.paths import local_path
-from rewindctl.registry.runs.record import RECORD_FILE
+from rewindctl.registry.store.address import local_path
 from rewindctl.specs import DenseSpec
 
 MODEL = "resnet8-digits-dense"

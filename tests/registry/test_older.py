@@ -11,7 +11,7 @@ from sealing import rewrite as rewrite_file
 
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.runs.record import RECORD_FILE
+from rewindctl.registry.runs.manifest import RECORD_FILE
 from rewindctl.specs import AnyStage, parse_spec
 
 

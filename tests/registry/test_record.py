@@ -14,7 +14,7 @@ from rewindctl.checks.verify import verify
 from rewindctl.errors import IntegrityError
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
-from rewindctl.registry.runs.record import RECORD_FILE, digest_of, make_record
+from rewindctl.registry.runs.manifest import RECORD_FILE, digest_of, make_record
 from rewindctl.report.frame import tidy_frame
 
 EDITED_TAGS = {

@@ -20,8 +20,8 @@ from rewindctl.registry.records import COPIED, KIND, STORAGE, STUDY
 from rewindctl.registry.roots.binding import MARKER, Binding
 from rewindctl.registry.roots.relocation import relocate
 from rewindctl.registry.runs.opening import open_report
-from rewindctl.registry.runs.paths import local_path
 from rewindctl.registry.runs.writer import resume_file
+from rewindctl.registry.store.address import local_path
 from rewindctl.tuning.storage import open_storage
 
 MOVED = ("mv", "the database moved away from its files", "the database renamed")

@@ -8,18 +8,18 @@ from mlflow import MlflowClient
 from registry.test_registry import MANY, copies
 
 from rewindctl.registry import records as tag
-from rewindctl.registry.runs import searching
-from rewindctl.registry.runs.searching import ACTIVE, ANY, BOTH, DELETED, _from_tables, _through_api
+from rewindctl.registry.runs import reading
+from rewindctl.registry.runs.reading import ACTIVE, ANY, BOTH, DELETED, _from_tables, _through_api
 from rewindctl.registry.store.connect import connect
 
 
-@pytest.mark.parametrize("few", [0, searching.FEW], ids=["many", "few"])
+@pytest.mark.parametrize("few", [0, reading.FEW], ids=["many", "few"])
 @pytest.mark.parametrize("prefix", ["", "the run's"])
 @pytest.mark.parametrize("key", ["", tag.SCHEMA, tag.KIND, tag.PARENT, tag.FINGERPRINT, "none has this"])
 def test_tables_and_api_answer_the_same(
     chain: Chain, key: str, prefix: str, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searching, "FEW", few)
+    monkeypatch.setattr(reading, "FEW", few)
     client = connect(chain.uri)
     run = client.get_run(chain.prune)
     every = [experiment.experiment_id for experiment in client.search_experiments()]

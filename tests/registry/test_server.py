@@ -19,7 +19,7 @@ from rewindctl.errors import BusyError, RegistryError
 from rewindctl.registry import Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle import export_bundle, import_bundle, matching, select
-from rewindctl.registry.bundle.leftovers import discard
+from rewindctl.registry.bundle.merge import discard
 from rewindctl.registry.store.connect import connect
 from rewindctl.report.frame import tidy_frame
 from rewindctl.system.files import sha256

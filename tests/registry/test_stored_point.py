@@ -17,8 +17,8 @@ from rewindctl.errors import RegistryError
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Machine, Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
-from rewindctl.registry.runs.paths import local_path
 from rewindctl.registry.runs.stored_point import POINT, about_of, bring
+from rewindctl.registry.store.address import local_path
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.system.files import state_folder
 

@@ -1,7 +1,6 @@
 """Runs that travel: out of one registry into a bundle, out of the bundle into another registry."""
 
-from rewindctl.registry.bundle.export import Exported, export_bundle
+from rewindctl.registry.bundle.export import Exported, export_bundle, matching, select
 from rewindctl.registry.bundle.merge import Merged, import_bundle
-from rewindctl.registry.bundle.select import matching, select
 
 __all__ = ["Exported", "Merged", "export_bundle", "import_bundle", "matching", "select"]

@@ -10,13 +10,13 @@ import hashlib
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from rewindctl.errors import IntegrityError, UsageError
-from rewindctl.registry.bundle.index import HINT
-from rewindctl.registry.runs.manifest import File
+from rewindctl.registry.bundle.index import HINT, Index, check_manifests, check_runs, parse_index
+from rewindctl.registry.runs.manifest import File, Manifest
 from rewindctl.system.files import replacing
 
 BLOCK = 512
@@ -142,6 +142,30 @@ def _without_gap(found: dict[int, Path]) -> list[Path]:
             missing = part_path(_whole(next(iter(found.values()))), number)
             raise IntegrityError(f"{missing} is missing: the bundle is not whole", HINT)
     return list(found.values())
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every byte was verified; `folder` has its files, named by their digests."""
+
+    digest: str
+    index: Index
+    manifests: dict[str, Manifest]
+    folder: Path
+
+
+def read_bundle(given: Sequence[Path], folder: Path) -> Bundle:
+    """Verify a bundle and unpack it to `folder`. Raises: UsageError, IntegrityError, OSError."""
+    paths = find_parts(given)
+    where = str(paths[0])
+    with closing(Source(paths)) as source:
+        raw = read_index(source)
+        index = parse_index(raw.data, where)
+        check_sizes(source, len(raw.data), index.files, index.part_bytes)
+        check_runs(index, where)
+        extract(source, index.files, folder)
+    manifests = check_manifests(index, lambda digest: (folder / digest).read_bytes(), where)
+    return Bundle(raw.digest, index, manifests, folder)
 
 
 class Source:

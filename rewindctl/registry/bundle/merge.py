@@ -16,39 +16,31 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from rewindctl.errors import IntegrityError, RegistryError
 from rewindctl.registry import records as tag
-from rewindctl.registry.bundle.archive import Source, check_sizes, extract, find_parts, read_index
-from rewindctl.registry.bundle.check import check_manifests, check_runs, spec_of, upgrade_below
+from rewindctl.registry.bundle.archive import Bundle, read_bundle
 from rewindctl.registry.bundle.export import ReportCount
-from rewindctl.registry.bundle.index import Index, RunEntry, parse_index
-from rewindctl.registry.bundle.leftovers import discard, remove_leftovers
-from rewindctl.registry.claiming.ownership import this_process
+from rewindctl.registry.bundle.index import (
+    RunEntry,
+    spec_of,
+    upgrade_below,
+)
+from rewindctl.registry.claiming.ownership import OwnerWatch, shown, this_process
 from rewindctl.registry.delivery.sender import METRICS_PER_BATCH
-from rewindctl.registry.models import iterations_of, unregistered_text
+from rewindctl.registry.models import drop_versions, iterations_of, unregistered_text
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.runs.manifest import MANIFEST_FILE, Manifest, parse_manifest
+from rewindctl.registry.runs.manifest import CHECKPOINTS, MANIFEST_FILE, parse_manifest
 from rewindctl.registry.runs.opening import common_tags, params_of
-from rewindctl.registry.runs.paths import CHECKPOINTS
+from rewindctl.registry.store.client import StoreError
 from rewindctl.specs import DenseSpec
 from rewindctl.system.files import disk_hint
 from rewindctl.system.temporary import temporary_folder
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A bundle whose every byte was verified; `folder` has its files, named by their digests."""
-
-    digest: str
-    index: Index
-    manifests: dict[str, Manifest]
-    folder: Path
 
 
 @dataclass(frozen=True)
@@ -84,20 +76,6 @@ def import_bundle(
             f"{given[0]} cannot be unpacked to {tempfile.gettempdir()}: {error.strerror or error}",
             disk_hint(error, f"check the file, and that {tempfile.gettempdir()} has room for it"),
         ) from None
-
-
-def read_bundle(given: Sequence[Path], folder: Path) -> Bundle:
-    """Verify a bundle and unpack it to `folder`. Raises: UsageError, IntegrityError, OSError."""
-    paths = find_parts(given)
-    where = str(paths[0])
-    with closing(Source(paths)) as source:
-        raw = read_index(source)
-        index = parse_index(raw.data, where)
-        check_sizes(source, len(raw.data), index.files, index.part_bytes)
-        check_runs(index, where)
-        extract(source, index.files, folder)
-    manifests = check_manifests(index, lambda digest: (folder / digest).read_bytes(), where)
-    return Bundle(raw.digest, index, manifests, folder)
 
 
 @dataclass
@@ -313,3 +291,27 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # a file system without links
         shutil.copyfile(source, target)
+
+
+def discard(registry: Registry, run: RunRecord) -> None:
+    """Delete a run that never counted: its model versions, its artifacts, itself. Raises: StoreError."""
+    client = registry.client
+    drop_versions(client, run)
+    with suppress(StoreError):  # files without a run cost space and mislead nobody
+        client.delete_artifacts(run.artifact_uri)
+    client.delete_run(run.run_id)
+
+
+def remove_leftovers(registry: Registry) -> None:
+    """Remove what a killed import left. Raises: RegistryError when another import is at work."""
+    watch = OwnerWatch()
+    for run in registry.search():
+        if tag.IMPORT not in run.tags or run.finished:
+            continue
+        owner = run.tags.get(tag.OWNER, "")
+        if run.status == "RUNNING" and owner != this_process() and not watch.is_dead(run):
+            raise RegistryError(
+                f"run {run.run_id} is being imported by {shown(owner)}",
+                f"wait for it; if its process is gone: mlflow runs delete --run-id {run.run_id}",
+            )
+        discard(registry, run)

@@ -12,14 +12,20 @@ from pathlib import Path
 from rewindctl.counting import count_of
 from rewindctl.errors import RegistryError
 from rewindctl.registry.claiming.ownership import OwnerWatch
-from rewindctl.registry.deleting.disk import Disk, size_of
+from rewindctl.registry.deleting.disk import (
+    Disk,
+    find_run,
+    resume_points,
+    size_of,
+    temporary_files,
+    unreferenced_folders,
+)
 from rewindctl.registry.deleting.removal import Before, descendants, leaf_first, remove
-from rewindctl.registry.deleting.strays import find_run, resume_points, temporary_files, unreferenced_folders
-from rewindctl.registry.deleting.versions import refuse_foreign_versions
 from rewindctl.registry.delivery.outbox import is_kept, kept_folder
+from rewindctl.registry.models import refuse_foreign_versions
 from rewindctl.registry.records import COPIED, KINDS, REPORT, RESUME_POINT, SCHEMA, TRIAL_STATE, RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.runs.searching import ANY, DELETED, search
+from rewindctl.registry.runs.reading import ANY, DELETED, search
 from rewindctl.registry.runs.stored_point import POINT, drop
 from rewindctl.registry.runs.writer import resume_file
 from rewindctl.registry.store.address import sqlite_path
@@ -149,7 +155,7 @@ class Survey:
         """Whether nothing that stays needs the run, and it is the store's alone; a note says what keeps it."""
         try:
             self._disk.require_inside(run)
-            refuse_foreign_versions(self.registry, run)
+            refuse_foreign_versions(self.registry.client, run)
         except RegistryError as error:
             self.notes.append(f"kept ({sort}): {error.message}")
             return False

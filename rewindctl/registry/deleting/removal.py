@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from rewindctl.errors import RegistryError, RewindError, UsageError
 from rewindctl.registry.claiming.ownership import OwnerWatch, shown
 from rewindctl.registry.deleting.disk import Disk
-from rewindctl.registry.deleting.versions import drop_versions, refuse_foreign_versions
 from rewindctl.registry.delivery.outbox import forget, kept_folder
+from rewindctl.registry.models import drop_versions, refuse_foreign_versions
 from rewindctl.registry.records import COPIED, DENSE_RUN, ERROR, KINDS, OWNER, REMOVED, WEIGHTS_FROM, RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.runs.inputs import made_model
-from rewindctl.registry.runs.searching import search
+from rewindctl.registry.runs.reading import search
 from rewindctl.registry.runs.writer import resume_file
 from rewindctl.registry.store.address import is_server
 from rewindctl.registry.store.client import DeniedError, StoreError
@@ -61,7 +61,7 @@ def plan(registry: Registry, named: Sequence[RunRecord], *, recursive: bool = Fa
         _require_ours(run)
         refuse_if_owned(run, watch)
         disk.require_inside(run)
-        refuse_foreign_versions(registry, run)
+        refuse_foreign_versions(registry.client, run)
     return [Doomed(run, disk.size(run)) for run in leaf_first(chosen.values())]
 
 
@@ -166,7 +166,7 @@ def _unmark(registry: Registry, run: RunRecord) -> None:
 
 def _drop_versions(registry: Registry, run: RunRecord) -> None:
     try:
-        drop_versions(registry, run)
+        drop_versions(registry.client, run)
     except DeniedError as error:  # it is no baseline any more, wherever one is read
         raise RegistryError(
             f"run {run.run_id} is removed, but not its version: {error.message}",

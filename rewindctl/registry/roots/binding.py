@@ -16,11 +16,19 @@ from typing import Annotated
 from pydantic import Field
 
 from rewindctl.errors import IntegrityError, RegistryError
-from rewindctl.registry.roots.neighbours import are_apart, files_in, has_twin, is_same, is_sqlite, names_root
 from rewindctl.registry.runs.manifest import Strict, parse_strict
-from rewindctl.registry.runs.paths import local_path
 from rewindctl.registry.store import mlflow_internals as internals
-from rewindctl.registry.store.sqlite_guard import BUSY_SECONDS, Guard
+from rewindctl.registry.store.address import local_path
+from rewindctl.registry.store.sqlite_files import (
+    BUSY_SECONDS,
+    Guard,
+    are_apart,
+    files_in,
+    has_twin,
+    is_same,
+    is_sqlite,
+    names_root,
+)
 from rewindctl.system.files import locked, replacing, writing
 
 MARKER = ".rewindctl.json"

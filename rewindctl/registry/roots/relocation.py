@@ -17,17 +17,17 @@ from rewindctl.registry.bundle.export import ReportCount
 from rewindctl.registry.claiming.ownership import OwnerWatch
 from rewindctl.registry.deleting.removal import refuse_if_owned
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.roots.binding import Binding, Home, alone_in, new_mark, read_marker
-from rewindctl.registry.roots.renaming import rename, rename_studies
-from rewindctl.registry.runs.manifest import MANIFEST_FILE, MOST_JSON_BYTES, parse_manifest
-from rewindctl.registry.runs.paths import CHECKPOINTS, local_path
-from rewindctl.registry.runs.searching import ANY, BOTH, search
+from rewindctl.registry.roots.binding import ROOT, Binding, Home, alone_in, new_mark, read_marker
+from rewindctl.registry.runs.manifest import CHECKPOINTS, MANIFEST_FILE, MOST_JSON_BYTES, parse_manifest
+from rewindctl.registry.runs.reading import ANY, BOTH, search
 from rewindctl.registry.store import mlflow_internals as internals
-from rewindctl.registry.store.address import absolute_uri, require_store, sqlite_path
+from rewindctl.registry.store.address import absolute_uri, local_path, require_store, sqlite_path
 from rewindctl.registry.store.client import Client
 from rewindctl.registry.store.connect import connect, lock_file
 from rewindctl.system.files import locked, replacing, sha256, writing
 from rewindctl.system.safe_text import redacted
+
+WHY = "its store was copied: the original goes on with it"
 
 
 @dataclass(frozen=True)
@@ -234,3 +234,27 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise IntegrityError(f"{path} cannot be read: {error.strerror or error}", "check its disk") from None
+
+
+def rename(connection: sqlite3.Connection, home: Home, root: Path, mark: str, original: Path | None) -> None:
+    """Name `root` as the place of the files below `home`. Runs of an `original` are said to be copies."""
+    old, new = home.location.rstrip("/"), root.as_uri()
+    values = {"id": home.experiment_id, "old": old, "new": new, "below": f"{old}/", "length": len(old)}
+    for statement in internals.MOVE:
+        connection.execute(statement, values)
+    connection.execute(internals.REBIND, (ROOT, mark, home.experiment_id))
+    if original is not None:
+        about = {"id": home.experiment_id, "key": tag.ERROR, "value": WHY}
+        connection.execute(internals.TAG_UNFINISHED, about)
+        connection.execute(internals.FAIL_UNFINISHED, about)
+        connection.execute(internals.TAG_RUNS, about | {"key": tag.COPIED, "value": str(original)})
+
+
+def rename_studies(connection: sqlite3.Connection, home: Home, store: Path) -> None:
+    """Searches whose trials were kept beside the old root have them beside the store, where they came with it."""
+    old = home.root.parent.parent
+    about = {"id": home.experiment_id, "key": tag.STORAGE}
+    for run_id, value in connection.execute(internals.TAGGED, about).fetchall():
+        place = Path(str(value))
+        if place.parent == old and (store.parent / place.name).is_file():
+            connection.execute(internals.TAG_RUN, (tag.STORAGE, str(store.parent / place.name), run_id))

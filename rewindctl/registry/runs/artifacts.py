@@ -8,8 +8,8 @@ from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.registry import records as tag
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.roots.binding import MEND
-from rewindctl.registry.runs.manifest import ALTERED, MANIFEST_FILE, MOST_JSON_BYTES, parse_manifest
-from rewindctl.registry.runs.paths import CHECKPOINTS, local_path
+from rewindctl.registry.runs.manifest import ALTERED, CHECKPOINTS, MANIFEST_FILE, MOST_JSON_BYTES, parse_manifest
+from rewindctl.registry.store.address import local_path
 from rewindctl.registry.store.client import Client, StoreError
 from rewindctl.system.files import sha256
 from rewindctl.system.temporary import temporary_folder

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.registry import records as tag
 from rewindctl.registry.records import RunRecord
+from rewindctl.registry.runs.reading import search
 from rewindctl.registry.runs.references import get
-from rewindctl.registry.runs.searching import search
 from rewindctl.registry.store.client import Client
 
 

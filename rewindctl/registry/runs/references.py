@@ -9,8 +9,7 @@ from rewindctl.errors import UsageError
 from rewindctl.registry import records as tag
 from rewindctl.registry.models import DENSE_MODEL, NOT_THERE, is_baseline, model_of, seed_of
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.runs.reading import read
-from rewindctl.registry.runs.searching import BOTH, search
+from rewindctl.registry.runs.reading import BOTH, read, search
 from rewindctl.registry.store.address import absolute_uri
 from rewindctl.registry.store.client import Client, StoreError
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from rewindctl.errors import IntegrityError
 from rewindctl.registry.records import RESUME_POINT, RunRecord
 from rewindctl.registry.runs.manifest import LARGEST_FILE, Digest, Size, Strict, parse_strict
-from rewindctl.registry.runs.paths import local_path
+from rewindctl.registry.store.address import local_path
 from rewindctl.registry.store.client import Client
 from rewindctl.system.files import replacing, sha256, writing
 from rewindctl.system.temporary import temporary_folder

@@ -31,11 +31,10 @@ from rewindctl.registry.records import (
 from rewindctl.registry.roots.binding import MisplacedError
 from rewindctl.registry.runs import stored_point
 from rewindctl.registry.runs.inputs import DataInput
-from rewindctl.registry.runs.manifest import MANIFEST_FILE
-from rewindctl.registry.runs.paths import local_path
+from rewindctl.registry.runs.manifest import MANIFEST_FILE, RECORD_FILE, make_record
 from rewindctl.registry.runs.reading import read
-from rewindctl.registry.runs.record import RECORD_FILE, make_record
 from rewindctl.registry.store import outage
+from rewindctl.registry.store.address import local_path
 from rewindctl.registry.store.client import AwayError, Client, StoreError
 from rewindctl.specs import Spec, parse_spec
 from rewindctl.system import processes

@@ -1,10 +1,10 @@
-"""Addresses of tracking stores: a SQLite file, a database, a server."""
+"""Addresses: of tracking stores (a SQLite file, a database, a server), and of the files of runs."""
 
 import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from rewindctl.errors import RegistryError
 from rewindctl.system.safe_text import redacted, remember, user_info
@@ -100,3 +100,9 @@ def without_user(uri: str) -> str:
     """The address without user name and password."""
     found = user_info(uri)
     return uri.replace(f"{found}@", "", 1) if found else uri
+
+
+def local_path(artifact_uri: str) -> Path | None:
+    """The folder of an artifact URI, None where it is not one of this machine."""
+    parts = urlsplit(artifact_uri)
+    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None

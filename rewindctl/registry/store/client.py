@@ -16,7 +16,7 @@ from rewindctl.registry.roots.binding import Binding, MisplacedError
 from rewindctl.registry.store import outage, rights
 from rewindctl.registry.store.address import is_server, sqlite_path
 from rewindctl.registry.store.mlflow_internals import artifact_repository, engine
-from rewindctl.registry.store.sqlite_guard import guard_engines
+from rewindctl.registry.store.sqlite_files import guard_engines
 from rewindctl.system.files import FORBIDDEN, FULL, disk_hint
 from rewindctl.system.safe_text import redacted, remember, scrubbed
 

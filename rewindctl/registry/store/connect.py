@@ -15,7 +15,7 @@ from rewindctl.registry.store import mlflow_internals as internals
 from rewindctl.registry.store import outage
 from rewindctl.registry.store.address import absolute_uri, is_server, sqlite_path, without_user
 from rewindctl.registry.store.client import CHECK, LOCKED, LOCKED_HINT, AwayError, Client, hint_for, patiently
-from rewindctl.registry.store.sqlite_guard import BUSY_SECONDS, Guard, check_schema
+from rewindctl.registry.store.sqlite_files import BUSY_SECONDS, Guard, check_schema
 from rewindctl.system.files import disk_hint, locked, replacing
 from rewindctl.system.safe_text import redacted, scrubbed
 

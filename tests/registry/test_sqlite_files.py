@@ -9,7 +9,7 @@ from conftest import Chain
 
 from rewindctl.errors import RegistryError
 from rewindctl.registry import Registry
-from rewindctl.registry.store import sqlite_guard
+from rewindctl.registry.store import sqlite_files
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
 PROGRAMS = {
@@ -31,7 +31,7 @@ def alter(store: Path, script: str) -> bytes:
 def test_every_table_that_has_to_be_plain_is_one_of_mlflows(store: Path) -> None:
     with closing(sqlite3.connect(store)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    assert names >= sqlite_guard.PLAIN
+    assert names >= sqlite_files.PLAIN
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -58,8 +58,8 @@ def test_the_database_of_another_program_is_left_as_it_is(tmp_path: Path) -> Non
 
 def test_a_statement_without_end_is_stopped(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = Registry(f"sqlite:///{store}").client
-    monkeypatch.setattr(sqlite_guard, "LEAST_LOOKS", 1)
-    monkeypatch.setattr(sqlite_guard, "BYTES_A_LOOK", 1 << 40)
+    monkeypatch.setattr(sqlite_files, "LEAST_LOOKS", 1)
+    monkeypatch.setattr(sqlite_files, "BYTES_A_LOOK", 1 << 40)
     endless = f"{ENDLESS} SELECT count(*) FROM n"
     with (
         pytest.raises(RegistryError, match="interrupted"),
@@ -71,9 +71,9 @@ def test_a_statement_without_end_is_stopped(store: Path, monkeypatch: pytest.Mon
 
 def test_each_statement_has_its_own_steps(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that lives for weeks is not stopped by what it did before."""
-    monkeypatch.setattr(sqlite_guard, "LEAST_LOOKS", 3)
-    monkeypatch.setattr(sqlite_guard, "STEPS", 10_000)
-    monkeypatch.setattr(sqlite_guard, "BYTES_A_LOOK", 1 << 40)
+    monkeypatch.setattr(sqlite_files, "LEAST_LOOKS", 3)
+    monkeypatch.setattr(sqlite_files, "STEPS", 10_000)
+    monkeypatch.setattr(sqlite_files, "BYTES_A_LOOK", 1 << 40)
     registry = Registry(f"sqlite:///{store}")
     with registry.client.engine.connect() as connection:
         for _ in range(50):
