@@ -62,7 +62,7 @@ def _register_rest(session: Session, told: set[str], dry_run: bool) -> "list[Rec
     if not is_there(absolute_uri(session.tracking_uri)):
         return []
     try:
-        registry = session.registry(make=None)
+        registry = session.registry(make=False, make_default=False)
     except UnknownNameError:
         if session.experiment is None:  # the first run makes it
             return []

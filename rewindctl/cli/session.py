@@ -61,14 +61,14 @@ class Session:
     _facts: "dict[str, DataFacts]" = field(default_factory=dict)
     _opened: "list[Registry]" = field(default_factory=list)
 
-    def registry(self, *, make: bool | None = True) -> "Registry":
+    def registry(self, *, make: bool = True, make_default: bool = True) -> "Registry":
         """The registry, opened now; a command that only reads does not `make` an experiment: see `Registry`.
 
         Raises: RegistryError, UnknownNameError.
         """
         from rewindctl.registry import Registry
 
-        opened = Registry(self.tracking_uri, self.experiment, make=make)
+        opened = Registry(self.tracking_uri, self.experiment, make=make, make_default=make_default)
         self._opened.append(opened)
         return opened
 

@@ -21,10 +21,10 @@ LONGEST_NAME, LONGEST_FOLDER = 500, 80  # MLflow's limit; what is left of a name
 PLAIN = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{LONGEST_FOLDER - 1}}}")  # a name that is its folder's too
 
 
-def open_experiment(client: Client, name: str | None, make: bool | None) -> tuple[str, str]:
+def open_experiment(client: Client, name: str | None, make: bool, make_default: bool) -> tuple[str, str]:
     """Name and ID of the experiment that is meant, made where it is missing.
 
-    Without `make` the default one alone is made, with None none. Raises: RegistryError, UnknownNameError.
+    Without `make` the default one alone is made, without `make_default` none. Raises: RegistryError, UnknownNameError.
     """
     if name is None:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or None
@@ -38,7 +38,7 @@ def open_experiment(client: Client, name: str | None, make: bool | None) -> tupl
         found = client.impatient().get_experiment(client.get_run(project).info.experiment_id)
         return found.name, found.experiment_id
     name = name or DEFAULT_EXPERIMENT
-    return name, _find_or_make(client, name, make or (make is not None and name == DEFAULT_EXPERIMENT))
+    return name, _find_or_make(client, name, make or (make_default and name == DEFAULT_EXPERIMENT))
 
 
 def _find_or_make(client: Client, name: str, make: bool) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rewindctl.arithmetic import AUTO
-from rewindctl.errors import RegistryError
+from rewindctl.errors import IntegrityError, RegistryError, UsageError
 from rewindctl.registry import experiments, models
 from rewindctl.registry import records as tag
 from rewindctl.registry.claiming.ownership import OwnerWatch
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.runs import lineage, reading, references
+from rewindctl.registry.runs import reading, references
 from rewindctl.registry.runs.manifest import Record
 from rewindctl.registry.runs.opening import Opening, open_report
 from rewindctl.registry.runs.reading import ANY, search
@@ -26,25 +26,34 @@ from rewindctl.specs import DenseSpec, Spec
 LISTED_SECONDS = 30.0
 
 
+class GoneError(RegistryError):
+    """The parent of a run is not there."""
+
+
 class Registry:
     """Our runs in an experiment. Opening it makes the store and the experiment where they are missing.
 
-    Without `make`, for who only reads, no SQLite store is made, and no experiment but the default one, with None not
-    even that. Raises: RegistryError when the store cannot be reached or written; without `make` also when it is
-    missing, and UnknownNameError when the experiment is.
+    Without `make`, for who only reads, no SQLite store is made, and no experiment but the default one; without
+    `make_default` not even that. Raises: RegistryError when the store cannot be reached or written; without `make` also
+    when it is missing, and UnknownNameError when the experiment is.
 
     `client` is the store itself, for the other modules of this room; `artifacts` are the files of all its runs.
     """
 
     def __init__(
-        self, tracking_uri: str | None = None, experiment: str | None = None, *, make: bool | None = True
+        self,
+        tracking_uri: str | None = None,
+        experiment: str | None = None,
+        *,
+        make: bool = True,
+        make_default: bool = True,
     ) -> None:
         self.uri = absolute_uri(tracking_uri)
         if not make:
             require_store(self.uri)
-        self.client = connect(self.uri, wait=bool(make))
+        self.client = connect(self.uri, wait=make)
         self.display_uri = self.client.display_uri  # without credentials
-        self.experiment, self.experiment_id = experiments.open_experiment(self.client, experiment, make)
+        self.experiment, self.experiment_id = experiments.open_experiment(self.client, experiment, make, make_default)
         if self.client.binding is not None:
             self.client.binding.open(self.experiment_id)
         self.artifacts = reading.artifacts_of(self.client)
@@ -133,27 +142,64 @@ class Registry:
         return models.longer_baseline(self.client, spec)
 
     def parent(self, run: RunRecord) -> RunRecord:
-        """Raises: RegistryError when the parent is missing, UsageError for a report."""
-        return lineage.parent_of(self.client, run)
+        """The run that it was made from, and that its spec names. Raises: RegistryError, UsageError for a report."""
+        if run.kind == tag.REPORT:
+            raise UsageError(f"run {run.run_id} is a report: it has no parent", "its params name what it is made of")
+        if run.parent_id is None:
+            raise RegistryError(f"run {run.run_id} has no parent", "its lineage was edited: run the stage again")
+        try:
+            parent = self.get(run.parent_id)
+        except UsageError as error:
+            raise GoneError(f"the parent of run {run.run_id} is gone: {error.message}", error.hint) from None
+        if run.kind in tag.PARENT_KINDS and not run.is_child_of(parent):
+            why = f"its parent {parent.run_id} is not the one of its fingerprint"
+            raise IntegrityError(f"run {run.run_id}: {why}", tag.once_more(run.run_id))
+        return parent
 
     def root(self, run: RunRecord) -> RunRecord:
-        """The dense run that a run descends from. Raises: RegistryError, UsageError when one between is gone."""
-        return lineage.root_of(self.client, run)
+        """The dense run that a run descends from; the tag that names it is for searches.
+
+        Raises: RegistryError, UsageError when one between is gone.
+        """
+        try:
+            return self.lineage(run)[0]
+        except GoneError as error:
+            raise UsageError(f"the dense run of run {run.run_id} is gone: {error.message}", error.hint) from None
 
     def lineage(self, run: RunRecord, known: Mapping[str, RunRecord] | None = None) -> list[RunRecord]:
         """The run and its ancestors, the dense run first; those in `known` are not read again.
 
         Raises: RegistryError when it leads nowhere.
         """
-        return lineage.ancestors(self.client, run, known or {})
+        chain, known = [run], known or {}
+        while chain[0].kind != "dense":
+            parent = known.get(chain[0].parent_id or "") or self.parent(chain[0])
+            if parent.run_id in {link.run_id for link in chain}:
+                why = f"run {parent.run_id} is its own ancestor"
+                raise RegistryError(why, "its parent tag was edited: run it again")
+            chain.insert(0, parent)
+        return chain
 
     def children(self, run: RunRecord) -> list[RunRecord]:
         """The runs of every experiment whose parent it is, oldest first."""
-        return lineage.children_of(self.client, run)
+        return search(self.client, None, {tag.PARENT: run.run_id})
 
     def descendants(self, run: RunRecord) -> dict[str, list[RunRecord]]:
         """The children of the run and of each run that descends from it, by parent: two queries, however many runs."""
-        return lineage.descendants(self.client, run)
+        root = run.dense_run_id  # a tag: it may hold anything, quotes too
+        family = search(self.client, None, {tag.DENSE_RUN: root}) if tag.RUN_ID.fullmatch(root) else []
+        by_parent: dict[str, list[RunRecord]] = {}
+        for other in {one.run_id: one for one in [*family, *self.children(run)]}.values():
+            by_parent.setdefault(other.parent_id or "", []).append(other)
+        found: dict[str, list[RunRecord]] = {}
+        open_ids, seen = [run.run_id], {run.run_id}
+        while open_ids:
+            parent = open_ids.pop()
+            found[parent] = [child for child in by_parent.get(parent, []) if child.run_id not in seen]
+            new = [child.run_id for child in found[parent]]
+            seen.update(new)
+            open_ids += new
+        return found
 
     def start(
         self,

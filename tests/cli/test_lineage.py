@@ -9,7 +9,7 @@ import pytest
 from conftest import Chain, Cli
 
 from rewindctl.registry import RunRecord
-from rewindctl.registry.runs import lineage
+from rewindctl.registry import registry as front
 from rewindctl.registry.runs.reading import search
 from rewindctl.registry.store.client import Client
 from rewindctl.report.lineage import forms
@@ -121,7 +121,7 @@ def test_children_are_found_in_other_experiments_and_without_reading_every_run(
 
     line = ("--parent", copied_chain.prune, "--method", "finetune", "--iterations", "2", "--experiment", "other")
     elsewhere = cli("retrain", *line, "--tracking-uri", copied_chain.uri).run_id
-    monkeypatch.setattr(lineage, "search", noted)
+    monkeypatch.setattr(front, "search", noted)
     registry = copied_chain.registry()
     found = registry.descendants(registry.get(copied_chain.prune))
     assert elsewhere in {run.run_id for run in found[copied_chain.prune]}
