@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,13 +144,13 @@ def settle(store: Path) -> None:
     """Make a copied store one that had been made where it is, without the checks of `registry relocate`."""
     from contextlib import closing
 
-    from rewindctl.registry.roots.binding import Binding, new_mark
+    from rewindctl.registry.roots.binding import Binding
     from rewindctl.registry.roots.relocation import rename
 
     binding = Binding(store)
     with closing(binding.connection()) as connection, connection:
         for home in binding.homes():
-            root, mark = store.parent / "mlruns" / home.root.name, new_mark()
+            root, mark = store.parent / "mlruns" / home.root.name, uuid.uuid4().hex
             binding.write_marker(root, mark)
             rename(connection, home, root, mark, None)
 

@@ -11,8 +11,9 @@ from rewindctl.registry.roots.binding import ROOT
 from rewindctl.registry.runs.opening import project_run
 from rewindctl.registry.runs.reading import BOTH
 from rewindctl.registry.store.address import absolute_uri, sqlite_path
-from rewindctl.registry.store.client import Client, StoreError
+from rewindctl.registry.store.client import Client
 from rewindctl.registry.store.connect import connect
+from rewindctl.registry.store.failures import StoreError
 from rewindctl.registry.ui.views import experiment_tags
 from rewindctl.system.safe_text import redacted
 

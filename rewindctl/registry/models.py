@@ -9,11 +9,11 @@ from rewindctl.errors import RegistryError, RewindError
 from rewindctl.registry import records as tag
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.runs.reading import read, search
-from rewindctl.registry.store.client import Client, DeniedError, StoreError
+from rewindctl.registry.store.client import Client
+from rewindctl.registry.store.failures import DeniedError, StoreError, none_if_missing
 from rewindctl.specs import DenseSpec
 from rewindctl.system.safe_text import markdown
 
-NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 Baseline = tuple[RunRecord, int]  # a finished dense run, and which version of its model it is
 DENSE_MODEL, SEED_ALIAS = "-dense", "seed-"
 MODEL_DESCRIPTION = """\
@@ -60,14 +60,15 @@ def refusal(client: Client, spec: DenseSpec) -> DeniedError | None:
     StoreError.
     """
     name = dense_model(spec.model, spec.dataset)
-    try:
+
+    def write_the_same() -> None:
         if client.get_registered_model(name).tags.get(tag.MODEL) == spec.model:
             client.set_registered_model_tag(name, tag.MODEL, spec.model)
+
+    try:
+        none_if_missing(write_the_same)
     except DeniedError as error:
         return error
-    except StoreError as error:
-        if error.code not in NOT_THERE:
-            raise
     return None
 
 
@@ -109,12 +110,7 @@ def model_of(run: RunRecord) -> str:
 
 def run_of(client: Client, version: Any) -> RunRecord | None:
     """The run that a version is of, None where it has none, or one that is gone. Raises: StoreError."""
-    try:
-        return read(client, version.run_id) if version.run_id else None
-    except StoreError as error:
-        if error.code in NOT_THERE:
-            return None
-        raise
+    return none_if_missing(lambda: read(client, version.run_id)) if version.run_id else None
 
 
 def versions(client: Client, **where: str) -> Iterator[Any]:
@@ -146,12 +142,9 @@ def _root(run: RunRecord) -> str:
 def _named(client: Client, spec: DenseSpec) -> Baseline | None:
     """The baseline that the alias of the spec's seed names, None where it names anything else."""
     name = dense_model(spec.model, spec.dataset)
-    try:
-        version = client.get_model_version_by_alias(name, _alias(spec))
-    except StoreError as error:
-        if error.code in NOT_THERE:
-            return None
-        raise
+    version = none_if_missing(lambda: client.get_model_version_by_alias(name, _alias(spec)))
+    if version is None:
+        return None
     run = run_of(client, version)
     return (run, int(version.version)) if run and is_baseline(run, name, str(spec.seed)) else None
 
@@ -167,12 +160,8 @@ def _alias(spec: DenseSpec) -> str:
 
 
 def _make_model(client: Client, name: str, spec: DenseSpec) -> None:
-    try:
-        client.get_registered_model(name)  # who may not make models may be let to this one
-        return
-    except StoreError as error:
-        if error.code not in NOT_THERE:
-            raise
+    if none_if_missing(lambda: client.get_registered_model(name)) is not None:
+        return  # who may not make models may be let to this one
     tags = {tag.MODEL: spec.model, tag.DATASET: spec.dataset}
     try:
         client.create_registered_model(name, tags, MODEL_DESCRIPTION.format(spec=spec, name=name))

@@ -135,11 +135,8 @@ class RunRecord:
         """What the store says of a run. Raises: RegistryError for an ID that no store of MLflow gives."""
         info, data = run.info, run.data
         about = (info.run_id, info.run_name, info.status, info.artifact_uri, info.start_time, info.end_time)
-        tags, params = (
-            {text_of(key): text_of(value) for key, value in part.items()} for part in (data.tags, data.params)
-        )
         metrics = {text_of(key): number_of(value) for key, value in data.metrics.items()}
-        return cls.checked(*about, info.lifecycle_stage, tags, params, metrics)
+        return cls.checked(*about, info.lifecycle_stage, _texts(data.tags), _texts(data.params), metrics)
 
     @classmethod
     def checked(

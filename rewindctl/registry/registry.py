@@ -19,8 +19,8 @@ from rewindctl.registry.runs.reading import ANY, search
 from rewindctl.registry.runs.stored_point import Machine
 from rewindctl.registry.runs.writer import RunWriter
 from rewindctl.registry.store.address import absolute_uri, is_server, require_store
-from rewindctl.registry.store.client import despite_conflicts
 from rewindctl.registry.store.connect import connect
+from rewindctl.registry.store.failures import despite_conflicts
 from rewindctl.specs import DenseSpec, Spec
 
 LISTED_SECONDS = 30.0

@@ -19,7 +19,8 @@ from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.runs.stored_point import POINT
 from rewindctl.registry.store.address import local_path
-from rewindctl.registry.store.client import AwayError, Client
+from rewindctl.registry.store.client import Client
+from rewindctl.registry.store.failures import AwayError
 from rewindctl.system.files import state_folder
 from rewindctl.training.records import ResumePoint
 

@@ -22,7 +22,7 @@ from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry, RunWriter
 from rewindctl.registry.records import OWNER
-from rewindctl.registry.store.client import StoreError
+from rewindctl.registry.store.failures import StoreError
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec
 from rewindctl.system.files import disk_error, of_the_disk

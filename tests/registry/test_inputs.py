@@ -15,8 +15,8 @@ from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry
 from rewindctl.registry.delivery.sender import deliver
 from rewindctl.registry.runs.inputs import DataInput, log_inputs, log_network, made_model
-from rewindctl.registry.store.client import StoreError
 from rewindctl.registry.store.connect import connect
+from rewindctl.registry.store.failures import StoreError
 
 TRAINED = ("dense", "finetune", "weight_rewind", "lr_rewind")
 DATA = DataInput("d-training", "0" * 64, "rewindctl data: d", "training", {"image": "uint8 (8, 8, 1)"}, {"num_rows": 1})

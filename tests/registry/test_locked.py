@@ -25,8 +25,9 @@ from rewindctl.registry.delivery import sender as delivery
 from rewindctl.registry.delivery.outbox import Outbox, kept_folder
 from rewindctl.registry.roots.binding import Binding
 from rewindctl.registry.store import connect as opening
-from rewindctl.registry.store import outage
-from rewindctl.registry.store.client import AwayError, Client
+from rewindctl.registry.store import failures
+from rewindctl.registry.store.client import Client
+from rewindctl.registry.store.failures import AwayError
 from rewindctl.training.records import Evaluation
 
 LINE = ("train-dense", *TINY[:4], "--batch-size", "32", "--rewind-points", "6,12", "--iterations", "24")
@@ -81,7 +82,7 @@ def _sooner(
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """SQLite says that it is locked after a tenth of a second, not after twenty."""
-    monkeypatch.setattr(outage, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(failures, "RETRY_SECONDS", 0.05)
     monkeypatch.setattr(opening, "BUSY_SECONDS", 0.1)
     monkeypatch.setenv("REWINDCTL_OUTAGE_SECONDS", "60")
     where: Any = (sqlalchemy.engine.Engine, "before_cursor_execute", _sooner)

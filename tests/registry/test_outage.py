@@ -22,7 +22,7 @@ from rewindctl.registry.claiming import ownership
 from rewindctl.registry.delivery import sender as delivery
 from rewindctl.registry.delivery.outbox import Outbox, kept_folder
 from rewindctl.registry.records import HEARTBEAT
-from rewindctl.registry.store import outage
+from rewindctl.registry.store import failures
 from rewindctl.report import log
 from rewindctl.training.records import Evaluation
 from rewindctl.tuning import study
@@ -37,7 +37,7 @@ At = Callable[[int, Callable[[], object]], None]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outage, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(failures, "RETRY_SECONDS", 0.05)
     monkeypatch.setenv("REWINDCTL_OUTAGE_SECONDS", "60")
 
 
@@ -324,7 +324,7 @@ def test_reading_waits_for_a_server_that_went_away(cable: Cable, server: Server,
 def test_a_limit_that_is_no_time_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("REWINDCTL_OUTAGE_SECONDS", text)
     with pytest.raises(UsageError, match=re.escape(f"$REWINDCTL_OUTAGE_SECONDS is '{text}'")):
-        outage.limit_seconds()
+        failures.limit_seconds()
 
 
 # Away for too long

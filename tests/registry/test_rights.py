@@ -9,7 +9,7 @@ from servers import AuthServer
 
 from rewindctl.registry import Registry
 from rewindctl.registry.models import dense_model
-from rewindctl.registry.store import rights
+from rewindctl.registry.store import failures
 
 MODEL = dense_model("resnet8", "digits")
 
@@ -110,8 +110,8 @@ def test_a_user_without_a_right_loses_nothing_and_is_told_which(users: AuthServe
 
 
 def test_the_user_is_that_of_the_credentials_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rights.user_of("http://me%40home:s3cret@host") == "me@home"
-    assert rights.user_of("sqlite:///mlflow.db") == ""
+    assert failures.user_of("http://me%40home:s3cret@host") == "me@home"
+    assert failures.user_of("sqlite:///mlflow.db") == ""
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "other")
-    assert rights.user_of("http://host") == "other"
-    assert rights.user_of("http://me:s3cret@host") == "me"
+    assert failures.user_of("http://host") == "other"
+    assert failures.user_of("http://me:s3cret@host") == "me"

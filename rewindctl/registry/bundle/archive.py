@@ -159,13 +159,13 @@ def read_bundle(given: Sequence[Path], folder: Path) -> Bundle:
     paths = find_parts(given)
     where = str(paths[0])
     with closing(Source(paths)) as source:
-        raw = read_index(source)
-        index = parse_index(raw.data, where)
-        check_sizes(source, len(raw.data), index.files, index.part_bytes)
+        digest, data = _read_index(source)
+        index = parse_index(data, where)
+        check_sizes(source, len(data), index.files, index.part_bytes)
         check_runs(index, where)
         extract(source, index.files, folder)
     manifests = check_manifests(index, lambda digest: (folder / digest).read_bytes(), where)
-    return Bundle(raw.digest, index, manifests, folder)
+    return Bundle(digest, index, manifests, folder)
 
 
 class Source:
@@ -200,16 +200,8 @@ class Source:
         return data
 
 
-@dataclass(frozen=True)
-class RawIndex:
-    """The index as it stands in a bundle; `digest` is its SHA-256, the bundle's identity."""
-
-    digest: str
-    data: bytes
-
-
-def read_index(source: Source) -> RawIndex:
-    """The first member, its bytes those that its name promises. Raises: IntegrityError."""
+def _read_index(source: Source) -> tuple[str, bytes]:
+    """The SHA-256 of the index, which is the bundle's identity, and its bytes. Raises: IntegrityError."""
     head = source.read(BLOCK) if source.total >= BLOCK else b""
     name, digits = head[:100].rstrip(b"\0"), head[124:135]
     match = INDEX.fullmatch(name)
@@ -226,7 +218,7 @@ def read_index(source: Source) -> RawIndex:
     if hashlib.sha256(data).hexdigest() != match[1].decode():
         raise IntegrityError(f"{source.where}: {name.decode()} is damaged: its bytes are not those of its name", HINT)
     _expect_zeros(source, _padding(size), name.decode())
-    return RawIndex(match[1].decode(), data)
+    return match[1].decode(), data
 
 
 def check_sizes(source: Source, index_bytes: int, files: Sequence[File], part_bytes: int | None) -> None:

@@ -201,9 +201,9 @@ def _lineage(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
         yield f"has the parent {entry.parent}, which does not come before it"
     elif parent.kind not in tag.PARENT_KINDS[entry.kind]:
         yield f"is a {entry.kind} run with a {parent.kind} run as parent"
-    elif getattr(spec, "parent_fingerprint", None) != _name_for(spec, parent, seen):
+    elif getattr(spec, "parent_fingerprint", None) != _named_by(spec, parent, seen)[0]:
         yield f"has another parent fingerprint than its parent {parent.run_id}"
-    if entry.group != spec.group(_group_for(spec, parent, seen) if parent else None):
+    if entry.group != spec.group(_named_by(spec, parent, seen)[1] if parent else None):
         yield "has a group that is not that of its spec"
     ancestors = list(islice(_ancestors(entry, seen), MOST_ANCESTORS + 1))
     if len(ancestors) > MOST_ANCESTORS:
@@ -220,22 +220,18 @@ def _is_source(origin: str, ancestors: list[str], seen: dict[str, RunEntry]) -> 
     return origin in ancestors or replayed
 
 
-def _name_for(spec: AnyStage, parent: RunEntry, seen: dict[str, RunEntry]) -> str:
-    """The fingerprint by which a child of the schema of `spec` names its parent."""
-    today = _of_today(spec, parent)
-    return upgrade_of(parent, seen).fingerprint if today else parent.fingerprint
+def _named_by(spec: AnyStage, parent: RunEntry, seen: dict[str, RunEntry]) -> tuple[str, str]:
+    """The fingerprint and group by which a child of the schema of `spec` names its parent.
+
+    A child of today names a parent of an older schema by what that is today, not by what it recorded.
+    """
+    if spec.schema_version == SCHEMA_VERSION != spec_of(parent).schema_version:
+        today = _upgrade_of(parent, seen)
+        return today.fingerprint, today.group
+    return parent.fingerprint, parent.group
 
 
-def _group_for(spec: AnyStage, parent: RunEntry, seen: dict[str, RunEntry]) -> str:
-    return upgrade_of(parent, seen).group if _of_today(spec, parent) else parent.group
-
-
-def _of_today(spec: AnyStage, parent: RunEntry) -> bool:
-    """Whether a child of today has a parent of an older schema, whose name today is not the one that it recorded."""
-    return spec.schema_version == SCHEMA_VERSION and spec_of(parent).schema_version != SCHEMA_VERSION
-
-
-def upgrade_of(entry: RunEntry, seen: dict[str, RunEntry]) -> tag.Upgrade:
+def _upgrade_of(entry: RunEntry, seen: dict[str, RunEntry]) -> tag.Upgrade:
     """What a run of a bundle is today; `seen` has its ancestors. Raises: IntegrityError."""
     chain = [entry, *(seen[run_id] for run_id in islice(_ancestors(entry, seen), MOST_ANCESTORS))]
     above: tag.Upgrade | None = None

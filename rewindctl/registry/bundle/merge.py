@@ -37,7 +37,7 @@ from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
 from rewindctl.registry.runs.manifest import CHECKPOINTS, MANIFEST_FILE, parse_manifest
 from rewindctl.registry.runs.opening import common_tags, params_of
-from rewindctl.registry.store.client import StoreError
+from rewindctl.registry.store.failures import StoreError
 from rewindctl.specs import DenseSpec
 from rewindctl.system.files import disk_hint
 from rewindctl.system.temporary import temporary_folder
@@ -85,6 +85,7 @@ class _Merge:
     progressed: ReportCount
     same: dict[str, list[RunRecord]] = field(default_factory=dict)  # runs that are there, by the bundle's run ID
     twins: dict[str, str] = field(default_factory=dict)  # a run of the bundle that has another's results
+    earlier: dict[tuple[object, ...], str] = field(default_factory=dict)  # the first run of the bundle by its results
     new: list[RunEntry] = field(default_factory=list)
     made: dict[str, str] = field(default_factory=dict)
     completed: list[RunRecord] = field(default_factory=list)
@@ -126,14 +127,10 @@ class _Merge:
         ]
         if found:
             self.same[entry.run_id] = found
-        elif (twin := self._earlier.setdefault(self._key(entry), entry.run_id)) != entry.run_id:
+        elif (twin := self.earlier.setdefault(self._key(entry), entry.run_id)) != entry.run_id:
             self.twins[entry.run_id] = twin
         else:
             self.new.append(entry)
-
-    @cached_property
-    def _earlier(self) -> dict[tuple[object, ...], str]:
-        return {}
 
     def _key(self, entry: RunEntry) -> tuple[object, ...]:
         results = tuple(sorted(self.bundle.manifests[entry.run_id].results().items()))

@@ -20,7 +20,7 @@ from rewindctl.registry.runs.manifest import MANIFEST_FILE
 from rewindctl.registry.runs.reading import BOTH
 from rewindctl.registry.runs.writer import resume_file
 from rewindctl.registry.store.address import local_path, sqlite_path
-from rewindctl.registry.store.client import DeniedError
+from rewindctl.registry.store.failures import DeniedError
 from rewindctl.registry.store.sqlite_files import files_in, runs_of
 from rewindctl.system.files import state_folder
 from rewindctl.system.temporary import abandoned
@@ -123,8 +123,9 @@ def temporary_files() -> list[Path]:
     """What processes that were killed left in the state folder and the system's temporary folder."""
     found = abandoned(resume_file("").parent) + abandoned(Path(tempfile.gettempdir()))
     for path in files_in(state_folder() / "optuna"):
-        if ".log.lock" in path.name and time.time() - _changed(path) > LOCK_SECONDS:
-            found.append(path)
+        with suppress(OSError):  # gone meanwhile
+            if ".log.lock" in path.name and time.time() - path.lstat().st_mtime > LOCK_SECONDS:
+                found.append(path)
     return sorted(found)
 
 
@@ -162,10 +163,3 @@ def _json(path: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.lstat().st_mtime
-    except OSError:
-        return time.time()

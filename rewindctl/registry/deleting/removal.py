@@ -18,7 +18,7 @@ from rewindctl.registry.runs.inputs import made_model
 from rewindctl.registry.runs.reading import search
 from rewindctl.registry.runs.writer import resume_file
 from rewindctl.registry.store.address import is_server
-from rewindctl.registry.store.client import DeniedError, StoreError
+from rewindctl.registry.store.failures import DeniedError, StoreError
 
 Before = Callable[[RunRecord], None]
 

@@ -1,6 +1,8 @@
 """Results that were kept on this machine when their store was unreachable: listed, and brought to it, each once."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,16 +11,15 @@ from rewindctl.counting import count_of
 from rewindctl.errors import BusyError, IntegrityError, RegistryError, RewindError, UsageError
 from rewindctl.registry import records as tag
 from rewindctl.registry.claiming import claim
-from rewindctl.registry.claiming.ownership import Lease, OwnerWatch, now, release, this_process
+from rewindctl.registry.claiming.ownership import Lease, OwnerWatch, now, this_process
 from rewindctl.registry.delivery.outbox import Outbox, is_kept, kept_folder
 from rewindctl.registry.experiments import experiment_of
 from rewindctl.registry.models import model_of, unregistered, unregistered_text
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.runs.opening import about_of, create_run, take_back
+from rewindctl.registry.runs.opening import about_of, create_run, withdraw
 from rewindctl.registry.runs.writer import RunWriter
 from rewindctl.registry.store.address import absolute_uri, is_there
-from rewindctl.registry.store.client import StoreError
 from rewindctl.specs import DenseSpec
 from rewindctl.system.safe_text import redacted
 
@@ -52,19 +53,25 @@ def recover(tracking_uri: str | None, *, dry_run: bool = False, fingerprint: str
     `tracking_uri` (None: as for every command) has the credentials of the store that it names.
     """
     found = []
-    for folder in sorted(kept_folder().glob("*")) if kept_folder().is_dir() else ():
-        if not is_kept(folder):
-            continue
-        try:
-            box = Outbox(folder)
-        except FileNotFoundError:  # its owner has just said everything
-            continue
-        except IntegrityError as error:
-            found += [_failed(folder.name, "", "", folder, error)] if fingerprint is None else []
-            continue
-        if fingerprint in (None, box.header["fingerprint"]):
-            found.append(_recover(box, tracking_uri, dry_run))
+    for folder, box in _boxes():
+        if isinstance(box, Outbox):
+            if fingerprint in (None, box.header["fingerprint"]):
+                found.append(_recover(box, tracking_uri, dry_run))
+        elif fingerprint is None:
+            found.append(Recovered(folder.name, "", "", str(folder), "failed", box.message, box.hint))
     return found
+
+
+def _boxes() -> Iterator[tuple[Path, Outbox | IntegrityError]]:
+    """Each folder of results that wait here, with its outbox, or the error for one that was altered."""
+    for folder in sorted(kept_folder().glob("*")) if kept_folder().is_dir() else ():
+        with suppress(FileNotFoundError):  # its owner has just said everything
+            if is_kept(folder):
+                try:
+                    box: Outbox | IntegrityError = Outbox(folder)
+                except IntegrityError as error:
+                    box = error
+                yield folder, box
 
 
 def register_rest(registry: Registry, *, dry_run: bool = False) -> list[Recovered]:
@@ -91,16 +98,7 @@ def register_rest(registry: Registry, *, dry_run: bool = False) -> list[Recovere
 
 def kept() -> Counter[str]:
     """How many runs' results wait here, by store; of those that were altered the store is empty. Changes nothing."""
-    found = Counter[str]()
-    for folder in kept_folder().glob("*") if kept_folder().is_dir() else ():
-        if is_kept(folder):
-            try:
-                found[str(Outbox(folder).header["uri"])] += 1
-            except FileNotFoundError:  # its owner has just said everything
-                continue
-            except IntegrityError:
-                found[""] += 1
-    return found
+    return Counter(str(box.header["uri"]) if isinstance(box, Outbox) else "" for _, box in _boxes())
 
 
 def _recover(box: Outbox, tracking_uri: str | None, dry_run: bool) -> Recovered:
@@ -128,10 +126,6 @@ def _recover(box: Outbox, tracking_uri: str | None, dry_run: bool) -> Recovered:
         return Recovered(**one, state="failed", text=error.message, hint=restore if lost else error.hint, lost=lost)
     finally:
         box.unlock()
-
-
-def _failed(run_id: str, name: str, uri: str, folder: Path, error: RewindError) -> Recovered:
-    return Recovered(run_id, name, uri, str(folder), "failed", error.message, error.hint)
 
 
 def _address(box: Outbox, tracking_uri: str | None) -> str:
@@ -217,9 +211,4 @@ def regain(registry: Registry, run: RunRecord, about: dict[str, Any]) -> RunWrit
                 raise claim.busy(other)
         return RunWriter.reopen(registry.client, run, ticket, about, Lease(registry.client, mine))
     finally:
-        try:
-            take_back(registry.client, mine)
-        except StoreError:
-            pass  # nobody holds it: the next process at this stage clears it away
-        finally:
-            release(mine)
+        withdraw(registry.client, mine)

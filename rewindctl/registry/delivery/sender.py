@@ -13,7 +13,8 @@ from rewindctl.registry.claiming.ownership import Heartbeat
 from rewindctl.registry.delivery.outbox import END, FILE, Entry, Outbox
 from rewindctl.registry.roots.binding import MisplacedError
 from rewindctl.registry.runs.inputs import DataInput, log_inputs, log_network
-from rewindctl.registry.store.client import AwayError, Client, despite_conflicts
+from rewindctl.registry.store.client import Client
+from rewindctl.registry.store.failures import AwayError, despite_conflicts
 from rewindctl.system import processes
 
 METRICS_PER_BATCH = 1_000  # MLflow's limits

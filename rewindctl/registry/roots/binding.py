@@ -153,7 +153,7 @@ class Binding:
 
     def new_root(self, name: str) -> tuple[Path, str]:
         """Where an experiment's files go, beside the database and where no other store has its own; and its mark."""
-        root, mark = self.path.parent / "mlruns" / re.sub(r"[^A-Za-z0-9._-]", "_", name), new_mark()
+        root, mark = self.path.parent / "mlruns" / re.sub(r"[^A-Za-z0-9._-]", "_", name), uuid.uuid4().hex
         if not self.may_have(root):
             return root.with_name(f"{root.name}-{mark[:8]}"), mark
         marks = [home.mark for home in self.homes() if home.mark and home.root == root]  # two names may have one folder
@@ -235,7 +235,7 @@ class Binding:
             marker = read_marker(home.root)
             if marker is not None and not self.is_here(marker):  # another store's, since we looked
                 raise MisplacedError(self.trouble(home), MEND)
-            mark = home.mark or (marker.id if marker else new_mark())
+            mark = home.mark or (marker.id if marker else uuid.uuid4().hex)
             if marker is None:
                 self.write_marker(home.root, mark)
         if not home.mark:
@@ -246,11 +246,6 @@ class Binding:
         """Make a root this store's. Raises: OSError."""
         with replacing(root / MARKER) as temporary:
             temporary.write_text(Marker(id=mark, database=str(self.path.resolve())).model_dump_json() + "\n")
-
-
-def new_mark() -> str:
-    """An ID that no other root has."""
-    return uuid.uuid4().hex
 
 
 def read_marker(root: Path) -> Marker | None:

@@ -6,8 +6,9 @@ files, and markers. A process that is killed at any moment leaves the store as i
 
 import shutil
 import sqlite3
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from rewindctl.registry.bundle.export import ReportCount
 from rewindctl.registry.claiming.ownership import OwnerWatch
 from rewindctl.registry.deleting.removal import refuse_if_owned
 from rewindctl.registry.records import RunRecord
-from rewindctl.registry.roots.binding import ROOT, Binding, Home, alone_in, new_mark, read_marker
+from rewindctl.registry.roots.binding import ROOT, Binding, Home, alone_in, read_marker
 from rewindctl.registry.runs.manifest import CHECKPOINTS, MANIFEST_FILE, MOST_JSON_BYTES, parse_manifest
 from rewindctl.registry.runs.reading import ANY, BOTH, search
 from rewindctl.registry.store import mlflow_internals as internals
@@ -115,7 +116,7 @@ class _Relocation:
         original = self.binding.original(home, root)
         marker = read_marker(root)
         if marker is None or not self.binding.is_here(marker):  # else it is of a relocation that was cut off
-            mark = home.mark if home.mark and original is None else new_mark()
+            mark = home.mark if home.mark and original is None else uuid.uuid4().hex
         return Move(home, root, mark, original)
 
     def _runs(self, move: Move) -> list[RunRecord]:
@@ -160,9 +161,12 @@ class _Relocation:
         source = move.source(path)
         if not source.is_file():
             raise _unfit(run, source, "is missing")
-        with _reading(source):
-            if sha256(source) != digest:
-                raise _unfit(run, source, "is damaged")
+        try:
+            found = sha256(source)
+        except OSError as error:
+            raise IntegrityError(f"{source} cannot be read: {error.strerror or error}", "check its disk") from None
+        if found != digest:
+            raise _unfit(run, source, "is damaged")
         self.digests[move.root / path] = digest
 
     def _missing(self, move: Move) -> Iterator[Path]:
@@ -225,15 +229,6 @@ def _unfit(run: RunRecord, source: Path, why: str) -> IntegrityError:
         f"{source} of run {run.run_id} {why}: nothing is relocated",
         "restore it; with --keep-damaged the run comes along as it is, to be removed afterwards",
     )
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Raises: IntegrityError naming a file that the block cannot read."""
-    try:
-        yield
-    except OSError as error:
-        raise IntegrityError(f"{path} cannot be read: {error.strerror or error}", "check its disk") from None
 
 
 def rename(connection: sqlite3.Connection, home: Home, root: Path, mark: str, original: Path | None) -> None:

@@ -10,7 +10,8 @@ from rewindctl.registry.records import RunRecord
 from rewindctl.registry.roots.binding import MEND
 from rewindctl.registry.runs.manifest import ALTERED, CHECKPOINTS, MANIFEST_FILE, MOST_JSON_BYTES, parse_manifest
 from rewindctl.registry.store.address import local_path
-from rewindctl.registry.store.client import Client, StoreError
+from rewindctl.registry.store.client import Client
+from rewindctl.registry.store.failures import StoreError
 from rewindctl.system.files import sha256
 from rewindctl.system.temporary import temporary_folder
 

@@ -18,8 +18,9 @@ from rewindctl.registry.delivery.outbox import Entry, Outbox
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.runs import stored_point
 from rewindctl.registry.runs.writer import RunWriter, resume_file
-from rewindctl.registry.store import outage
-from rewindctl.registry.store.client import AwayError, Client, DeniedError, StoreError
+from rewindctl.registry.store import failures
+from rewindctl.registry.store.client import Client
+from rewindctl.registry.store.failures import AwayError, DeniedError, StoreError
 from rewindctl.specs import SCHEMA_VERSION, Spec
 from rewindctl.system import processes
 from rewindctl.system.files import require_state_folder
@@ -52,10 +53,10 @@ class Opening:
         try:
             writer = self._claim(lease, look, everyone, watch, resume)
         except BaseException:
-            self._withdraw(lease.run_id)
+            withdraw(self.client, lease.run_id)
             raise
         if writer.run_id != lease.run_id:
-            self._withdraw(lease.run_id)
+            withdraw(self.client, lease.run_id)
         self._describe(writer)
         return writer
 
@@ -123,15 +124,6 @@ class Opening:
         else:
             self.client.set_terminated(run.run_id, "KILLED")
 
-    def _withdraw(self, run_id: str) -> None:
-        """Take back a run that nothing was written to."""
-        try:
-            take_back(self.client, run_id)
-        except StoreError:
-            pass  # the next process at this stage finds that nobody holds it
-        finally:
-            ownership.release(run_id)
-
     def _describe(self, writer: RunWriter) -> None:
         try:
             if self.parent is None:
@@ -171,12 +163,22 @@ def take_back(client: Client, run_id: str) -> None:
         client.set_terminated(run_id, "KILLED")
 
 
+def withdraw(client: Client, run_id: str) -> None:
+    """Take back a run that this process made and wrote nothing to."""
+    try:
+        take_back(client, run_id)
+    except StoreError:
+        pass  # the next process at this stage finds that nobody holds it
+    finally:
+        ownership.release(run_id)
+
+
 def create_run(client: Client, experiment_id: str, tags: dict[str, str], name: str) -> str:
     """A new run that this process holds; its ID. A store that is unreachable is asked again, and makes no two of them.
 
     A run whose making was not answered is nobody's as soon as this returns or raises: the next look clears it away.
     """
-    deadline = time.monotonic() + outage.limit_seconds()
+    deadline = time.monotonic() + failures.limit_seconds()
     while True:
         choosing = f"{claim.CHOOSING}{uuid.uuid4().hex}"
         ownership.hold(choosing)
@@ -189,7 +191,7 @@ def create_run(client: Client, experiment_id: str, tags: dict[str, str], name: s
                 raise
         finally:
             ownership.release(choosing)
-        time.sleep(outage.RETRY_SECONDS)
+        time.sleep(failures.RETRY_SECONDS)
 
 
 def about_of(fingerprint: str, name: str, *, forced: bool) -> Entry:

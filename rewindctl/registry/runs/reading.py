@@ -25,7 +25,8 @@ from rewindctl.registry.runs.manifest import (
     parse_record,
     recorded,
 )
-from rewindctl.registry.store.client import Client, StoreError
+from rewindctl.registry.store.client import Client
+from rewindctl.registry.store.failures import StoreError
 from rewindctl.registry.store.mlflow_internals import mapping
 from rewindctl.specs import FIRST_SCHEMA, upgraded
 

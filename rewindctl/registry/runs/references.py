@@ -7,23 +7,21 @@ from typing import Any
 from rewindctl.catalog import listed
 from rewindctl.errors import UsageError
 from rewindctl.registry import records as tag
-from rewindctl.registry.models import DENSE_MODEL, NOT_THERE, is_baseline, model_of, seed_of
+from rewindctl.registry.models import DENSE_MODEL, is_baseline, model_of, seed_of
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.runs.reading import BOTH, read, search
 from rewindctl.registry.store.address import absolute_uri
-from rewindctl.registry.store.client import Client, StoreError
+from rewindctl.registry.store.client import Client
+from rewindctl.registry.store.failures import StoreError, none_if_missing
 
 SHORTEST_PREFIX = 6
 
 
 def get(client: Client, run_id: str, *, deleted: bool = False) -> RunRecord:
     """A run by its full ID. Raises: UsageError."""
-    try:
-        record = read(client, run_id)
-    except StoreError as error:
-        if error.code in NOT_THERE:
-            raise UsageError(f"no run {run_id!r} in {client.display_uri}", "list the runs: rewindctl list") from None
-        raise
+    record = none_if_missing(lambda: read(client, run_id))
+    if record is None:
+        raise UsageError(f"no run {run_id!r} in {client.display_uri}", "list the runs: rewindctl list")
     if record.deleted and not deleted:
         raise _deleted(client, record)
     return record
@@ -74,12 +72,9 @@ def _of_alias(client: Client, reference: str, deleted: bool) -> RunRecord:
     match = re.fullmatch(r"models:/([^@/]+)@([^@/]+)", reference)
     if match is None:
         raise UsageError(f"{reference!r} is not a model alias", "write models:/resnet20-cifar10-dense@seed-0")
-    try:
-        version = client.get_model_version_by_alias(match[1], match[2])
-    except StoreError as error:
-        if error.code in NOT_THERE:
-            raise _no_alias(client, match[1], reference) from None
-        raise
+    version = none_if_missing(lambda: client.get_model_version_by_alias(match[1], match[2]))
+    if version is None:
+        raise _no_alias(client, match[1], reference)
     if not version.run_id:
         raise _no_baseline(reference, version, "which has no run")
     run = get(client, version.run_id, deleted=deleted)

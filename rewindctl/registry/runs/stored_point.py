@@ -59,11 +59,6 @@ def wrap(point: Path, target: Path, made_on: Mapping[str, str]) -> None:
         file.write(b"\n" + about.model_dump_json().encode())
 
 
-def upload(client: Client, run_id: str, wrapped: Path) -> None:
-    """Put a wrapped point in the place of the one that the store has. Raises: StoreError."""
-    client.log_artifact(run_id, str(wrapped), FOLDER)
-
-
 def drop(client: Client, run_id: str) -> None:
     """Delete the stored point of a run, which has the tag. Raises: StoreError."""
     client.delete_artifacts(client.get_run(run_id).info.artifact_uri, FOLDER)

@@ -33,9 +33,10 @@ from rewindctl.registry.runs import stored_point
 from rewindctl.registry.runs.inputs import DataInput
 from rewindctl.registry.runs.manifest import MANIFEST_FILE, RECORD_FILE, make_record
 from rewindctl.registry.runs.reading import read
-from rewindctl.registry.store import outage
+from rewindctl.registry.store import failures
 from rewindctl.registry.store.address import local_path
-from rewindctl.registry.store.client import AwayError, Client, StoreError
+from rewindctl.registry.store.client import Client
+from rewindctl.registry.store.failures import AwayError, StoreError
 from rewindctl.specs import Spec, parse_spec
 from rewindctl.system import processes
 from rewindctl.system.files import sha256, state_folder, writing
@@ -200,12 +201,12 @@ class RunWriter:
         with writing(local):
             stored_point.wrap(self.resume_file, local, made_on)
         if self._post.box is not None:  # looked at after the copy was made: what it builds on is here, not there
-            raise StoreError(f"the tracking store {self._client.display_uri} {self._client.absence}")
+            raise StoreError(self._client.absence)
         with self._heartbeat.writing(ask=True):
             if not self._stored:
                 self._client.set_tag(self.run_id, RESUME_POINT, stored_point.POINT)
                 self._stored = True
-            stored_point.upload(self._client, self.run_id, local)
+            self._client.log_artifact(self.run_id, str(local), stored_point.FOLDER)
 
     def _drop_stored_point(self, say: Callable[[str], None]) -> None:
         """Before the run is closed: nothing is changed afterwards. Raises: AwayError."""
@@ -222,7 +223,8 @@ class RunWriter:
     def seal(self) -> None:
         """Write the record and the manifest of all artifacts, and the digests of both as tags. Nothing follows."""
         with suppress(AwayError):  # whose it is shows before what is kept is delivered
-            self._check_ours()
+            self._check_open()
+            self._heartbeat.require(ask=True)
         record = make_record(self._tags, self._points)
         with self.artifact(RECORD_FILE) as local:
             local.write_text(record.text())
@@ -254,10 +256,12 @@ class RunWriter:
             except AwayError:
                 if deadline is None:
                     self._keep(end)
-                    deadline = self._wait(say)
+                    limit = failures.limit_seconds()
+                    say(f"{self._client.absence}; retrying for {limit:g} s, the results are on disk")
+                    deadline = time.monotonic() + limit
                 elif time.monotonic() >= deadline:
                     raise self._kept() from None
-                time.sleep(outage.RETRY_SECONDS)
+                time.sleep(failures.RETRY_SECONDS)
             except MisplacedError:  # whoever relocates it has them brought there
                 self._keep(end)
                 raise
@@ -286,18 +290,10 @@ class RunWriter:
         if self._post.box is None or not self._post.box.complete:
             self._post.keep(end)
 
-    def _wait(self, say: Callable[[str], None]) -> float:
-        """Until when the store is waited for."""
-        limit = outage.limit_seconds()
-        store = f"the tracking store {self._client.display_uri} {self._client.absence}"
-        say(f"{store}; retrying for {limit:g} s, the results are on disk")
-        return time.monotonic() + limit
-
     def _kept(self) -> KeptError:
         assert self._post.box is not None
-        folder, limit = str(self._post.box.folder), outage.limit_seconds()
-        why = f"the tracking store {self._client.display_uri} {self._client.absence}, and was for {limit:g} s"
-        return KeptError(self.run_id, folder, why)
+        why = f"{self._client.absence}, and was for {failures.limit_seconds():g} s"
+        return KeptError(self.run_id, str(self._post.box.folder), why)
 
     def fail(self, error: BaseException) -> None:
         """Close the run as KILLED for an interrupt, an end of time or what disk, store or machine refused, else FAILED.
@@ -363,11 +359,6 @@ class RunWriter:
             raise RegistryError(f"run {self.run_id} is closed and cannot be written to", "make a new run with --force")
         if self._heartbeat.taken_by is not None:
             self._heartbeat.require()  # raises
-
-    def _check_ours(self) -> None:
-        """As `_check_open`, with a look at the store instead of at what the last beat found."""
-        self._check_open()
-        self._heartbeat.require(ask=True)
 
     def _close(self) -> None:
         self._open = False

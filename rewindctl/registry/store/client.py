@@ -1,23 +1,31 @@
 """Calls of a tracking store: repeated while it is unreachable, failures as errors of one line."""
 
-import errno
 import gc
 import logging
 import os
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from rewindctl.errors import RegistryError, RewindError
+from rewindctl.errors import RewindError
 from rewindctl.registry.claiming.fencing import fence_engines
 from rewindctl.registry.roots.binding import Binding, MisplacedError
-from rewindctl.registry.store import outage, rights
+from rewindctl.registry.store import failures
 from rewindctl.registry.store.address import is_server, sqlite_path
+from rewindctl.registry.store.failures import (
+    LOCKED,
+    LOCKED_HINT,
+    READING,
+    AwayError,
+    DeniedError,
+    StoreError,
+    hint_for,
+    patiently,
+    reason_of,
+)
 from rewindctl.registry.store.mlflow_internals import artifact_repository, engine
 from rewindctl.registry.store.sqlite_files import guard_engines
-from rewindctl.system.files import FORBIDDEN, FULL, disk_hint
 from rewindctl.system.safe_text import redacted, remember, scrubbed
 
 T = TypeVar("T")
@@ -41,24 +49,9 @@ UNWANTED = {
 SYNCHRONOUS = ("log_batch", "set_tag")  # $MLFLOW_ENABLE_ASYNC_LOGGING would have them return before they are done
 # Done twice is done once; makers of experiments and registered models are told that there is one.
 REPEATABLE = (
-    *("get_", "search_", "list_", "download_", "set_", "log_", "update_", "delete_"),
+    *(*READING, "set_", "log_", "update_", "delete_"),
     *("create_experiment", "create_registered_model"),
 )
-LOCKED = "is held locked by another program"
-LOCKED_HINT = "end that program or its transaction, then the same command goes on"
-READING = ("get_", "search_", "list_", "download_")  # all other calls change the store, or the files that it names
-CHECK = "check --tracking-uri and the store"
-MOST_CONFLICTS = 20
-# SQLite's, PostgreSQL's, and MLflow's own when it has tried three numbers for a model version.
-CONFLICTS = ("UNIQUE constraint failed", "duplicate key value", "Model Version creation error")
-# What SQLite says of its disk, and what the system would have said.
-SQLITE_WORDS = {
-    "database or disk is full": errno.ENOSPC,
-    "readonly database": errno.EROFS,
-    "unable to open database file": errno.EACCES,
-    "disk I/O error": errno.EIO,
-}
-DISK_WORDS = SQLITE_WORDS | {os.strerror(number): number for number in (*FULL, *FORBIDDEN, errno.EIO)}
 
 
 class Client:
@@ -95,8 +88,8 @@ class Client:
 
     @property
     def absence(self) -> str:
-        """Why a store of this kind does not answer, to be said after its name."""
-        return "is unreachable" if self._remote else LOCKED
+        """That the store does not answer, and why one of its kind does not."""
+        return f"the tracking store {self.display_uri} {'is unreachable' if self._remote else LOCKED}"
 
     def impatient(self) -> "Client":
         """The same client, whose calls fail at once when the store is unreachable."""
@@ -120,11 +113,6 @@ class Client:
             return self.patiently(once, repeatable=name.startswith(REPEATABLE))
 
         return call
-
-    @property
-    def user(self) -> str:
-        """Who the server takes us for, by the credentials in use; empty where there are none."""
-        return rights.user_of(self.uri)
 
     def patiently(self, call: Callable[[], T], *, repeatable: bool = True) -> T:
         """The call's result; repeated for a while where the store is unreachable and the call may be repeated."""
@@ -194,19 +182,20 @@ class Client:
             _let_go(error)
             raise
         except Exception as error:  # MLflow's, SQLAlchemy's, drivers', and those of an answer that is none
-            reason = scrubbed(_reason(error)[:3_000])  # MLflow's messages hold whole addresses
+            reason = scrubbed(reason_of(error)[:3_000])  # MLflow's messages hold whole addresses
             message = f"the tracking store {self.display_uri} answered: {reason[:300]}"
-            if self._remote and outage.is_outage(error):
+            if self._remote and failures.is_outage(error):
                 raise AwayError(message) from error
-            if not self._remote and outage.is_locked(error):
-                raise AwayError(f"the tracking store {self.display_uri} {self.absence}", LOCKED_HINT) from error
-            if self._remote and (code := rights.refused(error)):
+            if not self._remote and failures.is_locked(error):
+                raise AwayError(self.absence, LOCKED_HINT) from error
+            if self._remote and (code := failures.refused(error)):
                 raise self._refusal(code, method, values) from error
             raise StoreError(message, hint_for(reason), str(getattr(error, "error_code", ""))) from error
 
-    def _refusal(self, code: str, method: str, values: tuple[Any, ...]) -> "DeniedError":
-        user = f"user {self.user!r}" if self.user else "a caller without a user"
-        if code == rights.UNKNOWN:
+    def _refusal(self, code: str, method: str, values: tuple[Any, ...]) -> DeniedError:
+        name = failures.user_of(self.uri)
+        user = f"user {name!r}" if name else "a caller without a user"
+        if code == failures.UNKNOWN:
             return DeniedError(
                 f"the tracking server {self.display_uri} rejects {user}",
                 "check user and password: in --tracking-uri, or $MLFLOW_TRACKING_USERNAME and "
@@ -216,64 +205,12 @@ class Client:
         if method.startswith("create_experiment") or method == "create_registered_model":
             what = f"{method.removeprefix('create_').replace('_', ' ')} {values[0]!r}"
             return DeniedError(f"{user} may not make {what} in {self.display_uri}", "ask an administrator for it", code)
-        right, subject = rights.missing(self._client, method, values)
+        right, subject = failures.missing(self._client, method, values)
         return DeniedError(
-            f"{user} may not {rights.VERBS[right]} {subject} in {self.display_uri}",
+            f"{user} may not {failures.VERBS[right]} {subject} in {self.display_uri}",
             f"ask its owner or an administrator for {right}",
             code,
         )
-
-
-def despite_conflicts(call: Callable[[], T]) -> T:
-    """The call's result. Runs that begin or end at one moment write the same rows (their data set, the next model
-    version), of which MLflow looks for what is there and then makes what is not: all but one of them are refused, and
-    try again.
-    """
-    for _ in range(MOST_CONFLICTS):
-        try:
-            return call()
-        except StoreError as error:
-            if not error.conflict:
-                raise
-    return call()
-
-
-class StoreError(RegistryError):
-    """What the store answered; `code` is MLflow's error code, empty for other failures."""
-
-    def __init__(self, message: str, hint: str = CHECK, code: str = "") -> None:
-        super().__init__(message, hint)
-        self.code = code
-
-    @property
-    def conflict(self) -> bool:
-        """Whether another run was writing the same row at that moment: asked again, the store finds it there."""
-        return any(words in self.message for words in CONFLICTS)
-
-
-class DeniedError(StoreError):
-    """A server does not know the user, or the user lacks a right: message and hint name both, and whom to ask."""
-
-
-class AwayError(StoreError):
-    """The store did not answer, or cannot just now; what it was asked may have been done all the same."""
-
-    def __init__(
-        self, message: str, hint: str = "start the tracking server again, or give another --tracking-uri"
-    ) -> None:
-        super().__init__(message, hint)
-
-
-def patiently(call: Callable[[], T], seconds: float) -> T:
-    """The call's result; where the store is unreachable, asked for again for so long. Raises: AwayError."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return call()
-        except AwayError:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(outage.RETRY_SECONDS)
 
 
 def _let_go(error: BaseException | None) -> None:
@@ -282,17 +219,3 @@ def _let_go(error: BaseException | None) -> None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
     gc.collect()  # a session and its transaction hold each other
-
-
-def _reason(error: Exception) -> str:
-    """The line that says why: of SQLAlchemy's many the driver's, else the first."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "Error) " in line), lines[0] if lines else type(error).__name__)
-
-
-def hint_for(reason: str) -> str:
-    """What to do when the disk of a store or of its artifacts is the reason; else to check the store."""
-    for words, number in DISK_WORDS.items():
-        if words in reason:
-            return disk_hint(OSError(number, reason))
-    return CHECK

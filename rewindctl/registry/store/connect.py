@@ -11,10 +11,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rewindctl.errors import RegistryError
+from rewindctl.registry.store import failures
 from rewindctl.registry.store import mlflow_internals as internals
-from rewindctl.registry.store import outage
 from rewindctl.registry.store.address import absolute_uri, is_server, sqlite_path, without_user
-from rewindctl.registry.store.client import CHECK, LOCKED, LOCKED_HINT, AwayError, Client, hint_for, patiently
+from rewindctl.registry.store.client import Client
+from rewindctl.registry.store.failures import CHECK, LOCKED, LOCKED_HINT, AwayError, hint_for, patiently
 from rewindctl.registry.store.sqlite_files import BUSY_SECONDS, Guard, check_schema
 from rewindctl.system.files import disk_hint, locked, replacing
 from rewindctl.system.safe_text import redacted, scrubbed
@@ -31,12 +32,12 @@ def connect(uri: str, *, wait: bool = False) -> Client:
     uri = absolute_uri(uri)
     path = sqlite_path(uri)
     if path is not None:
-        patiently(partial(_prepare_sqlite, path, uri), outage.limit_seconds() if wait else 0.0)
+        patiently(partial(_prepare_sqlite, path, uri), failures.limit_seconds() if wait else 0.0)
     elif is_server(uri):
         _ping(uri)
     elif urlsplit(uri).scheme.startswith("postgresql"):
         _prepare_postgresql(uri)
-    return Client(uri, outage.limit_seconds())
+    return Client(uri, failures.limit_seconds())
 
 
 def lock_file(store: Path) -> Path:
@@ -61,7 +62,7 @@ def _prepare_sqlite(path: Path, uri: str) -> None:
             elif not _initialised(path):
                 Client(uri).search_experiments(max_results=1)
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        if outage.is_locked(error):
+        if failures.is_locked(error):
             raise AwayError(f"the tracking store {redacted(uri)} {LOCKED}", LOCKED_HINT) from None
         hint = hint if (told := hint_for(str(error))) == CHECK else told
         raise RegistryError(f"{path} cannot be used as an MLflow store: {error}", hint) from None
@@ -102,7 +103,7 @@ def _try_to_write(connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         connection.rollback()
     except sqlite3.OperationalError as error:
-        if not outage.is_locked(error):
+        if not failures.is_locked(error):
             raise
 
 
