@@ -107,8 +107,8 @@ class Console:
                 f"{title}: {count_of(total, 'iteration')} in {seconds:.1f} s ({total / max(seconds, 1e-9):.1f} it/s)"
             )
             return
-        with _bar() as bar:
-            task = bar.add_task(one_line(title), total=total, speed="")
+        with _bar(counts_down=True) as bar:
+            task = bar.add_task(one_line(title), total=total, state="")
             shown = 0.0
 
             def update(done: int) -> None:
@@ -116,7 +116,7 @@ class Console:
                 now = time.monotonic()
                 if now - shown >= REFRESH_SECONDS or done == total:
                     shown = now
-                    bar.update(task, completed=done, speed=f"{done / max(now - began, 1e-9):.1f} it/s")
+                    bar.update(task, completed=done, state=f"{done / max(now - began, 1e-9):.1f} it/s")
 
             yield update
 
@@ -126,7 +126,7 @@ class Console:
         if self.quiet or total < 2 or not sys.stderr.isatty():
             yield lambda done: None
             return
-        with _stages_bar() as bar:
+        with _bar() as bar:
             task = bar.add_task(title, total=total, state="")
             yield lambda done: bar.update(task, completed=done)
 
@@ -136,7 +136,7 @@ class Console:
         if self.quiet or not sys.stderr.isatty():
             yield Board(self, total)
             return
-        with _stages_bar() as bar:
+        with _bar() as bar:
             yield _LiveBoard(self, total, bar)
 
 
@@ -202,29 +202,16 @@ def _duration(seconds: float) -> str:
     return f"{f'{days} d ' if days else ''}{hours}:{minutes:02}:{rest % 60:02}"
 
 
-def _stages_bar() -> Any:
+def _bar(*, counts_down: bool = False) -> Any:
+    """A bar with the count done, the text `state` of its task, and the time that has passed or is left."""
+    from rich import progress
     from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}", markup=False),
-        TimeElapsedColumn(),
-        console=RichConsole(stderr=True),
-    )
-
-
-def _bar() -> Any:
-    from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}", markup=False),
-        TimeRemainingColumn(),
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[state]}", markup=False),
+        progress.TimeRemainingColumn() if counts_down else progress.TimeElapsedColumn(),
         console=RichConsole(stderr=True),
     )

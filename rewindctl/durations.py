@@ -41,12 +41,3 @@ def parse_duration(text: str, option: str) -> int:
         meant = f", {text}m for minutes" if text.strip().isdecimal() else ""
         raise UsageError(f"--{option} {text!r} is not a length of time", f"write 30s, 9m, 2h or 1h30m{meant}")
     return seconds
-
-
-def duration_text(seconds: float) -> str:
-    """To the second: `1h30m`, `45s`."""
-    left, words = max(0, round(seconds)), []
-    for unit, size in SECONDS.items():
-        count, left = divmod(left, size)
-        words += [f"{count}{unit}"] if count else []
-    return "".join(words) or "0s"

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from rewindctl.durations import LONGEST_SECONDS, Deadline, duration_text, parse_duration
+from rewindctl.durations import LONGEST_SECONDS, Deadline, parse_duration
 from rewindctl.errors import LimitError, UsageError
 
 
@@ -13,7 +13,6 @@ from rewindctl.errors import LimitError, UsageError
 )
 def test_duration_is_read_as_written(text: str, seconds: int) -> None:
     assert parse_duration(text, "time-limit") == seconds
-    assert parse_duration(duration_text(seconds), "time-limit") == seconds
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from rewindctl.api.run import Run
 from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.console import Console
 from rewindctl.engines.in_turn import run_in_turn
-from rewindctl.options import DataOrder, LrClock, OptimizerState
+from rewindctl.options import DataOrder, LrClock, OptimizerState, target_sparsity
 from rewindctl.pipeline import Pipeline, RunPolicy
 from rewindctl.pipeline.plan import Plan
 from rewindctl.pipeline.planning import (
@@ -23,7 +23,6 @@ from rewindctl.pipeline.planning import (
 from rewindctl.pipeline.requests import PruneOptions, dense_spec
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.rewinding.methods import OPTIONS, RetrainOptions
-from rewindctl.sparsity import target_sparsity
 from rewindctl.specs import ChannelNorm, Scope, Structure
 
 

@@ -3,7 +3,7 @@
 import re
 
 from rewindctl.errors import UsageError
-from rewindctl.sparsity import target_sparsity
+from rewindctl.options import target_sparsity
 
 MOST_SEEDS = 10_000
 LAST_SEED = 2**32 - 1

@@ -6,7 +6,7 @@ import typer
 
 from rewindctl.cli.choices import ChannelNorm, Compression, Criterion, Exclude, Parent, Scope, Sparsity, Structure
 from rewindctl.cli.session import Session, command
-from rewindctl.sparsity import target_sparsity
+from rewindctl.options import target_sparsity
 
 
 @command(runs=True)

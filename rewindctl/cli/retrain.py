@@ -16,7 +16,7 @@ from rewindctl.cli.choices import (
 )
 from rewindctl.cli.session import Session, command
 from rewindctl.cli.trials import Jobs, show_trials
-from rewindctl.sparsity import target_sparsity
+from rewindctl.options import target_sparsity
 
 
 @command(runs=True, panels=PANELS)
