@@ -71,15 +71,9 @@ def parse_conditions(text: str, option: str, known: Collection[str] | None = Non
         found.append(Condition(*match.groups()))
         if found[-1].ordered and found[-1].number is None:
             raise not_a_number(found[-1], option)
-        if known is not None:
-            require_known(found[-1], option, known)
+        if known is not None and found[-1].name not in known:
+            raise unknown(f"{option}: unknown column", found[-1].name, sorted(known))
     return found
-
-
-def require_known(condition: Condition, option: str, known: Collection[str]) -> None:
-    """Raises: UsageError when the condition is on a column that is not known."""
-    if condition.name not in known:
-        raise unknown(f"{option}: unknown column", condition.name, sorted(known))
 
 
 def not_a_number(condition: Condition, option: str) -> UsageError:

@@ -16,14 +16,8 @@ class RewindError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (type(self), self.args, self.__dict__)  # whole, from one process to another
-
-
-def _rebuilt(kind: type[RewindError], args: tuple[Any, ...], fields: dict[str, Any]) -> RewindError:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(fields)
-    return error
+        # Whole, from one process to another, without the arguments of `__init__`.
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class UsageError(RewindError):

@@ -52,7 +52,8 @@ def load_plugins() -> tuple[PluginFailure, ...]:
             _state.failures = tuple(_load_all())
         finally:
             _state.loading = False
-        _remember(_state.names)
+        if _state.names != remembered():
+            keep_text(state_folder() / NAMES_FILE, json.dumps(_state.names))
     return _state.failures
 
 
@@ -73,11 +74,6 @@ def remembered() -> dict[str, list[str]]:
         return {str(kind): [str(name) for name in names] for kind, names in found.items()}
     except (OSError, ValueError, TypeError, AttributeError):  # none yet, or not ours
         return {}
-
-
-def _remember(names: dict[str, list[str]]) -> None:
-    if names != remembered():
-        keep_text(state_folder() / NAMES_FILE, json.dumps(names))
 
 
 def _load_all() -> list[PluginFailure]:

@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
-from rewindctl.registry.runs.manifest import RECORD_FILE, Record
+from rewindctl.registry.runs.manifest import RECORD_FILE, SealedRecord
 
 
 def rewrite(registry: Registry, run: RunRecord, path: str, content: str | bytes | None) -> None:
@@ -30,7 +30,7 @@ def reseal(registry: Registry, run_id: str, tags: dict[str, str]) -> None:
     run = registry.get(run_id)
     record = registry.record(run)
     assert record is not None
-    record = Record.model_validate({"schema": 1, "tags": record.tags | tags, "metrics": record.metrics})
+    record = SealedRecord.model_validate({"schema": 1, "tags": record.tags | tags, "metrics": record.metrics})
     rewrite(registry, run, RECORD_FILE, record.text())
     for key, value in (tags | {tag.RECORD: record.digest()}).items():
         registry.client.set_tag(run_id, key, value)

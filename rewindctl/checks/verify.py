@@ -116,8 +116,10 @@ def _content(registry: Registry, run: RunRecord) -> Iterator[str]:
     omitted = registry.artifacts.omitted(run)
     for path in sorted(path for path in set(registry.manifest(run)) - omitted if path.startswith(CHECKPOINTS)):
         state = TrainState.load(registry.artifact(run, path))
-        if (problem := _misfit(dense, state)) is not None:
-            yield f"{path} of run {run.run_id}: {problem}"
+        try:
+            fitting_config(dense, state)
+        except IntegrityError as error:
+            yield f"{path} of run {run.run_id}: {error.message}"
     yield from _curve(registry, run)
     if run.kind == "dense":
         yield from _missing_points(registry, run, dense)
@@ -192,15 +194,6 @@ def _is_holder(registry: Registry, training: RunRecord, run_id: str) -> bool:
     except UsageError:
         return False
     return run.kind == "replay" and run.parent_id == training.run_id
-
-
-def _misfit(dense: DenseSpec, state: TrainState) -> str | None:
-    """What keeps `state` from being one of the network of `dense`."""
-    try:
-        fitting_config(dense, state)
-    except IntegrityError as error:
-        return error.message
-    return None
 
 
 def _missing_points(registry: Registry, run: RunRecord, spec: DenseSpec | RetrainSpec) -> Iterator[str]:

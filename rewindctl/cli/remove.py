@@ -12,7 +12,7 @@ from rewindctl.errors import UsageError
 
 if TYPE_CHECKING:
     from rewindctl.registry import Registry, RunRecord
-    from rewindctl.registry.deleting import Doomed
+    from rewindctl.registry.deleting import PlannedRemoval
 
 MOST_LISTED = 40
 
@@ -64,7 +64,7 @@ def _list(console: Console, lines: list[str]) -> None:
         console.say(f"... and {len(lines) - MOST_LISTED:,} more")
 
 
-def _ask(console: Console, doomed: "list[Doomed]") -> None:
+def _ask(console: Console, doomed: "list[PlannedRemoval]") -> None:
     """Raises: UsageError where nobody can answer, typer.Abort for no."""
     total = f"{count_of(len(doomed), 'run')}, {sum(one.size for one in doomed):,} bytes"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -74,7 +74,7 @@ def _ask(console: Console, doomed: "list[Doomed]") -> None:
         raise UsageError("nothing is removed: the answer was no", "to see what would go: --dry-run")
 
 
-def _carry_out(session: Session, registry: "Registry", doomed: "list[Doomed]") -> None:
+def _carry_out(session: Session, registry: "Registry", doomed: "list[PlannedRemoval]") -> None:
     from rewindctl.registry.deleting import remove as remove_runs
     from rewindctl.tuning.removal import forget_study
 
@@ -85,7 +85,7 @@ def _carry_out(session: Session, registry: "Registry", doomed: "list[Doomed]") -
             stepped(number)
 
 
-def _show(session: Session, doomed: "list[Doomed]", dry_run: bool) -> None:
+def _show(session: Session, doomed: "list[PlannedRemoval]", dry_run: bool) -> None:
     """The runs in the order in which they go, or one JSON object."""
     total = sum(one.size for one in doomed)
     if session.json:

@@ -35,21 +35,20 @@ def ui(
     from rewindctl.errors import RegistryError
     from rewindctl.registry.ui import front_page as front
     from rewindctl.registry.ui import views
-    from rewindctl.registry.ui.server import ANY_ADDRESS, UI_STORE, check_hosts, is_loopback, require_free, ui_command
 
-    check_hosts(host, allowed_hosts)  # before a store is opened
+    front.check_hosts(host, allowed_hosts)  # before a store is opened
     registry = session.registry(make=False)
     registry.describe()
     start = views.link(registry.experiment_id)
-    line = ui_command(registry.uri, port, start, host, allowed_hosts)
-    address = f"http://{'127.0.0.1' if host in ANY_ADDRESS else host}:{port}"
-    if not is_loopback(host):
+    line = front.ui_command(registry.uri, port, start, host, allowed_hosts)
+    address = f"http://{'127.0.0.1' if host in front.ANY_ADDRESS else host}:{port}"
+    if not front.is_loopback(host):
         session.console.say(OPEN_TO_ALL.format(host=host, port=port))
-    require_free(host, port)
+    front.require_free(host, port)
     session.console.say(f"{address if front.installed() else f'{address}/{start}'}  (Ctrl-C ends it)")
     # MLflow's job runners, eight processes for what no run of ours has, stay away unless asked for.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
-    environment |= {front.START: start, UI_STORE: registry.uri}
+    environment |= {front.START: start, front.UI_STORE: registry.uri}
     with subprocess.Popen(line, env=environment) as process:
         try:
             failed = process.wait() != 0

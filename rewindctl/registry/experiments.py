@@ -5,7 +5,7 @@ import os
 import re
 
 from rewindctl.catalog import unknown
-from rewindctl.errors import RegistryError, UnknownNameError, UsageError
+from rewindctl.errors import RegistryError, UsageError
 from rewindctl.registry.records import text_of
 from rewindctl.registry.roots.binding import ROOT
 from rewindctl.registry.runs.opening import project_run
@@ -46,7 +46,9 @@ def _find_or_make(client: Client, name: str, make: bool) -> str:
     quick = client.impatient()  # a wrong address is said at once
     found = quick.get_experiment_by_name(name)
     if found is None and not make:
-        raise _no_experiment(client, name)
+        names = sorted(one.name for one in client.search_experiments())
+        others = "see them: rewindctl doctor; make one: rewindctl init --experiment NAME"
+        raise unknown("no experiment", name, names, others=others)
     if found is None:
         _check_name(name)
         try:
@@ -66,12 +68,6 @@ def _find_or_make(client: Client, name: str, make: bool) -> str:
             f"experiment {name!r} was deleted", f"restore it: mlflow experiments restore -x {found.experiment_id}"
         )
     return str(found.experiment_id)
-
-
-def _no_experiment(client: Client, name: str) -> UnknownNameError:
-    names = sorted(one.name for one in client.search_experiments())
-    others = "see them: rewindctl doctor; make one: rewindctl init --experiment NAME"
-    return unknown("no experiment", name, names, others=others)
 
 
 def _require_project_run(client: Client) -> None:

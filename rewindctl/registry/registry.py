@@ -13,7 +13,7 @@ from rewindctl.registry import records as tag
 from rewindctl.registry.claiming.ownership import OwnerWatch
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.runs import reading, references
-from rewindctl.registry.runs.manifest import Record
+from rewindctl.registry.runs.manifest import SealedRecord
 from rewindctl.registry.runs.opening import Opening, open_report
 from rewindctl.registry.runs.reading import ANY, search
 from rewindctl.registry.runs.stored_point import Machine
@@ -250,7 +250,7 @@ class Registry:
         """Digest and size of each artifact. Raises: IntegrityError when it is missing or altered."""
         return self.artifacts.manifest(run)
 
-    def record(self, run: RunRecord) -> Record | None:
+    def record(self, run: RunRecord) -> SealedRecord | None:
         """What a finished run was sealed with, None for others, and those of before there were records.
 
         Raises: IntegrityError.

@@ -16,7 +16,7 @@ from rewindctl.errors import RegistryError, UsageError
 from rewindctl.registry.store.address import absolute_uri, sqlite_path
 from rewindctl.registry.store.connect import connect
 from rewindctl.registry.store.failures import StoreError
-from rewindctl.registry.ui.server import ui_command
+from rewindctl.registry.ui.front_page import ui_command
 from rewindctl.system.safe_text import redacted
 
 SECRET = "s3cret"

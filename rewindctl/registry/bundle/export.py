@@ -11,7 +11,7 @@ from rewindctl.registry.bundle.archive import PART, archive_size, parts_of, writ
 from rewindctl.registry.bundle.index import CARRIED, FORMAT, VERSION, Index, RunEntry, check_manifests, check_runs
 from rewindctl.registry.records import PARENT_KINDS, WEIGHTS_FROM, RunRecord
 from rewindctl.registry.registry import Registry
-from rewindctl.registry.runs.manifest import CHECKPOINTS, MANIFEST_FILE, File, Point
+from rewindctl.registry.runs.manifest import CHECKPOINTS, MANIFEST_FILE, File, MetricPoint
 from rewindctl.specs import canonical_json, first_problem
 from rewindctl.system.files import disk_hint, no_plain_file, sha256
 
@@ -222,7 +222,7 @@ def _verify(run: RunRecord) -> str:
     return f"see what is wrong: rewindctl verify {run.run_id}"
 
 
-def _histories(registry: Registry, run: RunRecord) -> dict[str, tuple[Point, ...]]:
+def _histories(registry: Registry, run: RunRecord) -> dict[str, tuple[MetricPoint, ...]]:
     if (record := registry.record(run)) is not None:
         return record.metrics
     return {key: tuple(sorted(registry.shown_history(run, key))) for key in sorted(run.metrics)}

@@ -31,7 +31,7 @@ from rewindctl.registry.bundle.index import (
     upgrade_below,
 )
 from rewindctl.registry.claiming.ownership import OwnerWatch, shown, this_process
-from rewindctl.registry.delivery.sender import METRICS_PER_BATCH
+from rewindctl.registry.delivery.sender import log_rows
 from rewindctl.registry.models import drop_versions, iterations_of, unregistered_text
 from rewindctl.registry.records import RunRecord
 from rewindctl.registry.registry import Registry
@@ -200,19 +200,14 @@ class _Merge:
 
     def _create(self, entry: RunEntry) -> None:
         """Write all of a run but its end."""
-        from mlflow.entities import Metric, Param
-
         client, registry = self.registry.client, self.registry
         run = client.create_run(registry.experiment_id, entry.started, self._tags(entry), entry.name)
         run_id = self.made[entry.run_id] = run.info.run_id
         if entry.kind == "dense":
             client.set_tag(run_id, tag.DENSE_RUN, run_id)
-        client.log_batch(run_id, params=[Param(key, value) for key, value in params_of(spec_of(entry)).items()])
-        points = [
-            Metric(key, value, time, step) for key, history in entry.metrics.items() for step, time, value in history
-        ]
-        for start in range(0, len(points), METRICS_PER_BATCH):
-            client.log_batch(run_id, metrics=points[start : start + METRICS_PER_BATCH])
+        log_rows(client, run_id, "params", params_of(spec_of(entry)).items())
+        points = [(key, value, time, step) for key, rows in entry.metrics.items() for step, time, value in rows]
+        log_rows(client, run_id, "metrics", points)
         self._upload(run_id, entry.artifacts)
 
     def _tags(self, entry: RunEntry) -> dict[str, str]:

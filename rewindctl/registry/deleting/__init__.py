@@ -1,5 +1,5 @@
 """Taking runs away: what goes with them, in which order, and what was left behind by others."""
 
-from rewindctl.registry.deleting.removal import Doomed, plan, remove
+from rewindctl.registry.deleting.removal import PlannedRemoval, plan, remove
 
-__all__ = ["Doomed", "plan", "remove"]
+__all__ = ["PlannedRemoval", "plan", "remove"]

@@ -70,7 +70,7 @@ class Survey:
         """Every item, in the order of the sorts. Raises: MisplacedError for a store whose files are not its own."""
         self.registry.client.refuse_misplaced()
         runs = [*self._runs(), *self._deleted()]
-        going = {item.what for item in runs if item.sort not in OPTIONAL or item.sort in self.asked}
+        going = {item.what for item in runs if self._goes(item.sort)}
         found = [*runs, *self._stored(going), *self._paths({resume_file(run_id) for run_id in going})]
         order = list(SORTS)
         return sorted(found, key=lambda item: order.index(item.sort))
@@ -78,7 +78,10 @@ class Survey:
     @property
     def chosen(self) -> list[Item]:
         """What goes: the sorts that are safe, and those asked for."""
-        return [item for item in self.items if item.sort not in OPTIONAL or item.sort in self.asked]
+        return [item for item in self.items if self._goes(item.sort)]
+
+    def _goes(self, sort: str) -> bool:
+        return sort not in OPTIONAL or sort in self.asked
 
     @cached_property
     def _active(self) -> dict[str, RunRecord]:
@@ -100,7 +103,8 @@ class Survey:
             new = {
                 key: run
                 for key, run in self._active.items()
-                if key not in found and (lost.intersection(_ancestors(run)) or _is_unlinked(run))
+                if key not in found
+                and (lost.intersection(_ancestors(run)) or (_ancestors(run) and run.parent_id is None))
             }
             if not new:
                 return found
@@ -134,15 +138,11 @@ class Survey:
         kept: set[str] = set()
         for run in leaf_first(self._active[key] for key in sorts):
             sort = sorts[run.run_id]
-            going = {key for key, other in sorts.items() if self._goes_with(other, sort)} - kept
+            going = {key for key, other in sorts.items() if other == sort or self._goes(other)} - kept
             if self._may_go(run, sort, going):
                 yield self._item(sort, run)
             else:
                 kept.add(run.run_id)
-
-    def _goes_with(self, other: str, sort: str) -> bool:
-        """Whether items of a sort go where those of `sort` do."""
-        return other == sort or other not in OPTIONAL or other in self.asked
 
     def _deleted(self) -> Iterator[Item]:
         going = self._orphans.keys() if "orphans" in self.asked else set()
@@ -232,7 +232,3 @@ def _delete(path: Path) -> None:
 def _ancestors(run: RunRecord) -> set[str]:
     """The runs that a run cannot do without."""
     return set() if run.kind in ("dense", REPORT) else {run.parent_id or run.dense_run_id, run.dense_run_id}
-
-
-def _is_unlinked(run: RunRecord) -> bool:
-    return run.kind not in ("dense", REPORT) and run.parent_id is None

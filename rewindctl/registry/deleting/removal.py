@@ -7,6 +7,7 @@ that it counts for nothing from then on, even if somebody restores what MLflow k
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from rewindctl.counting import count_of
 from rewindctl.errors import RegistryError, RewindError, UsageError
 from rewindctl.registry.claiming.ownership import OwnerWatch, shown
 from rewindctl.registry.deleting.disk import Disk
@@ -24,7 +25,7 @@ Before = Callable[[RunRecord], None]
 
 
 @dataclass(frozen=True)
-class Doomed:
+class PlannedRemoval:
     """A run to be removed, and the bytes that come back."""
 
     run: RunRecord
@@ -35,15 +36,14 @@ class HasDescendantsError(UsageError):
     """Runs were made from one that is to go; `descendants` are they, children before their parents."""
 
     def __init__(self, run: RunRecord, descendants: list[RunRecord]) -> None:
-        count = len(descendants)
         super().__init__(
-            f"run {run.run_id} has {count} live {'descendant' if count == 1 else 'descendants'}",
+            f"run {run.run_id} has {count_of(len(descendants), 'live descendant')}",
             "remove them too with --recursive, or first one by one",
         )
         self.descendants = descendants
 
 
-def plan(registry: Registry, named: Sequence[RunRecord], *, recursive: bool = False) -> list[Doomed]:
+def plan(registry: Registry, named: Sequence[RunRecord], *, recursive: bool = False) -> list[PlannedRemoval]:
     """What removing the named runs takes away, leaf first; nothing is changed.
 
     Raises: UsageError when a run is not ours or has descendants that are not named (unless `recursive`), RegistryError
@@ -62,7 +62,7 @@ def plan(registry: Registry, named: Sequence[RunRecord], *, recursive: bool = Fa
         refuse_if_owned(run, watch)
         disk.require_inside(run)
         refuse_foreign_versions(registry.client, run)
-    return [Doomed(run, disk.size(run)) for run in leaf_first(chosen.values())]
+    return [PlannedRemoval(run, disk.size(run)) for run in leaf_first(chosen.values())]
 
 
 def remove(registry: Registry, runs: Iterable[RunRecord], before: Before = lambda run: None) -> Iterator[RunRecord]:
@@ -76,7 +76,7 @@ def remove(registry: Registry, runs: Iterable[RunRecord], before: Before = lambd
         refuse_if_owned(run, watch)
         if children := registry.children(run):
             raise RegistryError(f"run {run.run_id} has a new child, {children[0].run_id}", "the same command again")
-        require_right(registry, run)
+        _require_right(registry, run)
         _delete_files(registry, disk, run)
         before(run)
         if COPIED not in run.tags:  # else they are the original's
@@ -124,7 +124,7 @@ def refuse_if_owned(run: RunRecord, watch: OwnerWatch) -> None:
         )
 
 
-def require_right(registry: Registry, run: RunRecord) -> None:
+def _require_right(registry: Registry, run: RunRecord) -> None:
     """Raises: DeniedError where a server does not let the user delete the run.
 
     Restoring one that is there changes nothing and needs the same right; one that another process has just deleted
@@ -152,16 +152,12 @@ def _delete_files(registry: Registry, disk: Disk, run: RunRecord) -> None:
         disk.delete(run)
     except RewindError:
         if not run.deleted and disk.files(run) == before:
-            _unmark(registry, run)
+            registry.client.update_run(run.run_id, status=run.status)
+            if ERROR in run.tags:
+                registry.client.set_tag(run.run_id, ERROR, run.tags[ERROR])
+            else:
+                registry.client.delete_tag(run.run_id, ERROR)
         raise
-
-
-def _unmark(registry: Registry, run: RunRecord) -> None:
-    registry.client.update_run(run.run_id, status=run.status)
-    if ERROR in run.tags:
-        registry.client.set_tag(run.run_id, ERROR, run.tags[ERROR])
-    else:
-        registry.client.delete_tag(run.run_id, ERROR)
 
 
 def _drop_versions(registry: Registry, run: RunRecord) -> None:

@@ -4,6 +4,7 @@ The same again changes nothing: where no answer came, the store may have done wh
 """
 
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def deliver(client: Client, run_id: str, entry: Entry, local: Path | None) -> No
 def _carry_out(client: Client, run_id: str, entry: Entry, local: Path | None) -> None:
     match entry["do"]:
         case "params" | "tags" | "metrics":
-            _batch(client, run_id, entry["do"], entry["rows"])
+            log_rows(client, run_id, entry["do"], entry["rows"])
         case "inputs":
             log_inputs(client, run_id, [DataInput(**part) for part in entry["data"]], entry["source"])
         case "network":
@@ -46,8 +47,11 @@ def _carry_out(client: Client, run_id: str, entry: Entry, local: Path | None) ->
             client.set_terminated(run_id, "FINISHED", entry["at"])
 
 
-def _batch(client: Client, run_id: str, kind: str, rows: list[list[Any]]) -> None:
-    """Metrics carry their times: MLflow's SQL stores keep a point that they have, with its time, only once."""
+def log_rows(client: Client, run_id: str, kind: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Write `params` or `tags` (key, value) or `metrics` (key, value, time, step), in batches that MLflow takes.
+
+    Metrics carry their times: MLflow's SQL stores keep a point that they have, with its time, only once.
+    """
     from mlflow.entities import Metric, Param, RunTag
 
     make: dict[str, Any] = {"params": Param, "tags": RunTag, "metrics": Metric}

@@ -42,12 +42,12 @@ NOT_RECORDED = {
 SHOWN = 60  # characters of a value in a message
 
 Millis = Annotated[int, Field(ge=0, le=tag.LAST_TIME)]
-Step = Annotated[int, Field(ge=0, lt=1 << 53)]
+MetricStep = Annotated[int, Field(ge=0, lt=1 << 53)]
 MetricName = Annotated[
     str, Field(max_length=250, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_. -]*(/[A-Za-z0-9_][A-Za-z0-9_. -]*)*$")
 ]
-Point = tuple[Step, Millis, float]  # step, time, value
-History = Annotated[tuple[Point, ...], Field(min_length=1)]
+MetricPoint = tuple[MetricStep, Millis, float]  # step, time, value
+History = Annotated[tuple[MetricPoint, ...], Field(min_length=1)]
 
 
 class Strict(BaseModel):
@@ -94,7 +94,7 @@ def checkpoint_path(iteration: int | None) -> str:
     return FINAL if iteration is None else f"{CHECKPOINTS}{iteration:08d}.safetensors"
 
 
-class Record(Strict):
+class SealedRecord(Strict):
     """Our tags of a run, but for NOT_RECORDED, and the history of each of its metrics, oldest step first."""
 
     schema_: Annotated[Literal[1], Field(alias="schema")] = 1
@@ -119,19 +119,19 @@ class Record(Strict):
         yield from _differences("metric", metrics, self.last())
 
 
-def make_record(tags: Mapping[str, str], metrics: Mapping[str, Mapping[int, tuple[int, float]]]) -> Record:
+def make_record(tags: Mapping[str, str], metrics: Mapping[str, Mapping[int, tuple[int, float]]]) -> SealedRecord:
     """The record of a run with these tags; of each metric the time (ms) and value by step."""
     histories = {
         key: tuple((step, time, plain(value)) for step, (time, value) in sorted(points.items()))
         for key, points in metrics.items()
         if points
     }
-    return Record.model_validate({"schema": 1, "tags": recorded(tags), "metrics": histories})
+    return SealedRecord.model_validate({"schema": 1, "tags": recorded(tags), "metrics": histories})
 
 
-def parse_record(data: bytes, where: str, hint: str) -> Record:
+def parse_record(data: bytes, where: str, hint: str) -> SealedRecord:
     """Raises: IntegrityError naming `where` and the first wrong field."""
-    return parse_strict(Record, data, f"{RECORD_FILE} of {where}", hint)
+    return parse_strict(SealedRecord, data, f"{RECORD_FILE} of {where}", hint)
 
 
 def recorded(tags: Mapping[str, str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from rewindctl.registry.runs.manifest import (
     ALTERED,
     MOST_RECORD_BYTES,
     RECORD_FILE,
-    Record,
+    SealedRecord,
     digest_of,
     parse_record,
     recorded,
@@ -106,7 +106,7 @@ def artifacts_of(client: Client) -> Artifacts:
     return cast(Artifacts, client.artifacts)
 
 
-def record_of(client: Client, run: RunRecord) -> Record | None:
+def record_of(client: Client, run: RunRecord) -> SealedRecord | None:
     """What a finished run was sealed with, None for a foreign one, or of before there were records.
 
     Raises: IntegrityError.
@@ -124,7 +124,7 @@ def record_of(client: Client, run: RunRecord) -> Record | None:
         while len(client.records) >= MOST_KEPT:
             client.records.pop(next(iter(client.records)))
         client.records[key] = record
-    return cast(Record | None, client.records[key])
+    return cast(SealedRecord | None, client.records[key])
 
 
 def _restored(client: Client, run: RunRecord) -> RunRecord:

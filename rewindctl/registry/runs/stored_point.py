@@ -8,6 +8,7 @@ says that there is one, from before the first is uploaded until after it is dele
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -77,8 +78,9 @@ def bring(client: Client, run: RunRecord, file: Path, machine: Machine) -> None:
             return
         try:
             about = about_of(path)
-            if about.iteration <= _iteration_here(file):
-                return
+            with suppress(IntegrityError):  # there is no point here to go on from
+                if about.iteration <= _iteration(file):
+                    return
             if why := _difference(about.made_on, machine.made_on):
                 machine.say(_left(run, file, why))
                 return
@@ -129,14 +131,6 @@ def _iteration(file: Path) -> int:
     from rewindctl.rewinding.checkpoints import TrainState  # loads torch, for which who only reads need not wait
 
     return TrainState.iteration_of(file)
-
-
-def _iteration_here(file: Path) -> int:
-    """Of the point on this machine, -1 where there is none to go on from."""
-    try:
-        return _iteration(file)
-    except IntegrityError:
-        return -1
 
 
 def _difference(there: Mapping[str, str], here: Mapping[str, str]) -> str:
