@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from itertools import chain
 
-from rewindctl.errors import IntegrityError, RewindError, UsageError
+from rewindctl.errors import IntegrityError, RewindError
 from rewindctl.pipeline.networks import fitting_config, load_mask
 from rewindctl.pipeline.starts import weights_source
 from rewindctl.pruning import Mask, excluded_layers
 from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry.deleting.disk import find_run
 from rewindctl.registry.records import PARENT_KINDS, RECORD, REPORT, WEIGHTS_FROM, spec_text
 from rewindctl.registry.runs.manifest import CHECKPOINTS, FINAL, checkpoint_path
 from rewindctl.registry.runs.opening import params_of
@@ -189,11 +190,8 @@ def _is_holder(registry: Registry, training: RunRecord, run_id: str) -> bool:
     """Whether a run is a training, or was made again of it, though it may be deleted since."""
     if run_id == training.run_id:
         return True
-    try:
-        run = registry.get(run_id, deleted=True)
-    except UsageError:
-        return False
-    return run.kind == "replay" and run.parent_id == training.run_id
+    run = find_run(registry, run_id)
+    return run is not None and run.kind == "replay" and run.parent_id == training.run_id
 
 
 def _missing_points(registry: Registry, run: RunRecord, spec: DenseSpec | RetrainSpec) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -136,38 +136,22 @@ class RunRecord:
         info, data = run.info, run.data
         about = (info.run_id, info.run_name, info.status, info.artifact_uri, info.start_time, info.end_time)
         metrics = {text_of(key): number_of(value) for key, value in data.metrics.items()}
-        return cls.checked(*about, info.lifecycle_stage, _texts(data.tags), _texts(data.params), metrics)
+        return cls.checked((*about, info.lifecycle_stage), _texts(data.tags), _texts(data.params), metrics)
 
     @classmethod
     def checked(
-        cls,
-        run_id: str,
-        name: str | None,
-        status: str,
-        artifact_uri: str,
-        started: int | None,
-        ended: int | None,
-        lifecycle_stage: str,
-        tags: dict[str, str],
-        params: dict[str, str],
-        metrics: dict[str, float],
+        cls, columns: Sequence[Any], tags: dict[str, str], params: dict[str, str], metrics: dict[str, float]
     ) -> "RunRecord":
-        """A record of what a store, which others may have written, says. Raises: RegistryError for an odd ID."""
+        """A run as a store has it, which others may have written. Raises: RegistryError for an odd ID.
+
+        `columns`: ID, name, status, artifact URI, start and end (milliseconds), lifecycle stage.
+        """
+        run_id, name, status, artifact_uri, started, ended, stage = columns
         if not RUN_ID.fullmatch(str(run_id)):
             raise RegistryError(f"the store has a run with the ID {run_id!r:.80}", "check --tracking-uri")
         known = status if status in STATUSES else "UNKNOWN"
-        times = _millis(started), _millis(ended)
-        return cls(
-            str(run_id),
-            text_of(name or ""),
-            known,
-            text_of(artifact_uri or ""),
-            *times,
-            tags,
-            params,
-            metrics,
-            lifecycle_stage != "active",
-        )
+        place, times = text_of(artifact_uri or ""), (_millis(started), _millis(ended))
+        return cls(str(run_id), text_of(name or ""), known, place, *times, tags, params, metrics, stage != "active")
 
     @property
     def kind(self) -> str:
@@ -180,7 +164,7 @@ class RunRecord:
 
     @property
     def recorded_fingerprint(self) -> str:
-        """That of the run's tag, which children of its own schema name."""
+        """The fingerprint in the run's tag; children of the same schema name their parent by it."""
         return self.tags.get(FINGERPRINT, "")
 
     @property

@@ -1,4 +1,4 @@
-"""What the system tells of processes: is one there, since when, where its number means it; interrupts; a clock."""
+"""Processes as the system reports them: alive, since when, where a pid is valid; interrupts; a clock."""
 
 import os
 import signal

@@ -20,7 +20,7 @@ LONG_GONE_SECONDS = 86_400.0  # no store is away for so long, no two clocks so f
 NEVER = float("-inf")
 GIVE_UP_SECONDS = 5.0  # how long a failing run waits for a heartbeat that hangs in the store
 
-_held: set[str] = set()  # the runs that this process is at; a set's own operations are atomic
+_held: set[str] = set()  # the runs that this process works on; a set's own operations are atomic
 
 
 def this_process() -> str:
@@ -44,12 +44,12 @@ def now() -> str:
 
 
 def hold(run_id: str) -> None:
-    """This process is at the run from now on."""
+    """Note that this process works on the run."""
     _held.add(run_id)
 
 
 def release(run_id: str) -> None:
-    """This process is at the run no more."""
+    """Note that this process no longer works on the run."""
     _held.discard(run_id)
 
 

@@ -30,7 +30,7 @@ class Outbox:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open those of a folder. Raises: IntegrityError when they were altered."""
+        """Open the outbox in a folder. Raises: IntegrityError when it was altered."""
         self.folder = folder
         self.entries: list[Entry] = []
         self._chain = ""
@@ -51,7 +51,7 @@ class Outbox:
 
     @classmethod
     def find(cls, run_id: str) -> "Outbox | None":
-        """That of a run, None where its store has everything. Raises: IntegrityError when it was altered."""
+        """The outbox of a run, None where its store has everything. Raises: IntegrityError when it was altered."""
         folder = kept_folder() / run_id
         return cls(folder) if is_kept(folder) else None
 
@@ -153,7 +153,7 @@ def is_kept(folder: Path) -> bool:
 
 
 def forget(folder: Path) -> None:
-    """Remove an outbox at once: cut off in between, what is left is nobody's, and goes with the next one."""
+    """Remove an outbox in one step, a rename; what an interrupted removal leaves goes with the next one."""
     gone = folder.with_name(f"{GONE}{folder.name}-{uuid.uuid4().hex}")
     with suppress(FileNotFoundError):
         folder.rename(gone)

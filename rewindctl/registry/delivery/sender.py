@@ -62,7 +62,7 @@ def log_rows(client: Client, run_id: str, kind: str, rows: Iterable[Sequence[Any
 
 
 class Delivery:
-    """The way of a run's entries to its store.
+    """Sends the entries of a run to its store, or keeps them in an outbox while it is unreachable.
 
     The first that finds the store away, or moved, opens an outbox; from then on nothing is sent until the heartbeat has
     reached the store again, so that a training stands still once at most.

@@ -114,7 +114,7 @@ class SealedRecord(Strict):
         return digest_of(self.tags, self.last())
 
     def edits(self, tags: Mapping[str, str], metrics: Mapping[str, float]) -> Iterator[str]:
-        """What a store that shows these tags and last values says otherwise, or beyond it: a line each."""
+        """A line for each difference between this record and the tags and last values that a store shows."""
         yield from _differences("tag", recorded(tags), self.tags)
         yield from _differences("metric", metrics, self.last())
 

@@ -30,7 +30,7 @@ LONGEST_PARAM = 6_000  # characters; MLflow cuts what is longer
 
 @dataclass(frozen=True)
 class Opening:
-    """A stage that this process wants to be at."""
+    """A request to open the run of a stage."""
 
     client: Client
     experiment_id: str
@@ -38,7 +38,7 @@ class Opening:
     name: str
     parent: RunRecord | None
     tags: dict[str, str]
-    machine: stored_point.Machine | None = None  # None: stored resume points are none of its business
+    machine: stored_point.Machine | None = None  # None: stored resume points are not used
 
     def open(self, look: claim.Look, everyone: claim.Look, watch: OwnerWatch, resume: bool) -> RunWriter:
         """The run to write to; what `Registry.start` does. `look` reads all runs of the stage, `everyone` those of its
@@ -92,14 +92,14 @@ class Opening:
         for run in others:
             if run is not chosen and run.run_id not in done:
                 with mine.writing(ask=True):
-                    self._bury(run, boxes.get(run.run_id))
+                    self._close_abandoned(run, boxes.get(run.run_id))
         about = about_of(self.spec.fingerprint(), self.name, forced=not resume)
         if chosen:
             return RunWriter.reopen(self.client, chosen, ticket, about, mine)
         return RunWriter(self.client, mine.run_id, about, self._tags, mine.beaten)
 
     def _bring_points(self, mine: str, others: list[RunRecord]) -> None:
-        """Have here what the store has to go on from. It may take long: `mine` is seen to live meanwhile."""
+        """Download resume points that the store has. It may take long: meanwhile a heartbeat keeps the run `mine`."""
         stored = [run for run in others if run.status in ("RUNNING", "KILLED") and tag.RESUME_POINT in run.tags]
         if not stored or self.machine is None:
             return
@@ -110,8 +110,8 @@ class Opening:
         finally:
             heartbeat.stop(ownership.GIVE_UP_SECONDS)
 
-    def _bury(self, run: RunRecord, box: Outbox | None) -> None:
-        """Close a run that nobody goes on with, if its process is gone and did not."""
+    def _close_abandoned(self, run: RunRecord, box: Outbox | None) -> None:
+        """Close a run that nobody goes on with, where its process ended without closing it."""
         if box is not None:
             box.remove()
         if run.status in ("RUNNING", "KILLED") and tag.RESUME_POINT in run.tags:
@@ -156,7 +156,7 @@ def project_run(client: Client) -> str | None:
 
 
 def take_back(client: Client, run_id: str) -> None:
-    """Delete a run that never was anybody's; who may not delete closes it. Raises: StoreError."""
+    """Delete a run that no process worked on; close it as KILLED where the user may not delete. Raises: StoreError."""
     try:
         client.delete_run(run_id)
     except DeniedError:

@@ -207,8 +207,8 @@ def _from_tables(
     found: dict[str, RunRecord] = {}
     with engine.connect() as connection:
         ordered = select(*columns, run.lifecycle_stage).where(*wanted).order_by(run.start_time, run.run_uuid)
-        for run_id, name, status, uri, start, end, stage in connection.execute(ordered):
-            found[run_id] = RunRecord.checked(run_id, name, status, uri, start, end, stage, {}, {}, {})
+        for row in connection.execute(ordered):
+            found[row[0]] = RunRecord.checked(row, {}, {}, {})
         ids = list(found) if len(found) <= FEW else select(run.run_uuid).where(*wanted)
         # Each query sees the store at its own moment: a run that came after the first one is in none.
         for table, place in ((tag, "tags"), (param, "params")):

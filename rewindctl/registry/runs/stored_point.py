@@ -67,7 +67,7 @@ def drop(client: Client, run_id: str) -> None:
 
 
 def bring(client: Client, run: RunRecord, file: Path, machine: Machine) -> None:
-    """Let `file`, the place of the run's point on this machine, have the stored one, where that is later.
+    """Download the stored point of a run to `file`, its place on this machine, unless what is there is as late.
 
     One that is not whole, or was made where other bytes are computed, is left: the user is told. Raises: StoreError,
     DiskError.

@@ -73,9 +73,10 @@ class AwayError(StoreError):
 
 
 def despite_conflicts(call: Callable[[], T]) -> T:
-    """The call's result. Runs that begin or end at one moment write the same rows (their data set, the next model
-    version), of which MLflow looks for what is there and then makes what is not: all but one of them are refused, and
-    try again.
+    """The call's result; repeated where another process wrote the same row at that moment.
+
+    Runs that begin or end together write the same rows (their data set, the next model version). MLflow looks for what
+    is there and then makes what is not: all writers but one are refused.
     """
     for _ in range(MOST_CONFLICTS):
         try:
