@@ -6,6 +6,7 @@ that it counts for nothing from then on, even if somebody restores what MLflow k
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rewindctl.counting import count_of
 from rewindctl.errors import RegistryError, RewindError, UsageError
@@ -19,7 +20,7 @@ from rewindctl.registry.runs.inputs import made_model
 from rewindctl.registry.runs.reading import search
 from rewindctl.registry.runs.writer import resume_file
 from rewindctl.registry.store.address import is_server
-from rewindctl.registry.store.failures import DeniedError, StoreError
+from rewindctl.registry.store.failures import DeniedError, none_if_missing
 
 Before = Callable[[RunRecord], None]
 
@@ -84,7 +85,8 @@ def remove(registry: Registry, runs: Iterable[RunRecord], before: Before = lambd
             forget(kept_folder() / run.run_id)
         if not run.deleted:
             if (network := made_model(registry.client, run.run_id)) is not None:
-                _forget_network(registry, network)
+                # What the UI lists as the run's model; it has no files.
+                none_if_missing(partial(registry.client.delete_logged_model, network))
             registry.client.delete_run(run.run_id)
         _drop_versions(registry, run)
         yield run
@@ -168,12 +170,3 @@ def _drop_versions(registry: Registry, run: RunRecord) -> None:
             f"run {run.run_id} is removed, but not its version: {error.message}",
             f"{error.hint}; then the same command",
         ) from None
-
-
-def _forget_network(registry: Registry, model_id: str) -> None:
-    """Delete what the UI lists as the run's model; it has no files."""
-    try:
-        registry.client.delete_logged_model(model_id)
-    except StoreError as error:
-        if error.code != "RESOURCE_DOES_NOT_EXIST":
-            raise

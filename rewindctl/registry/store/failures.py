@@ -53,11 +53,6 @@ class StoreError(RegistryError):
         super().__init__(message, hint)
         self.code = code
 
-    @property
-    def conflict(self) -> bool:
-        """Whether another run was writing the same row at that moment: asked again, the store finds it there."""
-        return any(words in self.message for words in CONFLICTS)
-
 
 class DeniedError(StoreError):
     """A server does not know the user, or the user lacks a right: message and hint name both, and whom to ask."""
@@ -82,7 +77,7 @@ def despite_conflicts(call: Callable[[], T]) -> T:
         try:
             return call()
         except StoreError as error:
-            if not error.conflict:
+            if not any(words in error.message for words in CONFLICTS):
                 raise
     return call()
 

@@ -108,14 +108,10 @@ def create_app() -> Any:
 
 def _script(start: str) -> str:
     choices = {key: json.dumps(value) for key, value in CHOICES.items()}
-    start = start if start.startswith("#") else ""  # a place of this page, and no other address
+    start = json.dumps(start if start.startswith("#") else "")  # a place of this page, and no other address
+    start = start.replace("<", "\\u003c")  # nothing in it ends the script
     return (
         f"try {{ for (const [key, value] of Object.entries({json.dumps(choices)}))"
         " if (localStorage.getItem(key) === null) localStorage.setItem(key, value) } catch (error) {}"
-        f" if (!location.hash) location.replace({_in_script(start)} || '#/')"
+        f" if (!location.hash) location.replace({start} || '#/')"
     )
-
-
-def _in_script(text: str) -> str:
-    """The text as JavaScript has it, nothing in it the end of the script."""
-    return json.dumps(text).replace("<", "\\u003c")
