@@ -9,6 +9,7 @@ from conftest import Chain
 
 from rewindctl.errors import RegistryError
 from rewindctl.registry import Registry
+from rewindctl.registry.store import mlflow_internals as internals
 from rewindctl.registry.store import sqlite_files
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
@@ -31,7 +32,7 @@ def alter(store: Path, script: str) -> bytes:
 def test_every_table_that_has_to_be_plain_is_one_of_mlflows(store: Path) -> None:
     with closing(sqlite3.connect(store)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    assert names >= sqlite_files.PLAIN
+    assert names >= internals.PLAIN
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -25,11 +25,7 @@ from rewindctl.errors import IntegrityError, RegistryError
 from rewindctl.registry import records as tag
 from rewindctl.registry.bundle.archive import Bundle, read_bundle
 from rewindctl.registry.bundle.export import ReportCount
-from rewindctl.registry.bundle.index import (
-    RunEntry,
-    spec_of,
-    upgrade_below,
-)
+from rewindctl.registry.bundle.index import RunEntry, spec_of, upgrade_below
 from rewindctl.registry.claiming.ownership import OwnerWatch, shown, this_process
 from rewindctl.registry.delivery.sender import log_rows
 from rewindctl.registry.models import drop_versions, iterations_of, unregistered_text

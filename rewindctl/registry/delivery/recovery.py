@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,13 +195,8 @@ def regain(registry: Registry, run: RunRecord, about: dict[str, Any]) -> RunWrit
     """Open an unfinished run again, its stage won against every other process. Raises: BusyError, StoreError."""
     if about["forced"]:
         return RunWriter.reopen(registry.client, run, claim.ticket_of(run), about)
-
-    def look() -> list[RunRecord]:
-        return registry.same_stage(run.fingerprint, run.parent_id)
-
-    def everyone() -> list[RunRecord]:
-        return registry.search(fingerprint=run.fingerprint)
-
+    look = partial(registry.same_stage, run.fingerprint, run.parent_id)
+    everyone = partial(registry.search, fingerprint=run.fingerprint)
     own = {key: run.tags[key] for key in STAGE if key in run.tags} | tag.spec_tags(tag.spec_text(run.tags))
     own |= {tag.OWNER: this_process(), tag.HEARTBEAT: now()}
     mine = create_run(registry.client, registry.experiment_id, own, run.name)

@@ -188,18 +188,17 @@ class Binding:
 
     def _beside(self, root: Path) -> list[Path]:
         """The databases whose experiments have their files where `root` is, as far as they chose it themselves."""
-        folders = {root.parent.parent, root.resolve().parent.parent}
-        return [path for folder in sorted(folders) for path in self._others(folder)]
+        return self._others(root.parent.parent, root.resolve().parent.parent)
 
     def _twin(self, home: Home) -> Path | None:
         """Another database, beside this one or the root, that has the same experiment with its files in one place."""
-        folders = {self.path.parent, self.path.resolve().parent}
-        beside = [path for folder in sorted(folders) for path in self._others(folder)] + self._beside(home.root)
+        beside = self._others(self.path.parent, self.path.resolve().parent) + self._beside(home.root)
         return next((path for path in beside if has_twin(path, home.name, home.made, home.location)), None)
 
-    def _others(self, folder: Path) -> list[Path]:
-        """The other SQLite files of a folder."""
-        return [path for path in files_in(folder) if is_sqlite(path) and not is_same(path, self.path)]
+    def _others(self, *folders: Path) -> list[Path]:
+        """The other SQLite files of some folders."""
+        found = (path for folder in sorted(set(folders)) for path in files_in(folder))
+        return [path for path in found if is_sqlite(path) and not is_same(path, self.path)]
 
     def _hint(self, home: Home) -> str:
         twin = None if home.mark else self._twin(home)

@@ -15,8 +15,14 @@ from rewindctl.errors import IntegrityError
 from rewindctl.registry import records as tag
 from rewindctl.specs import canonical_json, first_problem
 
+CHECKPOINTS = "checkpoints/"
+FINAL = f"{CHECKPOINTS}final.safetensors"
+MASK = "mask/mask.safetensors"
+LAYERS = "mask/layers.csv"
 MANIFEST_FILE = "manifest.json"
+RECORD_FILE = "record.json"
 MOST_JSON_BYTES = 16 << 20  # of a manifest or a spec
+MOST_RECORD_BYTES = 256 << 20  # five million points
 LARGEST_FILE = (1 << 33) - 1  # what a tar header can say
 ALTERED = "restore it from a backup, or run the stage again with --force"
 
@@ -26,12 +32,7 @@ ArtifactPath = Annotated[
     str, Field(max_length=250, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,7}$")
 ]
 Model = TypeVar("Model", bound="Strict")
-CHECKPOINTS = "checkpoints/"
-FINAL = f"{CHECKPOINTS}final.safetensors"
-MASK = "mask/mask.safetensors"
-LAYERS = "mask/layers.csv"
-RECORD_FILE = "record.json"
-MOST_RECORD_BYTES = 256 << 20  # five million points
+
 OURS = "rewindctl."
 # What changes after the end, where something is, and names of runs, which have other IDs where they are imported:
 # lineage is bound by the spec.

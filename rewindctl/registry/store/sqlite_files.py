@@ -12,7 +12,6 @@ from typing import Any
 from rewindctl.errors import RegistryError
 from rewindctl.registry.store import mlflow_internals as internals
 from rewindctl.registry.store.address import local_path
-from rewindctl.registry.store.mlflow_internals import OF_A_STORE, PLAIN
 
 BUSY_SECONDS = 20.0  # for which MLflow waits too until SQLite says that it is locked
 LARGEST_VALUE = 64 << 20  # bytes; MLflow's longest texts are far below a megabyte
@@ -74,14 +73,14 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     """Raises: RegistryError for a database of another program, or one whose tables are none."""
     kinds = connection.execute("SELECT tbl_name, type, sql FROM sqlite_master WHERE type != 'index'").fetchall()
     names = {str(name) for name, kind, _ in kinds if kind == "table" and not str(name).startswith("sqlite_")}
-    if names and not names & OF_A_STORE:
+    if names and not names & internals.OF_A_STORE:
         raise RegistryError(
             f"{path} is the database of another program: it has no table of runs",
             "choose another place with --tracking-uri sqlite:///PATH",
         )
     odd = [str(name) for name, kind, sql in kinds if kind != "table" or not str(sql).upper().startswith("CREATE TABLE")]
     odd += [str(name) for (name,) in connection.execute(COMPUTED)]
-    if found := [name for name in odd if name.lower() in PLAIN]:
+    if found := [name for name in odd if name.lower() in internals.PLAIN]:
         raise RegistryError(
             f"{path} is not an MLflow store: {found[0]!r:.80} is more than a table",
             "it is a view, or has a trigger or computed columns, which MLflow has not there: use another store",
