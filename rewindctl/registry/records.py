@@ -23,7 +23,7 @@ WEIGHTS_FROM = "rewindctl.weights_from"
 SCHEMA = "rewindctl.schema"
 SPEC = "rewindctl.spec"
 MANIFEST = "rewindctl.manifest"
-RECORD = "rewindctl.record"  # digest of what results rest on: see `record`
+RECORD = "rewindctl.record"  # digest of what results rest on: see `manifest`
 OWNER = "rewindctl.owner"
 HEARTBEAT = "rewindctl.heartbeat"
 TICKET = "rewindctl.ticket"
@@ -111,7 +111,7 @@ class Upgrade:
 class RunRecord:
     """A run of ours as the store had it when it was read.
 
-    `upgrade` is there for runs of an older schema (see `older`): `fingerprint`, `group` and `spec` are then today's,
+    `upgrade` is there for runs of an older schema (see `reading`): `fingerprint`, `group` and `spec` are then today's,
     and `recorded` is the spec as the run has it. Where a finished run was edited since, tags and metrics are those that
     it was sealed with (see `reading`): `edits` says what the store shows instead, `damage` why it cannot be told.
     """

@@ -72,7 +72,7 @@ class Client:
         logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         remember(uri)
         self.uri, self.display_uri = uri, redacted(uri)
-        self.upgrades: dict[tuple[str, str, str], Any] = {}  # of runs of an older schema: see `older`
+        self.upgrades: dict[tuple[str, str, str], Any] = {}  # of runs of an older schema: see `reading`
         self.records: dict[tuple[str, str], Any] = {}  # of finished runs: see `reading`
         self.artifacts: Any = None  # what `reading` has read of the store's files
         self.edited: dict[str, tuple[str, ...]] = {}  # what was found edited, by run ID
