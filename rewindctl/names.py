@@ -5,18 +5,18 @@ A test holds them to the catalogs. What plug-ins added the last time they were l
 
 from rewindctl.plugins import remembered
 
-# Networks come in families without end: those of the report, and the small one of the examples.
+# Networks come in families without end: those of the paper, and the small one of the examples.
 BUILT_IN: dict[str, dict[str, str]] = {
     "model": {
         "resnet8": "small, for the digits and for trying out",
-        "resnet20": "of the report, CIFAR-10",
-        "resnet56": "of the report, CIFAR-10",
-        "resnet110": "of the report, CIFAR-10",
-        "wrn16_8": "wide ResNet of the report's comparison",
+        "resnet20": "of the paper, CIFAR-10",
+        "resnet56": "of the paper, CIFAR-10",
+        "resnet110": "of the paper, CIFAR-10",
+        "wrn16_8": "wide ResNet of the paper's comparison",
     },
     "data set": {"digits": "embedded, 8x8", "cifar10": "32x32, 10 classes", "cifar100": "32x32, 100 classes"},
     "downloaded data set": {"cifar10": "", "cifar100": ""},
-    "recipe": {"resnet": "of the report", "wrn": "of the report's comparison", "digits": "of the examples"},
+    "recipe": {"resnet": "of the paper", "wrn": "of the paper's comparison", "digits": "of the examples"},
     "criterion": {
         "magnitude": "the smallest weights go",
         "random": "a control",
@@ -27,8 +27,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "table": dict.fromkeys(("results", "cells", "table1", "table2", "table3", "table4", "table5", "verdicts"), ""),
     "figure": dict.fromkeys(("curves", "fig1", "fig2", "fig3", "fig4", "fig5", "fig6"), ""),
     "study": {
-        **dict.fromkeys(("fig1", "fig2", "fig3", "fig4", "fig5", "fig6"), "figure of the report"),
-        **dict.fromkeys(("table1", "table2", "table3", "table4", "table5"), "table of the report"),
+        **dict.fromkeys(("fig1", "fig2", "fig3", "fig4", "fig5", "fig6"), "figure of the paper"),
+        **dict.fromkeys(("table1", "table2", "table3", "table4", "table5"), "table of the paper"),
         "in_between": "weights of W, clock from C: what lies between the rewindings",
         "lr_clock": "the text's clock against the code's",
         "retrain_length": "accuracy against the iterations of retraining",

@@ -15,7 +15,7 @@ def bench(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Network to measure; may be given again. [the report's four]", autocompletion=complete.names("model")
+            help="Network to measure; may be given again. [the paper's four]", autocompletion=complete.names("model")
         ),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Measuring time of a network.")] = 10.0,
@@ -24,7 +24,7 @@ def bench(
     update_step: UpdateStep = AUTO,
     compile: Compile = False,
 ) -> None:
-    """Measure what this machine will do: iterations per second of the report's networks, hours of each study.
+    """Measure what this machine will do: iterations per second of the paper's networks, hours of each study.
 
     On noise of CIFAR-10's shape: no data set is needed, and nothing is kept.
 

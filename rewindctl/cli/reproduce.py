@@ -96,7 +96,7 @@ def reproduce(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for tables and figures. [plots/STUDY]")] = None,
 ) -> None:
-    """Plan, run and draw a table or figure of the report, or a study of your own. What exists is reused.
+    """Plan, run and draw a table or figure of the paper, or a study of your own. What exists is reused.
 
     Examples:
         rewindctl reproduce --list

@@ -16,7 +16,7 @@ Direction = Literal["worse", "as_good", "either"]
 class PlannedComparison:
     """Two ways to retrain in one scenario of a study: `first` - `second`, level by level, against `bound` (points).
 
-    `claim`: the report's claim that makes it, None for one of a study's own; `direction`: the claim's, or `either`.
+    `claim`: the paper's claim that makes it, None for one of a study's own; `direction`: the claim's, or `either`.
     """
 
     study: str

@@ -1,4 +1,4 @@
-"""What a device will do: updates per second of the report's networks, hours of each study from nothing."""
+"""What a device will do: updates per second of the paper's networks, hours of each study from nothing."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.cost import State, iterations_to_do
 from rewindctl.paper.plan import StudyPlan, make_plan
-from rewindctl.paper.reference import report_tables
+from rewindctl.paper.reference import paper_tables
 from rewindctl.paper.request import ALL, studies_of
 from rewindctl.paper.study import shipped
 from rewindctl.pipeline.requests import dense_spec
@@ -20,12 +20,12 @@ Facts = Callable[[str], DataFacts]
 
 
 def published_speeds() -> dict[str, float]:
-    """Updates per second of the report's networks on its own device. Source: report table 4."""
-    return {row["key"]: float(row["iterations_per_second"]) for row in report_tables()["table_4"]["rows"]}
+    """Updates per second of the paper's networks on its own device. Source: the paper, table 4."""
+    return {row["key"]: float(row["iterations_per_second"]) for row in paper_tables()["table_4"]["rows"]}
 
 
 def specs_to_measure(models: Sequence[str], facts: Facts, seconds: float) -> list[DenseSpec]:
-    """A baseline of each network (none: the report's). Raises: UsageError."""
+    """A baseline of each network (none: the paper's). Raises: UsageError."""
     if not 0 <= seconds <= LONGEST_SECONDS:
         raise UsageError(
             f"--seconds {seconds:g} is outside 0 to {LONGEST_SECONDS:,.0f}", "give a measuring time, such as 10"
@@ -63,7 +63,7 @@ def _study(name: str, plan: StudyPlan, speeds: dict[str, float]) -> dict[str, An
     hours = None if missing else sum(count / speeds[model] for (model, _), count in todo.items()) / 3600
     return {
         "name": name,
-        "title": "the report's studies, stages that they share once" if name == ALL else shipped()[name].title,
+        "title": "the paper's studies, stages that they share once" if name == ALL else shipped()[name].title,
         "trials": len(plan.seeds),
         "iterations": sum(todo.values()),
         "hours": hours,

@@ -6,7 +6,7 @@ from rewindctl.counting import count_of
 from rewindctl.paper.study import Study
 
 GIGABYTE = 1e9
-DEVICE_OF_REPORT = "RTX 3080, TensorFlow 2.4.2"
+DEVICE_OF_PAPER = "RTX 3080, TensorFlow 2.4.2"
 
 
 def studies_text(studies: list[Study]) -> str:
@@ -25,7 +25,7 @@ def studies_json(studies: list[Study]) -> list[dict[str, Any]]:
             "name": study.name,
             "title": study.title,
             "source": study.source,
-            "part_of_report": study.part_of_report,
+            "part_of_report": study.part_of_paper,
             "trials": study.trials,
             "cells": cell_count(study),
         }
@@ -69,7 +69,7 @@ def plan_text(plan: dict[str, Any]) -> str:
 
 def bench_text(bench: dict[str, Any]) -> str:
     """The networks and studies that `bench_json` made."""
-    lines = [bench["device"], "", f"{'network':12}{'precision':10}{'it/s':>10}{'report it/s':>13}{'ratio':>9}"]
+    lines = [bench["device"], "", f"{'network':12}{'precision':10}{'it/s':>10}{'paper it/s':>13}{'ratio':>9}"]
     for network in bench["networks"]:
         published, ratio = network["published_iterations_per_second"], network["ratio"]
         beside = "" if published is None else f"{published:>13.1f}{ratio:>8.3g}x"
@@ -80,7 +80,7 @@ def bench_text(bench: dict[str, Any]) -> str:
         missing = ", ".join(study["not_measured"])
         time = f"{'':10}  not measured: {missing}" if missing else f"{_time(3600 * study['hours']):>10}"
         lines.append(f"{study['name']:{width}}{study['trials']:>8}{study['iterations']:>13,}{time}")
-    lines += ["", f"One stage at a time, from nothing. The report's speeds: {DEVICE_OF_REPORT}."]
+    lines += ["", f"One stage at a time, from nothing. The paper's speeds: {DEVICE_OF_PAPER}."]
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
-"""The published numbers: the report's figures and tables, and Renda et al.'s medians, as they are shipped.
+"""The published numbers: the paper's figures and tables, and Renda et al.'s medians, as they are shipped.
 
-Source: report figures 1-6 (digitised from the vector drawing), tables 1-5; Renda et al. 2020, summary data.
+Source: the paper, figures 1-6 (digitised from the vector drawing), tables 1-5; Renda et al. 2020, summary data.
 """
 
 import json
@@ -14,8 +14,8 @@ _FOLDER = files("rewindctl.paper") / "published"
 
 
 @cache
-def report_points() -> pd.DataFrame:
-    """The 272 points of the report's figures, baselines included, a row each.
+def paper_points() -> pd.DataFrame:
+    """The 272 points of the paper's figures, baselines included, a row each.
 
     `accuracy_pct` is the absolute median in percent, `delta_true_pp` and `ci80_{low,high}_true_pp` percentage points
     against the baseline (10th and 90th percentiles of the trials), `delta_accuracy_pp` and `ci80_{low,high}_pp` the
@@ -25,8 +25,8 @@ def report_points() -> pd.DataFrame:
 
 
 @cache
-def report_tables() -> dict[str, Any]:
-    """The report's tables 1 to 5 (`table_1`, ...), its hyper-parameters and its cost. Not to be changed in place."""
+def paper_tables() -> dict[str, Any]:
+    """The paper's tables 1 to 5 (`table_1`, ...), its hyper-parameters and its cost. Not to be changed in place."""
     tables: dict[str, Any] = json.loads((_FOLDER / "paper_tables.json").read_text())
     return tables
 

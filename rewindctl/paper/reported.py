@@ -1,8 +1,8 @@
-"""What is the report's own cell, and what an exploratory one: one definition for its claims and its numbers.
+"""What is the paper's own cell, and what an exploratory one: one definition for its claims and its numbers.
 
-Source: report sections 3 to 5 and its authors' published configuration. Its text names neither K nor, for WRN-16-8, the
-iteration whose weights are pruned, and it contradicts its code about the clock; where text and code differ, both
-readings are the report's.
+Source: the paper, sections 3 to 5, and its authors' published configuration. The text names neither K nor, for
+WRN-16-8, the iteration whose weights are pruned, and it contradicts the code about the clock. Where text and code
+differ, both readings are the paper's.
 """
 
 import math
@@ -14,7 +14,7 @@ from rewindctl.training.recipes import default_recipe
 if TYPE_CHECKING:
     import pandas as pd
 
-REPORT_K = 8_000  # of the authors' configuration; the text names none
+PAPER_K = 8_000  # of the authors' configuration; the text names none
 AUTHORS_PRUNED_AT = {"wrn16_8": 72_000}  # likewise, of 80,000; the text prunes the trained network
 USUAL = {"scope": "global", "criterion": "magnitude", "channel_norm": "keep", "exclude": ""}
 # Whatever the label of a retraining names besides (restored momentum, another rate or length) is not usual.
@@ -32,8 +32,8 @@ def usual(cell: "pd.Series[Any] | dict[str, Any]", label: str) -> bool:
     return pruning and (not isinstance(recipe, str) or recipe in ("", own)) and LABEL.fullmatch(label) is not None
 
 
-def reports_own(cell: "pd.Series[Any] | dict[str, Any]", label: str) -> bool:
-    """Whether a cell is the report's, or what it is at another length: `usual`, its K, and what it prunes.
+def is_in_paper(cell: "pd.Series[Any] | dict[str, Any]", label: str) -> bool:
+    """Whether a cell is the paper's, or what it is at another length: `usual`, its K, and what it prunes.
 
     K is 8,000 under either clock. The weights that are pruned are those of the end or, where the authors' configuration
     has it so, those of 72,000. In a scaled run both are scaled; a caller that wants full length asks for `scale` 1.
@@ -43,7 +43,7 @@ def reports_own(cell: "pd.Series[Any] | dict[str, Any]", label: str) -> bool:
         return False
     authors = AUTHORS_PRUNED_AT.get(str(cell["model"]), math.inf)
     of_end = at_end(cell) or _same(float(cell["pruned_at"]), authors, cell)
-    return of_end and (found["k"] is None or _same(int(found["k"]), REPORT_K, cell))
+    return of_end and (found["k"] is None or _same(int(found["k"]), PAPER_K, cell))
 
 
 def at_end(cell: "pd.Series[Any] | dict[str, Any]") -> bool:

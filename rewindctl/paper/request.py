@@ -18,10 +18,10 @@ EXACT = 1e-9
 
 
 def studies_of(names: tuple[str, ...]) -> list[Study]:
-    """Studies by name or file, `all` for those of the report; each once. Raises: UsageError."""
+    """Studies by name or file, `all` for those of the paper; each once. Raises: UsageError."""
     found: dict[str, Study] = {}
     for name in names:
-        chosen = [s for s in shipped().values() if s.part_of_report] if name == ALL else [load_study(name)]
+        chosen = [s for s in shipped().values() if s.part_of_paper] if name == ALL else [load_study(name)]
         for study in chosen:
             if found.setdefault(study.name, study) != study:
                 raise UsageError(f"two studies are named {study.name!r}", "rename one of them")

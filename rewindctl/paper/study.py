@@ -1,6 +1,6 @@
 """A study as data: an exact set of cells (network, data, pruning, method, sparsity), from a YAML file.
 
-The report's tables and figures are the files in `studies/`; a user's own have the same schema. Every iteration
+The paper's tables and figures are the files in `studies/`; a user's own have the same schema. Every iteration
 count is that of a full-length run.
 """
 
@@ -10,7 +10,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from rewindctl.catalog import Catalog, unknown
 from rewindctl.errors import UnknownNameError, UsageError
@@ -23,7 +32,7 @@ from rewindctl.specs import ChannelNorm, Iteration, Patterns, Positive, Scope, S
 from rewindctl.system.files import read_text
 from rewindctl.training.recipes import recipes
 
-LARGEST_FILE = 100_000  # bytes: PyYAML takes seconds for more; the report's studies have 700
+LARGEST_FILE = 100_000  # bytes: PyYAML takes seconds for more; the paper's studies have 700
 NEEDED = {"model_type": "a mapping is needed", "tuple_type": "a list is needed"}
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
@@ -122,7 +131,7 @@ class Study(_Part):
     title: Annotated[str, Field(max_length=300)]
     source: Annotated[str, Field(max_length=300)] = "user study"
     trials: Annotated[int, Field(gt=0, le=1_000)] = 3
-    part_of_report: bool = False
+    part_of_paper: Annotated[bool, Field(validation_alias=AliasChoices("part_of_paper", "part_of_report"))] = False
     tables: tuple[Name, ...] = ("cells",)
     figures: tuple[Name, ...] = ("curves",)
     comparisons: Annotated[tuple[tuple[Text, Text], ...], Field(max_length=100)] = ()
@@ -138,9 +147,9 @@ class Study(_Part):
 
 @cache
 def shipped() -> dict[str, Study]:
-    """The report's studies by name, then those of its open questions; `part_of_report` tells them apart."""
+    """The paper's studies by name, then those of its open questions; `part_of_paper` tells them apart."""
     found = [parse_study(text, name) for name, text in sorted(_texts().items())]
-    return {study.name: study for study in sorted(found, key=lambda study: (not study.part_of_report, study.name))}
+    return {study.name: study for study in sorted(found, key=lambda study: (not study.part_of_paper, study.name))}
 
 
 def study_text(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The report's claims against trials: an effect, an interval and a verdict for each claim in each scenario.
+"""The paper's claims against trials: an effect, an interval and a verdict for each claim in each scenario.
 
 A scenario is a network, data, dense recipe, pruning, schedule and step, and the settings of the methods compared. A
 trial is a dense baseline: its effect is the mean, over the compressions that both methods have, of the accuracy
@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.errors import RewindError, UsageError
-from rewindctl.paper.claims import CLAIMS, CONTRADICTED, NOT_JUDGED, SUPPORTED, UNDECIDED, Claim, report_source
+from rewindctl.paper.claims import CLAIMS, CONTRADICTED, NOT_JUDGED, SUPPORTED, UNDECIDED, Claim, paper_source
 from rewindctl.report.cells import PRECISIONS, SETTINGS
 from rewindctl.report.claims_overall import or_one, overall_rows
 from rewindctl.report.contrast import (
@@ -39,11 +39,11 @@ OF_PAIRS = ("p", "p_above", "p_below", "deviation", "needed")  # claims have p-v
 def verdicts(frame: pd.DataFrame, margin: float = MARGIN, accuracy: str = "final") -> pd.DataFrame:
     """Rows of every claim from the rows of `tidy_frame`, unrounded; `claims_table` makes them readable.
 
-    `role`: `overall` (the claim in all scenarios of the report that were run, or in all others), `scenario`, or
+    `role`: `overall` (the claim in all scenarios of the paper that were run, or in all others), `scenario`, or
     `part` (one of claim 1's two comparisons). `margin`, `effect`, `low`, `high`, `smallest_effect`: percentage points;
     `smallest_effect` is the distance from `bound` that n trials show with 80 % power, given these trials' deviation.
     `lowest` and `highest` compression of `levels` that are averaged; `left_out` trials lack some of them. `report`: the
-    report's verdict, "-" where it has no such scenario or this one is scaled down.
+    paper's verdict, "-" where it has no such scenario or this one is scaled down.
     Raises: UsageError for a wrong margin, RewindError where no two methods can be compared.
     """
     if not (math.isfinite(margin) and margin >= 0):
@@ -127,8 +127,8 @@ def _row(claim: Claim, own: pd.DataFrame, other: pd.DataFrame | None, margin: fl
     scenario, bound = own.iloc[0], 0.0 if claim.direction == "worse" else -margin
     numbers = against_published(own, bound) if other is None else against_ours(own, other, bound)
     sides = [scenario] if other is None else [scenario, other.iloc[0]]
-    source = report_source(scenario, tuple(side["label"] for side in sides))
-    report = claim.report_verdict(source) or "-"
+    source = paper_source(scenario, tuple(side["label"] for side in sides))
+    report = claim.papers_verdict_in(source) or "-"
     names = [method_name(side["method"], side["label"]) for side in sides]
     sided = ("p_below", "p_above") if claim.direction == "worse" else ("p_above", "p_below")
     row = {

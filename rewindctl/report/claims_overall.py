@@ -20,7 +20,7 @@ def or_one(p: float | None) -> float:
 
 
 def overall_rows(claim: Claim, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The claim in all scenarios of the report that were run, and in all others: a scaled-down run is never the former.
+    """The claim in all scenarios of the paper that were run, and in all others: a scaled-down run is never the former.
 
     All must support it (an intersection-union test: no correction); it is contradicted where one scenario contradicts
     it after Holm's correction for their number.
@@ -45,7 +45,7 @@ def _overall(claim: Claim, name: str, family: list[dict[str, Any]]) -> dict[str,
         "test": f"all scenarios, Holm, {LEVEL_TEXT}",
         "verdict": verdict,
         "remark": "; ".join(filter(None, [remark, left_out])),
-        "report": claim.report if name == "report" else "-",
+        "report": claim.papers_verdict if name == "report" else "-",
         "report_source": "",
         "basis": f"its {count_of(len(judged or family), 'scenario')}",
     }

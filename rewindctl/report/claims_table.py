@@ -15,7 +15,7 @@ LEGEND = (
     "contradicted: significantly on the other side; not decided: neither, with what is still needed; cannot be judged: "
     "the numbers to compare with were never published, so it is no part of the verdict on all.",
     "smallest effect: the distance from the bound that n trials would show 4 times out of 5. (part): one of the two "
-    "comparisons that claim 1 rests on. report's verdict -: the report has no such scenario at this length.",
+    "comparisons that claim 1 rests on. paper's verdict -: the paper has no such scenario at this length.",
 )
 
 
@@ -25,7 +25,7 @@ def with_legend(table: pd.DataFrame) -> Table:
 
 
 def claims_table(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """A row per verdict: what is compared, the effect with its interval, the test, and the report's own verdict."""
+    """A row per verdict: what is compared, the effect with its interval, the test, and the paper's own verdict."""
     several = several_precisions(verdicts[verdicts["role"] != "overall"].drop(columns="n"))
     return pd.DataFrame([_readable(row, several) for _, row in verdicts.iterrows()])
 
@@ -36,7 +36,7 @@ def _readable(row: "pd.Series[Any]", several: bool) -> dict[str, Any]:
     precision = {"precision": "" if overall else precision_name(row.drop("n"))} if several else {}
     return {
         "claim": f"{row['claim']}{' (part)' if row['role'] == 'part' else ''}",
-        "network": row["model"],
+        "network": row["model"].replace("the report's", "the paper's"),
         "data": "" if overall else row["dataset"],
         "iterations": "" if overall else iterations(row),
         "pruning": "" if overall else pruning_name(row),
@@ -49,6 +49,6 @@ def _readable(row: "pd.Series[Any]", several: bool) -> dict[str, Any]:
         "test": row["test"],
         "smallest effect": "" if overall else smallest(row),
         "verdict": f"{row['verdict']} ({row['remark']})" if row["remark"] else row["verdict"],
-        "report's verdict": f"{row['report']} ({row['report_source']})" if row["report_source"] else row["report"],
+        "paper's verdict": f"{row['report']} ({row['report_source']})" if row["report_source"] else row["report"],
         "compared with": row["basis"],
     }

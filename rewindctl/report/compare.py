@@ -42,7 +42,7 @@ PANEL_OF_CELL = ("model", "dataset", "iterations", *SETTINGS, *PRECISIONS, "dens
 class Wanted:
     """What is to be compared and how it is shown.
 
-    Without studies it is whatever runs there are; a report's figure or table names its study. `scale`, `against`,
+    Without studies it is whatever runs there are; a figure or table of the paper names its study. `scale`, `against`,
     `trials` (planned) and `selected` (groups of the cells that are wanted, None for all) are those of studies.
     """
 
@@ -261,7 +261,7 @@ def claims_section(rows: pd.DataFrame, wanted: Wanted) -> Section:
     if wanted.accuracy == "best":  # chosen on the test set: whoever reads the table must see it
         name, made = "claims-best", made.rename(columns=NAMES_OF_BEST)
     table = as_table(made) if for_programs else with_legend(made)
-    return Section(name, "The report's claims", {name: table}, {}, rows)
+    return Section(name, "The paper's claims", {name: table}, {}, rows)
 
 
 def general_section(rows: pd.DataFrame, cells: pd.DataFrame, wanted: Wanted) -> Section:
@@ -275,8 +275,8 @@ def general_section(rows: pd.DataFrame, cells: pd.DataFrame, wanted: Wanted) -> 
 
 
 def first_claim(cells: pd.DataFrame) -> str:
-    """What the cells say of the report's first claim: fine-tuning's median minus that of each rewinding, in points."""
-    lines = ["The report's first claim is that fine-tuning is worse than both kinds of rewinding. Here its median is"]
+    """What the cells say of the paper's first claim: fine-tuning's median minus that of each rewinding, in points."""
+    lines = ["The paper's first claim is that fine-tuning is worse than both kinds of rewinding. Here its median is"]
     one_shot = cells[cells["schedule"] == "one_shot"]
     panels = one_shot[[*PANEL_OF_CELL]].astype(object).fillna("")  # a missing value equals no other
     for place in (one_shot["method"] == "finetune").to_numpy().nonzero()[0]:
@@ -297,5 +297,5 @@ def _report_studies() -> list[str]:
 
 
 def _own_figures() -> list[str]:
-    """The report's figures, each the name of its study."""
-    return [name for name, study in shipped().items() if study.part_of_report and study.figures]
+    """The paper's figures, each the name of its study."""
+    return [name for name, study in shipped().items() if study.part_of_paper and study.figures]

@@ -1,4 +1,4 @@
-"""Figures in the report's form: accuracy difference against compression, a line per method, ours over published."""
+"""Figures in the paper's form: accuracy difference against compression, a line per method, ours over published."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ FONT = 8
 def curves(cells: pd.DataFrame, delta: str) -> Any:
     """A panel per network, data set, structure and schedule (of a study: its panels, published numbers drawn too).
 
-    Medians with 10th and 90th percentiles over trials. The report's axis is relative, 100 * (median / baseline - 1);
+    Medians with 10th and 90th percentiles over trials. The paper's axis is relative, 100 * (median / baseline - 1);
     `points` are plain differences.
     """
     import matplotlib
@@ -229,7 +229,9 @@ def _legend(axes: Any, panel: pd.DataFrame, of_study: bool) -> None:
 
 def _sources(panel: pd.DataFrame) -> str:
     """Whose numbers are drawn, in a word or two."""
-    sources = {str(source).split(",")[0] for source in panel["published_source"] if source}
+    sources = {
+        str(source).split(",")[0].replace("report ", "the paper's ") for source in panel["published_source"] if source
+    }
     return drawn(", ".join(sorted(sources)))
 
 

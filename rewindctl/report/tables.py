@@ -14,7 +14,7 @@ tables: Catalog[Callable[[pd.DataFrame], Table]] = Catalog("table")
 
 
 def method_name(method: str, label: str) -> str:
-    """A method in the report's words, with what the label adds to the method's key."""
+    """A method in the paper's words, with what the label adds to the method's key."""
     if method == "none":
         return "none (dense)"
     return f"{methods[method].label if method in methods else method}{label.removeprefix(method)}"

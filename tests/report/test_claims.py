@@ -264,7 +264,7 @@ def test_few_trials_do_not_decide_claim_3() -> None:
 # Scenarios
 
 
-def test_a_scaled_down_run_never_passes_for_the_reports() -> None:
+def test_a_scaled_down_run_never_passes_for_the_papers() -> None:
     effects = {FINETUNE: -1, WEIGHT: 0, LR: 0}
     frame = pd.concat([trials(6, effects), trials(6, effects, iterations=1_000, dense_group="short")])
     found = of_claim(frame, 1).set_index("iterations")
@@ -407,7 +407,7 @@ EXPLORATORY: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", EXPLORATORY, ids=str)
-def test_an_exploratory_run_is_never_counted_into_the_reports_verdict(changes: dict[str, Any]) -> None:
+def test_an_exploratory_run_is_never_counted_into_the_papers_verdict(changes: dict[str, Any]) -> None:
     frame = trials(8, {WEIGHT: 0, LR: 0.5}).assign(pruned_at=np.nan, recipe="resnet")
     explored = trials(8, {WEIGHT: 0, LR: -2}, seed=1).assign(pruned_at=np.nan, recipe="resnet", dense_group="other")
     changed = explored["method"] == "weight_rewind" if "label" in changes else explored["method"] != "none"
@@ -420,7 +420,7 @@ def test_an_exploratory_run_is_never_counted_into_the_reports_verdict(changes: d
     assert overall.loc["all others", "verdict"] == "contradicted"
 
 
-def test_both_readings_of_what_figure_5_prunes_are_the_reports() -> None:
+def test_both_readings_of_what_figure_5_prunes_are_the_papers() -> None:
     wrn = {"model": "wrn16_8", "iterations": 80_000, "recipe": "wrn"}
     frame = trials(8, {WEIGHT: 0, LR: 0.5}, **wrn)
     authors = trials(8, {WEIGHT: 0, LR: 0.5}, **wrn, pruned_at=72_000)
@@ -470,7 +470,7 @@ def test_the_table_reads_as_the_frame_says() -> None:
     assert pairs["verdict"] == "not decided (needs about 6 trials)"
     assert pairs["interval"].endswith("(75 %)")
     assert pairs["smallest effect"] == "none"
-    assert pairs["report's verdict"] == "supported (figure 1)"
+    assert pairs["paper's verdict"] == "supported (figure 1)"
     assert pairs["compression"] == "5.00x-9.35x (2)"
     assert "2.5 % each way" in pairs["test"]
 

@@ -210,7 +210,7 @@ def test_folder_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def of_study(**changes: Any) -> tuple[pd.DataFrame, list[Any]]:
-    """The cells of the report's figure 1 with made-up trials, changed where asked, and the panels drawn of them."""
+    """The cells of the paper's figure 1 with made-up trials, changed where asked, and the panels drawn of them."""
     study = shipped()["fig1"]
     cells = study_report(made_rows(study, **changes), study, facts=facts).cells
     return cells, list(figures["curves"](cells, "relative").axes)
@@ -232,7 +232,7 @@ def test_ours_is_solid_and_filled_over_published_dashed_and_hollow_in_the_same_c
             assert back.get_zorder() < front.get_zorder()
         values = np.concatenate([floats(line.get_ydata()) for line in published])
         np.testing.assert_allclose(sorted(values), sorted(panel["published_delta_relative"]))
-        assert "published: report figure 1" in legend(axes)
+        assert "published: the paper's figure 1" in legend(axes)
 
 
 def test_cell_without_runs_is_a_gap_and_one_with_few_is_ringed() -> None:

@@ -11,7 +11,7 @@ from report.conftest import Tiny
 from study_rows import NO_ROWS, facts, made_rows, tiny_study
 
 from rewindctl.paper.plan import make_plan
-from rewindctl.paper.reference import renda_points, report_points, report_tables
+from rewindctl.paper.reference import paper_points, paper_tables, renda_points
 from rewindctl.paper.study import Study, parse_study, shipped
 from rewindctl.report.formats import formats
 from rewindctl.report.frame import tidy_frame
@@ -38,7 +38,7 @@ def test_every_cell_appears_once_and_without_runs_it_is_empty_and_says_so(name: 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_published_point_of_a_figure_reaches_exactly_one_cell(name: str) -> None:
-    points = report_points()
+    points = paper_points()
     points = points[(points["figure"] == int(name[3:])) & (points["compression"] > 1)]
     cells = report_of(shipped()[name]).cells
 
@@ -63,9 +63,9 @@ def test_every_published_point_of_a_figure_reaches_exactly_one_cell(name: str) -
     assert set(ours["published_source"]) == {f"report figure {name[3:]}"}
 
 
-def test_table5_and_the_baselines_are_those_of_the_report() -> None:
+def test_table5_and_the_baselines_are_those_of_the_paper() -> None:
     cells = report_of(shipped()["table5"]).cells.set_index("method")
-    for row in report_tables()["table_5"]["rows"]:
+    for row in paper_tables()["table_5"]["rows"]:
         published = cells.loc[row["method"] or "none", "published_median"]
         assert 100 * published == pytest.approx(row["test_accuracy_pct"])
     published = report_of(shipped()["table1"]).cells["published_median"]
@@ -93,7 +93,7 @@ def test_cell_of_other_settings_has_no_published_number(panel: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lr_clock", "wrn_checkpoint"])
-def test_variants_that_the_report_leaves_open_are_all_compared_with_it(name: str) -> None:
+def test_variants_that_the_paper_leaves_open_are_all_compared_with_it(name: str) -> None:
     assert report_of(shipped()[name]).cells["published_median"].notna().all()
 
 

@@ -27,7 +27,7 @@ def report_of(name: str, rows: pd.DataFrame = NO_ROWS, scale: float = 1.0) -> St
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_study_of_an_open_question_has_verdicts_a_figure_and_six_trials(name: str) -> None:
     study = shipped()[name]
-    assert (study.trials, study.part_of_report, "verdicts" in study.tables) == (6, False, True)
+    assert (study.trials, study.part_of_paper, "verdicts" in study.tables) == (6, False, True)
     assert set(study.figures) <= set(study_figures)
 
 

@@ -188,7 +188,7 @@ def test_every_form_ends_without_a_line_break(cells: pd.DataFrame, form: str) ->
     assert not formats[form](cells).endswith("\n")
 
 
-def test_every_method_of_the_catalog_has_a_name_in_the_report() -> None:
+def test_every_method_of_the_catalog_has_a_name_in_the_paper() -> None:
     assert all(method_name(name, name) not in {name, ""} for name in methods)
 
 
