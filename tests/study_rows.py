@@ -62,7 +62,7 @@ def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:
                 "scope": cell.scope if cell.schedule != "dense" else "",
                 "criterion": "magnitude" if cell.schedule != "dense" else "",
                 "channel_norm": "keep" if cell.schedule != "dense" else "",
-                "exclude": "",
+                "exclude": " ".join(masks[-1].exclude) if masks else "",
                 "pruned_at": masks[-1].iteration if masks else None,
                 "schedule": cell.schedule,
                 "step": cell.step,

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Literal
 
 from rewindctl.paper.claims import CLAIMS
-from rewindctl.paper.plan import Cell, StudyPlan
+from rewindctl.paper.plan import Cell, StudyPlan, pruning_name
 
 Direction = Literal["worse", "as_good", "either"]
 
@@ -31,9 +31,7 @@ class PlannedComparison:
     def name(self) -> str:
         """The two, and where: the words of labels."""
         cell = self.first[0]
-        pruning = "one-shot" if cell.schedule == "one_shot" else f"iterative ({cell.step:g})"
-        structured = " structured" if cell.structure == "structured" else ""
-        return f"{cell.label} - {self.second[0].label}, {cell.model} on {cell.dataset}, {pruning}{structured}"
+        return f"{cell.label} - {self.second[0].label}, {cell.model} on {cell.dataset}, {pruning_name(vars(cell))}"
 
 
 def comparisons(plan: StudyPlan, margin: float, own: Collection[str]) -> list[PlannedComparison]:

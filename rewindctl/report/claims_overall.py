@@ -7,9 +7,9 @@ import pandas as pd
 
 from rewindctl.counting import count_of
 from rewindctl.paper.claims import CONTRADICTED, NOT_JUDGED, SUPPORTED, UNDECIDED, Claim
+from rewindctl.paper.plan import pruning_name
 from rewindctl.report import evidence
 from rewindctl.report.contrast import LEVEL_TEXT, significant
-from rewindctl.report.tables import pruning_name
 
 MOST_NAMED = 3
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from rewindctl.paper.plan import pruning_name
 from rewindctl.report.formats import Table, as_table
-from rewindctl.report.tables import precision_name, pruning_name, several_precisions
+from rewindctl.report.tables import precision_name, several_precisions
 from rewindctl.report.verdict_cells import compressions, interval, iterations, notes, smallest, trials_text
 
 LEGEND = (

@@ -8,9 +8,10 @@ import pandas as pd
 
 from rewindctl.catalog import Catalog
 from rewindctl.counting import count_of
+from rewindctl.paper.plan import pruning_name
 from rewindctl.report.cells import SETTINGS
 from rewindctl.report.section import Drawing, Section
-from rewindctl.report.tables import method_name, precision_name, pruning_name, scale_name, several_precisions
+from rewindctl.report.tables import method_name, precision_name, scale_name, several_precisions
 from rewindctl.rewinding.methods import methods
 from rewindctl.system.safe_text import drawn
 

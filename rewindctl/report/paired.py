@@ -8,10 +8,11 @@ import pandas as pd
 
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.claims import UNDECIDED
+from rewindctl.paper.plan import pruning_name
 from rewindctl.report.contrast import LEVEL_TEXT, SCENARIO, against_ours, significant, trials_of
 from rewindctl.report.formats import Column, Table
 from rewindctl.report.sides import OPTION, lifted, side_of
-from rewindctl.report.tables import DATA, NETWORK, method_name, precision_name, pruning_name
+from rewindctl.report.tables import DATA, NETWORK, method_name, precision_name
 from rewindctl.report.verdict_cells import compressions, interval, iterations, notes, smallest, trials_text
 
 FIRST, SECOND = "first better", "second better"

@@ -12,12 +12,12 @@ from rewindctl.datasets.facts import DataFacts
 from rewindctl.paper.comparisons import comparisons_of
 from rewindctl.paper.plan import Cell, StudyPlan, make_plan
 from rewindctl.paper.study import Study
-from rewindctl.report.cells import PRECISIONS, differences, statistics
+from rewindctl.report.cells import PRECISIONS, SETTINGS, differences, statistics
 from rewindctl.report.formats import Table
-from rewindctl.report.frame import mask_columns, recipe_of, scale_of
+from rewindctl.report.frame import recipe_of, scale_of
 from rewindctl.report.published import Against, Published, published_of
 from rewindctl.report.section import Drawing, Section
-from rewindctl.specs import PruneSpec, RetrainSpec, Spec
+from rewindctl.specs import RetrainSpec, Spec
 
 NUMBERS = ("median", "p10", "p90", "baseline")
 NAN = dict.fromkeys(NUMBERS, math.nan) | differences(math.nan, math.nan, math.nan, math.nan)
@@ -153,7 +153,7 @@ def _cell(
         "iterations": dense.iterations,
         "scale": scale,
         "recipe": recipe_of(dense),
-        **_pruning(plan, cell),
+        **_pruning(cell),
         **_retraining(stage.spec),
         "schedule": cell.schedule,
         "step": cell.step,
@@ -172,13 +172,10 @@ def _cell(
     return row | _beside(row, known, scale) | {"group": cell.group}
 
 
-def _pruning(plan: StudyPlan, cell: Cell) -> dict[str, Any]:
-    """The settings of a cell's masks, and the iteration whose weights the first of them was made over."""
-    specs = [plan.stages[key].spec for key in plan.lineage(cell.stages[0])]
-    masks = [spec for spec in specs if isinstance(spec, PruneSpec)]
-    first = masks[-1] if masks else None
-    at = first.iteration if first else None
-    return mask_columns(first) | {"pruned_at": math.nan if at is None else at}
+def _pruning(cell: Cell) -> dict[str, Any]:
+    """The settings of a cell's masks as the columns of the tidy frame; those of a dense network are empty."""
+    settings = {name: getattr(cell, name) if cell.schedule != "dense" else "" for name in SETTINGS}
+    return settings | {"pruned_at": math.nan if cell.pruned_at is None else cell.pruned_at}
 
 
 def _retraining(spec: Spec) -> dict[str, float]:

@@ -13,10 +13,11 @@ from conftest import Chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rewindctl.paper.plan import pruning_name
 from rewindctl.report.cells import summarise
 from rewindctl.report.formats import Table, formats
 from rewindctl.report.frame import tidy_frame
-from rewindctl.report.tables import method_name, pruning_name, tables
+from rewindctl.report.tables import method_name, tables
 from rewindctl.rewinding.methods import methods
 
 SPECIAL = st.text(alphabet="ab[*<> |\\&%$#_{}~^-.1", min_size=1, max_size=12).map(str.strip).filter(bool)
