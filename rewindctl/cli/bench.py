@@ -34,8 +34,7 @@ def bench(
         rewindctl bench --model resnet20 --model resnet56 --json
     """
     from rewindctl.checks.speed import measured_speed
-    from rewindctl.paper import listing
-    from rewindctl.paper.bench import DATASET, bench_json, specs_to_measure
+    from rewindctl.paper.bench import DATASET, bench_json, bench_text, specs_to_measure
     from rewindctl.training.device import device_name, resolve_device
     from rewindctl.training.steppers import choose_step
 
@@ -50,7 +49,7 @@ def bench(
     if session.json:
         session.console.json(made)
     else:
-        session.console.data(listing.bench_text(made))
+        session.console.data(bench_text(made))
 
 
 def register(app: typer.Typer) -> None:

@@ -117,7 +117,7 @@ def compare(
         session.console.say(f"wrote {path}")
     if log:
         from rewindctl.pipeline.life import deliver_kept
-        from rewindctl.report.log import log_report
+        from rewindctl.report.page import log_report
 
         registry = session.registry(make=False)
         deliver_kept(registry, "", session.console)  # reports that an outage kept here

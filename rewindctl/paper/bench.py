@@ -6,9 +6,9 @@ from typing import Any
 from rewindctl.checks.speed import Speed
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
-from rewindctl.paper.cost import State, iterations_to_do
+from rewindctl.paper.cost import State, iterations_to_do, time_text
 from rewindctl.paper.plan import StudyPlan, make_plan
-from rewindctl.paper.reference import paper_tables
+from rewindctl.paper.reference import DEVICE_OF_PAPER, paper_tables
 from rewindctl.paper.request import ALL, studies_of
 from rewindctl.paper.study import shipped
 from rewindctl.pipeline.requests import dense_spec
@@ -55,6 +55,23 @@ def bench_json(measured: dict[str, Speed], facts: Facts, device: str) -> dict[st
     names: Iterable[str] = (*shipped(), ALL)
     studies = [_study(name, make_plan(studies_of((name,)), facts, None), speeds) for name in names]
     return {"device": device, "networks": networks, "studies": studies}
+
+
+def bench_text(bench: dict[str, Any]) -> str:
+    """The networks and studies that `bench_json` made."""
+    lines = [bench["device"], "", f"{'network':12}{'precision':10}{'it/s':>10}{'paper it/s':>13}{'ratio':>9}"]
+    for network in bench["networks"]:
+        published, ratio = network["published_iterations_per_second"], network["ratio"]
+        beside = "" if published is None else f"{published:>13.1f}{ratio:>8.3g}x"
+        lines.append(f"{network['model']:12}{network['precision']:10}{network['iterations_per_second']:>10.4g}{beside}")
+    width = max(len(study["name"]) for study in bench["studies"])
+    lines += ["", f"{'study':{width}}{'trials':>8}{'iterations':>13}{'time':>10}"]
+    for study in bench["studies"]:
+        missing = ", ".join(study["not_measured"])
+        time = f"{'':10}  not measured: {missing}" if missing else f"{time_text(3600 * study['hours']):>10}"
+        lines.append(f"{study['name']:{width}}{study['trials']:>8}{study['iterations']:>13,}{time}")
+    lines += ["", f"One stage at a time, from nothing. The paper's speeds: {DEVICE_OF_PAPER}."]
+    return "\n".join(lines)
 
 
 def _study(name: str, plan: StudyPlan, speeds: dict[str, float]) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from rewindctl.paper.reference import renda_points
-from rewindctl.paper.reported import at_end, is_in_paper, usual
+from rewindctl.paper.reference import at_end, is_in_paper, renda_points, usual
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "not decided"
 NOT_JUDGED = "cannot be judged"  # by any number of trials

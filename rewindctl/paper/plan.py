@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
-from rewindctl.paper.reported import at_end
+from rewindctl.paper.reference import at_end
 from rewindctl.paper.study import MethodEntry, Panel, Study
 from rewindctl.pipeline.labels import retrain_label
 from rewindctl.pipeline.networks import require_layers

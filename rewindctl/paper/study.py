@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from rewindctl.catalog import Catalog, unknown
+from rewindctl.counting import count_of
 from rewindctl.errors import UnknownNameError, UsageError
 from rewindctl.models import models
 from rewindctl.options import DataOrder, LrClock, OptimizerState
@@ -137,6 +138,10 @@ class Study(_Part):
     comparisons: Annotated[tuple[tuple[Text, Text], ...], Field(max_length=100)] = ()
     panels: Annotated[tuple[Panel, ...], Field(max_length=1_000)]
 
+    @property
+    def cell_count(self) -> int:
+        return sum(max(1, len(panel.sparsities) * len(panel.methods)) for panel in self.panels)
+
     @field_validator("title", "source")
     @classmethod
     def _one_line(cls, text: str) -> str:
@@ -177,6 +182,30 @@ def parse_study(text: str, where: str) -> Study:
         return Study.model_validate(document.value)
     except ValidationError as error:
         raise _wrong(document, error, where) from None
+
+
+def studies_text(studies: list[Study]) -> str:
+    """A line per study: name, cells, title."""
+    width = max(len(study.name) for study in studies)
+    counts = [count_of(study.cell_count, "cell") for study in studies]
+    widest = max(map(len, counts))
+    return "\n".join(
+        f"{study.name:<{width}}  {count:<{widest}}  {study.title}" for study, count in zip(studies, counts, strict=True)
+    )
+
+
+def studies_json(studies: list[Study]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": study.name,
+            "title": study.title,
+            "source": study.source,
+            "part_of_report": study.part_of_paper,
+            "trials": study.trials,
+            "cells": study.cell_count,
+        }
+        for study in studies
+    ]
 
 
 def unknown_study(name: str) -> UnknownNameError:

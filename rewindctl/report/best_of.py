@@ -23,10 +23,8 @@ from rewindctl.errors import RewindError
 from rewindctl.paper.claims import UNDECIDED
 from rewindctl.paper.plan import pruning_name
 from rewindctl.report import evidence
-from rewindctl.report.contrast import NO_NUMBERS, SAME_RUNS, SCENARIO, trials_of
-from rewindctl.report.paired import FIRST, SECOND
-from rewindctl.report.pairing import complete_block, levels
-from rewindctl.report.sides import side_of
+from rewindctl.report.contrast import NO_NUMBERS, SAME_RUNS, SCENARIO, complete_block, levels, trials_of
+from rewindctl.report.paired import FIRST, SECOND, side_of
 from rewindctl.report.tables import method_name, precision_name
 
 LEGEND = (

@@ -13,7 +13,7 @@ from rewindctl.report import sequential
 from rewindctl.report.contrast import LOOKED_AT, NO_NUMBERS, looked_at_numbers, significant
 from rewindctl.report.formats import Column, Table
 from rewindctl.report.paired import FIRST, SECOND
-from rewindctl.report.verdict_cells import interval, smallest
+from rewindctl.report.verdict_tables import interval, smallest
 
 SHOWN = {"worse": (CONTRADICTED, SUPPORTED), "as_good": (SUPPORTED, CONTRADICTED), "either": (FIRST, SECOND)}
 NOTES = (

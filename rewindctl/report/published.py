@@ -7,8 +7,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from rewindctl.paper.plan import Cell
-from rewindctl.paper.reference import paper_points, paper_tables, renda_points
-from rewindctl.paper.reported import at_end, is_in_paper, usual
+from rewindctl.paper.reference import at_end, is_in_paper, paper_points, paper_tables, renda_points, usual
 
 Against = Literal["report", "renda", "none"]
 TOLERANCE = 0.01  # 9.31x and 9.35x are the same level; neighbours are 20 % apart

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.datasets.facts import DataFacts
-from rewindctl.paper.comparisons import comparisons_of
 from rewindctl.paper.plan import Cell, StudyPlan, make_plan
+from rewindctl.paper.request import comparisons_of
 from rewindctl.paper.study import Study
 from rewindctl.report.cells import PRECISIONS, SETTINGS, differences, statistics
 from rewindctl.report.formats import Table

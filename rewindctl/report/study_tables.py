@@ -11,8 +11,7 @@ from rewindctl.catalog import Catalog
 from rewindctl.errors import DataError
 from rewindctl.models import kernels, models
 from rewindctl.models.network import NetworkConfig
-from rewindctl.paper.listing import DEVICE_OF_PAPER
-from rewindctl.paper.reference import paper_tables
+from rewindctl.paper.reference import DEVICE_OF_PAPER, paper_tables
 from rewindctl.report.cells import PRECISIONS
 from rewindctl.report.formats import Column, Table, percent, signed, spread
 from rewindctl.report.tables import DATA, NETWORK, PRUNING, RETRAINING, own_spread, precision_columns

@@ -9,9 +9,8 @@ from conftest import Cli
 
 from rewindctl.checks.speed import Speed
 from rewindctl.datasets.facts import facts_of
-from rewindctl.paper.bench import DATASET, bench_json, published_speeds, specs_to_measure
+from rewindctl.paper.bench import DATASET, bench_json, bench_text, published_speeds, specs_to_measure
 from rewindctl.paper.cost import State, plan_json
-from rewindctl.paper.listing import bench_text
 from rewindctl.paper.plan import make_plan
 from rewindctl.paper.study import shipped
 from rewindctl.specs import DenseSpec

@@ -8,7 +8,7 @@ from study_rows import NO_ROWS, facts
 
 from rewindctl.paper.claims import paper_source
 from rewindctl.paper.plan import Cell, make_plan
-from rewindctl.paper.reported import is_in_paper, usual
+from rewindctl.paper.reference import is_in_paper, usual
 from rewindctl.paper.study import shipped
 from rewindctl.report.published import published_of
 from rewindctl.report.study import study_report

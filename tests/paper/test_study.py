@@ -13,7 +13,6 @@ from pydantic import BaseModel, ValidationError
 from studies import panel, study_of, text_of
 
 from rewindctl.errors import UsageError
-from rewindctl.paper.listing import cell_count, studies_json, studies_text
 from rewindctl.paper.reference import paper_points
 from rewindctl.paper.study import (
     LARGEST_FILE,
@@ -23,6 +22,8 @@ from rewindctl.paper.study import (
     load_study,
     parse_study,
     shipped,
+    studies_json,
+    studies_text,
     study_text,
 )
 
@@ -63,7 +64,7 @@ def test_the_paper_is_all_of_its_tables_and_figures() -> None:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_every_study_of_the_paper_has_its_cells(name: str) -> None:
-    assert cell_count(shipped()[name]) == CELLS[name]
+    assert shipped()[name].cell_count == CELLS[name]
 
 
 @pytest.mark.parametrize("figure", range(1, 7))

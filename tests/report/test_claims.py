@@ -11,11 +11,11 @@ import pytest
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.claims import state_of_the_art
 from rewindctl.report.claims import verdicts
-from rewindctl.report.claims_table import claims_table
+from rewindctl.report.contrast import complete_block
 from rewindctl.report.evidence import standard_effect
 from rewindctl.report.formats import formats
 from rewindctl.report.frame import COLUMNS
-from rewindctl.report.pairing import complete_block
+from rewindctl.report.verdict_tables import claims_table
 
 FINETUNE, WEIGHT, LR = "finetune", "weight_rewind k=8000", "lr_rewind"
 ONE_SHOT = (0.8, 0.893)

@@ -10,8 +10,8 @@ from study_rows import NO_ROWS, facts, made_rows
 
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
-from rewindctl.paper.comparisons import comparisons_of
 from rewindctl.paper.plan import make_plan
+from rewindctl.paper.request import comparisons_of
 from rewindctl.paper.study import Study, parse_study, shipped
 from rewindctl.report.study import StudyReport, study_report
 from rewindctl.report.study_figures import study_figures
