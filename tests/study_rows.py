@@ -8,6 +8,8 @@ from rewindctl.datasets.facts import DataFacts, facts_of
 from rewindctl.paper.plan import make_plan
 from rewindctl.paper.study import Study, parse_study
 from rewindctl.report.frame import COLUMNS, in_order, recipe_of, scale_of
+from rewindctl.report.section import tables_text
+from rewindctl.report.study import StudyReport
 from rewindctl.specs import PruneSpec
 
 HOSTILE = "Tiny <script>alert(1)</script> & 50 % of_it | [x](http://example.org)"
@@ -38,6 +40,11 @@ NO_ROWS = in_order(pd.DataFrame(columns=list(COLUMNS)))
 def facts(name: str) -> DataFacts:
     """Of every data set, none of which has to be here."""
     return facts_of(name, None)
+
+
+def text_of(report: StudyReport, form: str = "text") -> str:
+    """The tables of a study in one of the formats."""
+    return tables_text(report.section().tables, form)
 
 
 def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:

@@ -177,7 +177,7 @@ def compare(source: Registry | Files, wanted: Wanted, known: Files | None = None
     cells = summarise(rows, wanted.accuracy)
     sections = _question(rows, wanted)
     if not sections or wanted.figure or (wanted.pair and wanted.report):
-        sections.append(general_section(rows, cells, wanted))
+        sections.append(general_section(cells, wanted))
     reports = (
         [report for report in make_reports(rows, _report_studies(), wanted) if report.has_runs] if wanted.report else []
     )
@@ -228,7 +228,6 @@ def make_reports(rows: pd.DataFrame, names: Sequence[str], wanted: Wanted) -> tu
         study_report(
             rows,
             load_study(name),
-            facts=partial(facts_of, data_dir=None),
             scale=wanted.scale,
             trials=wanted.trials,
             selected=wanted.selected,
@@ -250,7 +249,7 @@ def pair_section(rows: pd.DataFrame, pair: tuple[str, str], accuracy: str = "fin
     """Two ways to retrain against each other, a row per scenario. Raises: RewindError, UsageError."""
     table = pair_table(paired(rows, *pair, accuracy=accuracy), accuracy)
     name = "pair" if accuracy == "final" else "pair-best"
-    return Section(name, f"{pair[0]} against {pair[1]}", {name: table}, {}, rows)
+    return Section(f"{pair[0]} against {pair[1]}", {name: table}, {})
 
 
 def claims_section(rows: pd.DataFrame, wanted: Wanted) -> Section:
@@ -262,17 +261,17 @@ def claims_section(rows: pd.DataFrame, wanted: Wanted) -> Section:
     if wanted.accuracy == "best":  # chosen on the test set: whoever reads the table must see it
         name, made = "claims-best", made.rename(columns=NAMES_OF_BEST)
     table = as_table(made) if for_programs else with_legend(made)
-    return Section(name, "The paper's claims", {name: table}, {}, rows)
+    return Section("The paper's claims", {name: table}, {})
 
 
-def general_section(rows: pd.DataFrame, cells: pd.DataFrame, wanted: Wanted) -> Section:
+def general_section(cells: pd.DataFrame, wanted: Wanted) -> Section:
     """One table of whatever runs there are, and the figure if one is asked for."""
     name = wanted.table or "results"
     made: dict[str, Table] = {name if wanted.accuracy == "final" else f"{name}-best": tables[name](cells)}
     title = "All runs"
     figure = wanted.figure or ("curves" if wanted.report else None)
     drawn = {figure: Drawing(title, cells, wanted.delta, figures[figure])} if figure else {}
-    return Section("results", title, made, drawn, rows)
+    return Section(title, made, drawn)
 
 
 def first_claim(cells: pd.DataFrame) -> str:

@@ -1,7 +1,6 @@
 """Figures in the paper's form: accuracy difference against compression, a line per method, ours over published."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,7 +9,6 @@ from rewindctl.catalog import Catalog
 from rewindctl.counting import count_of
 from rewindctl.paper.plan import pruning_name
 from rewindctl.report.cells import SETTINGS
-from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import method_name, precision_name, scale_name, several_precisions
 from rewindctl.rewinding.methods import methods
 from rewindctl.system.safe_text import drawn
@@ -234,11 +232,3 @@ def _sources(panel: pd.DataFrame) -> str:
         str(source).split(",")[0].replace("report ", "the paper's ") for source in panel["published_source"] if source
     }
     return drawn(", ".join(sorted(sources)))
-
-
-def save_figure(name: str, cells: pd.DataFrame, delta: str, folder: Path) -> list[Path]:
-    """`NAME.png`, `NAME.svg` and `NAME.csv` (the cells drawn, with their run IDs) in `folder`.
-
-    Raises: UsageError when the folder cannot be written.
-    """
-    return Section(name, name, {}, {name: Drawing(name, cells, delta, figures[name])}, cells).write_drawings(folder)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rewindctl.catalog import Catalog
+from rewindctl.datasets.facts import facts_of
 from rewindctl.errors import DataError
 from rewindctl.models import kernels, models
 from rewindctl.models.network import NetworkConfig
@@ -62,7 +63,7 @@ def networks(report: "StudyReport") -> Table:
     rows = _dense(report)
     for ours, theirs in (("parameters", "trainable_parameters"), ("kernel_parameters", "kernel_parameters")):
         index = 0 if ours == "parameters" else 1
-        rows[ours] = [_parameters(report, row)[index] for _, row in rows.iterrows()]
+        rows[ours] = [_parameters(row)[index] for _, row in rows.iterrows()]
         rows[f"published_{ours}"] = [  # the published counts are those of heads with 10 outputs
             published.get(row["model"], {}).get(theirs, math.nan) if row["dataset"] == "cifar10" else math.nan
             for _, row in rows.iterrows()
@@ -88,7 +89,7 @@ def data_sets(report: "StudyReport") -> Table:
     rows = []
     for row in paper_tables()["table_3"]["rows"]:
         try:
-            data = load_dataset(row["key"], report.data_dir)
+            data = load_dataset(row["key"], None)
         except DataError:
             data = None
         theirs = (
@@ -250,9 +251,8 @@ def _dense(report: "StudyReport") -> pd.DataFrame:
     return report.cells[report.cells["schedule"] == "dense"].copy() if len(report.cells) else report.cells
 
 
-def _parameters(report: "StudyReport", row: "pd.Series[Any]") -> tuple[int, int]:
-    assert report.facts is not None
-    facts = report.facts(row["dataset"])
+def _parameters(row: "pd.Series[Any]") -> tuple[int, int]:
+    facts = facts_of(row["dataset"], None)
     return _counted(row["model"], facts.channels, facts.classes)
 
 

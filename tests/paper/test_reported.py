@@ -19,7 +19,7 @@ STUDIES = ("fig1", "fig2", "fig3", "fig4", "fig5", "table5", "lr_clock", "wrn_ch
 def pruned(name: str) -> list[tuple[Cell, dict[str, Any]]]:
     """The pruned cells of a study with their tidy columns."""
     cells = make_plan([shipped()[name]], facts, (0,)).cells
-    rows = study_report(NO_ROWS, shipped()[name], facts=facts).cells
+    rows = study_report(NO_ROWS, shipped()[name]).cells
     return [(c, dict(r)) for c, (_, r) in zip(cells, rows.iterrows(), strict=True) if c.schedule != "dense"]
 
 
@@ -81,7 +81,7 @@ def test_the_authors_checkpoint_is_that_of_their_network_alone() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.0137, 0.01])
 def test_of_a_scaled_run_the_scaled_k_is_the_papers_and_never_counts_for_a_claim(scale: float) -> None:
-    report = study_report(NO_ROWS, shipped()["fig1"], facts=facts, scale=scale)
+    report = study_report(NO_ROWS, shipped()["fig1"], scale=scale)
     for _, row in report.cells.iterrows():
         assert is_in_paper(row, row["label"])
         assert (paper_source(row, (row["label"],)) != "") == (scale == 1)

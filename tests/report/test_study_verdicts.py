@@ -13,6 +13,7 @@ from rewindctl.errors import UsageError
 from rewindctl.paper.plan import make_plan
 from rewindctl.paper.request import comparisons_of
 from rewindctl.paper.study import Study, parse_study, shipped
+from rewindctl.report.section import write_files
 from rewindctl.report.study import StudyReport, study_report
 from rewindctl.report.study_figures import study_figures
 from rewindctl.report.study_tables import study_tables
@@ -22,7 +23,7 @@ QUESTIONS = [name for name, study in shipped().items() if study.comparisons]
 
 
 def report_of(name: str, rows: pd.DataFrame = NO_ROWS, scale: float = 1.0) -> StudyReport:
-    return study_report(rows, shipped()[name], facts=facts, scale=scale)
+    return study_report(rows, shipped()[name], scale=scale)
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
@@ -72,7 +73,7 @@ def test_the_best_setting_is_the_one_that_was_made_better(tmp_path: Path) -> Non
     assert set(best["first_label"]) == {"rewind w=8000 c=0"}
     assert set(best["verdict"]) == {"first better"}
     assert best["effect"].between(1.8, 2.2).all()
-    names = {path.name for path in report.write(tmp_path)}
+    names = {path.name for path in write_files(tmp_path, [report.section()], "text", rows)}
     assert {"in_between-heat_map.png", "in_between-verdicts.txt", "in_between-cells.txt"} <= names
     assert "first better" in (tmp_path / "in_between-verdicts.txt").read_text()
 
@@ -81,7 +82,7 @@ def test_panels_that_differ_in_excluded_layers_alone_are_scenarios_of_their_own(
     whole = panel(methods=[{"method": "lr_rewind"}, {"method": "finetune"}])
     study = study_of(whole, whole | {"exclude": ["stem"]}, tables=["verdicts"], comparisons=[["lr_rewind", "finetune"]])
     rows = made_rows(study)
-    report = study_report(rows[rows["exclude"] == ""], study, facts=facts)
+    report = study_report(rows[rows["exclude"] == ""], study)
     made = study_tables["verdicts"](report).rows
     assert made[["exclude", "n"]].to_numpy().tolist() == [["", 3], ["stem", 0]]
 
