@@ -20,7 +20,7 @@ from rewindctl.registry import Registry
 from rewindctl.report.cells import PRECISIONS, SETTINGS, summarise
 from rewindctl.report.claims import MARGIN, verdicts
 from rewindctl.report.figures import figures
-from rewindctl.report.formats import Table, as_table, formats
+from rewindctl.report.formats import Table, formats
 from rewindctl.report.frame import Network, tidy_frame
 from rewindctl.report.known import together
 from rewindctl.report.page import how_made, html_page, markdown_page
@@ -32,9 +32,8 @@ from rewindctl.report.study import StudyReport, study_report
 from rewindctl.report.study_figures import study_figures
 from rewindctl.report.study_tables import study_tables
 from rewindctl.report.tables import method_name, tables
-from rewindctl.report.verdict_tables import claims_table, with_legend
+from rewindctl.report.verdict_tables import claims_table
 
-NAMES_OF_BEST = {"effect (points)": "effect on best (points)", "effect": "effect_on_best"}
 DEFAULT_OUTPUT = Path("plots")
 PANEL_OF_CELL = ("model", "dataset", "iterations", *SETTINGS, *PRECISIONS, "dense_group", "sparsity_asked")
 
@@ -142,7 +141,7 @@ class ComparisonReport:
     def _claims(self) -> Table | None:
         """The verdicts for a page, where two methods can be compared at all."""
         try:
-            return with_legend(claims_table(verdicts(self.rows, self.wanted.margin, self.wanted.accuracy)))
+            return claims_table(verdicts(self.rows, self.wanted.margin, self.wanted.accuracy), self.wanted.accuracy)
         except RewindError:
             return None
 
@@ -253,14 +252,9 @@ def pair_section(rows: pd.DataFrame, pair: tuple[str, str], accuracy: str = "fin
 
 
 def claims_section(rows: pd.DataFrame, wanted: Wanted) -> Section:
-    """The verdicts: readable, or every number in the formats for programs. Raises: RewindError, UsageError."""
-    made = verdicts(rows, wanted.margin, wanted.accuracy)
-    for_programs = wanted.format in ("csv", "json")
-    made = made if for_programs else claims_table(made)
-    name = "claims"
-    if wanted.accuracy == "best":  # chosen on the test set: whoever reads the table must see it
-        name, made = "claims-best", made.rename(columns=NAMES_OF_BEST)
-    table = as_table(made) if for_programs else with_legend(made)
+    """The verdicts on the claims. Raises: RewindError, UsageError."""
+    table = claims_table(verdicts(rows, wanted.margin, wanted.accuracy), wanted.accuracy)
+    name = "claims" if wanted.accuracy == "final" else "claims-best"
     return Section("The paper's claims", {name: table}, {})
 
 

@@ -20,10 +20,18 @@ from rewindctl.report.formats import Column, Table
 from rewindctl.report.frame import COLUMNS
 from rewindctl.report.runs import SAME
 from rewindctl.report.tables import DATA, NETWORK, method_name, precision_name
-from rewindctl.report.verdict_tables import compressions, interval, iterations, notes, smallest, trials_text
+from rewindctl.report.verdict_tables import (
+    COMPRESSION,
+    INTERVAL,
+    SMALLEST,
+    TRIALS,
+    VERDICT,
+    effect_column,
+    iterations,
+    notes,
+)
 
 FIRST, SECOND = "first better", "second better"
-BEST = ("effect_on_best", "effect on best (points)")
 LEGEND = (
     "effect: accuracy of the first minus that of the second, in percentage points, the mean over n dense runs, each "
     "the mean over the compressions that both have. p: of both directions. "
@@ -110,25 +118,21 @@ def both(names: Iterator[str]) -> str:
 
 
 def pair_table(made: pd.DataFrame, accuracy: str = "final") -> Table:
-    """The rows of `paired` with the columns that people see of them.
-
-    Best accuracies were chosen on the test set: whoever reads their effect must see that, in a file too.
-    """
-    effect, heading = ("effect", "effect (points)") if accuracy == "final" else BEST
-    made = made.rename(columns={"effect": effect})
+    """The rows of `paired` with the columns that people see of them."""
+    made, effect = effect_column(made, accuracy)
     columns = [NETWORK, DATA, Column("iterations", iterations), Column("pruning", lambda row: row["pruning"])]
     if made["precisions"].nunique() > 1:
         columns.append(Column("precision", lambda row: row["precisions"]))
     columns += [
         Column("first", lambda row: row["first"]),
         Column("second", lambda row: row["second"]),
-        Column("compression", compressions),
-        Column("n", trials_text),
-        Column(heading, lambda row: "" if pd.isna(row[effect]) else f"{row[effect]:+.2f}"),
-        Column("interval", interval),
+        COMPRESSION,
+        TRIALS,
+        effect,
+        INTERVAL,
         Column("p", lambda row: "" if pd.isna(row["p"]) else f"{row['p']:.3g}"),
-        Column("smallest effect", smallest),
-        Column("verdict", lambda row: f"{row['verdict']} ({row['remark']})" if row["remark"] else row["verdict"]),
+        SMALLEST,
+        VERDICT,
         Column("paired by", lambda row: row["basis"]),
     ]
     return Table(made, tuple(columns), notes=notes(LEGEND, made["test"]))

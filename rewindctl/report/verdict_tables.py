@@ -1,13 +1,13 @@
 """The cells of tables of verdicts, and the table of the claims. The unrounded numbers are in the frames themselves."""
 
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from rewindctl.paper.plan import pruning_name
 from rewindctl.report.contrast import LOOKED_AT
-from rewindctl.report.formats import Table, as_table
+from rewindctl.report.formats import Column, Table
 from rewindctl.report.tables import precision_name, several_precisions
 
 OF_LOOKS = (
@@ -59,36 +59,51 @@ LEGEND = (
 )
 
 
-def with_legend(table: pd.DataFrame) -> Table:
-    """A table of claims with what its words mean below it."""
-    return replace(as_table(table), notes=notes(LEGEND, table["test"]))
+BEST = ("effect_on_best", "effect on best (points)")
+COMPRESSION = Column("compression", compressions)
+TRIALS = Column("n", trials_text)
+INTERVAL = Column("interval", interval)
+SMALLEST = Column("smallest effect", smallest)
+VERDICT = Column("verdict", lambda row: f"{row['verdict']} ({row['remark']})" if row["remark"] else row["verdict"])
 
 
-def claims_table(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """A row per verdict: what is compared, the effect with its interval, the test, and the paper's own verdict."""
-    several = several_precisions(verdicts[verdicts["role"] != "overall"].drop(columns="n"))
-    return pd.DataFrame([_readable(row, several) for _, row in verdicts.iterrows()])
+def effect_column(made: pd.DataFrame, accuracy: str) -> tuple[pd.DataFrame, Column]:
+    """The rows, their effect renamed where it is one on best accuracies, and the column that shows it.
+
+    Best accuracies were chosen on the test set: whoever reads their effect must see that, in a file too.
+    """
+    effect, heading = ("effect", "effect (points)") if accuracy == "final" else BEST
+    shown = Column(heading, lambda row: "" if pd.isna(row[effect]) else f"{row[effect]:+.2f}")
+    return made.rename(columns={"effect": effect}), shown
 
 
-def _readable(row: "pd.Series[Any]", several: bool) -> dict[str, Any]:
-    """`several`: scenarios are of several precisions, which each then names."""
-    overall = row["role"] == "overall"
-    precision = {"precision": "" if overall else precision_name(row.drop("n"))} if several else {}
-    return {
-        "claim": f"{row['claim']}{' (part)' if row['role'] == 'part' else ''}",
-        "network": row["model"].replace("the report's", "the paper's"),
-        "data": "" if overall else row["dataset"],
-        "iterations": "" if overall else iterations(row),
-        "pruning": "" if overall else pruning_name(row),
-        **precision,
-        "compared": row["comparison"],
-        "compression": compressions(row),
-        "n": trials_text(row),
-        "effect (points)": "" if pd.isna(row["effect"]) else f"{row['effect']:+.2f}",
-        "interval": "" if overall else interval(row),
-        "test": row["test"],
-        "smallest effect": "" if overall else smallest(row),
-        "verdict": f"{row['verdict']} ({row['remark']})" if row["remark"] else row["verdict"],
-        "paper's verdict": f"{row['report']} ({row['report_source']})" if row["report_source"] else row["report"],
-        "compared with": row["basis"],
-    }
+def claims_table(verdicts: pd.DataFrame, accuracy: str = "final") -> Table:
+    """The rows of `verdicts` as people see them, the paper's own verdict beside each, and what their words mean."""
+
+    def of_scenario(show: Callable[["pd.Series[Any]"], str]) -> Callable[["pd.Series[Any]"], str]:
+        return lambda row: "" if row["role"] == "overall" else show(row)
+
+    made, effect = effect_column(verdicts, accuracy)
+    several = several_precisions(made[made["role"] != "overall"].drop(columns="n"))
+    columns = (
+        Column("claim", lambda row: f"{row['claim']}{' (part)' if row['role'] == 'part' else ''}"),
+        Column("network", lambda row: row["model"].replace("the report's", "the paper's")),
+        Column("data", of_scenario(lambda row: row["dataset"])),
+        Column("iterations", of_scenario(iterations)),
+        Column("pruning", of_scenario(pruning_name)),
+        *([Column("precision", of_scenario(lambda row: precision_name(row.drop("n"))))] if several else []),
+        Column("compared", lambda row: row["comparison"]),
+        COMPRESSION,
+        TRIALS,
+        effect,
+        Column("interval", of_scenario(interval)),
+        Column("test", lambda row: row["test"]),
+        Column("smallest effect", of_scenario(smallest)),
+        VERDICT,
+        Column(
+            "paper's verdict",
+            lambda row: f"{row['report']} ({row['report_source']})" if row["report_source"] else row["report"],
+        ),
+        Column("compared with", lambda row: row["basis"]),
+    )
+    return Table(made, columns, notes=notes(LEGEND, made["test"]))
