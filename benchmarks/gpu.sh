@@ -6,7 +6,7 @@
 #   speed      where the time of an update goes; four networks against plain loops; one network compiled
 #   several    several trials at once: three ways of updating them, then as commands
 #   precision  baselines of full length in bf16 and in fp32, three seeds each
-#   cells      cells of the report at full length, the most telling first, as far as the time goes
+#   cells      cells of the paper at full length, the most telling first, as far as the time goes
 #   all        one after another
 #
 #   OUT=results bash benchmarks/gpu.sh PART

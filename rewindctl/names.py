@@ -43,8 +43,19 @@ BUILT_IN: dict[str, dict[str, str]] = {
     ),
     "cell column": dict.fromkeys(  # of a study's cells, for `reproduce --cells`
         (
-            *("compression", "dataset", "k", "label", "method", "model", "panel"),
-            *("schedule", "scope", "sparsity", "step", "structure", "study"),
+            *(
+                "channel_norm",
+                "compression",
+                "criterion",
+                "dataset",
+                "exclude",
+                "k",
+                "label",
+                "method",
+                "model",
+                "panel",
+            ),
+            *("pruned_at", "schedule", "scope", "sparsity", "step", "structure", "study"),
         ),
         "",
     ),

@@ -8,6 +8,8 @@ from rewindctl.datasets.facts import DataFacts, facts_of
 from rewindctl.paper.plan import make_plan
 from rewindctl.paper.study import Study, parse_study
 from rewindctl.report.frame import COLUMNS, in_order, recipe_of, scale_of
+from rewindctl.report.section import tables_text
+from rewindctl.report.study import StudyReport
 from rewindctl.specs import PruneSpec
 
 HOSTILE = "Tiny <script>alert(1)</script> & 50 % of_it | [x](http://example.org)"
@@ -40,6 +42,11 @@ def facts(name: str) -> DataFacts:
     return facts_of(name, None)
 
 
+def text_of(report: StudyReport, form: str = "text") -> str:
+    """The tables of a study in one of the formats."""
+    return tables_text(report.section().tables, form)
+
+
 def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:
     """A trial per seed for every cell, accuracies made up."""
     plan = make_plan([study], facts, tuple(range(seeds)), scale)
@@ -62,7 +69,7 @@ def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:
                 "scope": cell.scope if cell.schedule != "dense" else "",
                 "criterion": "magnitude" if cell.schedule != "dense" else "",
                 "channel_norm": "keep" if cell.schedule != "dense" else "",
-                "exclude": "",
+                "exclude": " ".join(masks[-1].exclude) if masks else "",
                 "pruned_at": masks[-1].iteration if masks else None,
                 "schedule": cell.schedule,
                 "step": cell.step,

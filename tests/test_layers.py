@@ -116,7 +116,7 @@ BROKEN = [
     ("rewindctl.training.loop", "from rewindctl.registry import Registry"),
     ("rewindctl.registry.store.connect", "from rewindctl.training import loop"),
     ("rewindctl.pipeline.stages", "from ..report import cells"),
-    ("rewindctl.engines.run", "def f():\n    from rewindctl.paper.telling import telling_order"),
+    ("rewindctl.engines.run", "def f():\n    from rewindctl.paper.allotment import telling_order"),
     ("rewindctl.paper.plan", "from rewindctl.engines.run import run_plan"),
     ("rewindctl.report.cells", "if TYPE_CHECKING:\n    from rewindctl.cli.session import Session"),
     ("rewindctl.report.frame", "import mlflow"),

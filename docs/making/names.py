@@ -77,13 +77,10 @@ def value_text(value: Any) -> str:
 
 
 def studies() -> Iterator[str]:
-    from rewindctl.paper.listing import cell_count
     from rewindctl.paper.study import shipped
 
     yield "### Studies\n"
-    yield "Of `reproduce` and `compare --study`; `all` is all of the report's. `reproduce --show STUDY` prints one.\n"
+    yield "Of `reproduce` and `compare --study`; `all` is all of the paper's. `reproduce --show STUDY` prints one.\n"
     found = shipped().values()
-    rows = (
-        [f"`{s.name}`", str(cell_count(s)), str(s.trials), "yes" if s.part_of_report else "", s.title] for s in found
-    )
-    yield table(["name", "cells", "trials", "of the report", "what"], rows)
+    rows = ([f"`{s.name}`", str(s.cell_count), str(s.trials), "yes" if s.part_of_paper else "", s.title] for s in found)
+    yield table(["name", "cells", "trials", "of the paper", "what"], rows)

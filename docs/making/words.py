@@ -133,7 +133,7 @@ FIELDS = {
     "startup_trials": "random points before the sampler starts",
     "structure": "single weights, or channels and rows",
     "study": "name of the search",
-    "weight_decay": "PyTorch's, twice the report's L2 coefficient",
+    "weight_decay": "PyTorch's, twice the paper's L2 coefficient",
     "weight_decay_scope": "what it is applied to",
     "weights_iteration": "iteration that the weights come from",
     "weights_k": "weights of `rewind`, as asked",

@@ -15,7 +15,7 @@ def bench(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Network to measure; may be given again. [the report's four]", autocompletion=complete.names("model")
+            help="Network to measure; may be given again. [the paper's four]", autocompletion=complete.names("model")
         ),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Measuring time of a network.")] = 10.0,
@@ -24,7 +24,7 @@ def bench(
     update_step: UpdateStep = AUTO,
     compile: Compile = False,
 ) -> None:
-    """Measure what this machine will do: iterations per second of the report's networks, hours of each study.
+    """Measure what this machine will do: iterations per second of the paper's networks, hours of each study.
 
     On noise of CIFAR-10's shape: no data set is needed, and nothing is kept.
 
@@ -34,8 +34,7 @@ def bench(
         rewindctl bench --model resnet20 --model resnet56 --json
     """
     from rewindctl.checks.speed import measured_speed
-    from rewindctl.paper import listing
-    from rewindctl.paper.bench import DATASET, bench_json, specs_to_measure
+    from rewindctl.paper.bench import DATASET, bench_json, bench_text, specs_to_measure
     from rewindctl.training.device import device_name, resolve_device
     from rewindctl.training.steppers import choose_step
 
@@ -50,7 +49,7 @@ def bench(
     if session.json:
         session.console.json(made)
     else:
-        session.console.data(listing.bench_text(made))
+        session.console.data(bench_text(made))
 
 
 def register(app: typer.Typer) -> None:

@@ -33,7 +33,7 @@ Compression = Annotated[float | None, typer.Option(help="Total / kept kernel wei
 Structure = Annotated[Literal["unstructured", "structured"], typer.Option(help="Single weights, or channels and rows.")]
 Scope = Annotated[Literal["global", "layerwise"], typer.Option(help="One ranking for the network, or one a layer.")]
 ChannelNorm = Annotated[
-    Literal["keep", "remove"], typer.Option(help="Batch norm of a removed channel: as it is (the report), or zero.")
+    Literal["keep", "remove"], typer.Option(help="Batch norm of a removed channel: as it is (the paper), or zero.")
 ]
 Criterion = Annotated[str, typer.Option(help="What ranks the weights.", autocompletion=complete.names("criterion"))]
 Exclude = Annotated[

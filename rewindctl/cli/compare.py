@@ -21,7 +21,7 @@ def compare(
     study: Annotated[
         list[str] | None,
         typer.Option(
-            help="A study of the report (fig1, table5, ...) or a YAML file; repeatable.",
+            help="A study of the paper (fig1, table5, ...) or a YAML file; repeatable.",
             autocompletion=complete.names("study"),
         ),
     ] = None,
@@ -33,7 +33,7 @@ def compare(
         ),
     ] = None,
     claims: Annotated[
-        bool, typer.Option("--claims", help="The report's claims with a verdict each, instead of a table.")
+        bool, typer.Option("--claims", help="The paper's claims with a verdict each, instead of a table.")
     ] = False,
     margin: Annotated[float, typer.Option(min=0, help="With --claims: points that 'as good as' may be worse.")] = 0.1,
     pair: Annotated[
@@ -46,12 +46,13 @@ def compare(
     ] = None,
     figure: Annotated[
         str | None,
-        typer.Option(
-            help="Also draw: curves, or fig1 ... fig6 of the report.", autocompletion=complete.names("figure")
-        ),
+        typer.Option(help="Also draw: curves, or fig1 ... fig6 of the paper.", autocompletion=complete.names("figure")),
     ] = None,
     against: Annotated[
-        Literal["report", "renda", "none"], typer.Option(help="Published numbers beside those of a study.")
+        Literal["report", "renda", "none"],
+        typer.Option(
+            help="Published numbers beside those of a study: of the paper (`report`), of Renda et al., or none."
+        ),
     ] = "report",
     scale: Annotated[float, typer.Option(help="Length of a study's runs, as reproduce took it.")] = 1.0,
     source: Annotated[
@@ -116,7 +117,7 @@ def compare(
         session.console.say(f"wrote {path}")
     if log:
         from rewindctl.pipeline.life import deliver_kept
-        from rewindctl.report.log import log_report
+        from rewindctl.report.page import log_report
 
         registry = session.registry(make=False)
         deliver_kept(registry, "", session.console)  # reports that an outage kept here

@@ -96,7 +96,7 @@ def reproduce(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for tables and figures. [plots/STUDY]")] = None,
 ) -> None:
-    """Plan, run and draw a table or figure of the report, or a study of your own. What exists is reused.
+    """Plan, run and draw a table or figure of the paper, or a study of your own. What exists is reused.
 
     Examples:
         rewindctl reproduce --list
@@ -151,22 +151,21 @@ def reproduce(
 
 
 def _print_studies(session: Session, show: str | None) -> None:
-    from rewindctl.paper import listing
-    from rewindctl.paper.study import shipped, study_text
+    from rewindctl.paper.study import shipped, studies_json, studies_text, study_text
 
     studies = list(shipped().values())
     if show is not None:
         session.console.data(study_text(show).rstrip("\n"))
     elif session.json:
-        session.console.json(listing.studies_json(studies))
+        session.console.json(studies_json(studies))
     else:
-        session.console.data(listing.studies_text(studies))
+        session.console.data(studies_text(studies))
 
 
 def _print_plan(session: Session, plan: "StudyPlan", known: Collection[str]) -> None:
     """What there is to do; networks whose speed here the registry does not know are measured for seconds."""
     from rewindctl.checks.speed import measured_speed
-    from rewindctl.paper import cost, listing
+    from rewindctl.paper import cost
     from rewindctl.training.device import device_name, resolve_device
 
     device = resolve_device(session.device)
@@ -186,7 +185,7 @@ def _print_plan(session: Session, plan: "StudyPlan", known: Collection[str]) -> 
     if session.json:
         session.console.json(made)
     else:
-        session.console.data(listing.plan_text(made))
+        session.console.data(cost.plan_text(made))
 
 
 def _check(session: Session, engine: str, options: "EngineOptions") -> None:
@@ -207,8 +206,8 @@ def _run(
     from rewindctl.engines.capacity import choose_jobs, need_of
     from rewindctl.engines.choose import engines
     from rewindctl.engines.run import Finished, run_plan
+    from rewindctl.paper.allotment import telling_order
     from rewindctl.paper.cost import state_of
-    from rewindctl.paper.telling import telling_order
 
     registry = session.registry()
     looked = time.monotonic()

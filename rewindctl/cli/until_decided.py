@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rewindctl.registry import RunRecord
     from rewindctl.report.decisions import Decision
 
-MOST_TRIALS = 12  # the report's own most
+MOST_TRIALS = 12  # the paper's own most
 LARGEST = 100
 
 
@@ -80,7 +80,7 @@ def compared(plan: "StudyPlan", studies: "list[Study]") -> "list[PlannedComparis
     from rewindctl.paper.allotment import comparisons
     from rewindctl.report.claims import MARGIN
 
-    found = comparisons(plan, MARGIN, {study.name for study in studies if not study.part_of_report})
+    found = comparisons(plan, MARGIN, {study.name for study in studies if not study.part_of_paper})
     if not found:
         raise UsageError("no two methods are compared there", "choose a study that retrains in two ways")
     return found

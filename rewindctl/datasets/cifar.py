@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, as `NAME.npz` or as torchvision's files. Source: Krizhevsky 2009; report table 3."""
+"""CIFAR-10 and CIFAR-100, as `NAME.npz` or as torchvision's files. Source: Krizhevsky 2009; the paper, table 3."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Which comparison of a study gets the next trial: the undecided one that is nearest to a decision per iteration."""
+"""What of a plan is run first: the most telling cells, or the comparison that is nearest to a decision."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Literal
 
 from rewindctl.paper.claims import CLAIMS
-from rewindctl.paper.plan import Cell, StudyPlan
+from rewindctl.paper.plan import Cell, StudyPlan, pruning_name
 
 Direction = Literal["worse", "as_good", "either"]
 
@@ -16,7 +16,7 @@ Direction = Literal["worse", "as_good", "either"]
 class PlannedComparison:
     """Two ways to retrain in one scenario of a study: `first` - `second`, level by level, against `bound` (points).
 
-    `claim`: the report's claim that makes it, None for one of a study's own; `direction`: the claim's, or `either`.
+    `claim`: the paper's claim that makes it, None for one of a study's own; `direction`: the claim's, or `either`.
     """
 
     study: str
@@ -31,9 +31,7 @@ class PlannedComparison:
     def name(self) -> str:
         """The two, and where: the words of labels."""
         cell = self.first[0]
-        pruning = "one-shot" if cell.schedule == "one_shot" else f"iterative ({cell.step:g})"
-        structured = " structured" if cell.structure == "structured" else ""
-        return f"{cell.label} - {self.second[0].label}, {cell.model} on {cell.dataset}, {pruning}{structured}"
+        return f"{cell.label} - {self.second[0].label}, {cell.model} on {cell.dataset}, {pruning_name(vars(cell))}"
 
 
 def comparisons(plan: StudyPlan, margin: float, own: Collection[str]) -> list[PlannedComparison]:
@@ -147,3 +145,35 @@ def choices(
             total = sum(left[: int(more)]) if more <= len(left) else math.inf
             found.append(NextTrial(comparison, place, costs[place], more, total))
     return sorted(found, key=lambda choice: (choice.total, choice.iterations if math.isinf(choice.total) else 0))
+
+
+COMPARED = {method for claim in CLAIMS for method in (claim.method, *claim.against)}
+
+
+def telling_order(plan: StudyPlan) -> dict[str, int]:
+    """The place of each stage, by its fingerprint.
+
+    Trial by trial, as the plan is. Within a trial a stage goes with the most telling cell that needs it. Cells whose
+    methods the claims compare come first. Of those, one-shot cells and first levels, then second levels and so on: a
+    level is whole, in every method, before the next begins, for half of a comparison says nothing. Of those, the
+    highest compression, where methods differ most. Equals go by how many cells need them, then as the plan has them.
+    """
+    telling: dict[str, tuple[bool, int, float]] = {}
+    for cell in plan.cells:
+        for last in cell.stages:
+            chain = plan.lineage(last)
+            rank = (cell.method not in COMPARED, _levels_before(cell, chain), -cell.compression)
+            for key in chain:
+                telling[key] = min(telling.get(key, rank), rank)
+    uses, trial = plan.uses(), {seed: place for place, seed in enumerate(plan.seeds)}
+    places = {key: place for place, key in enumerate(plan.stages)}
+
+    def rank_of(key: str) -> tuple[int, tuple[bool, int, float], int, int]:
+        return trial[plan.dense_of(plan.stages[key]).seed], telling[key], -uses[key], places[key]
+
+    return {key: place for place, key in enumerate(sorted(plan.stages, key=rank_of))}
+
+
+def _levels_before(cell: Cell, chain: list[str]) -> int:
+    """How many levels of pruning and retraining there are before the one of the cell; a baseline has none."""
+    return max(0, (len(chain) - 3) // 2) if cell.schedule == "iterative" else 0

@@ -1,4 +1,4 @@
-"""What a device will do: updates per second of the report's networks, hours of each study from nothing."""
+"""What a device will do: updates per second of the paper's networks, hours of each study from nothing."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 from rewindctl.checks.speed import Speed
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
-from rewindctl.paper.cost import State, iterations_to_do
+from rewindctl.paper.cost import State, iterations_to_do, time_text
 from rewindctl.paper.plan import StudyPlan, make_plan
-from rewindctl.paper.reference import report_tables
+from rewindctl.paper.reference import DEVICE_OF_PAPER, paper_tables
 from rewindctl.paper.request import ALL, studies_of
 from rewindctl.paper.study import shipped
 from rewindctl.pipeline.requests import dense_spec
@@ -20,12 +20,12 @@ Facts = Callable[[str], DataFacts]
 
 
 def published_speeds() -> dict[str, float]:
-    """Updates per second of the report's networks on its own device. Source: report table 4."""
-    return {row["key"]: float(row["iterations_per_second"]) for row in report_tables()["table_4"]["rows"]}
+    """Updates per second of the paper's networks on its own device. Source: the paper, table 4."""
+    return {row["key"]: float(row["iterations_per_second"]) for row in paper_tables()["table_4"]["rows"]}
 
 
 def specs_to_measure(models: Sequence[str], facts: Facts, seconds: float) -> list[DenseSpec]:
-    """A baseline of each network (none: the report's). Raises: UsageError."""
+    """A baseline of each network (none: the paper's). Raises: UsageError."""
     if not 0 <= seconds <= LONGEST_SECONDS:
         raise UsageError(
             f"--seconds {seconds:g} is outside 0 to {LONGEST_SECONDS:,.0f}", "give a measuring time, such as 10"
@@ -57,13 +57,30 @@ def bench_json(measured: dict[str, Speed], facts: Facts, device: str) -> dict[st
     return {"device": device, "networks": networks, "studies": studies}
 
 
+def bench_text(bench: dict[str, Any]) -> str:
+    """The networks and studies that `bench_json` made."""
+    lines = [bench["device"], "", f"{'network':12}{'precision':10}{'it/s':>10}{'paper it/s':>13}{'ratio':>9}"]
+    for network in bench["networks"]:
+        published, ratio = network["published_iterations_per_second"], network["ratio"]
+        beside = "" if published is None else f"{published:>13.1f}{ratio:>8.3g}x"
+        lines.append(f"{network['model']:12}{network['precision']:10}{network['iterations_per_second']:>10.4g}{beside}")
+    width = max(len(study["name"]) for study in bench["studies"])
+    lines += ["", f"{'study':{width}}{'trials':>8}{'iterations':>13}{'time':>10}"]
+    for study in bench["studies"]:
+        missing = ", ".join(study["not_measured"])
+        time = f"{'':10}  not measured: {missing}" if missing else f"{time_text(3600 * study['hours']):>10}"
+        lines.append(f"{study['name']:{width}}{study['trials']:>8}{study['iterations']:>13,}{time}")
+    lines += ["", f"One stage at a time, from nothing. The paper's speeds: {DEVICE_OF_PAPER}."]
+    return "\n".join(lines)
+
+
 def _study(name: str, plan: StudyPlan, speeds: dict[str, float]) -> dict[str, Any]:
     todo = iterations_to_do(plan, State())
     missing = sorted({model for model, _ in todo if model not in speeds})
     hours = None if missing else sum(count / speeds[model] for (model, _), count in todo.items()) / 3600
     return {
         "name": name,
-        "title": "the report's studies, stages that they share once" if name == ALL else shipped()[name].title,
+        "title": "the paper's studies, stages that they share once" if name == ALL else shipped()[name].title,
         "trials": len(plan.seeds),
         "iterations": sum(todo.values()),
         "hours": hours,

@@ -1,6 +1,6 @@
-"""The report's three claims as data: what is compared, in which direction, and the report's own verdicts.
+"""The paper's three claims as data: what is compared, in which direction, and the paper's own verdicts.
 
-Source: report, section 6 (paper.md: claims 2 and 3 are "supported by figures 1-4 and table 5, contradicted by figure
+Source: the paper, section 6 (paper.md: claims 2 and 3 are "supported by figures 1-4 and table 5, contradicted by figure
 5"; claim 1 is what the same figures show at every compression, figure 5 having no fine-tuning).
 """
 
@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from rewindctl.paper.reference import renda_points
-from rewindctl.paper.reported import at_end, reports_own, usual
+from rewindctl.paper.reference import at_end, is_in_paper, renda_points, usual
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "not decided"
 NOT_JUDGED = "cannot be judged"  # by any number of trials
@@ -21,7 +20,7 @@ NOT_JUDGED = "cannot be judged"  # by any number of trials
 class Claim:
     """`method` against each of `against`: `worse`, or `as_good` (not worse by more than a margin).
 
-    No `against`: the published numbers of Renda et al. `report`: the report's verdict on the whole; `supported`,
+    No `against`: the published numbers of Renda et al. `papers_verdict`: the paper's on the whole; `supported`,
     `contradicted`: by which of its figures and tables.
     """
 
@@ -31,12 +30,12 @@ class Claim:
     against: tuple[str, ...]
     direction: Literal["worse", "as_good"]
     schedules: tuple[str, ...]
-    report: str
+    papers_verdict: str
     supported: tuple[str, ...]
     contradicted: tuple[str, ...] = ()
 
-    def report_verdict(self, source: str) -> str:
-        """What the report says of the claim in one of its figures or tables; "" where it does not speak of it."""
+    def papers_verdict_in(self, source: str) -> str:
+        """What the paper says of the claim in one of its figures or tables; "" where it does not speak of it."""
         return SUPPORTED if source in self.supported else CONTRADICTED if source in self.contradicted else ""
 
 
@@ -80,7 +79,7 @@ CLAIMS = (
     ),
 )
 
-# Source: report section 5: network, data, structure, schedule, step; all of global magnitude pruning, norms kept.
+# Source: the paper, section 5: network, data, structure, schedule, step; all of global magnitude pruning, norms kept.
 SOURCES = {
     ("resnet20", "cifar10", "unstructured", "one_shot", None): "figure 1",
     ("resnet20", "cifar10", "unstructured", "iterative", 0.2): "figure 1",
@@ -94,9 +93,9 @@ SOURCES = {
 }
 
 
-def report_source(scenario: "pd.Series[Any]", labels: tuple[str, ...]) -> str:
-    """The figure or table of the report that shows a scenario of full length (`scale` 1); "" where none does."""
-    if scenario["scale"] != 1 or not all(reports_own(scenario, label) for label in labels):
+def paper_source(scenario: "pd.Series[Any]", labels: tuple[str, ...]) -> str:
+    """The figure or table of the paper that shows a scenario of full length (`scale` 1); "" where none does."""
+    if scenario["scale"] != 1 or not all(is_in_paper(scenario, label) for label in labels):
         return ""
     step = None if pd.isna(scenario["step"]) else scenario["step"]
     keys = (scenario["model"], scenario["dataset"], scenario["structure"], scenario["schedule"], step)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from rewindctl.arithmetic import AUTO
+from rewindctl.counting import count_of
 from rewindctl.models import kernels, models
 from rewindctl.models.network import NetworkConfig
 from rewindctl.paper.plan import StudyPlan
@@ -17,6 +18,7 @@ from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
 
 KINDS = ("dense", "prune", "retrain")
 MEASURED_SECONDS = 10.0
+GIGABYTE = 1e9
 RECORD_BYTES = 70_000  # spec, environment, manifest, layer table and plot of a run
 Speeds = dict[tuple[str, str], float]
 
@@ -142,6 +144,45 @@ def plan_json(plan: StudyPlan, state: State, speeds: Speeds, device: str, missin
         for model, dataset in [pair]
     ]
     return {"stages": rows, "kinds": kinds, "networks": networks, "totals": totals}
+
+
+def plan_text(plan: dict[str, Any]) -> str:
+    """The plan that `plan_json` made, without its single stages."""
+    totals = plan["totals"]
+    scale = "" if totals["scale"] == 1 else f", all iterations times {totals['scale']:g}: not the paper's results"
+    columns = ["stages", "done", *(["known"] if totals["known"] else []), "todo", "shared"]
+    lines = [
+        f"{count_of(totals['cells'], 'cell')}, trials: {totals['trials']}{scale}",
+        "",
+        f"{'':8}" + "".join(f"{'to do' if name == 'todo' else name:>8}" for name in columns),
+    ]
+    for kind, counts in [*plan["kinds"].items(), ("all", totals)]:
+        lines.append(f"{kind:8}" + "".join(f"{counts[key]:>8,}" for key in columns))
+    lines.append("")
+    for network in plan["networks"]:
+        speed = network["iterations_per_second"]
+        left = network["iterations_todo"]
+        pace = "a speed not known" if speed is None else f"{speed:.4g} it/s, {time_text(left / speed)}"
+        lines.append(f"{network['model']} on {network['dataset']}: {left:,} iterations at {pace}")
+    time = "a time not known" if totals["hours"] is None else time_text(3600 * totals["hours"])
+    lines.append(
+        f"to do: {totals['iterations_todo']:,} of {totals['iterations']:,} iterations, {time} on {totals['device']} "
+        f"one at a time, {totals['bytes'] / GIGABYTE:.2f} GB of artifacts"
+    )
+    if replayed := totals["iterations_replayed"]:
+        lines.append(f"of these {count_of(replayed, 'iteration')} replay points that finished trainings did not record")
+    if totals["missing_data"]:
+        lines.append(f"missing data: {', '.join(totals['missing_data'])}; see: rewindctl data list")
+    return "\n".join(lines)
+
+
+def time_text(seconds: float) -> str:
+    """`40 s`, `25 min`, `3.5 h`, `1,540 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.0f} h" if seconds >= 36_000 else f"{seconds / 3600:.1f} h"
 
 
 def iterations_to_do(plan: StudyPlan, state: State) -> Counter[tuple[str, str]]:

@@ -2,25 +2,33 @@
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
+from rewindctl.paper.reference import at_end
 from rewindctl.paper.study import MethodEntry, Panel, Study
 from rewindctl.pipeline.labels import retrain_label
 from rewindctl.pipeline.networks import require_layers
 from rewindctl.pipeline.plan import Plan, Stage
 from rewindctl.pipeline.requests import PruneOptions, dense_spec, prune_child, retrain_child
 from rewindctl.rewinding.methods import WEIGHTS, RetrainOptions
-from rewindctl.specs import AnyStage, DenseSpec, RetrainSpec
+from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, RetrainSpec
 from rewindctl.training.recipes import default_recipe, recipes, rewind_points
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+USUAL_PRUNING = {"structure": "unstructured", "scope": "global", "criterion": "magnitude"}
 
 
 @dataclass(frozen=True)
 class Cell:
     """A cell of a study: where it is drawn, what it is, and the stage of each trial that gives its number.
 
-    `group` is what its runs have in common: their fingerprint without the seed.
+    `exclude`: patterns of the layers that lose nothing, with blanks between them. `pruned_at`: the iteration of the
+    dense run whose weights the first mask was made over, None for the last. `group` is what its runs have in common:
+    their fingerprint without the seed.
     """
 
     study: str
@@ -29,6 +37,10 @@ class Cell:
     dataset: str
     structure: str
     scope: str
+    criterion: str
+    channel_norm: str
+    exclude: str
+    pruned_at: int | None
     schedule: str
     step: float | None
     sparsity: float
@@ -41,6 +53,21 @@ class Cell:
     @property
     def compression(self) -> float:
         return 1 / (1 - self.sparsity)
+
+
+def pruning_name(cell: "pd.Series[Any] | dict[str, Any]") -> str:
+    """`one-shot`, or `iterative (0.2)`, with every setting of pruning that is not the usual one.
+
+    `cell`: the settings by name, of a `Cell` or of a row of a table.
+    """
+    if cell["schedule"] == "dense":
+        return "-"
+    name = "one-shot" if cell["schedule"] == "one_shot" else f"iterative ({cell['step']:g})"
+    extra = [str(cell[key]) for key, usual in USUAL_PRUNING.items() if cell[key] not in (usual, "")]
+    extra += [f"without {cell['exclude']}"] if cell["exclude"] else []
+    extra += ["channel norm removed"] if cell["channel_norm"] == "remove" else []
+    extra += [] if at_end(cell) else [f"of iteration {int(cell['pruned_at']):,}"]
+    return " ".join([name, *extra])
 
 
 @dataclass
@@ -227,6 +254,8 @@ def _cell(
     stages: list[str],
 ) -> Cell:
     spec = plan.stages[stages[0]].spec
+    chain = [plan.stages[key].spec for key in plan.lineage(stages[0])]
+    mask = next((link for link in reversed(chain) if isinstance(link, PruneSpec)), None)
     return Cell(
         study=key[0],
         panel=key[1],
@@ -234,6 +263,10 @@ def _cell(
         dataset=panel.dataset,
         structure=panel.structure,
         scope=panel.scope,
+        criterion=panel.criterion,
+        channel_norm=panel.channel_norm,
+        exclude=" ".join(mask.exclude) if mask else "",
+        pruned_at=mask.iteration if mask else None,
         schedule=panel.schedule,
         step=step_of(panel.sparsities[-1], len(panel.sparsities)) if panel.schedule == "iterative" else None,
         sparsity=sparsity,

@@ -1,6 +1,6 @@
 """A study as data: an exact set of cells (network, data, pruning, method, sparsity), from a YAML file.
 
-The report's tables and figures are the files in `studies/`; a user's own have the same schema. Every iteration
+The paper's tables and figures are the files in `studies/`; a user's own have the same schema. Every iteration
 count is that of a full-length run.
 """
 
@@ -10,9 +10,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from rewindctl.catalog import Catalog, unknown
+from rewindctl.counting import count_of
 from rewindctl.errors import UnknownNameError, UsageError
 from rewindctl.models import models
 from rewindctl.options import DataOrder, LrClock, OptimizerState
@@ -23,7 +33,7 @@ from rewindctl.specs import ChannelNorm, Iteration, Patterns, Positive, Scope, S
 from rewindctl.system.files import read_text
 from rewindctl.training.recipes import recipes
 
-LARGEST_FILE = 100_000  # bytes: PyYAML takes seconds for more; the report's studies have 700
+LARGEST_FILE = 100_000  # bytes: PyYAML takes seconds for more; the paper's studies have 700
 NEEDED = {"model_type": "a mapping is needed", "tuple_type": "a list is needed"}
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
@@ -122,11 +132,15 @@ class Study(_Part):
     title: Annotated[str, Field(max_length=300)]
     source: Annotated[str, Field(max_length=300)] = "user study"
     trials: Annotated[int, Field(gt=0, le=1_000)] = 3
-    part_of_report: bool = False
+    part_of_paper: Annotated[bool, Field(validation_alias=AliasChoices("part_of_paper", "part_of_report"))] = False
     tables: tuple[Name, ...] = ("cells",)
     figures: tuple[Name, ...] = ("curves",)
     comparisons: Annotated[tuple[tuple[Text, Text], ...], Field(max_length=100)] = ()
     panels: Annotated[tuple[Panel, ...], Field(max_length=1_000)]
+
+    @property
+    def cell_count(self) -> int:
+        return sum(max(1, len(panel.sparsities) * len(panel.methods)) for panel in self.panels)
 
     @field_validator("title", "source")
     @classmethod
@@ -138,9 +152,9 @@ class Study(_Part):
 
 @cache
 def shipped() -> dict[str, Study]:
-    """The report's studies by name, then those of its open questions; `part_of_report` tells them apart."""
+    """The paper's studies by name, then those of its open questions; `part_of_paper` tells them apart."""
     found = [parse_study(text, name) for name, text in sorted(_texts().items())]
-    return {study.name: study for study in sorted(found, key=lambda study: (not study.part_of_report, study.name))}
+    return {study.name: study for study in sorted(found, key=lambda study: (not study.part_of_paper, study.name))}
 
 
 def study_text(name: str) -> str:
@@ -168,6 +182,30 @@ def parse_study(text: str, where: str) -> Study:
         return Study.model_validate(document.value)
     except ValidationError as error:
         raise _wrong(document, error, where) from None
+
+
+def studies_text(studies: list[Study]) -> str:
+    """A line per study: name, cells, title."""
+    width = max(len(study.name) for study in studies)
+    counts = [count_of(study.cell_count, "cell") for study in studies]
+    widest = max(map(len, counts))
+    return "\n".join(
+        f"{study.name:<{width}}  {count:<{widest}}  {study.title}" for study, count in zip(studies, counts, strict=True)
+    )
+
+
+def studies_json(studies: list[Study]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": study.name,
+            "title": study.title,
+            "source": study.source,
+            "part_of_report": study.part_of_paper,
+            "trials": study.trials,
+            "cells": study.cell_count,
+        }
+        for study in studies
+    ]
 
 
 def unknown_study(name: str) -> UnknownNameError:

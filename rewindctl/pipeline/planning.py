@@ -155,8 +155,8 @@ def _require_weights(
 def sparsity_grid(step: float, until: float) -> tuple[float, ...]:
     """1 - (1 - step)^n for n = 1, 2, ..., up to and including the level that reaches `until`.
 
-    Rounded to three decimals where neighbours stay apart, as in the report (0.2, 0.36, 0.488, 0.59, ...).
-    Raises: UsageError. Source: report section 3 and its published configuration.
+    Rounded to three decimals where neighbours stay apart, as in the paper (0.2, 0.36, 0.488, 0.59, ...).
+    Raises: UsageError. Source: the paper, section 3 and its published configuration.
     """
     for option, value in (("step", step), ("until", until)):
         if not 0 < value < 1:

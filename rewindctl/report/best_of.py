@@ -21,12 +21,11 @@ import pandas as pd
 
 from rewindctl.errors import RewindError
 from rewindctl.paper.claims import UNDECIDED
+from rewindctl.paper.plan import pruning_name
 from rewindctl.report import evidence
-from rewindctl.report.contrast import NO_NUMBERS, SAME_RUNS, SCENARIO, trials_of
-from rewindctl.report.paired import FIRST, SECOND
-from rewindctl.report.pairing import complete_block, levels
-from rewindctl.report.sides import side_of
-from rewindctl.report.tables import method_name, precision_name, pruning_name
+from rewindctl.report.contrast import NO_NUMBERS, SAME_RUNS, SCENARIO, complete_block, levels, trials_of
+from rewindctl.report.paired import FIRST, SECOND, side_of
+from rewindctl.report.tables import method_name, precision_name
 
 LEGEND = (
     "best of k: of all settings of the method that were run, the one with the highest mean. Its interval, p and "

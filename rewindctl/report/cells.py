@@ -40,8 +40,8 @@ def statistics(trials: pd.DataFrame, accuracy: str = "final") -> dict[str, Any]:
 
     `accuracy` is `final` (after the last iteration) or `best` (over evaluations, chosen on the test set). `baseline`
     is the median accuracy of the dense runs that the cell's trials descend from; `delta_points` is 100 * (median -
-    baseline), `delta_relative` 100 * (median / baseline - 1), both also for the percentiles. Source: report
-    section 5, whose "80 % confidence intervals" are the 10th and 90th percentiles of the trials (linear
+    baseline), `delta_relative` 100 * (median / baseline - 1), both also for the percentiles. Source: the
+    paper, section 5, whose "80 % confidence intervals" are the 10th and 90th percentiles of the trials (linear
     interpolation).
     """
     suffix = "" if accuracy == "final" else "_best"

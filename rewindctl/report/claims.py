@@ -1,4 +1,4 @@
-"""The report's claims against trials: an effect, an interval and a verdict for each claim in each scenario.
+"""The paper's claims against trials: an effect, an interval and a verdict for each claim in each scenario.
 
 A scenario is a network, data, dense recipe, pruning, schedule and step, and the settings of the methods compared. A
 trial is a dense baseline: its effect is the mean, over the compressions that both methods have, of the accuracy
@@ -17,11 +17,14 @@ from typing import Any
 
 import pandas as pd
 
+from rewindctl.counting import count_of
 from rewindctl.errors import RewindError, UsageError
-from rewindctl.paper.claims import CLAIMS, CONTRADICTED, NOT_JUDGED, SUPPORTED, UNDECIDED, Claim, report_source
+from rewindctl.paper.claims import CLAIMS, CONTRADICTED, NOT_JUDGED, SUPPORTED, UNDECIDED, Claim, paper_source
+from rewindctl.paper.plan import pruning_name
+from rewindctl.report import evidence
 from rewindctl.report.cells import PRECISIONS, SETTINGS
-from rewindctl.report.claims_overall import or_one, overall_rows
 from rewindctl.report.contrast import (
+    LEVEL_TEXT,
     NO_PUBLISHED,
     SCENARIO,
     against_ours,
@@ -39,11 +42,11 @@ OF_PAIRS = ("p", "p_above", "p_below", "deviation", "needed")  # claims have p-v
 def verdicts(frame: pd.DataFrame, margin: float = MARGIN, accuracy: str = "final") -> pd.DataFrame:
     """Rows of every claim from the rows of `tidy_frame`, unrounded; `claims_table` makes them readable.
 
-    `role`: `overall` (the claim in all scenarios of the report that were run, or in all others), `scenario`, or
+    `role`: `overall` (the claim in all scenarios of the paper that were run, or in all others), `scenario`, or
     `part` (one of claim 1's two comparisons). `margin`, `effect`, `low`, `high`, `smallest_effect`: percentage points;
     `smallest_effect` is the distance from `bound` that n trials show with 80 % power, given these trials' deviation.
     `lowest` and `highest` compression of `levels` that are averaged; `left_out` trials lack some of them. `report`: the
-    report's verdict, "-" where it has no such scenario or this one is scaled down.
+    paper's verdict, "-" where it has no such scenario or this one is scaled down.
     Raises: UsageError for a wrong margin, RewindError where no two methods can be compared.
     """
     if not (math.isfinite(margin) and margin >= 0):
@@ -127,8 +130,8 @@ def _row(claim: Claim, own: pd.DataFrame, other: pd.DataFrame | None, margin: fl
     scenario, bound = own.iloc[0], 0.0 if claim.direction == "worse" else -margin
     numbers = against_published(own, bound) if other is None else against_ours(own, other, bound)
     sides = [scenario] if other is None else [scenario, other.iloc[0]]
-    source = report_source(scenario, tuple(side["label"] for side in sides))
-    report = claim.report_verdict(source) or "-"
+    source = paper_source(scenario, tuple(side["label"] for side in sides))
+    report = claim.papers_verdict_in(source) or "-"
     names = [method_name(side["method"], side["label"]) for side in sides]
     sided = ("p_below", "p_above") if claim.direction == "worse" else ("p_above", "p_below")
     row = {
@@ -154,3 +157,72 @@ def _decision(row: dict[str, Any], need: str) -> dict[str, str]:
     if significant(row["p_contradicted"]):
         return {"verdict": CONTRADICTED, "remark": ""}
     return {"verdict": UNDECIDED, "remark": need}
+
+
+MOST_NAMED = 3
+
+
+def or_one(p: float | None) -> float:
+    """A p-value, or 1 for a comparison without trials."""
+    return 1.0 if p is None else p
+
+
+def overall_rows(claim: Claim, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The claim in all scenarios of the paper that were run, and in all others: a scaled-down run is never the former.
+
+    All must support it (an intersection-union test: no correction); it is contradicted where one scenario contradicts
+    it after Holm's correction for their number.
+    """
+    scenarios = [row for row in rows if row["role"] == "scenario"]
+    for name in ("report", "other"):
+        family = [row for row in scenarios if (row["report"] != "-") == (name == "report")]
+        if family:
+            yield _overall(claim, name, family)
+
+
+def _overall(claim: Claim, name: str, family: list[dict[str, Any]]) -> dict[str, Any]:
+    judged = [row for row in family if row["verdict"] != NOT_JUDGED]
+    left_out = _left_out([row for row in family if row["verdict"] == NOT_JUDGED])
+    verdict, remark = _verdict(judged, len(family)) if judged else (NOT_JUDGED, "")
+    return dict.fromkeys(family[0]) | {
+        "claim": claim.number,
+        "role": "overall",
+        "model": "all of the report's" if name == "report" else "all others",
+        "comparison": claim.text,
+        "n": min(row["n"] for row in judged or family),
+        "test": f"all scenarios, Holm, {LEVEL_TEXT}",
+        "verdict": verdict,
+        "remark": "; ".join(filter(None, [remark, left_out])),
+        "report": claim.papers_verdict if name == "report" else "-",
+        "report_source": "",
+        "basis": f"its {count_of(len(judged or family), 'scenario')}",
+    }
+
+
+def _verdict(judged: list[dict[str, Any]], scenarios: int) -> tuple[str, str]:
+    """Of those that are judged, out of so many scenarios."""
+    count = len(judged)
+    held, failed = (
+        sum(map(significant, evidence.holm([or_one(row[key]) for row in judged])))
+        for key in ("p_supported", "p_contradicted")
+    )
+    if all(row["verdict"] == SUPPORTED for row in judged):
+        return SUPPORTED, f"in all {count}" if count == scenarios else f"in {count} of {scenarios}"
+    if failed:
+        return CONTRADICTED, f"in {failed} of {count} after Holm"
+    return UNDECIDED, f"supported in {held} of {count} after Holm"
+
+
+def _left_out(rows: list[dict[str, Any]]) -> str:
+    """The scenarios that no trials can judge, each once, and why."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        names = reasons.setdefault(row["remark"], [])
+        name = row["report_source"] or f"{row['model']} on {row['dataset']} {pruning_name(row)}"
+        names += [] if name in names else [name]
+    return "; ".join(f"{_some(names)} {NOT_JUDGED}: {reason}" for reason, names in reasons.items())
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

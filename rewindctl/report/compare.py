@@ -10,19 +10,19 @@ from pathlib import Path
 import pandas as pd
 
 from rewindctl.catalog import unknown
+from rewindctl.counting import count_of
 from rewindctl.datasets.facts import facts_of
+from rewindctl.datasets.files import require_dataset
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.plan import check_scale, make_plan
 from rewindctl.paper.study import load_study, shipped
 from rewindctl.registry import Registry
 from rewindctl.report.cells import PRECISIONS, SETTINGS, summarise
 from rewindctl.report.claims import MARGIN, verdicts
-from rewindctl.report.claims_table import claims_table, with_legend
 from rewindctl.report.figures import figures
-from rewindctl.report.formats import Table, as_table, formats
+from rewindctl.report.formats import Table, formats
 from rewindctl.report.frame import Network, tidy_frame
 from rewindctl.report.known import together
-from rewindctl.report.missing_runs import nothing_to_compare
 from rewindctl.report.page import how_made, html_page, markdown_page
 from rewindctl.report.paired import pair_table, paired
 from rewindctl.report.published import Against
@@ -32,8 +32,8 @@ from rewindctl.report.study import StudyReport, study_report
 from rewindctl.report.study_figures import study_figures
 from rewindctl.report.study_tables import study_tables
 from rewindctl.report.tables import method_name, tables
+from rewindctl.report.verdict_tables import claims_table
 
-NAMES_OF_BEST = {"effect (points)": "effect on best (points)", "effect": "effect_on_best"}
 DEFAULT_OUTPUT = Path("plots")
 PANEL_OF_CELL = ("model", "dataset", "iterations", *SETTINGS, *PRECISIONS, "dense_group", "sparsity_asked")
 
@@ -42,7 +42,7 @@ PANEL_OF_CELL = ("model", "dataset", "iterations", *SETTINGS, *PRECISIONS, "dens
 class Wanted:
     """What is to be compared and how it is shown.
 
-    Without studies it is whatever runs there are; a report's figure or table names its study. `scale`, `against`,
+    Without studies it is whatever runs there are; a figure or table of the paper names its study. `scale`, `against`,
     `trials` (planned) and `selected` (groups of the cells that are wanted, None for all) are those of studies.
     """
 
@@ -141,7 +141,7 @@ class ComparisonReport:
     def _claims(self) -> Table | None:
         """The verdicts for a page, where two methods can be compared at all."""
         try:
-            return with_legend(claims_table(verdicts(self.rows, self.wanted.margin, self.wanted.accuracy)))
+            return claims_table(verdicts(self.rows, self.wanted.margin, self.wanted.accuracy), self.wanted.accuracy)
         except RewindError:
             return None
 
@@ -176,7 +176,7 @@ def compare(source: Registry | Files, wanted: Wanted, known: Files | None = None
     cells = summarise(rows, wanted.accuracy)
     sections = _question(rows, wanted)
     if not sections or wanted.figure or (wanted.pair and wanted.report):
-        sections.append(general_section(rows, cells, wanted))
+        sections.append(general_section(cells, wanted))
     reports = (
         [report for report in make_reports(rows, _report_studies(), wanted) if report.has_runs] if wanted.report else []
     )
@@ -227,7 +227,6 @@ def make_reports(rows: pd.DataFrame, names: Sequence[str], wanted: Wanted) -> tu
         study_report(
             rows,
             load_study(name),
-            facts=partial(facts_of, data_dir=None),
             scale=wanted.scale,
             trials=wanted.trials,
             selected=wanted.selected,
@@ -249,34 +248,29 @@ def pair_section(rows: pd.DataFrame, pair: tuple[str, str], accuracy: str = "fin
     """Two ways to retrain against each other, a row per scenario. Raises: RewindError, UsageError."""
     table = pair_table(paired(rows, *pair, accuracy=accuracy), accuracy)
     name = "pair" if accuracy == "final" else "pair-best"
-    return Section(name, f"{pair[0]} against {pair[1]}", {name: table}, {}, rows)
+    return Section(f"{pair[0]} against {pair[1]}", {name: table}, {})
 
 
 def claims_section(rows: pd.DataFrame, wanted: Wanted) -> Section:
-    """The verdicts: readable, or every number in the formats for programs. Raises: RewindError, UsageError."""
-    made = verdicts(rows, wanted.margin, wanted.accuracy)
-    for_programs = wanted.format in ("csv", "json")
-    made = made if for_programs else claims_table(made)
-    name = "claims"
-    if wanted.accuracy == "best":  # chosen on the test set: whoever reads the table must see it
-        name, made = "claims-best", made.rename(columns=NAMES_OF_BEST)
-    table = as_table(made) if for_programs else with_legend(made)
-    return Section(name, "The report's claims", {name: table}, {}, rows)
+    """The verdicts on the claims. Raises: RewindError, UsageError."""
+    table = claims_table(verdicts(rows, wanted.margin, wanted.accuracy), wanted.accuracy)
+    name = "claims" if wanted.accuracy == "final" else "claims-best"
+    return Section("The paper's claims", {name: table}, {})
 
 
-def general_section(rows: pd.DataFrame, cells: pd.DataFrame, wanted: Wanted) -> Section:
+def general_section(cells: pd.DataFrame, wanted: Wanted) -> Section:
     """One table of whatever runs there are, and the figure if one is asked for."""
     name = wanted.table or "results"
     made: dict[str, Table] = {name if wanted.accuracy == "final" else f"{name}-best": tables[name](cells)}
     title = "All runs"
     figure = wanted.figure or ("curves" if wanted.report else None)
     drawn = {figure: Drawing(title, cells, wanted.delta, figures[figure])} if figure else {}
-    return Section("results", title, made, drawn, rows)
+    return Section(title, made, drawn)
 
 
 def first_claim(cells: pd.DataFrame) -> str:
-    """What the cells say of the report's first claim: fine-tuning's median minus that of each rewinding, in points."""
-    lines = ["The report's first claim is that fine-tuning is worse than both kinds of rewinding. Here its median is"]
+    """What the cells say of the paper's first claim: fine-tuning's median minus that of each rewinding, in points."""
+    lines = ["The paper's first claim is that fine-tuning is worse than both kinds of rewinding. Here its median is"]
     one_shot = cells[cells["schedule"] == "one_shot"]
     panels = one_shot[[*PANEL_OF_CELL]].astype(object).fillna("")  # a missing value equals no other
     for place in (one_shot["method"] == "finetune").to_numpy().nonzero()[0]:
@@ -297,5 +291,47 @@ def _report_studies() -> list[str]:
 
 
 def _own_figures() -> list[str]:
-    """The report's figures, each the name of its study."""
-    return [name for name, study in shipped().items() if study.part_of_report and study.figures]
+    """The paper's figures, each the name of its study."""
+    return [name for name, study in shipped().items() if study.part_of_paper and study.figures]
+
+
+def nothing_to_compare(
+    source: Registry | Files, rows: pd.DataFrame, model: str | None, dataset: str | None
+) -> RewindError:
+    """Which of the three kinds of run is missing, and the command that makes the next one.
+
+    Raises: UsageError for a network or a data set that there is not.
+    """
+    _require_names(source, model, dataset)
+    of = " ".join(filter(None, (model and f"of {model}", dataset and f"on {dataset}")))
+    if isinstance(source, Files):
+        return RewindError(
+            f"nothing to compare {of}{' ' if of else ''}in {source.name}", "there is no row of a retraining"
+        )
+    prunes = [run for run in source.search(kind="prune") if run.finished and run.dense_run_id in set(rows["run_id"])]
+    if len(rows) == 0:
+        hint = f"first: rewindctl train-dense --model {model or 'resnet8'} --dataset {dataset or 'digits'} --seeds 0-2"
+    elif not prunes:
+        hint = f"next: rewindctl prune --parent {rows['run_id'].iloc[0]} --compression 20"
+    else:
+        hint = f"next: rewindctl retrain --parent {prunes[0].run_id} --method lr_rewind"
+    orphans = [run for run in source.search(kind="retrain") if run.finished]  # with a lineage each would be a row
+    found = f"{len(rows)} dense, {len(prunes)} prune and 0 retrain runs are finished"
+    if orphans and not (model or dataset):
+        found += f", and {count_of(len(orphans), 'retrain run')} whose parent or dense run is gone"
+        gone = f"see what is gone: rewindctl lineage {orphans[0].run_id}"
+        hint = f"{gone}; restore it (mlflow runs restore --run-id), or {hint}"
+    return RewindError(f"nothing to compare {of}{' ' if of else ''}in experiment {source.experiment!r}: {found}", hint)
+
+
+def _require_names(source: Registry | Files, model: str | None, dataset: str | None) -> None:
+    """Raises: UsageError for a name that no run has and that is none of ours; a run may have a plug-in's."""
+    from rewindctl.models import models
+
+    def in_runs(column: str, name: str) -> bool:
+        return name in set(source.rows[column]) if isinstance(source, Files) else bool(source.search(**{column: name}))
+
+    if model is not None and not in_runs("model", model):
+        models[model]
+    if dataset is not None and not in_runs("dataset", dataset):
+        require_dataset(dataset, None)

@@ -13,7 +13,7 @@ from rewindctl.report import sequential
 from rewindctl.report.contrast import LOOKED_AT, NO_NUMBERS, looked_at_numbers, significant
 from rewindctl.report.formats import Column, Table
 from rewindctl.report.paired import FIRST, SECOND
-from rewindctl.report.verdict_cells import interval, smallest
+from rewindctl.report.verdict_tables import INTERVAL, SMALLEST, VERDICT
 
 SHOWN = {"worse": (CONTRADICTED, SUPPORTED), "as_good": (SUPPORTED, CONTRADICTED), "either": (FIRST, SECOND)}
 NOTES = (
@@ -79,8 +79,8 @@ def decision_table(decisions: list[Decision]) -> Table:
         Column("bound", lambda row: f"{row['bound']:g}"),
         Column("n", lambda row: str(row["n"])),
         Column("effect (points)", lambda row: "" if pd.isna(row["effect"]) else f"{row['effect']:+.2f}"),
-        Column("interval", interval),
-        Column("smallest effect", smallest),
-        Column("verdict", lambda row: f"{row['verdict']} ({row['remark']})" if row["remark"] else row["verdict"]),
+        INTERVAL,
+        SMALLEST,
+        VERDICT,
     )
     return Table(pd.DataFrame(decision_rows(decisions)).astype(object), columns, notes=NOTES)

@@ -1,16 +1,15 @@
-"""Figures in the report's form: accuracy difference against compression, a line per method, ours over published."""
+"""Figures in the paper's form: accuracy difference against compression, a line per method, ours over published."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rewindctl.catalog import Catalog
 from rewindctl.counting import count_of
+from rewindctl.paper.plan import pruning_name
 from rewindctl.report.cells import SETTINGS
-from rewindctl.report.section import Drawing, Section
-from rewindctl.report.tables import method_name, precision_name, pruning_name, scale_name, several_precisions
+from rewindctl.report.tables import method_name, precision_name, scale_name, several_precisions
 from rewindctl.rewinding.methods import methods
 from rewindctl.system.safe_text import drawn
 
@@ -37,7 +36,7 @@ FONT = 8
 def curves(cells: pd.DataFrame, delta: str) -> Any:
     """A panel per network, data set, structure and schedule (of a study: its panels, published numbers drawn too).
 
-    Medians with 10th and 90th percentiles over trials. The report's axis is relative, 100 * (median / baseline - 1);
+    Medians with 10th and 90th percentiles over trials. The paper's axis is relative, 100 * (median / baseline - 1);
     `points` are plain differences.
     """
     import matplotlib
@@ -119,33 +118,40 @@ def style_of(method: str) -> tuple[str, str] | None:
 def _draw_ours(
     axes: Any, line: pd.DataFrame, delta: str, offset: float, style: tuple[str, str], of_study: bool, precision: str
 ) -> None:
-    """A cell without runs is a gap in the line; one trial has no error bar. `precision`: empty where all are of one."""
+    """`precision`: empty where all are of one."""
     name = method_name(line.iloc[0]["method"], str(line.iloc[0]["label"]))
     name += f", {precision}" if precision else ""
-    counts = sorted(set(line["n"]))
-    trials = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}-{counts[-1]}"
-    middle = line[f"delta_{delta}"]
-    several = line["n"] > 1
-    spread = [
-        (middle - line[f"delta_{delta}_p10"]).where(several),
-        (line[f"delta_{delta}_p90"] - middle).where(several),
-    ]
-    axes.errorbar(
-        line["compression"] * offset,
-        middle,
-        yerr=spread,
-        color=style[0],
-        marker=style[1],
-        linestyle="-",
-        linewidth=1.3,
-        markersize=4,
-        capsize=2,
-        zorder=3,
-        label=drawn(f"{name} ({trials})"),
-    )
+    draw_medians(axes, line["compression"] * offset, line, delta, style, name, zorder=3)
     if of_study:
         few = line[(line["n"] > 0) & (line["n"] < line["planned"])]
         axes.plot(few["compression"] * offset, few[f"delta_{delta}"], "o", **RING, zorder=4)
+
+
+def draw_medians(
+    axes: Any, at: "pd.Series[Any]", line: pd.DataFrame, delta: str, style: tuple[str, str], name: str, **look: Any
+) -> None:
+    """The cells of a line, joined, with error bars from the 10th to the 90th percentile of their trials.
+
+    A cell without runs is a gap in the line; one trial has no error bar. `at`: where the cells are on the x axis.
+    """
+    counts = sorted(set(line["n"]))
+    trials = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}-{counts[-1]}"
+    middle, several = line[f"delta_{delta}"], line["n"] > 1
+    axes.errorbar(
+        at,
+        middle,
+        yerr=[
+            (middle - line[f"delta_{delta}_p10"]).where(several),
+            (line[f"delta_{delta}_p90"] - middle).where(several),
+        ],
+        color=style[0],
+        marker=style[1],
+        linewidth=1.3,
+        markersize=4,
+        capsize=2,
+        label=drawn(f"{name} ({trials})"),
+        **look,
+    )
 
 
 def _draw_published(axes: Any, line: pd.DataFrame, delta: str, offset: float, style: tuple[str, str]) -> None:
@@ -229,13 +235,7 @@ def _legend(axes: Any, panel: pd.DataFrame, of_study: bool) -> None:
 
 def _sources(panel: pd.DataFrame) -> str:
     """Whose numbers are drawn, in a word or two."""
-    sources = {str(source).split(",")[0] for source in panel["published_source"] if source}
+    sources = {
+        str(source).split(",")[0].replace("report ", "the paper's ") for source in panel["published_source"] if source
+    }
     return drawn(", ".join(sorted(sources)))
-
-
-def save_figure(name: str, cells: pd.DataFrame, delta: str, folder: Path) -> list[Path]:
-    """`NAME.png`, `NAME.svg` and `NAME.csv` (the cells drawn, with their run IDs) in `folder`.
-
-    Raises: UsageError when the folder cannot be written.
-    """
-    return Section(name, name, {}, {name: Drawing(name, cells, delta, figures[name])}, cells).write_drawings(folder)

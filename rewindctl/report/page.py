@@ -1,21 +1,26 @@
-"""The report as a page: tables, figures, claims and how it was made, as Markdown and as one HTML file on its own."""
+"""The report: tables, figures, claims and how it was made, as Markdown, as one HTML file, and as a run in MLflow."""
 
 import base64
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from rewindctl import __version__
 from rewindctl.counting import count_of
+from rewindctl.registry import Registry, RunRecord
 from rewindctl.report.formats import Table, as_table, formats, right_aligned
 from rewindctl.report.section import Drawing, Section
 from rewindctl.report.tables import precision_name, scale_name
 from rewindctl.system.files import writing
 from rewindctl.system.safe_text import markdown
 from rewindctl.system.temporary import temporary_folder
+
+if TYPE_CHECKING:
+    from rewindctl.report.compare import ComparisonReport
 
 PACKAGES = ("pandas", "matplotlib")
 PAGE = Path(__file__).with_name("page.html")  # a template
@@ -91,3 +96,45 @@ def _svg(drawing: Drawing) -> str:
 def _markdown(text: str) -> str:
     """A line of Markdown that is only text."""
     return markdown(" ".join(text.split()))
+
+
+LONGEST_NOTE = 4_500  # MLflow's stores take 5,000 characters
+
+
+def log_report(registry: Registry, comparison: "ComparisonReport") -> RunRecord:
+    """A finished run of kind `report` with the page, tables, figures and rows. Raises: RegistryError."""
+    wanted = comparison.wanted
+    names = [report.study.name for report in comparison.reports]
+    writer = registry.start_report(f"report {' '.join(names) or 'of all runs'}"[:200], _note(comparison))
+    try:
+        params = {
+            "studies": ",".join(names) or "none",
+            "against": wanted.against,
+            "scale": f"{wanted.scale:g}",
+            "accuracy": wanted.accuracy,
+            "delta": wanted.delta,
+            "source": comparison.source,
+        }
+        writer.log_params(params)
+        writer.log_metrics({"runs": float(comparison.rows["run_id"].nunique())})
+        with temporary_folder() as folder:
+            for path in comparison.write_files(Path(folder), pages=True):
+                with writer.artifact(path.name) as local:
+                    local.write_bytes(path.read_bytes())
+        writer.seal()
+        return writer.finish()
+    except BaseException as error:
+        writer.fail(error)
+        raise
+
+
+def _note(comparison: "ComparisonReport") -> str:
+    """The main table in Markdown, as many of its rows as a note holds."""
+    section = comparison.sections[0]
+    table = formats["markdown"](next(iter(section.tables.values()))) if section.tables else ""
+    marks = sorted({report.mark for report in comparison.reports if report.mark})
+    title = f"**{', '.join([section.title, *marks])}**"
+    text = f"{title}\n\nAll tables and figures: artifact `report.html`.\n\n{table}"
+    if len(text) <= LONGEST_NOTE:
+        return text
+    return text[:LONGEST_NOTE].rpartition("\n")[0] + "\n\nThe rest is in `report.html`."

@@ -1,21 +1,37 @@
-"""A paired comparison of any two ways to retrain, in every scenario that has both, and its table."""
+"""A paired comparison of any two ways to retrain, in every scenario that has both, and its table.
+
+A side is a label that the tables show, or conditions on the tidy rows.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import pandas as pd
 
+from rewindctl.catalog import listed, unknown
+from rewindctl.conditions import Condition, parse_conditions
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.claims import UNDECIDED
+from rewindctl.paper.plan import pruning_name
 from rewindctl.report.contrast import LEVEL_TEXT, SCENARIO, against_ours, significant, trials_of
 from rewindctl.report.formats import Column, Table
-from rewindctl.report.sides import OPTION, lifted, side_of
-from rewindctl.report.tables import DATA, NETWORK, method_name, precision_name, pruning_name
-from rewindctl.report.verdict_cells import compressions, interval, iterations, notes, smallest, trials_text
+from rewindctl.report.frame import COLUMNS
+from rewindctl.report.runs import SAME
+from rewindctl.report.tables import DATA, NETWORK, method_name, precision_name
+from rewindctl.report.verdict_tables import (
+    COMPRESSION,
+    INTERVAL,
+    SMALLEST,
+    TRIALS,
+    VERDICT,
+    effect_column,
+    iterations,
+    notes,
+)
 
 FIRST, SECOND = "first better", "second better"
-BEST = ("effect_on_best", "effect on best (points)")
 LEGEND = (
     "effect: accuracy of the first minus that of the second, in percentage points, the mean over n dense runs, each "
     "the mean over the compressions that both have. p: of both directions. "
@@ -102,25 +118,83 @@ def both(names: Iterator[str]) -> str:
 
 
 def pair_table(made: pd.DataFrame, accuracy: str = "final") -> Table:
-    """The rows of `paired` with the columns that people see of them.
-
-    Best accuracies were chosen on the test set: whoever reads their effect must see that, in a file too.
-    """
-    effect, heading = ("effect", "effect (points)") if accuracy == "final" else BEST
-    made = made.rename(columns={"effect": effect})
+    """The rows of `paired` with the columns that people see of them."""
+    made, effect = effect_column(made, accuracy)
     columns = [NETWORK, DATA, Column("iterations", iterations), Column("pruning", lambda row: row["pruning"])]
     if made["precisions"].nunique() > 1:
         columns.append(Column("precision", lambda row: row["precisions"]))
     columns += [
         Column("first", lambda row: row["first"]),
         Column("second", lambda row: row["second"]),
-        Column("compression", compressions),
-        Column("n", trials_text),
-        Column(heading, lambda row: "" if pd.isna(row[effect]) else f"{row[effect]:+.2f}"),
-        Column("interval", interval),
+        COMPRESSION,
+        TRIALS,
+        effect,
+        INTERVAL,
         Column("p", lambda row: "" if pd.isna(row["p"]) else f"{row['p']:.3g}"),
-        Column("smallest effect", smallest),
-        Column("verdict", lambda row: f"{row['verdict']} ({row['remark']})" if row["remark"] else row["verdict"]),
+        SMALLEST,
+        VERDICT,
         Column("paired by", lambda row: row["basis"]),
     ]
     return Table(made, tuple(columns), notes=notes(LEGEND, made["test"]))
+
+
+OPTION = "--pair"
+OF_BASELINE = ("model", "dataset", "iterations", "dense_group", "dense_precision")
+
+
+@dataclass(frozen=True)
+class Side:
+    """What was asked for, its conditions (none for a label), and the retrainings that meet it."""
+
+    text: str
+    conditions: tuple[Condition, ...]
+    rows: pd.DataFrame
+
+    def on(self, column: str) -> set[str]:
+        """What is asked of a column."""
+        return {str(one) for one in self.conditions if one.name == column}
+
+
+def side_of(trials: pd.DataFrame, text: str) -> Side:
+    """The retrainings of a label (`weight_rewind k=8000`, `LR rewinding`) or of conditions (`method=lr_rewind`).
+
+    Raises: UsageError with the labels, the columns or the values that there are.
+    """
+    labels = sorted(set(trials["label"]))
+    shown = {method_name(label.partition(" ")[0], label): label for label in labels}
+    label = shown.get(text.strip(), text.strip())
+    if label in labels:
+        return Side(text, (), trials[trials["label"] == label])
+    if not any(sign in text.partition(" ")[0] for sign in "=<>"):
+        raise unknown(f"{OPTION}: no retraining has the label", text, labels, others="or conditions: method=lr_rewind")
+    conditions = tuple(parse_conditions(text, OPTION, known=COLUMNS))
+    rows = trials
+    for condition in conditions:
+        met = [condition.holds(value, SAME.get(condition.name, 0.0)) for value in values_of(rows, condition.name)]
+        if not any(met):
+            known = sorted({"none" if value is None else str(value) for value in values_of(rows, condition.name)})
+            raise UsageError(
+                f"{OPTION} {text!r:.200}: no retraining has {condition}", f"{condition.name} is {listed(known)}"
+            )
+        rows = rows[met]
+    return Side(text, conditions, rows)
+
+
+def lifted(first: Side, second: Side) -> list[str]:
+    """The columns of a scenario that the two sides ask different things of: what is compared, not what is common.
+
+    Raises: UsageError where no dense run can have both.
+    """
+    asked = [column for column in SCENARIO if first.on(column) and second.on(column)]
+    different = [column for column in asked if first.on(column) != second.on(column)]
+    if apart := [column for column in different if column in OF_BASELINE]:
+        raise UsageError(
+            f"{OPTION}: {first.text!r:.200} and {second.text!r:.200} are of dense runs that differ in {apart[0]}",
+            "trials are paired by dense run: ask the same of both",
+        )
+    return [*different, "step"] if "schedule" in different and "step" not in different else different
+
+
+def values_of(rows: pd.DataFrame, column: str) -> list[object]:
+    """Python's own values, None for a missing one."""
+    return [None if pd.isna(value) or value == "" else value for value in rows[column].astype(object).tolist()]

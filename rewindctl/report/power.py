@@ -1,7 +1,7 @@
 """How many trials show an effect, before any run: from the spread of published trials.
 
 A published percentile range of n trials becomes a standard deviation of one trial by what such a range is on average
-of n normal trials. The report does not say n: taken is the fewest trials that a number of it can be made of, which
+of n normal trials. The paper does not say n: taken is the fewest trials that a number of it can be made of, which
 gives the largest deviation. Points without a range of their own (one trial, or hidden behind their marker) are left
 out, so the deviation errs to the large side again. Two assumptions no publication can replace: methods are independent
 on one baseline (trials that are paired vary together at best, so the difference varies less), and the levels of a
@@ -94,7 +94,7 @@ def power_table(rows: list[dict[str, Any]]) -> Table:
         Column("fixed", lambda row: _counts(row, "fixed")),
         Column("until decided", lambda row: _counts(row, "expected")),
         Column("--max-trials", lambda row: _counts(row, "worst")),
-        Column("published by", lambda row: row["published"] or "nobody: no such trials"),
+        Column("published by", lambda row: row["published"].replace("report", "the paper") or "nobody: no such trials"),
     ]
     return Table(pd.DataFrame(rows).astype(object), tuple(columns), notes=NOTES)
 

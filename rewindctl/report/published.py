@@ -7,8 +7,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from rewindctl.paper.plan import Cell
-from rewindctl.paper.reference import renda_points, report_points, report_tables
-from rewindctl.paper.reported import at_end, reports_own, usual
+from rewindctl.paper.reference import at_end, is_in_paper, paper_points, paper_tables, renda_points, usual
 
 Against = Literal["report", "renda", "none"]
 TOLERANCE = 0.01  # 9.31x and 9.35x are the same level; neighbours are 20 % apart
@@ -18,7 +17,7 @@ TOLERANCE = 0.01  # 9.31x and 9.35x are the same level; neighbours are 20 % apar
 class Published:
     """Accuracies as fractions: the median, the 10th and 90th percentiles (NaN: not published), the baseline.
 
-    `trials`: how many they are of; of the report, which does not say, the fewest that its numbers can be made of.
+    `trials`: how many they are of; of the paper, which does not say, the fewest that its numbers can be made of.
     """
 
     median: float
@@ -31,27 +30,27 @@ class Published:
 
 def spreads_of(cell: Cell) -> list[Published]:
     """The published numbers whose spread is that of a cell, whatever its K and clock; those of one trial have none."""
-    found = [point for point in (_of_report(cell), _of_renda(cell)) if point is not None and cell.schedule != "dense"]
+    found = [point for point in (_of_paper(cell), _of_renda(cell)) if point is not None and cell.schedule != "dense"]
     return [point for point in found if point.trials > 1 and math.isfinite(point.p90 - point.p10)]
 
 
 def published_of(cell: Cell, row: dict[str, Any], against: Against) -> Published | None:
     """The published number of a cell, None where there is none for its settings, which `row` has as tidy columns.
 
-    The report's are for what `reports_own` says, at any length; those of Renda et al. for the settings that both
+    The paper's are for what `is_in_paper` says, at any length; those of Renda et al. for the settings that both
     papers share, under any K: theirs is another one.
     """
-    if against == "report" and reports_own(row, cell.label):
-        return _of_report(cell)
+    if against == "report" and is_in_paper(row, cell.label):
+        return _of_paper(cell)
     if against == "renda" and usual(row, cell.label) and at_end(row):
         return _of_renda(cell)
     return None
 
 
-def _of_report(cell: Cell) -> Published | None:
+def _of_paper(cell: Cell) -> Published | None:
     if cell.schedule == "dense":
         return _baseline(cell)
-    points = report_points()
+    points = paper_points()
     found = points[
         (points["model"] == cell.model)
         & (points["dataset"] == cell.dataset)
@@ -78,7 +77,7 @@ def _of_report(cell: Cell) -> Published | None:
 
 
 def _of_table5(cell: Cell) -> Published | None:
-    table = report_tables()["table_5"]
+    table = paper_tables()["table_5"]
     settings = (table["network"], table["dataset"], table["structure"], table["schedule"])
     if settings != (cell.model, cell.dataset, cell.structure, cell.schedule):
         return None
@@ -91,7 +90,7 @@ def _of_table5(cell: Cell) -> Published | None:
 
 def _baseline(cell: Cell) -> Published | None:
     for number in (1, 2):
-        for row in report_tables()[f"table_{number}"]["rows"]:
+        for row in paper_tables()[f"table_{number}"]["rows"]:
             accuracy = row.get(f"{cell.dataset}_accuracy_pct")
             if row["key"] == cell.model and accuracy is not None:
                 return Published(accuracy / 100, math.nan, math.nan, accuracy / 100, f"report table {number}")

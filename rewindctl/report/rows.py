@@ -35,7 +35,10 @@ NEWER = (  # columns that older files lack
     "ended",
     "origin",
 )
-SAME_IN_GROUP = ("model", "dataset", "iterations", "scale", "structure", "scope", "method", "label", "sparsity_asked")
+SAME_IN_GROUP = (
+    *("model", "dataset", "iterations", "scale", "structure", "scope", "criterion", "channel_norm", "exclude"),
+    *("method", "label", "sparsity_asked"),
+)
 RUN = ("run_id", "schedule", "step")  # a level of a chain is a row of each schedule that it is a result of
 TRIAL = ("group", "seed", "schedule", "step", "precision", "dense_precision")
 

@@ -44,20 +44,11 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Section:
-    """Tables and drawings by the stem of their files, and the tidy rows behind them."""
+    """Tables and drawings by the stem of their files."""
 
-    name: str
     title: str
     tables: dict[str, Table]
     drawings: dict[str, Drawing]
-    rows: pd.DataFrame
-
-    def text(self, format_name: str) -> str:
-        return tables_text(self.tables, format_name)
-
-    def write(self, folder: Path, format_name: str) -> list[Path]:
-        """Figures (PNG, SVG, CSV), tables and `runs.csv`. Raises: UsageError when the folder cannot be written."""
-        return write_files(folder, [self], format_name, self.rows)
 
     def write_drawings(self, folder: Path) -> list[Path]:
         """`STEM.png`, `STEM.svg` and `STEM.csv` (the cells drawn, with scale, devices and run IDs) of each."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rewindctl.report.evidence import LEVEL, POWER, SIGN_BITS, TOLERANCE, Array
 
 EACH = LEVEL / 2  # of one direction, as the fixed tests
-HORIZON = 12  # the most trials that the report spent on a cell
+HORIZON = 12  # the most trials that the paper spent on a cell
 BY_HORIZON = 0.8  # of the level is spent by then; the rest is for those who go on
 SIMULATIONS = 500
 PLAN_BITS = 11  # 2048 changes of sign are enough for the power of a simulated study

@@ -1,23 +1,23 @@
 """A study's results: each of its cells once, ours and the published number beside it."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from rewindctl.datasets.facts import DataFacts
-from rewindctl.paper.comparisons import comparisons_of
+from rewindctl.datasets.facts import facts_of
 from rewindctl.paper.plan import Cell, StudyPlan, make_plan
+from rewindctl.paper.request import comparisons_of
 from rewindctl.paper.study import Study
-from rewindctl.report.cells import PRECISIONS, differences, statistics
+from rewindctl.report.cells import PRECISIONS, SETTINGS, differences, statistics
 from rewindctl.report.formats import Table
-from rewindctl.report.frame import mask_columns, recipe_of, scale_of
+from rewindctl.report.frame import recipe_of, scale_of
 from rewindctl.report.published import Against, Published, published_of
 from rewindctl.report.section import Drawing, Section
-from rewindctl.specs import PruneSpec, RetrainSpec, Spec
+from rewindctl.specs import RetrainSpec, Spec
 
 NUMBERS = ("median", "p10", "p90", "baseline")
 NAN = dict.fromkeys(NUMBERS, math.nan) | differences(math.nan, math.nan, math.nan, math.nan)
@@ -40,8 +40,6 @@ class StudyReport:
     rows: pd.DataFrame
     against: Against = "report"
     accuracy: str = "final"
-    facts: Callable[[str], DataFacts] | None = field(default=None, repr=False)
-    data_dir: Path | None = None
     compared: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -81,27 +79,17 @@ class StudyReport:
             stem = self.stem if name in ("curves", self.study.name) else f"{self.stem}-{name}"
             kind = "curves" if name == self.study.name else name
             drawn[stem] = Drawing(title, self.cells, delta, study_figures[kind], OVER[kind])
-        return Section(self.stem, title, made, drawn, self.rows)
-
-    def text(self, format_name: str = "text") -> str:
-        """Its tables in one of the formats."""
-        return self.section().text(format_name)
-
-    def write(self, folder: Path, format_name: str = "text", delta: str = "relative") -> list[Path]:
-        """Its tables, figures (PNG, SVG, CSV) and `runs.csv`. Raises: UsageError when the folder cannot be written."""
-        return self.section(delta).write(folder, format_name)
+        return Section(title, made, drawn)
 
 
 def study_report(
     rows: pd.DataFrame,
     study: Study,
     *,
-    facts: Callable[[str], DataFacts],
     scale: float = 1.0,
     trials: int | None = None,
     against: Against = "report",
     accuracy: str = "final",
-    data_dir: Path | None = None,
     selected: Collection[str] | None = None,
 ) -> StudyReport:
     """The results that `rows` (of `tidy_frame` or `read_rows`) hold for the cells of `study` at `scale`.
@@ -109,6 +97,7 @@ def study_report(
     `selected`: groups of the cells that were asked for, None for all; the others show what runs they have.
     The runs of a cell are those of its group: the same experiment whatever the seed. Raises: UsageError, DataError.
     """
+    facts = partial(facts_of, data_dir=None)
     plan = make_plan([study], facts, (0,), scale)
     groups = {cell.group for cell in plan.cells}
     own = rows[rows["group"].isin(groups)].drop_duplicates("run_id")
@@ -122,8 +111,7 @@ def study_report(
     ]
     baselines = rows[rows["run_id"].isin(set(own["dense_run_id"]))]
     used = rows[rows["group"].isin(groups) | rows.index.isin(baselines.index)]
-    compared = comparisons_of(study, facts, scale)
-    return StudyReport(study, pd.DataFrame(cells), used, against, accuracy, facts, data_dir, compared)
+    return StudyReport(study, pd.DataFrame(cells), used, against, accuracy, comparisons_of(study, facts, scale))
 
 
 def _by_precision(trials: pd.DataFrame | None) -> list[pd.DataFrame | None]:
@@ -153,7 +141,7 @@ def _cell(
         "iterations": dense.iterations,
         "scale": scale,
         "recipe": recipe_of(dense),
-        **_pruning(plan, cell),
+        **_pruning(cell),
         **_retraining(stage.spec),
         "schedule": cell.schedule,
         "step": cell.step,
@@ -172,13 +160,10 @@ def _cell(
     return row | _beside(row, known, scale) | {"group": cell.group}
 
 
-def _pruning(plan: StudyPlan, cell: Cell) -> dict[str, Any]:
-    """The settings of a cell's masks, and the iteration whose weights the first of them was made over."""
-    specs = [plan.stages[key].spec for key in plan.lineage(cell.stages[0])]
-    masks = [spec for spec in specs if isinstance(spec, PruneSpec)]
-    first = masks[-1] if masks else None
-    at = first.iteration if first else None
-    return mask_columns(first) | {"pruned_at": math.nan if at is None else at}
+def _pruning(cell: Cell) -> dict[str, Any]:
+    """The settings of a cell's masks as the columns of the tidy frame; those of a dense network are empty."""
+    settings = {name: getattr(cell, name) if cell.schedule != "dense" else "" for name in SETTINGS}
+    return settings | {"pruned_at": math.nan if cell.pruned_at is None else cell.pruned_at}
 
 
 def _retraining(spec: Spec) -> dict[str, float]:

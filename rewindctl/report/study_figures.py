@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from rewindctl.catalog import Catalog
-from rewindctl.report.figures import AXIS, FONT, OTHERS, curves, panel_title, style_of
+from rewindctl.report.figures import AXIS, FONT, OTHERS, curves, draw_medians, panel_title, style_of
 from rewindctl.report.tables import precision_name, several_precisions
 from rewindctl.system.safe_text import drawn
 
@@ -129,25 +129,8 @@ def _draw_lengths(axes: Any, grid: pd.DataFrame, delta: str) -> None:
     for kind in [*(name for name in KINDS if name in set(kinds)), *sorted(set(kinds) - set(KINDS))]:
         mine = (kinds == kind) | (whole if kind == "clock" else False)  # a clock from 0 is LR rewinding itself
         line = grid[mine].sort_values("retraining_iterations")
-        colour, marker = style_of("rewind" if kind == "clock" else kind) or free.pop(0)
-        counts = sorted(set(line["n"]))
-        trials = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}-{counts[-1]}"
-        middle, several = line[f"delta_{delta}"], line["n"] > 1
-        spread = [
-            (middle - line[f"delta_{delta}_p10"]).where(several),
-            (line[f"delta_{delta}_p90"] - middle).where(several),
-        ]
-        axes.errorbar(
-            line["retraining_iterations"],
-            middle,
-            yerr=spread,
-            color=colour,
-            marker=marker,
-            linewidth=1.3,
-            markersize=4,
-            capsize=2,
-            label=drawn(f"{KINDS.get(kind, kind)} ({trials})"),
-        )
+        style = style_of("rewind" if kind == "clock" else kind) or free.pop(0)
+        draw_medians(axes, line["retraining_iterations"], line, delta, style, KINDS.get(kind, kind))
     axes.axhline(0, color="grey", linewidth=0.8, zorder=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlim(0, None)

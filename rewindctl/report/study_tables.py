@@ -1,4 +1,4 @@
-"""Tables of a study in the report's forms: ours, published, difference and n in each."""
+"""Tables of a study in the paper's forms: ours, published, difference and n in each."""
 
 import math
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rewindctl.catalog import Catalog
+from rewindctl.datasets.facts import facts_of
 from rewindctl.errors import DataError
 from rewindctl.models import kernels, models
 from rewindctl.models.network import NetworkConfig
-from rewindctl.paper.listing import DEVICE_OF_REPORT
-from rewindctl.paper.reference import report_tables
+from rewindctl.paper.reference import DEVICE_OF_PAPER, paper_tables
 from rewindctl.report.cells import PRECISIONS
 from rewindctl.report.formats import Column, Table, percent, signed, spread
 from rewindctl.report.tables import DATA, NETWORK, PRUNING, RETRAINING, own_spread, precision_columns
@@ -50,7 +50,7 @@ def verdicts(report: "StudyReport") -> Table:
 
 @study_tables.register("table5")
 def table5(report: "StudyReport") -> Table:
-    """The form of the report's table 5: a row per retraining and sparsity."""
+    """The form of the paper's table 5: a row per retraining and sparsity."""
     sparsity = Column("sparsity %", lambda row: f"{100 * row['sparsity_asked']:.1f}")
     return _table(report, report.cells, NETWORK, RETRAINING, sparsity, N, *_accuracies(report), *_deltas(report))
 
@@ -58,12 +58,12 @@ def table5(report: "StudyReport") -> Table:
 @study_tables.register("table1")
 @study_tables.register("table2")
 def networks(report: "StudyReport") -> Table:
-    """The form of the report's tables 1 and 2: parameters, counted in the network, and the dense accuracy."""
-    published = {row["key"]: row for number in (1, 2) for row in report_tables()[f"table_{number}"]["rows"]}
+    """The form of the paper's tables 1 and 2: parameters, counted in the network, and the dense accuracy."""
+    published = {row["key"]: row for number in (1, 2) for row in paper_tables()[f"table_{number}"]["rows"]}
     rows = _dense(report)
     for ours, theirs in (("parameters", "trainable_parameters"), ("kernel_parameters", "kernel_parameters")):
         index = 0 if ours == "parameters" else 1
-        rows[ours] = [_parameters(report, row)[index] for _, row in rows.iterrows()]
+        rows[ours] = [_parameters(row)[index] for _, row in rows.iterrows()]
         rows[f"published_{ours}"] = [  # the published counts are those of heads with 10 outputs
             published.get(row["model"], {}).get(theirs, math.nan) if row["dataset"] == "cifar10" else math.nan
             for _, row in rows.iterrows()
@@ -83,13 +83,13 @@ def networks(report: "StudyReport") -> Table:
 
 @study_tables.register("table3")
 def data_sets(report: "StudyReport") -> Table:
-    """The form of the report's table 3: sizes of the data sets, ours from the data where it is here."""
+    """The form of the paper's table 3: sizes of the data sets, ours from the data where it is here."""
     from rewindctl.datasets.files import load_dataset
 
     rows = []
-    for row in report_tables()["table_3"]["rows"]:
+    for row in paper_tables()["table_3"]["rows"]:
         try:
-            data = load_dataset(row["key"], report.data_dir)
+            data = load_dataset(row["key"], None)
         except DataError:
             data = None
         theirs = (
@@ -126,8 +126,8 @@ def data_sets(report: "StudyReport") -> Table:
 
 @study_tables.register("table4")
 def times(report: "StudyReport") -> Table:
-    """The form of the report's table 4: updates a second and minutes of a training cycle, a row per device."""
-    published = {row["key"]: row for row in report_tables()["table_4"]["rows"]}
+    """The form of the paper's table 4: updates a second and minutes of a training cycle, a row per device."""
+    published = {row["key"]: row for row in paper_tables()["table_4"]["rows"]}
     rows = []
     for _, cell in _dense(report).iterrows():
         theirs = published.get(cell["model"], {}) if cell["dataset"] == "cifar10" and report.against == "report" else {}
@@ -154,7 +154,7 @@ def times(report: "StudyReport") -> Table:
         ),
     )
     notes = (
-        f"Published: {DEVICE_OF_REPORT}. Minutes are those of a baseline's iterations at the median speed of n runs.",
+        f"Published: {DEVICE_OF_PAPER}. Minutes are those of a baseline's iterations at the median speed of n runs.",
     )
     return Table(frame, _with_precision(frame, columns), _caption(report), (*notes, *_notes(report, frame)))
 
@@ -187,7 +187,7 @@ def _with_precision(rows: pd.DataFrame, columns: tuple[Column, ...]) -> tuple[Co
 
 def _caption(report: "StudyReport") -> str:
     """What is shown beside what, and first of all whether it is scaled."""
-    beside = {"report": "beside the report", "renda": "beside Renda et al.", "none": "alone"}[report.against]
+    beside = {"report": "beside the paper", "renda": "beside Renda et al.", "none": "alone"}[report.against]
     mark = f"{report.mark.upper()}, not the paper's experiment: " if report.mark else ""
     return f"{mark}{report.study.name}: {report.study.title} ({report.study.source}), ours {beside}"
 
@@ -251,9 +251,8 @@ def _dense(report: "StudyReport") -> pd.DataFrame:
     return report.cells[report.cells["schedule"] == "dense"].copy() if len(report.cells) else report.cells
 
 
-def _parameters(report: "StudyReport", row: "pd.Series[Any]") -> tuple[int, int]:
-    assert report.facts is not None
-    facts = report.facts(row["dataset"])
+def _parameters(row: "pd.Series[Any]") -> tuple[int, int]:
+    facts = facts_of(row["dataset"], None)
     return _counted(row["model"], facts.channels, facts.classes)
 
 

@@ -8,18 +8,19 @@ import pandas as pd
 from rewindctl.conditions import parse_conditions
 from rewindctl.errors import RewindError
 from rewindctl.paper.claims import UNDECIDED
-from rewindctl.paper.comparisons import BEST
+from rewindctl.paper.plan import pruning_name
+from rewindctl.paper.request import BEST
 from rewindctl.report.best_of import LEGEND, best_of
+from rewindctl.report.cells import SETTINGS
 from rewindctl.report.contrast import NO_NUMBERS, SCENARIO
 from rewindctl.report.formats import Table
-from rewindctl.report.paired import both, pair_table, paired
-from rewindctl.report.sides import Side, lifted, values_of
-from rewindctl.report.tables import method_name, pruning_name
+from rewindctl.report.paired import Side, both, lifted, pair_table, paired, values_of
+from rewindctl.report.tables import method_name
 
 if TYPE_CHECKING:
     from rewindctl.report.study import StudyReport
 
-PLACE = ["model", "dataset", "iterations", "pruned_at", "schedule", "step"]
+PLACE = ["model", "dataset", "iterations", *SETTINGS, "schedule", "step"]
 NO_RUNS = "no dense run has both"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from rewindctl.catalog import Catalog
+from rewindctl.paper.plan import pruning_name
 from rewindctl.report.cells import PRECISIONS
 from rewindctl.report.formats import Column, Table, as_table, percent, signed, spread
 from rewindctl.rewinding.methods import methods
@@ -14,7 +15,7 @@ tables: Catalog[Callable[[pd.DataFrame], Table]] = Catalog("table")
 
 
 def method_name(method: str, label: str) -> str:
-    """A method in the report's words, with what the label adds to the method's key."""
+    """A method in the paper's words, with what the label adds to the method's key."""
     if method == "none":
         return "none (dense)"
     return f"{methods[method].label if method in methods else method}{label.removeprefix(method)}"
@@ -77,20 +78,6 @@ def precision_name(row: "pd.Series[Any]") -> str:
         return ""
     own, dense = (str(row[name]) if pd.notna(row[name]) and row[name] else "unknown" for name in PRECISIONS)
     return own if own == dense else f"{own} (dense {dense})"
-
-
-def pruning_name(cell: "pd.Series[Any]") -> str:
-    """`one-shot`, or `iterative (0.2)`, with every setting of pruning that is not the usual one."""
-    if cell["schedule"] == "dense":
-        return "-"
-    name = "one-shot" if cell["schedule"] == "one_shot" else f"iterative ({cell['step']:g})"
-    extra = [str(cell["structure"])] if cell["structure"] == "structured" else []
-    extra += [str(cell["scope"])] if cell["scope"] == "layerwise" else []
-    extra += [str(cell["criterion"])] if cell["criterion"] != "magnitude" else []
-    extra += [f"without {cell['exclude']}"] if cell["exclude"] else []
-    extra += ["channel norm removed"] if cell["channel_norm"] == "remove" else []
-    extra += [f"of iteration {int(cell['pruned_at']):,}"] if pd.notna(cell["pruned_at"]) else []
-    return " ".join([name, *extra])
 
 
 NETWORK = Column("network", lambda row: str(row["model"]))

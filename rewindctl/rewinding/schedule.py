@@ -9,7 +9,7 @@ class LearningRateSchedule:
 
     The first update is iteration 0; iteration b is the first at the lower rate, so with 36,000 the iterations
     0..35,999 use the higher one. Keras keeps the old rate for iteration b as well; we do not.
-    Source: report section 3.
+    Source: the paper, section 3.
     """
 
     iterations: int

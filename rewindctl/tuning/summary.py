@@ -1,4 +1,4 @@
-"""The end of a search: its best point, the command for a full run, plots, and the report's rate on the same parent."""
+"""The end of a search: its best point, the command for a full run, plots, and the paper's rate on the same parent."""
 
 import csv
 import warnings
@@ -63,9 +63,9 @@ def best_of(ended: list[FrozenTrial]) -> FrozenTrial:
 
 
 def compare(trials: Trials, best: RetrainOptions, seeds: tuple[int, ...]) -> dict[str, Any]:
-    """The best point and the report's fine-tuning (a constant 0.001) on the same parent and held-out part.
+    """The best point and the paper's fine-tuning (a constant 0.001) on the same parent and held-out part.
 
-    What the search does not vary is the same for both; what it varies has the report's value. Each seed trains both;
+    What the search does not vary is the same for both; what it varies has the paper's value. Each seed trains both;
     no trial was chosen by these seeds. A training that diverges has no accuracy, and its pair counts for nothing.
     """
     reference = RetrainOptions(method="finetune", lr=FINETUNE_RATE, iterations=_reference_length(trials))

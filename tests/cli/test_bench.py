@@ -9,9 +9,8 @@ from conftest import Cli
 
 from rewindctl.checks.speed import Speed
 from rewindctl.datasets.facts import facts_of
-from rewindctl.paper.bench import DATASET, bench_json, published_speeds, specs_to_measure
+from rewindctl.paper.bench import DATASET, bench_json, bench_text, published_speeds, specs_to_measure
 from rewindctl.paper.cost import State, plan_json
-from rewindctl.paper.listing import bench_text
 from rewindctl.paper.plan import make_plan
 from rewindctl.paper.study import shipped
 from rewindctl.specs import DenseSpec
@@ -42,7 +41,7 @@ def test_a_network_is_measured_and_nothing_is_made(cli: Cli, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_choice_the_reports_networks_are_measured_with_its_recipes() -> None:
+def test_without_a_choice_the_papers_networks_are_measured_with_its_recipes() -> None:
     specs = specs_to_measure((), facts, 1.0)
     assert [spec.model for spec in specs] == list(published_speeds()) == list(SPEEDS)
     assert published_speeds() == {"resnet20": 59.0, "resnet56": 28.6, "resnet110": 15.9, "wrn16_8": 17.4}
@@ -58,7 +57,7 @@ def test_hours_are_those_of_the_plans() -> None:
         totals = plan_json(plan, State(), {pair: SPEEDS[pair[0]] for pair in pairs}, "a device", [])["totals"]
         assert made[study.name]["hours"] == pytest.approx(totals["hours"])
         assert made[study.name]["iterations"] == totals["iterations"]
-    parts = [made[study.name] for study in shipped().values() if study.part_of_report]
+    parts = [made[study.name] for study in shipped().values() if study.part_of_paper]
     whole = made["all"]["iterations"]
     assert max(part["iterations"] for part in parts) < whole < sum(part["iterations"] for part in parts)
 

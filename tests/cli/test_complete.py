@@ -64,7 +64,7 @@ CATALOGS = {
     "order": orders,
     "format": formats,
     "table": {*tables, *study_tables},
-    "figure": {*figures, *(name for name, study in shipped().items() if study.part_of_report and study.figures)},
+    "figure": {*figures, *(name for name, study in shipped().items() if study.part_of_paper and study.figures)},
     "study": shipped(),
 }
 

@@ -26,7 +26,7 @@ REFUSED = [
     (("fig1", "--scale", "2"), "--scale 2 is outside (0, 1]", "such as 0.01"),
     (("fig1", "--scale", "nan"), "--scale nan is outside (0, 1]", "such as 0.01"),
     (("fig1", "--scale", "0.00001"), "--scale 1e-05 leaves nothing of iteration", "larger scale"),
-    (("fig1", "--cells", "methd=finetune"), "unknown column 'methd'", "known: compression"),
+    (("fig1", "--cells", "methd=finetune"), "unknown column 'methd'", "known: channel_norm, compression"),
     (("fig1", "--cells", "method=none"), "selects none of 60 cells", "loosen"),
     (("fig1", "--jobs", "0"), "--jobs", "--help"),
     (("fig1", "--engine", "slurm"), "--engine", "--help"),

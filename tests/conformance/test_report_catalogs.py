@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from study_rows import NO_ROWS, facts, made_rows, tiny_study
+from study_rows import NO_ROWS, made_rows, tiny_study
 
 from rewindctl.catalog import Catalog
 from rewindctl.report.cells import summarise
@@ -30,7 +30,7 @@ DELTAS = ("relative", "points")
 @pytest.fixture(scope="module", params=["runs", "no runs"])
 def report(request: pytest.FixtureRequest) -> StudyReport:
     rows = made_rows(tiny_study) if request.param == "runs" else NO_ROWS
-    return study_report(rows, tiny_study, facts=facts)
+    return study_report(rows, tiny_study)
 
 
 @pytest.mark.parametrize("catalog", CATALOGS)

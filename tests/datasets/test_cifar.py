@@ -81,7 +81,7 @@ def test_archive_of_the_right_form_with_other_content_is_refused(name: str, clas
     path.unlink()
 
 
-# Source: the published files; report table 3 and paper for CIFAR-10, counted for CIFAR-100.
+# Source: the published files; the paper's table 3 for CIFAR-10, counted for CIFAR-100.
 PUBLISHED = {
     "cifar10": ((0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784), 0),
     "cifar100": ((0.5070751592, 0.4865488733, 0.4409178434), (0.26733429, 0.25643846, 0.27615047), 10),

@@ -12,8 +12,8 @@ from rewindctl.durations import Deadline
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.limit import Limit
 from rewindctl.engines.run import MOST_ATTEMPTS, SAME_FAILURES, Finished, Meter, run_plan
+from rewindctl.paper.allotment import telling_order
 from rewindctl.paper.plan import StudyPlan, make_plan
-from rewindctl.paper.telling import telling_order
 
 
 class Scripted:

@@ -1,4 +1,4 @@
-"""CIFAR ResNets: the report's counts, and the structure that they do not show."""
+"""CIFAR ResNets: the paper's counts, and the structure that they do not show."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch.nn.functional import relu
 from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.network import NetworkConfig
 
-# Report table 1, 10 classes: trainable and kernel parameters.
+# The paper, table 1, 10 classes: trainable and kernel parameters.
 TABLE_1 = [("resnet20", 272_282, 270_896), ("resnet56", 855_578, 851_504), ("resnet110", 1_730_522, 1_722_416)]
 LAST_WIDTH = 64
 
@@ -43,7 +43,7 @@ def test_depth_counts_the_layers_on_the_longest_path(depth: int) -> None:
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet20"])
 def test_shape_changes_pass_through_a_bare_1x1_projection(name: str) -> None:
-    """Two of them, without bias and without a norm: else the report's counts do not come out."""
+    """Two of them, without bias and without a norm: else the paper's counts do not come out."""
     network = resnet(name)
     convolutions = {key: m for key, m in network.named_modules() if isinstance(m, nn.Conv2d)}
     projections = {key: m for key, m in convolutions.items() if m.kernel_size == (1, 1)}

@@ -1,4 +1,4 @@
-"""Wide ResNets: the report's counts, and where the pre-activation branches off."""
+"""Wide ResNets: the paper's counts, and where the pre-activation branches off."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch.nn.functional import relu
 from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.network import NetworkConfig
 
-# Report table 2, 10 classes.
+# The paper, table 2, 10 classes.
 TRAINABLE, KERNEL, LAST_WIDTH = 10_961_370, 10_954_160, 512
 
 

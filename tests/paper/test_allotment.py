@@ -50,6 +50,18 @@ def test_the_same_comparison_of_two_panels_is_one() -> None:
     assert len(comparisons(planned(panel(methods=METHODS), panel(methods=METHODS)), 0.1, [])) == 3
 
 
+def test_panels_that_are_pruned_in_different_ways_have_comparisons_of_different_names() -> None:
+    ways: list[dict[str, Any]] = [{}, {"criterion": "random"}, {"exclude": ["stem"]}, {"scope": "layerwise"}]
+    ways += [{"pruned_at": 12}, {"structure": "structured"}, {"structure": "structured", "channel_norm": "remove"}]
+    methods = [{"method": "finetune"}, {"method": "lr_rewind"}]
+    found = comparisons(planned(*(panel(methods=methods, **way) for way in ways)), 0.1, [])
+    place = "finetune - lr_rewind, resnet8 on digits, one-shot"
+    assert [one.name.removeprefix(place) for one in found] == [
+        *("", " random", " without stem", " layerwise", " of iteration 12"),
+        *(" structured", " structured channel norm removed"),
+    ]
+
+
 def test_the_next_trial_goes_where_a_decision_costs_least() -> None:
     plan = planned(panel(methods=METHODS))
     found = comparisons(plan, 0.1, [])

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from rewindctl.paper.claims import CLAIMS, SOURCES, at_compression, report_source, state_of_the_art
-from rewindctl.paper.reference import renda_points, report_points
+from rewindctl.paper.claims import CLAIMS, SOURCES, at_compression, paper_source, state_of_the_art
+from rewindctl.paper.reference import paper_points, renda_points
 
 
 def scenario(**changes: object) -> "pd.Series[object]":
@@ -25,7 +25,7 @@ def scenario(**changes: object) -> "pd.Series[object]":
 
 def test_the_scenarios_are_those_of_the_published_points() -> None:
     keys = ["model", "dataset", "structure", "schedule", "step_fraction"]
-    shown = report_points()[report_points()["figure"] <= 5].drop_duplicates(keys)
+    shown = paper_points()[paper_points()["figure"] <= 5].drop_duplicates(keys)
     drawn = {
         (*(row[key] for key in keys[:-1]), None if pd.isna(row["step_fraction"]) else row["step_fraction"]): row[
             "figure"
@@ -37,28 +37,28 @@ def test_the_scenarios_are_those_of_the_published_points() -> None:
     }
 
 
-def test_where_the_report_supports_claim_1_its_points_do_too() -> None:
-    points = report_points()[report_points()["compression"] > 1]
+def test_where_the_paper_supports_claim_1_its_points_do_too() -> None:
+    points = paper_points()[paper_points()["compression"] > 1]
     for figure in (1, 2, 3, 4):
         shown = points[points["figure"] == figure]
         wide = shown.pivot_table(index=["panel", "compression"], columns="method", values="accuracy_pct")
-        assert CLAIMS[0].report_verdict(f"figure {figure}") == "supported"
+        assert CLAIMS[0].papers_verdict_in(f"figure {figure}") == "supported"
         assert (wide["finetune"] < wide[["weight_rewind", "lr_rewind"]].min(axis=1)).all()
-    assert CLAIMS[0].report_verdict("figure 5") == ""
+    assert CLAIMS[0].papers_verdict_in("figure 5") == ""
 
 
 def test_figure_5_contradicts_claims_2_and_3() -> None:
-    assert [claim.report_verdict("figure 5") for claim in CLAIMS] == ["", "contradicted", "contradicted"]
-    assert {claim.report_verdict("figure 2") for claim in CLAIMS} == {"supported"}
-    assert {claim.report_verdict("") for claim in CLAIMS} == {""}
+    assert [claim.papers_verdict_in("figure 5") for claim in CLAIMS] == ["", "contradicted", "contradicted"]
+    assert {claim.papers_verdict_in("figure 2") for claim in CLAIMS} == {"supported"}
+    assert {claim.papers_verdict_in("") for claim in CLAIMS} == {""}
 
 
 @pytest.mark.parametrize(
     "label", ["lr_rewind", "finetune", "weight_rewind k=8000", "weight_rewind k=8000 restarted clock"]
 )
-def test_the_report_speaks_of_its_own_settings(label: str) -> None:
-    assert report_source(scenario(), (label,)) == "figure 1"
-    assert report_source(scenario(schedule="one_shot", step=float("nan")), (label,)) == "figure 1"
+def test_the_paper_speaks_of_its_own_settings(label: str) -> None:
+    assert paper_source(scenario(), (label,)) == "figure 1"
+    assert paper_source(scenario(schedule="one_shot", step=float("nan")), (label,)) == "figure 1"
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_the_report_speaks_of_its_own_settings(label: str) -> None:
         {"structure": "structured"},
     ],
 )
-def test_of_any_other_scenario_the_report_says_nothing(changes: dict[str, object]) -> None:
-    assert report_source(scenario(**changes), ("lr_rewind",)) == ""
+def test_of_any_other_scenario_the_paper_says_nothing(changes: dict[str, object]) -> None:
+    assert paper_source(scenario(**changes), ("lr_rewind",)) == ""
     if changes != {"structure": "structured"}:
         assert len(state_of_the_art(scenario(**changes))) == 0
 
@@ -86,8 +86,8 @@ def test_of_any_other_scenario_the_report_says_nothing(changes: dict[str, object
 @pytest.mark.parametrize(
     "label", ["lr_rewind restored momentum", "lr_rewind T=100", "finetune lr=0.01", "weight_rewind k=2000"]
 )
-def test_of_other_settings_of_a_method_the_report_says_nothing(label: str) -> None:
-    assert report_source(scenario(), ("finetune", label)) == ""
+def test_of_other_settings_of_a_method_the_paper_says_nothing(label: str) -> None:
+    assert paper_source(scenario(), ("finetune", label)) == ""
 
 
 @pytest.mark.parametrize("model", ["resnet20", "resnet56", "resnet110"])
@@ -107,7 +107,7 @@ def test_of_two_equal_lengths_the_longer_is_taken() -> None:
     assert level["middle"] == pytest.approx(-2.200711)  # 182 epochs; with 170, -2.31
 
 
-def test_a_level_is_found_at_the_reports_rounded_sparsity_and_nowhere_between() -> None:
+def test_a_level_is_found_at_the_papers_rounded_sparsity_and_nowhere_between() -> None:
     levels = state_of_the_art(scenario())
     level = at_compression(levels, 1 / (1 - 0.893))
     assert level is not None

@@ -15,7 +15,7 @@ from studies import panel, study_of
 from rewindctl.cli import run as run_command
 from rewindctl.datasets.facts import DataFacts, facts_of
 from rewindctl.paper import cost
-from rewindctl.paper.listing import plan_text
+from rewindctl.paper.cost import plan_text
 from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.paper.study import shipped
 from rewindctl.registry import Registry

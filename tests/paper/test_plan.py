@@ -17,7 +17,7 @@ from rewindctl.pipeline.plan import Stage
 from rewindctl.registry import Registry
 from rewindctl.specs import DenseSpec, PruneSpec, RetrainSpec
 
-REPORT = [study for study in shipped().values() if study.part_of_report]
+PAPER = [study for study in shipped().values() if study.part_of_paper]
 
 
 @cache
@@ -37,46 +37,46 @@ def dense_stages(plan: StudyPlan) -> list[Stage]:
     return [stage for stage in plan.stages.values() if isinstance(stage.spec, DenseSpec)]
 
 
-# The report
+# The paper
 
 
 @pytest.fixture(scope="module")
-def report() -> StudyPlan:
-    return planned(*REPORT, seeds=(0, 1, 2))
+def paper() -> StudyPlan:
+    return planned(*PAPER, seeds=(0, 1, 2))
 
 
-def test_parents_come_before_their_children_and_every_fingerprint_is_its_specs(report: StudyPlan) -> None:
+def test_parents_come_before_their_children_and_every_fingerprint_is_its_specs(paper: StudyPlan) -> None:
     seen: set[str] = set()
-    for key, stage in report.stages.items():
+    for key, stage in paper.stages.items():
         assert key == stage.key == stage.spec.fingerprint()
         assert (stage.parent is None) == isinstance(stage.spec, DenseSpec)
         if not isinstance(stage.spec, DenseSpec):
             assert stage.spec.parent_fingerprint == stage.parent
             assert stage.parent in seen
-        assert isinstance(report.stages[report.lineage(key)[-1]].spec, DenseSpec)
+        assert isinstance(paper.stages[paper.lineage(key)[-1]].spec, DenseSpec)
         seen.add(key)
 
 
-def test_stages_alternate_on_the_way_to_every_cell(report: StudyPlan) -> None:
-    for cell in report.cells:
+def test_stages_alternate_on_the_way_to_every_cell(paper: StudyPlan) -> None:
+    for cell in paper.cells:
         for stage in cell.stages:
-            lineage = [report.stages[key].spec.kind for key in reversed(report.lineage(stage))]
+            lineage = [paper.stages[key].spec.kind for key in reversed(paper.lineage(stage))]
             assert lineage == ["dense"] + ["prune", "retrain"] * (len(lineage) // 2)
             if cell.schedule != "iterative":
                 assert len(lineage) == (1 if cell.method == "none" else 3)
 
 
-def test_every_stage_is_there_for_a_cell(report: StudyPlan) -> None:
-    assert min(report.uses().values()) >= 1
+def test_every_stage_is_there_for_a_cell(paper: StudyPlan) -> None:
+    assert min(paper.uses().values()) >= 1
 
 
-def test_the_whole_report_is_less_than_its_parts(report: StudyPlan) -> None:
-    parts = [planned(study, seeds=(0, 1, 2)) for study in REPORT]
-    assert set(report.stages) == {key for part in parts for key in part.stages}
-    assert len(report.stages) < sum(len(part.stages) for part in parts)
-    assert report.cells == [cell for part in parts for cell in part.cells]
+def test_the_whole_paper_is_less_than_its_parts(paper: StudyPlan) -> None:
+    parts = [planned(study, seeds=(0, 1, 2)) for study in PAPER]
+    assert set(paper.stages) == {key for part in parts for key in part.stages}
+    assert len(paper.stages) < sum(len(part.stages) for part in parts)
+    assert paper.cells == [cell for part in parts for cell in part.cells]
     # four networks on CIFAR-10, two of them on CIFAR-100 too, three trials
-    assert len(dense_stages(report)) == 18
+    assert len(dense_stages(paper)) == 18
 
 
 @pytest.mark.parametrize(
@@ -132,25 +132,25 @@ def test_iterative_weight_rewinding_goes_back_to_the_dense_run_under_every_mask(
 # Trials
 
 
-def test_a_seed_changes_the_seed_and_nothing_else(report: StudyPlan) -> None:
+def test_a_seed_changes_the_seed_and_nothing_else(paper: StudyPlan) -> None:
     by_group: dict[str, list[Stage]] = {}
-    for key, stage in report.stages.items():
-        by_group.setdefault(report.groups[key], []).append(stage)
+    for key, stage in paper.stages.items():
+        by_group.setdefault(paper.groups[key], []).append(stage)
     for stages in by_group.values():
         assert len(stages) == 3
         fields = [stage.spec.fields() | {"seed": 0, "parent_fingerprint": ""} for stage in stages]
         assert fields[0] == fields[1] == fields[2]
-        assert [report.dense_of(stage).seed for stage in stages] == [0, 1, 2]
+        assert [paper.dense_of(stage).seed for stage in stages] == [0, 1, 2]
 
 
-def test_a_cell_has_a_stage_for_each_trial_and_its_group_in_common(report: StudyPlan) -> None:
-    for cell in report.cells:
-        assert [report.dense_of(report.stages[key]).seed for key in cell.stages] == [0, 1, 2]
-        assert {report.groups[key] for key in cell.stages} == {cell.group}
+def test_a_cell_has_a_stage_for_each_trial_and_its_group_in_common(paper: StudyPlan) -> None:
+    for cell in paper.cells:
+        assert [paper.dense_of(paper.stages[key]).seed for key in cell.stages] == [0, 1, 2]
+        assert {paper.groups[key] for key in cell.stages} == {cell.group}
 
 
-def test_trials_come_one_after_the_other(report: StudyPlan) -> None:
-    seeds = [report.dense_of(stage).seed for stage in report.stages.values()]
+def test_trials_come_one_after_the_other(paper: StudyPlan) -> None:
+    seeds = [paper.dense_of(stage).seed for stage in paper.stages.values()]
     assert seeds == sorted(seeds)
 
 
@@ -291,7 +291,7 @@ def test_what_no_command_would_take_is_refused_with_the_name_of_the_study(fields
 
 @pytest.mark.parametrize("scale", [0.5, 0.1, 0.01, 0.002])
 def test_no_stage_of_a_scaled_plan_is_one_of_the_full_plan(scale: float) -> None:
-    full, small = planned(*REPORT), planned(*REPORT, scale=scale)
+    full, small = planned(*PAPER), planned(*PAPER, scale=scale)
     assert not set(full.stages) & set(small.stages)
     assert not set(full.groups.values()) & set(small.groups.values())
     assert len(small.stages) == len(full.stages)
@@ -312,7 +312,7 @@ def test_points_and_k_scale_with_the_run() -> None:
 
 
 def test_scale_one_is_the_full_plan() -> None:
-    assert planned(*REPORT).stages == planned(*REPORT, scale=1.0).stages
+    assert planned(*PAPER).stages == planned(*PAPER, scale=1.0).stages
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.1, 1.1, float("nan"), float("inf")])
@@ -330,14 +330,14 @@ def test_a_scale_that_leaves_nothing_is_refused() -> None:
 # Parts
 
 
-def test_a_part_has_what_its_cells_need_and_no_more(report: StudyPlan) -> None:
-    kept = [cell for cell in report.cells if cell.study == "fig1" and cell.method == "lr_rewind"]
-    part = report.only(kept)
+def test_a_part_has_what_its_cells_need_and_no_more(paper: StudyPlan) -> None:
+    kept = [cell for cell in paper.cells if cell.study == "fig1" and cell.method == "lr_rewind"]
+    part = paper.only(kept)
     assert part.cells == kept
-    assert set(part.stages) == {link for cell in kept for key in cell.stages for link in report.lineage(key)}
-    assert list(part.stages) == [key for key in report.stages if key in part.stages]
-    assert report.only(report.cells).stages == report.stages
-    assert not report.only([]).stages
+    assert set(part.stages) == {link for cell in kept for key in cell.stages for link in paper.lineage(key)}
+    assert list(part.stages) == [key for key in paper.stages if key in part.stages]
+    assert paper.only(paper.cells).stages == paper.stages
+    assert not paper.only([]).stages
 
 
 def test_a_cell_says_what_it_is() -> None:

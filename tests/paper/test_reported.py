@@ -1,4 +1,4 @@
-"""What is the report's own cell is the same for its claims and for the numbers put beside ours."""
+"""What is the paper's own cell is the same for its claims and for the numbers put beside ours."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from study_rows import NO_ROWS, facts
 
-from rewindctl.paper.claims import report_source
+from rewindctl.paper.claims import paper_source
 from rewindctl.paper.plan import Cell, make_plan
-from rewindctl.paper.reported import reports_own, usual
+from rewindctl.paper.reference import is_in_paper, usual
 from rewindctl.paper.study import shipped
 from rewindctl.report.published import published_of
 from rewindctl.report.study import study_report
@@ -19,16 +19,16 @@ STUDIES = ("fig1", "fig2", "fig3", "fig4", "fig5", "table5", "lr_clock", "wrn_ch
 def pruned(name: str) -> list[tuple[Cell, dict[str, Any]]]:
     """The pruned cells of a study with their tidy columns."""
     cells = make_plan([shipped()[name]], facts, (0,)).cells
-    rows = study_report(NO_ROWS, shipped()[name], facts=facts).cells
+    rows = study_report(NO_ROWS, shipped()[name]).cells
     return [(c, dict(r)) for c, (_, r) in zip(cells, rows.iterrows(), strict=True) if c.schedule != "dense"]
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_cell_with_a_published_number_is_one_of_the_claims_and_the_other_way_round(name: str) -> None:
     for cell, row in pruned(name):
-        assert reports_own(row, cell.label)
+        assert is_in_paper(row, cell.label)
         assert published_of(cell, row, "report") is not None
-        assert report_source(pd.Series(row), (cell.label,)) != ""
+        assert paper_source(pd.Series(row), (cell.label,)) != ""
 
 
 EXPLORATORY: list[dict[str, Any]] = [
@@ -46,7 +46,7 @@ EXPLORATORY: list[dict[str, Any]] = [
 def test_an_exploratory_cell_is_neither(name: str, changes: dict[str, Any]) -> None:
     for cell, row in pruned(name):
         assert published_of(cell, row | changes, "report") is None
-        assert report_source(pd.Series(row | changes), (cell.label,)) == ""
+        assert paper_source(pd.Series(row | changes), (cell.label,)) == ""
 
 
 LABELS = {
@@ -66,22 +66,22 @@ LABELS = {
 
 
 @pytest.mark.parametrize("label", LABELS)
-def test_only_the_reports_settings_of_a_method_are_its_own(label: str) -> None:
+def test_only_the_papers_settings_of_a_method_are_its_own(label: str) -> None:
     ((_, row), *_) = pruned("fig1")
-    assert reports_own(row, label) == LABELS[label]
+    assert is_in_paper(row, label) == LABELS[label]
     assert usual(row, label) == (LABELS[label] or label.startswith("weight_rewind k="))
 
 
 def test_the_authors_checkpoint_is_that_of_their_network_alone() -> None:
     (_, wrn), (_, resnet) = pruned("fig5")[0], pruned("fig1")[0]
-    assert reports_own(wrn | {"pruned_at": 72_000.0}, "lr_rewind")
-    assert not reports_own(wrn | {"pruned_at": 64_000.0}, "lr_rewind")
-    assert not reports_own(resnet | {"pruned_at": 72_000.0}, "lr_rewind")
+    assert is_in_paper(wrn | {"pruned_at": 72_000.0}, "lr_rewind")
+    assert not is_in_paper(wrn | {"pruned_at": 64_000.0}, "lr_rewind")
+    assert not is_in_paper(resnet | {"pruned_at": 72_000.0}, "lr_rewind")
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.0137, 0.01])
-def test_of_a_scaled_run_the_scaled_k_is_the_reports_and_never_counts_for_a_claim(scale: float) -> None:
-    report = study_report(NO_ROWS, shipped()["fig1"], facts=facts, scale=scale)
+def test_of_a_scaled_run_the_scaled_k_is_the_papers_and_never_counts_for_a_claim(scale: float) -> None:
+    report = study_report(NO_ROWS, shipped()["fig1"], scale=scale)
     for _, row in report.cells.iterrows():
-        assert reports_own(row, row["label"])
-        assert (report_source(row, (row["label"],)) != "") == (scale == 1)
+        assert is_in_paper(row, row["label"])
+        assert (paper_source(row, (row["label"],)) != "") == (scale == 1)

@@ -33,8 +33,8 @@ def compressions(cells: list[Cell]) -> set[float]:
 # Studies
 
 
-def test_all_is_the_report() -> None:
-    assert studies_of(("all",)) == [study for study in shipped().values() if study.part_of_report]
+def test_all_is_the_paper() -> None:
+    assert studies_of(("all",)) == [study for study in shipped().values() if study.part_of_paper]
     assert studies_of(("fig3", "all", "fig3"))[0].name == "fig3"
     assert len(studies_of(("fig3", "all", "fig3"))) == 11
 
@@ -138,7 +138,7 @@ REFUSED = [
     ("method=", "is not a condition", "write"),
     ("=finetune", "is not a condition", "write"),
     ("method=finetune,", "'' is not a condition", "write"),
-    ("methods=finetune", "unknown column 'methods'", "known: compression, dataset, k"),
+    ("methods=finetune", "unknown column 'methods'", "known: channel_norm, compression, criterion, dataset"),
     ("group=abc", "unknown column 'group'", "known"),
     ("stages=abc", "unknown column 'stages'", "known"),
     ("__class__=Cell", "unknown column '__class__'", "known"),

@@ -1,4 +1,4 @@
-"""The report's studies are its figures and tables; a user's file is valid or refused with its line."""
+"""The paper's studies are its figures and tables; a user's file is valid or refused with its line."""
 
 import contextlib
 from importlib.resources import files
@@ -13,8 +13,7 @@ from pydantic import BaseModel, ValidationError
 from studies import panel, study_of, text_of
 
 from rewindctl.errors import UsageError
-from rewindctl.paper.listing import cell_count, studies_json, studies_text
-from rewindctl.paper.reference import report_points
+from rewindctl.paper.reference import paper_points
 from rewindctl.paper.study import (
     LARGEST_FILE,
     MethodEntry,
@@ -23,6 +22,8 @@ from rewindctl.paper.study import (
     load_study,
     parse_study,
     shipped,
+    studies_json,
+    studies_text,
     study_text,
 )
 
@@ -54,21 +55,21 @@ def step_of(one: Panel) -> float | None:
     return one.sparsities[0] if one.schedule == "iterative" else None
 
 
-# The report's
+# The paper's
 
 
-def test_the_report_is_all_of_its_tables_and_figures() -> None:
-    assert {study.name for study in shipped().values() if study.part_of_report} == set(CELLS)
+def test_the_paper_is_all_of_its_tables_and_figures() -> None:
+    assert {study.name for study in shipped().values() if study.part_of_paper} == set(CELLS)
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_every_study_of_the_report_has_its_cells(name: str) -> None:
-    assert cell_count(shipped()[name]) == CELLS[name]
+def test_every_study_of_the_paper_has_its_cells(name: str) -> None:
+    assert shipped()[name].cell_count == CELLS[name]
 
 
 @pytest.mark.parametrize("figure", range(1, 7))
 def test_every_published_point_is_one_cell_and_every_cell_one_point(figure: int) -> None:
-    points = report_points()
+    points = paper_points()
     points = points[(points["figure"] == figure) & (points["compression"] > 1)]
     published = [
         (*row, step if row[3] == "iterative" else None, method, sparsity)
@@ -90,10 +91,10 @@ def _of(one: Panel) -> tuple[str, str]:
     return one.model, one.dataset
 
 
-def test_weight_rewinding_of_the_report_goes_back_to_8000_with_the_clock_of_the_text() -> None:
+def test_weight_rewinding_of_the_paper_goes_back_to_8000_with_the_clock_of_the_text() -> None:
     for study in shipped().values():
         rewound = [m for p in study.panels for m in p.methods if m.method == "weight_rewind"]
-        if study.part_of_report:
+        if study.part_of_paper:
             assert {m.k for m in rewound} <= {8000}
             assert {m.lr_clock for m in rewound} <= {"rewound"}
 
@@ -142,6 +143,7 @@ WRONG_LATER: list[tuple[dict[str, Any], str]] = [
     ({"trials": 2.5}, "trials = 2.5"),
     ({"trials": True}, "trials = True: yes and no have no meaning here"),
     ({"trials": "many"}, "trials = 'many'"),
+    ({"part_of_paper": "perhaps"}, "part_of_paper = 'perhaps'"),
     ({"part_of_report": "perhaps"}, "part_of_report = 'perhaps'"),
     ({"tables": "cells"}, "tables = 'cells'"),
     ({"tables": ["a/b"]}, "tables.0 = 'a/b'"),

@@ -3,8 +3,8 @@
 from studies import panel, study_of
 
 from rewindctl.datasets.facts import facts_of
+from rewindctl.paper.allotment import telling_order
 from rewindctl.paper.plan import StudyPlan, make_plan
-from rewindctl.paper.telling import telling_order
 from rewindctl.specs import RetrainSpec
 
 BOTH = [{"method": "weight_rewind", "k": 6}, {"method": "lr_rewind"}]

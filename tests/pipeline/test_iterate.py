@@ -1,4 +1,4 @@
-"""Iterative pruning: the report's grids, masks that only grow, a walk that goes on where it was."""
+"""Iterative pruning: the paper's grids, masks that only grow, a walk that goes on where it was."""
 
 import shutil
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 
-REPORT_02 = (0.2, 0.36, 0.488, 0.59, 0.672, 0.738, 0.79, 0.832, 0.866, 0.893, 0.914, 0.931, 0.945, 0.956)
-REPORT_03 = (0.3, 0.51, 0.657, 0.76, 0.832, 0.882, 0.918, 0.942, 0.96, 0.972, 0.98, 0.986, 0.99)
+PAPER_02 = (0.2, 0.36, 0.488, 0.59, 0.672, 0.738, 0.79, 0.832, 0.866, 0.893, 0.914, 0.931, 0.945, 0.956)
+PAPER_03 = (0.3, 0.51, 0.657, 0.76, 0.832, 0.882, 0.918, 0.942, 0.96, 0.972, 0.98, 0.986, 0.99)
 KERNELS = 77_072
 WEIGHT, LR = ("--method", "weight_rewind", "--k", "6"), ("--method", "lr_rewind")
 
 
-@pytest.mark.parametrize(("step", "grid"), [(0.2, REPORT_02), (0.3, REPORT_03)])
-def test_the_grids_are_those_of_the_report(step: float, grid: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(("step", "grid"), [(0.2, PAPER_02), (0.3, PAPER_03)])
+def test_the_grids_are_those_of_the_paper(step: float, grid: tuple[float, ...]) -> None:
     assert sparsity_grid(step, grid[-1]) == grid
-    assert sparsity_grid(0.2, 0.893) == REPORT_02[:10]
+    assert sparsity_grid(0.2, 0.893) == PAPER_02[:10]
 
 
 fractions = st.floats(0.01, 0.999)

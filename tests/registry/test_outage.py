@@ -23,7 +23,7 @@ from rewindctl.registry.delivery import sender as delivery
 from rewindctl.registry.delivery.outbox import Outbox, kept_folder
 from rewindctl.registry.records import HEARTBEAT
 from rewindctl.registry.store import failures
-from rewindctl.report import log
+from rewindctl.report.compare import ComparisonReport
 from rewindctl.training.records import Evaluation
 from rewindctl.tuning import study
 
@@ -395,10 +395,11 @@ def test_the_next_report_uploads_the_one_that_was_kept(
     prune = cli("prune", "--parent", train().run_id, "--compression", "5", *where).run_id
     cli("retrain", "--parent", prune, "--method", "lr_rewind", "--iterations", "4", *where)
     line = ("compare", "--log", *where)
-    report = log.ComparisonReport
-    written = report.write_files
+    written = ComparisonReport.write_files
     with monkeypatch.context() as patch:
-        patch.setattr(report, "write_files", lambda *wanted, **how: (written(*wanted, **how), cable.pull())[0])
+        patch.setattr(
+            ComparisonReport, "write_files", lambda *wanted, **how: (written(*wanted, **how), cable.pull())[0]
+        )
         patch.setenv("REWINDCTL_OUTAGE_SECONDS", "0")
         answer = cli(*line)
     (folder,) = kept_folder().iterdir()

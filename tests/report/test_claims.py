@@ -11,11 +11,11 @@ import pytest
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.claims import state_of_the_art
 from rewindctl.report.claims import verdicts
-from rewindctl.report.claims_table import claims_table
+from rewindctl.report.contrast import complete_block
 from rewindctl.report.evidence import standard_effect
 from rewindctl.report.formats import formats
 from rewindctl.report.frame import COLUMNS
-from rewindctl.report.pairing import complete_block
+from rewindctl.report.verdict_tables import claims_table
 
 FINETUNE, WEIGHT, LR = "finetune", "weight_rewind k=8000", "lr_rewind"
 ONE_SHOT = (0.8, 0.893)
@@ -264,14 +264,14 @@ def test_few_trials_do_not_decide_claim_3() -> None:
 # Scenarios
 
 
-def test_a_scaled_down_run_never_passes_for_the_reports() -> None:
+def test_a_scaled_down_run_never_passes_for_the_papers() -> None:
     effects = {FINETUNE: -1, WEIGHT: 0, LR: 0}
     frame = pd.concat([trials(6, effects), trials(6, effects, iterations=1_000, dense_group="short")])
     found = of_claim(frame, 1).set_index("iterations")
     assert found["report"].to_dict() == {72_000: "supported", 1_000: "-"}
     assert found["scale"].to_dict() == {72_000: 1.0, 1_000: 1 / 72}
     assert of_claim(frame, 1, "overall")["model"].tolist() == ["all of the report's", "all others"]
-    assert "1000 (scale 0.0139)" in set(claims_table(verdicts(frame))["iterations"])
+    assert "1000 (scale 0.0139)" in set(readable(verdicts(frame))["iterations"])
 
 
 def test_a_scale_in_the_frame_is_believed() -> None:
@@ -298,11 +298,17 @@ def test_an_fp32_retraining_is_never_paired_with_a_bf16_one(column: str) -> None
         verdicts(mixed)
 
 
+def readable(made: pd.DataFrame) -> pd.DataFrame:
+    """The table of the claims as people see it."""
+    headings, *lines = claims_table(made).lines()
+    return pd.DataFrame(lines, columns=headings)
+
+
 def test_a_table_of_claims_names_precisions_where_there_are_several() -> None:
     frame = trials(6, {WEIGHT: 0, LR: 0}, precision="fp32", dense_precision="fp32")
-    both = claims_table(verdicts(pd.concat([frame, frame.assign(precision="bf16")])))
+    both = readable(verdicts(pd.concat([frame, frame.assign(precision="bf16")])))
     assert both["precision"].tolist() == ["", "bf16 (dense fp32)", "fp32"]
-    assert "precision" not in claims_table(verdicts(frame))
+    assert "precision" not in readable(verdicts(frame))
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
@@ -382,7 +388,7 @@ def test_a_scenario_that_cannot_be_judged_is_named_and_decides_nothing(shift: fl
     assert found["verdict"] == ("supported" if shift > 0 else "contradicted")
     assert found["remark"] == f"{said_of_all}; figure 5 cannot be judged: no published numbers"
     assert found["basis"] == "its 1 scenario"
-    shown = claims_table(verdicts(frame))
+    shown = readable(verdicts(frame))
     assert f"({found['remark']})" in shown["verdict"].iloc[0]
 
 
@@ -407,7 +413,7 @@ EXPLORATORY: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", EXPLORATORY, ids=str)
-def test_an_exploratory_run_is_never_counted_into_the_reports_verdict(changes: dict[str, Any]) -> None:
+def test_an_exploratory_run_is_never_counted_into_the_papers_verdict(changes: dict[str, Any]) -> None:
     frame = trials(8, {WEIGHT: 0, LR: 0.5}).assign(pruned_at=np.nan, recipe="resnet")
     explored = trials(8, {WEIGHT: 0, LR: -2}, seed=1).assign(pruned_at=np.nan, recipe="resnet", dense_group="other")
     changed = explored["method"] == "weight_rewind" if "label" in changes else explored["method"] != "none"
@@ -420,7 +426,7 @@ def test_an_exploratory_run_is_never_counted_into_the_reports_verdict(changes: d
     assert overall.loc["all others", "verdict"] == "contradicted"
 
 
-def test_both_readings_of_what_figure_5_prunes_are_the_reports() -> None:
+def test_both_readings_of_what_figure_5_prunes_are_the_papers() -> None:
     wrn = {"model": "wrn16_8", "iterations": 80_000, "recipe": "wrn"}
     frame = trials(8, {WEIGHT: 0, LR: 0.5}, **wrn)
     authors = trials(8, {WEIGHT: 0, LR: 0.5}, **wrn, pruned_at=72_000)
@@ -463,14 +469,14 @@ def test_a_margin_is_a_number_of_points(margin: float) -> None:
 def test_the_table_reads_as_the_frame_says() -> None:
     frame = pd.concat([trials(3, {FINETUNE: -1, WEIGHT: 0, LR: 1}), like_the_published(6, 0.0)], ignore_index=True)
     made = verdicts(frame)
-    table = claims_table(made)
+    table = readable(made)
     assert len(table) == len(made)
     assert set(table["claim"]) == {"1", "1 (part)", "2", "3"}
     pairs = table[(table["claim"] == "2") & (table["data"] != "")].iloc[0]
     assert pairs["verdict"] == "not decided (needs about 6 trials)"
     assert pairs["interval"].endswith("(75 %)")
     assert pairs["smallest effect"] == "none"
-    assert pairs["report's verdict"] == "supported (figure 1)"
+    assert pairs["paper's verdict"] == "supported (figure 1)"
     assert pairs["compression"] == "5.00x-9.35x (2)"
     assert "2.5 % each way" in pairs["test"]
 

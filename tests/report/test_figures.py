@@ -10,13 +10,14 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 from PIL import Image
-from study_rows import facts, made_rows
+from study_rows import made_rows
 
 from rewindctl.errors import UsageError
 from rewindctl.paper.study import shipped
 from rewindctl.report.cells import summarise
-from rewindctl.report.figures import AXIS, figures, save_figure
+from rewindctl.report.figures import AXIS, curves, figures
 from rewindctl.report.frame import COLUMNS
+from rewindctl.report.section import Drawing, Section
 from rewindctl.report.study import study_report
 
 METHODS = {
@@ -103,7 +104,7 @@ def test_a_published_curve_is_drawn_once_whatever_the_precisions() -> None:
     rows = made_rows(study)
     rows.loc[rows["seed"] == 0, list(BF16)] = "bf16"
     rows = rows[(rows["precision"] == "fp32") | (rows["sparsity_asked"] != 0.59)]
-    (axes, _) = figures["curves"](study_report(rows, study, facts=facts).cells, "points").axes
+    (axes, _) = figures["curves"](study_report(rows, study).cells, "points").axes
     labels = [container.get_label() for container in axes.containers]
     assert labels.count("_published") == 3
     assert {"LR rewinding, bf16 (n = 1)", "LR rewinding, fp32 (n = 2)"} <= set(labels)
@@ -189,7 +190,7 @@ def test_cell_of_one_trial_and_no_relative_difference_can_be_drawn() -> None:
 @pytest.mark.parametrize("delta", list(AXIS))
 def test_saved_figure_is_an_image_a_drawing_and_its_numbers(tmp_path: Path, delta: str) -> None:
     cells = made_cells()
-    paths = save_figure("curves", cells, delta, tmp_path / "plots")
+    paths = Section("All", {}, {"curves": Drawing("All", cells, delta, curves)}).write_drawings(tmp_path / "plots")
     assert [path.name for path in paths] == ["curves.png", "curves.svg", "curves.csv"]
     assert sorted(paths) == sorted((tmp_path / "plots").iterdir())
     with Image.open(paths[0]) as image:
@@ -204,15 +205,16 @@ def test_saved_figure_is_an_image_a_drawing_and_its_numbers(tmp_path: Path, delt
 
 def test_folder_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    section = Section("All", {}, {"curves": Drawing("All", made_cells(), "points", curves)})
     with pytest.raises(UsageError, match="file cannot be written"):
-        save_figure("curves", made_cells(), "points", tmp_path / "file")
+        section.write_drawings(tmp_path / "file")
     assert (tmp_path / "file").read_text() == ""
 
 
 def of_study(**changes: Any) -> tuple[pd.DataFrame, list[Any]]:
-    """The cells of the report's figure 1 with made-up trials, changed where asked, and the panels drawn of them."""
+    """The cells of the paper's figure 1 with made-up trials, changed where asked, and the panels drawn of them."""
     study = shipped()["fig1"]
-    cells = study_report(made_rows(study, **changes), study, facts=facts).cells
+    cells = study_report(made_rows(study, **changes), study).cells
     return cells, list(figures["curves"](cells, "relative").axes)
 
 
@@ -232,7 +234,7 @@ def test_ours_is_solid_and_filled_over_published_dashed_and_hollow_in_the_same_c
             assert back.get_zorder() < front.get_zorder()
         values = np.concatenate([floats(line.get_ydata()) for line in published])
         np.testing.assert_allclose(sorted(values), sorted(panel["published_delta_relative"]))
-        assert "published: report figure 1" in legend(axes)
+        assert "published: the paper's figure 1" in legend(axes)
 
 
 def test_cell_without_runs_is_a_gap_and_one_with_few_is_ringed() -> None:
@@ -240,7 +242,7 @@ def test_cell_without_runs_is_a_gap_and_one_with_few_is_ringed() -> None:
     rows = made_rows(study)
     gone = rows["sparsity_asked"] == 0.59
     few = (rows["sparsity_asked"] == 0.79) & (rows["seed"] > 0)
-    cells = study_report(rows[~gone & ~few], study, facts=facts).cells
+    cells = study_report(rows[~gone & ~few], study).cells
     (axes, _) = figures["curves"](cells, "points").axes
     front = axes.containers[1].lines[0]
     assert int(np.isnan(floats(front.get_ydata())).sum()) == 1
@@ -253,10 +255,10 @@ def test_cells_that_were_not_selected_are_not_missing() -> None:
     study = shipped()["fig1"]
     rows = made_rows(study)
     tuned = frozenset(rows.loc[rows["method"] == "finetune", "group"])
-    cells = study_report(rows.iloc[:0], study, facts=facts, selected=tuned).cells
+    cells = study_report(rows.iloc[:0], study, selected=tuned).cells
     (axes, _) = figures["curves"](cells, "points").axes
     assert "10 of 10 cells have no runs" in axes.get_legend().get_title().get_text()
-    cells = study_report(rows.iloc[:0], study, facts=facts, selected=()).cells
+    cells = study_report(rows.iloc[:0], study, selected=()).cells
     (axes, _) = figures["curves"](cells, "points").axes
     assert "not selected" in axes.get_title()
     assert "no runs" not in axes.get_legend().get_title().get_text()
@@ -270,7 +272,7 @@ def test_study_without_runs_draws_the_published_curve_alone() -> None:
 
 def test_scaled_panels_say_so_in_their_titles() -> None:
     study = shipped()["fig1"]
-    cells = study_report(made_rows(study, 0.01), study, facts=facts, scale=0.01).cells
+    cells = study_report(made_rows(study, 0.01), study, scale=0.01).cells
     assert all("SCALED x0.01" in axes.get_title() for axes in figures["curves"](cells, "relative").axes)
     assert all("SCALED x0.01389" in axes.get_title() for axes in panels(made_cells(scale=1_000 / 72_000)))
 

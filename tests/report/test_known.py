@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from study_rows import facts, made_rows, tiny_study
 
-from rewindctl.paper.cost import State, iterations_to_do, plan_json
-from rewindctl.paper.listing import plan_text
+from rewindctl.paper.cost import State, iterations_to_do, plan_json, plan_text
 from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.report.cells import summarise
 from rewindctl.report.known import Known, known_of, together

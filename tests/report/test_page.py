@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import Cli
 from report.conftest import Tiny
-from study_rows import HOSTILE, TINY_STUDY, facts, made_rows, tiny_study
+from study_rows import HOSTILE, TINY_STUDY, made_rows, text_of, tiny_study
 
 from rewindctl.cli import run as run_command
 from rewindctl.paper.study import shipped
@@ -100,7 +100,7 @@ def test_page_made_again_is_the_same_to_the_byte(written: Path, tiny: Tiny, cli:
 
 def test_claims_are_on_the_page_where_there_are_some() -> None:
     study = shipped()["table5"]
-    report = study_report(made_rows(study), study, facts=facts)
+    report = study_report(made_rows(study), study)
     made = how_made(report.rows, "a test", [])
     claims = pd.DataFrame({"claim": ["<b>1</b>"], "verdict": ["not decided by 3 trials"]})
     for make in (markdown_page, html_page):
@@ -125,7 +125,7 @@ def test_latex_of_every_table_is_a_tabular_that_compiles(tmp_path: Path) -> None
     texts = []
     for name, scale in (("fig1", 1.0), ("fig1", 0.01), ("table1", 1.0), ("table3", 1.0), ("table4", 1.0)):
         study = shipped()[name].model_copy(update={"title": HOSTILE + "\n\\end{document}"})
-        texts.append(study_report(made_rows(study, scale), study, facts=facts, scale=scale).text("latex"))
+        texts.append(text_of(study_report(made_rows(study, scale), study, scale=scale), "latex"))
     texts.append(formats["latex"](pd.DataFrame({"a": ["[x]", "*", 'é"|<>', "#$%&_{}~^\\"]})))
     for text in texts:
         lines = [line for line in text.splitlines() if not line.startswith("%")]

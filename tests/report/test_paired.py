@@ -176,7 +176,7 @@ def test_every_format_has_both_sides_and_the_verdict(form: str) -> None:
         assert word in text
 
 
-def test_a_verdict_is_no_claim_of_the_report() -> None:
+def test_a_verdict_is_no_claim_of_the_paper() -> None:
     frame = trials(6, {REWIND: 0, LR: 1})
     assert row_of(frame, LR, REWIND)["verdict"] == FIRST
     with pytest.raises(RewindError, match="no claim can be judged"):

@@ -172,9 +172,10 @@ def test_trial_that_is_there_with_two_runs_is_refused(saved: Path) -> None:
         read_rows(saved)
 
 
-def test_group_of_two_kinds_of_runs_is_refused(tiny: Tiny, saved: Path) -> None:
+@pytest.mark.parametrize(("column", "value"), [("scale", 1.0), ("exclude", "stem"), ("criterion", "random")])
+def test_group_of_two_kinds_of_runs_is_refused(tiny: Tiny, saved: Path, column: str, value: object) -> None:
     frame = tidy_frame(tiny.registry())
-    frame.loc[1, "scale"] = 1.0
+    frame.loc[1, column] = value
     frame.loc[1, "seed"] = 7
     frame.to_csv(saved, index=False)
     with pytest.raises(UsageError, match="has other settings than in"):

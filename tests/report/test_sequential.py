@@ -33,7 +33,7 @@ def test_the_fixed_test_at_every_look_would_be_wrong_more_often_than_it_says() -
 
 
 @pytest.mark.parametrize(("effect", "deviation", "power"), [(0.2, 0.2, 0.7), (0.3, 0.25, 0.85), (0.5, 0.3, 0.97)])
-def test_realistic_effects_are_found_within_the_reports_most_trials(
+def test_realistic_effects_are_found_within_the_papers_most_trials(
     effect: float, deviation: float, power: float
 ) -> None:
     noise = np.random.default_rng(2).standard_normal((1_000, MOST))

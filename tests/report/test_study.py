@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 import pytest
 from report.conftest import Tiny
-from study_rows import NO_ROWS, facts, made_rows, tiny_study
+from study_rows import NO_ROWS, facts, made_rows, text_of, tiny_study
 
 from rewindctl.paper.plan import make_plan
-from rewindctl.paper.reference import renda_points, report_points, report_tables
+from rewindctl.paper.reference import paper_points, paper_tables, renda_points
 from rewindctl.paper.study import Study, parse_study, shipped
 from rewindctl.report.formats import formats
 from rewindctl.report.frame import tidy_frame
+from rewindctl.report.section import tables_text, write_files
 from rewindctl.report.study import StudyReport, study_report
 from rewindctl.report.study_tables import study_tables
 
@@ -22,7 +23,7 @@ FIGURES = [f"fig{number}" for number in range(1, 7)]
 
 
 def report_of(study: Study, rows: pd.DataFrame = NO_ROWS, **options: Any) -> StudyReport:
-    return study_report(rows, study, facts=facts, **options)
+    return study_report(rows, study, **options)
 
 
 @pytest.mark.parametrize("name", list(shipped()))
@@ -33,12 +34,12 @@ def test_every_cell_appears_once_and_without_runs_it_is_empty_and_says_so(name: 
     if wanted:
         assert set(report.cells["n"]) == {0}
         assert report.cells[["median", "p10", "p90", "baseline", "difference"]].isna().all(axis=None)
-        assert report.text().count(f"0/{shipped()[name].trials}") >= len(wanted)
+        assert text_of(report).count(f"0/{shipped()[name].trials}") >= len(wanted)
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_published_point_of_a_figure_reaches_exactly_one_cell(name: str) -> None:
-    points = report_points()
+    points = paper_points()
     points = points[(points["figure"] == int(name[3:])) & (points["compression"] > 1)]
     cells = report_of(shipped()[name]).cells
 
@@ -63,9 +64,9 @@ def test_every_published_point_of_a_figure_reaches_exactly_one_cell(name: str) -
     assert set(ours["published_source"]) == {f"report figure {name[3:]}"}
 
 
-def test_table5_and_the_baselines_are_those_of_the_report() -> None:
+def test_table5_and_the_baselines_are_those_of_the_paper() -> None:
     cells = report_of(shipped()["table5"]).cells.set_index("method")
-    for row in report_tables()["table_5"]["rows"]:
+    for row in paper_tables()["table_5"]["rows"]:
         published = cells.loc[row["method"] or "none", "published_median"]
         assert 100 * published == pytest.approx(row["test_accuracy_pct"])
     published = report_of(shipped()["table1"]).cells["published_median"]
@@ -93,7 +94,7 @@ def test_cell_of_other_settings_has_no_published_number(panel: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lr_clock", "wrn_checkpoint"])
-def test_variants_that_the_report_leaves_open_are_all_compared_with_it(name: str) -> None:
+def test_variants_that_the_paper_leaves_open_are_all_compared_with_it(name: str) -> None:
     assert report_of(shipped()[name]).cells["published_median"].notna().all()
 
 
@@ -151,7 +152,7 @@ def test_cells_that_were_not_selected_are_told_from_those_without_runs(name: str
     assert sum("no runs" in line for line in lines) == sum(group in selected for group in groups)
     assert sum("not selected" in line for line in lines) == sum(group not in selected for group in groups)
     whole = report_of(study, made_rows(study), selected=selected)
-    assert not any(word in whole.text() for word in ("no runs", "not selected")), "what has runs is shown"
+    assert not any(word in text_of(whole) for word in ("no runs", "not selected")), "what has runs is shown"
 
 
 @pytest.mark.parametrize("against", ["report", "renda", "none"])
@@ -178,10 +179,10 @@ def test_nothing_scaled_is_unmarked_or_has_a_difference(tmp_path: Path, name: st
     report = report_of(study, made_rows(study, 0.01), scale=0.01)
     assert report.cells[["difference", "difference_delta"]].isna().all(axis=None)
     assert report.cells["published_median"].notna().any()
-    assert ("0.01" if form in ("csv", "json") else "SCALED X0.01") in report.text(form)
+    assert ("0.01" if form in ("csv", "json") else "SCALED X0.01") in text_of(report, form)
     if form != "text":
         return
-    names = {path.name for path in report.write(tmp_path, form)} - {"runs.csv"}
+    names = {path.name for path in write_files(tmp_path, [report.section()], form, report.rows)} - {"runs.csv"}
     assert all("scaled-x0.01" in name for name in names)
     assert len(names) == (4 if study.figures else 1)
 
@@ -197,7 +198,7 @@ def test_a_study_never_pools_precisions_and_names_them_where_there_are_several(n
     study = shipped()[name]
     rows = made_rows(study)
     one, both = report_of(study, rows), report_of(study, in_bf16(rows, 1))
-    assert "precision" not in one.section().text("text")
+    assert "precision" not in text_of(one)
     cells = both.cells.set_index(["group", "precision"])
     assert len(cells) == 2 * len(one.cells)
     assert set(zip(both.cells["precision"], both.cells["n"], strict=True)) == {("bf16", 1), ("fp32", 2)}
@@ -252,8 +253,8 @@ def test_data_set_that_is_not_here_is_not_filled_in() -> None:
 def test_numbers_are_numbers_in_json_of_one_table_and_of_several() -> None:
     study = shipped()["table5"]
     report = report_of(study, made_rows(study))
-    assert [row["n"] for row in json.loads(report.text("json"))] == [3, 3, 3, 3]
-    both = report.section(tables=["cells", "table5"]).text("json")
+    assert [row["n"] for row in json.loads(text_of(report, "json"))] == [3, 3, 3, 3]
+    both = tables_text(report.section(tables=["cells", "table5"]).tables, "json")
     assert {name: len(rows) for name, rows in json.loads(both).items()} == {"table5-cells": 4, "table5": 4}
 
 
@@ -261,8 +262,8 @@ def test_best_accuracy_is_taken_when_asked_for_and_named() -> None:
     study = shipped()["table5"]
     final, best = (report_of(study, made_rows(study), accuracy=name) for name in ("final", "best"))
     assert (best.cells["median"] - final.cells["median"]).tolist() == pytest.approx([0.001] * 4)
-    assert "best accuracy" in best.text()
-    assert "best accuracy" not in final.text()
+    assert "best accuracy" in text_of(best)
+    assert "best accuracy" not in text_of(final)
 
 
 def test_rows_without_their_baseline_or_of_other_studies_change_nothing() -> None:

@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from studies import panel, study_of
 from study_rows import NO_ROWS, facts, made_rows
 
 from rewindctl.datasets.facts import DataFacts
 from rewindctl.errors import UsageError
-from rewindctl.paper.comparisons import comparisons_of
 from rewindctl.paper.plan import make_plan
+from rewindctl.paper.request import comparisons_of
 from rewindctl.paper.study import Study, parse_study, shipped
+from rewindctl.report.section import write_files
 from rewindctl.report.study import StudyReport, study_report
 from rewindctl.report.study_figures import study_figures
 from rewindctl.report.study_tables import study_tables
@@ -21,13 +23,13 @@ QUESTIONS = [name for name, study in shipped().items() if study.comparisons]
 
 
 def report_of(name: str, rows: pd.DataFrame = NO_ROWS, scale: float = 1.0) -> StudyReport:
-    return study_report(rows, shipped()[name], facts=facts, scale=scale)
+    return study_report(rows, shipped()[name], scale=scale)
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_study_of_an_open_question_has_verdicts_a_figure_and_six_trials(name: str) -> None:
     study = shipped()[name]
-    assert (study.trials, study.part_of_report, "verdicts" in study.tables) == (6, False, True)
+    assert (study.trials, study.part_of_paper, "verdicts" in study.tables) == (6, False, True)
     assert set(study.figures) <= set(study_figures)
 
 
@@ -71,9 +73,18 @@ def test_the_best_setting_is_the_one_that_was_made_better(tmp_path: Path) -> Non
     assert set(best["first_label"]) == {"rewind w=8000 c=0"}
     assert set(best["verdict"]) == {"first better"}
     assert best["effect"].between(1.8, 2.2).all()
-    names = {path.name for path in report.write(tmp_path)}
+    names = {path.name for path in write_files(tmp_path, [report.section()], "text", rows)}
     assert {"in_between-heat_map.png", "in_between-verdicts.txt", "in_between-cells.txt"} <= names
     assert "first better" in (tmp_path / "in_between-verdicts.txt").read_text()
+
+
+def test_panels_that_differ_in_excluded_layers_alone_are_scenarios_of_their_own() -> None:
+    whole = panel(methods=[{"method": "lr_rewind"}, {"method": "finetune"}])
+    study = study_of(whole, whole | {"exclude": ["stem"]}, tables=["verdicts"], comparisons=[["lr_rewind", "finetune"]])
+    rows = made_rows(study)
+    report = study_report(rows[rows["exclude"] == ""], study)
+    made = study_tables["verdicts"](report).rows
+    assert made[["exclude", "n"]].to_numpy().tolist() == [["", 3], ["stem", 0]]
 
 
 @pytest.mark.parametrize(
@@ -124,18 +135,18 @@ def test_the_heat_map_has_each_cell_at_its_w_and_c_and_marks_what_the_methods_ar
     figure = study_figures["heat_map"](cells, delta)
     axes = [one for one in figure.axes if "clock" in one.get_xlabel()]
     assert len(axes) == 2
-    for one, (_, panel) in zip(axes, cells.groupby("panel"), strict=True):
+    for one, (_, drawn_cells) in zip(axes, cells.groupby("panel"), strict=True):
         weights = [int(tick.get_text().split(" ")[0].replace(",", "")) for tick in one.get_yticklabels()]
         clocks = [int(tick.get_text().replace(",", "")) for tick in one.get_xticklabels()]
         drawn = one.images[0].get_array()
-        for _, cell in panel.iterrows():
+        for _, cell in drawn_cells.iterrows():
             at = weights.index(cell["weights_iteration"]), clocks.index(cell["clock_start"])
             if cell["n"]:
                 assert drawn[at] == pytest.approx(cell[f"delta_{delta}"])
             else:
                 assert bool(np.ma.getmaskarray(drawn)[at])
-        assert len(one.patches) == sum(panel["method"] != "rewind")
-        assert texts(one).count("no runs") == (panel["n"] == 0).sum()
+        assert len(one.patches) == sum(drawn_cells["method"] != "rewind")
+        assert texts(one).count("no runs") == (drawn_cells["n"] == 0).sum()
         assert [t.get_text() for t in one.get_legend().get_texts()] == [
             "weight rewinding (W = C)",
             "LR rewinding (trained weights, C = 0)",

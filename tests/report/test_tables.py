@@ -13,10 +13,11 @@ from conftest import Chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rewindctl.paper.plan import pruning_name
 from rewindctl.report.cells import summarise
 from rewindctl.report.formats import Table, formats
 from rewindctl.report.frame import tidy_frame
-from rewindctl.report.tables import method_name, pruning_name, tables
+from rewindctl.report.tables import method_name, tables
 from rewindctl.rewinding.methods import methods
 
 SPECIAL = st.text(alphabet="ab[*<> |\\&%$#_{}~^-.1", min_size=1, max_size=12).map(str.strip).filter(bool)
@@ -188,7 +189,7 @@ def test_every_form_ends_without_a_line_break(cells: pd.DataFrame, form: str) ->
     assert not formats[form](cells).endswith("\n")
 
 
-def test_every_method_of_the_catalog_has_a_name_in_the_report() -> None:
+def test_every_method_of_the_catalog_has_a_name_in_the_paper() -> None:
     assert all(method_name(name, name) not in {name, ""} for name in methods)
 
 

@@ -1,4 +1,4 @@
-"""Retraining methods: the table of the report, what they have in common, what they refuse."""
+"""Retraining methods: the table of the paper, what they have in common, what they refuse."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ def plan(method: str, n: int = N, **options: Any) -> RetrainPlan:
     return plan_of(RetrainOptions(method=method, **options), Dense(n))
 
 
-# Report section 4: weights from, clock from, iterations, schedule over, constant rate.
+# The paper, section 4: weights from, clock from, iterations, schedule over, constant rate.
 TABLE = [
     ("finetune", {}, (N, 0, N, N, 0.001)),
     ("finetune", {"iterations": 100, "lr": 0.01}, (N, 0, 100, N, 0.01)),
@@ -38,11 +38,11 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("method", "options", "expected"), TABLE)
-def test_plans_are_those_of_the_report(method: str, options: dict[str, Any], expected: tuple[Any, ...]) -> None:
+def test_plans_are_those_of_the_paper(method: str, options: dict[str, Any], expected: tuple[Any, ...]) -> None:
     assert plan(method, **options) == RetrainPlan(*expected)
 
 
-def test_the_rate_of_finetuning_is_that_of_the_report() -> None:
+def test_the_rate_of_finetuning_is_that_of_the_paper() -> None:
     assert FINETUNE_RATE == 0.001
 
 

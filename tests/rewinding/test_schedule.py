@@ -22,7 +22,7 @@ WRN = LearningRateSchedule(80_000, 0.1, (32_000, 48_000, 64_000), 0.2)
         (WRN, 64_000, 79_999, 0.0008),
     ],
 )
-def test_rates_are_those_of_the_report(schedule: LearningRateSchedule, first: int, last: int, rate: float) -> None:
+def test_rates_are_those_of_the_paper(schedule: LearningRateSchedule, first: int, last: int, rate: float) -> None:
     assert {schedule.rate(iteration) for iteration in (first, (first + last) // 2, last)} == {rate}
 
 

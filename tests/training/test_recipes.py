@@ -1,4 +1,4 @@
-"""Recipes: the report's numbers, and what follows from a run's length."""
+"""Recipes: the paper's numbers, and what follows from a run's length."""
 
 import pytest
 from hypothesis import given
@@ -13,16 +13,16 @@ from rewindctl.training.recipes import (
     rewind_points,
 )
 
-# Report section 3: the loss has `coefficient` * sum of w^2, whose gradient is twice that times w.
-REPORT = [
+# The paper, section 3: the loss has `coefficient` * sum of w^2, whose gradient is twice that times w.
+PAPER = [
     ("resnet", 72_000, 0.1, (36_000, 54_000), 1e-4, 0.997, 1e-5),
     ("wrn", 80_000, 0.2, (32_000, 48_000, 64_000), 2e-4, 0.9, 1e-3),
 ]
 names = st.sampled_from(sorted(recipes))
 
 
-@pytest.mark.parametrize(("name", "n", "factor", "boundaries", "coefficient", "decay", "epsilon"), REPORT)
-def test_numbers_are_those_of_the_report(
+@pytest.mark.parametrize(("name", "n", "factor", "boundaries", "coefficient", "decay", "epsilon"), PAPER)
+def test_numbers_are_those_of_the_paper(
     name: str, n: int, factor: float, boundaries: tuple[int, ...], coefficient: float, decay: float, epsilon: float
 ) -> None:
     recipe = recipes[name]
@@ -61,7 +61,7 @@ def test_a_network_is_trained_by_the_recipe_of_its_family(model: str, dataset: s
     assert recipe in recipes
 
 
-def test_the_report_length_has_the_rewind_points_of_the_contract() -> None:
+def test_the_paper_length_has_the_rewind_points_of_the_contract() -> None:
     assert rewind_points(72_000, 500) == (0, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 72_000)
 
 

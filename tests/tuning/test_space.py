@@ -151,7 +151,7 @@ def test_weights_come_from_a_recorded_point_and_the_clock_starts_before_the_end(
     assert caught.value.hint == "recorded: 0, 6, 12, 24"
 
 
-def test_the_usual_rates_are_around_the_reports() -> None:
+def test_the_usual_rates_are_around_the_papers() -> None:
     low, high = usual_space("finetune", dense(0, 24))["lr"].values
     assert low < 0.001 < high
 
