@@ -112,7 +112,7 @@ BROKEN = [
     ("rewindctl.system.temporary", "from rewindctl import seeds"),
     ("rewindctl.specs", "from rewindctl.datasets import Dataset"),
     ("rewindctl.datasets.files", "from rewindctl.models import models"),
-    ("rewindctl.pruning.mask", "def f():\n    from rewindctl.rewinding.schedule import Schedule"),
+    ("rewindctl.pruning.mask", "def f():\n    from rewindctl.training.recipes import Schedule"),
     ("rewindctl.training.loop", "from rewindctl.registry import Registry"),
     ("rewindctl.registry.store.connect", "from rewindctl.training import loop"),
     ("rewindctl.pipeline.stages", "from ..report import cells"),

@@ -10,10 +10,10 @@ import torch
 from rewindctl.arithmetic import Arithmetic, Precision, Step
 from rewindctl.datasets import Dataset
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.datasets.facts import DataFacts
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.models import build_network
 from rewindctl.models.network import NetworkConfig
-from rewindctl.pipeline.settings import dense_settings
+from rewindctl.pipeline.train_run import dense_settings
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec
 from rewindctl.training.kernels import reproducible

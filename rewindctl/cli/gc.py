@@ -59,7 +59,7 @@ def gc(
 
 def _clear(session: Session, registry: "Registry", survey: "Survey") -> None:
     from rewindctl.registry.deleting.garbage import clear
-    from rewindctl.tuning.removal import forget_study
+    from rewindctl.tuning.storage import forget_study
 
     console = session.console
     with console.steps("removed", len(survey.chosen)) as stepped:

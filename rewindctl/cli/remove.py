@@ -76,7 +76,7 @@ def _ask(console: Console, doomed: "list[Doomed]") -> None:
 
 def _carry_out(session: Session, registry: "Registry", doomed: "list[Doomed]") -> None:
     from rewindctl.registry.deleting import remove as remove_runs
-    from rewindctl.tuning.removal import forget_study
+    from rewindctl.tuning.storage import forget_study
 
     console = session.console
     with console.steps("runs removed", len(doomed)) as stepped:

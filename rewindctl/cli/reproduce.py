@@ -19,8 +19,8 @@ from rewindctl.errors import LimitError, RewindError, UsageError
 
 if TYPE_CHECKING:
     from rewindctl.engines.choose import EngineOptions
-    from rewindctl.engines.limit import Limit
     from rewindctl.engines.run import Finished
+    from rewindctl.engines.schedule import Limit
     from rewindctl.paper.plan import StudyPlan
     from rewindctl.report.known import Known
 
@@ -105,7 +105,7 @@ def reproduce(
         rewindctl reproduce fig1 --until-decided --budget 2h
     """
     began = time.monotonic()  # what is imported now takes seconds
-    from rewindctl.engines.budget import parse_budget
+    from rewindctl.cli.until_decided import parse_budget
     from rewindctl.engines.choose import EngineOptions
     from rewindctl.paper.request import planned, studies_of
     from rewindctl.pipeline.pipeline import UNTIL_DECIDED
@@ -234,7 +234,7 @@ def _run(
 
 def _limit(began: float, seconds: int, look_seconds: float, *, cold: bool) -> "Limit":
     """When to stop, so that what comes after it ends in time. `look_seconds`: what reading the registry took."""
-    from rewindctl.engines.limit import Limit
+    from rewindctl.engines.schedule import Limit
 
     end = min(END_SECONDS + 3 * look_seconds, LARGEST_END * seconds)
     return Limit(Deadline.at(began + seconds - end), cold)

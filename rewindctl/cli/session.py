@@ -17,7 +17,7 @@ from rewindctl.errors import RewindError, UsageError
 from rewindctl.system.safe_text import finite
 
 if TYPE_CHECKING:
-    from rewindctl.datasets.facts import DataFacts
+    from rewindctl.datasets.inventory import DataFacts
     from rewindctl.durations import Deadline
     from rewindctl.engines.work import WorkerConfig
     from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
@@ -123,7 +123,7 @@ class Session:
 
     def facts(self, dataset: str) -> "DataFacts":
         """What is known of a data set, read at most once. Raises: UnknownNameError, DataError."""
-        from rewindctl.datasets.facts import facts_of
+        from rewindctl.datasets.inventory import facts_of
 
         if dataset not in self._facts:
             self._facts[dataset] = facts_of(dataset, self.data_dir)

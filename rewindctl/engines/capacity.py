@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rewindctl.datasets.facts import DataFacts
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.engines.choose import on_one_gpu
 from rewindctl.engines.local import devices
 from rewindctl.errors import UsageError

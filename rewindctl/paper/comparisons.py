@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rewindctl.catalog import unknown
 from rewindctl.conditions import Condition, parse_conditions
-from rewindctl.datasets.facts import DataFacts
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.plan import Cell, make_plan, scaled
 from rewindctl.paper.study import Study

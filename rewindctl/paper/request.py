@@ -5,7 +5,7 @@ from dataclasses import fields
 
 from rewindctl.conditions import parse_conditions
 from rewindctl.counting import count_of
-from rewindctl.datasets.facts import DataFacts
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.comparisons import comparisons_of
 from rewindctl.paper.plan import Cell, StudyPlan, make_plan

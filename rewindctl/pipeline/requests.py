@@ -13,7 +13,6 @@ from rewindctl.options import require_length, require_rate
 from rewindctl.pruning import criteria
 from rewindctl.registry import RunRecord
 from rewindctl.rewinding.methods import OPTIONS, RetrainOptions, RetrainPlan, plan_of
-from rewindctl.rewinding.schedule import scale_boundaries
 from rewindctl.specs import (
     LAYER_PATTERN,
     LONGEST_PATTERNS,
@@ -24,7 +23,14 @@ from rewindctl.specs import (
     make_spec,
     usual_name,
 )
-from rewindctl.training.recipes import default_recipe, evaluation_interval, norm_momentum, recipes, rewind_points
+from rewindctl.training.recipes import (
+    default_recipe,
+    evaluation_interval,
+    norm_momentum,
+    recipes,
+    rewind_points,
+    scale_boundaries,
+)
 
 
 class HasDataFacts(Protocol):

@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import torch
 
-from rewindctl.pipeline import inputs, labels
+from rewindctl.pipeline import labels
 from rewindctl.pipeline.life import Outcome
 from rewindctl.pipeline.networks import load_file, load_mask, load_state
 from rewindctl.pipeline.pipeline import Pipeline
 from rewindctl.pipeline.replays import States, compare, replay_spec, threads_of
-from rewindctl.pipeline.settings import Prepared, dense_settings, retrain_settings
-from rewindctl.pipeline.stage import StageRun
-from rewindctl.pipeline.train_run import train_run
+from rewindctl.pipeline.stage import StageRun, data_used
+from rewindctl.pipeline.train_run import Prepared, dense_settings, retrain_settings, train_run
 from rewindctl.registry import Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.runs.paths import checkpoint_path
@@ -98,7 +97,7 @@ class ReplayStage(StageRun):
     def work(self, spec: ReplaySpec, writer: RunWriter) -> None:
         pipeline, training = self.pipeline, self.states.training
         dense = pipeline.dense_of(training)
-        writer.log_inputs(inputs.used(pipeline.dataset(dense.dataset), "training", "testing"), training)
+        writer.log_inputs(data_used(pipeline.dataset(dense.dataset), "training", "testing"), training)
         ready = self._of_training()
         ready = replace(ready, settings=replace(ready.settings, iterations=spec.iteration, checkpoint_at=()))
         source, begin = self.states.runs.get(spec.from_iteration), None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from rewindctl.datasets.facts import DataFacts
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.paper.comparisons import comparisons_of
 from rewindctl.paper.plan import Cell, StudyPlan, make_plan
 from rewindctl.paper.study import Study

@@ -15,7 +15,7 @@ from torch import Tensor
 from rewindctl import fused
 from rewindctl.arithmetic import Precision
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.fused.support import structure
+from rewindctl.fused.pairs import structure
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState

@@ -15,10 +15,9 @@ from rewindctl.errors import DivergedError, NotHereError
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
-from rewindctl.training.course import Course
+from rewindctl.training.course import Course, Losses
 from rewindctl.training.graph import captured, rehearse_aside
 from rewindctl.training.lean import Lean
-from rewindctl.training.losses import Losses
 from rewindctl.training.records import TrainSettings
 
 

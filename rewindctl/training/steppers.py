@@ -9,11 +9,11 @@ from torch import nn
 from rewindctl.arithmetic import Step
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import UsageError
-from rewindctl.fused.support import is_whole, missing_part, unfit
+from rewindctl.fused.pairs import is_whole, missing_part, unfit
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.training.losses import Losses
+from rewindctl.training.course import Losses
 from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
 from rewindctl.training.step import Stepper
 
@@ -71,7 +71,7 @@ def _by_kernels(network: nn.Module) -> Callable[..., AnyStepper]:
         from rewindctl.training.fused_step import FusedStepper
 
         return FusedStepper
-    from rewindctl.training.norm_step import NormStepper
+    from rewindctl.training.fused_step import NormStepper
 
     return NormStepper
 

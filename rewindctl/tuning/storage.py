@@ -1,4 +1,4 @@
-"""Where Optuna keeps a study: a journal file that several workers may write, or a database by URL."""
+"""Where Optuna keeps a study (a journal file that several workers may write, or a database), and its removal."""
 
 import hashlib
 import json
@@ -19,7 +19,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from rewindctl.console import Console
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry import records as tag
 from rewindctl.registry.store.address import sqlite_path
 from rewindctl.specs import TuneSpec
 from rewindctl.system.files import disk_hint, require_state_folder, state_folder
@@ -200,3 +203,33 @@ def _difference(known: dict[str, Any], spec: TuneSpec, parent_run_id: str) -> st
         if before.get(key) != now.get(key):
             return f"its {key} is {before.get(key)!r:.150}, now {now.get(key)!r:.150}"
     return None
+
+
+def forget_study(registry: Registry, run: RunRecord, console: Console) -> None:
+    """Delete the study of the search `run` from its storage, unless another run of the same search is there.
+
+    Raises: RegistryError when the storage cannot be opened.
+    """
+    study, place = run.tags.get(tag.STUDY), run.tags.get(tag.STORAGE)
+    if run.kind != "tune" or study is None or place is None or _has_others(registry, run):
+        return
+    if "***" in place:
+        console.say(f"note: study {study} stays in {place}, whose password is not kept")
+        return
+    if "://" not in place and not Path(place).is_file():
+        return  # never written, removed by hand, or another machine's
+    if tag.COPIED in run.tags and place != default_place(registry.uri):
+        console.say(f"note: study {study} stays in {place}: it is the original's, whose store was copied")
+        return
+    storage = open_storage(place)
+    try:
+        found = optuna.load_study(study_name=study, storage=storage)
+    except KeyError:
+        return
+    if found.user_attrs.get(PARENT) == run.parent_id:
+        optuna.delete_study(study_name=study, storage=storage)
+
+
+def _has_others(registry: Registry, run: RunRecord) -> bool:
+    same = registry.search(kind="tune", fingerprint=run.fingerprint)
+    return any(other.run_id != run.run_id and other.parent_id == run.parent_id for other in same)

@@ -25,8 +25,7 @@ from rewindctl.specs import DenseSpec, RetrainSpec, TrialSpec, TuneSpec, make_sp
 from rewindctl.system.safe_text import finite
 from rewindctl.training.loop import train
 from rewindctl.training.records import Evaluation, ResumePoint
-from rewindctl.tuning.holdout import tuning_data
-from rewindctl.tuning.request import FIELDS
+from rewindctl.tuning.request import FIELDS, tuning_data
 from rewindctl.tuning.search import BEAT_SECONDS, TrialOutcome, beat, shown
 from rewindctl.tuning.storage import REPEATS
 

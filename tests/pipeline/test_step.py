@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rewindctl.fused.trials import FusedTrials
 from rewindctl.models import NetworkConfig, models
 from rewindctl.pipeline import replays
-from rewindctl.pipeline.observer import RunObserver
+from rewindctl.pipeline.train_run import RunObserver
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.runs.paths import FINAL

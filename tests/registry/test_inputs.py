@@ -10,8 +10,8 @@ import pytest
 from conftest import Chain
 
 from rewindctl.datasets import load_dataset
-from rewindctl.pipeline.inputs import used
 from rewindctl.pipeline.requests import dense_spec
+from rewindctl.pipeline.stage import used
 from rewindctl.registry import Registry
 from rewindctl.registry.delivery.sender import deliver
 from rewindctl.registry.runs.inputs import DataInput, log_inputs, log_network, made_model

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from study_rows import NO_ROWS, facts, made_rows
 
-from rewindctl.datasets.facts import DataFacts
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.comparisons import comparisons_of
 from rewindctl.paper.plan import make_plan
