@@ -85,7 +85,9 @@ class ReplayStage(StageRun):
     def __init__(self, pipeline: Pipeline, states: States, iteration: int) -> None:
         self.states, training = states, states.training
         spec = replay_spec(pipeline, states, iteration)
-        super().__init__(pipeline, spec, training, labels.replay_name(spec, training), labels.inherited(training))
+        mask = pipeline.registry.parent(training) if training.kind == "retrain" else None
+        name = labels.replay_name(spec, training, mask)
+        super().__init__(pipeline, spec, training, name, labels.inherited(training))
         self.force, self.precision = False, tag.precision_of(training)
 
     def run(self) -> Outcome:

@@ -196,7 +196,7 @@ class _Leader:
         registry, spec, parent = self.pipeline.registry, self.spec, self.parent
         registry.require_own_files()  # before its study is made, or gone on with
         self.work.search(self.pipeline.console.say)  # a study of another search is refused before there is a run
-        name = labels.tune_name(spec.method, parent.tags, parent.metric("compression"))
+        name = labels.tune_name(spec.method, parent)
         resume = not any(run.finished for run in registry.search(fingerprint=spec.fingerprint()))
         return registry.start(spec, name, parent, self.tags, resume=resume, watch=watch)  # a longer search: a new run
 
