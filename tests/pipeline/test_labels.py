@@ -17,6 +17,7 @@ from rewindctl.pipeline.labels import (
 )
 from rewindctl.pipeline.requests import retrain_spec
 from rewindctl.registry import records as tag
+from rewindctl.registry.records import Upgrade
 from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.specs import DenseSpec, ReplaySpec
 
@@ -44,7 +45,8 @@ def test_searches_and_replays_show_an_unusual_criterion_and_excluded_layers(chai
     spec = ReplaySpec(parent_fingerprint=training.fingerprint, iteration=5, from_iteration=0, evaluate_every=6)
     assert replay_name(spec, registry.get(chain.dense), None) == "replay dense to 5 s0 resnet8-digits"
     assert replay_name(spec, training, mask) == "replay lr_rewind to 5 s0 resnet8-digits"
-    mask = replace(mask, spec=mask.spec.model_copy(update={"criterion": "random", "exclude": ("stem",)}))
+    unusual = mask.spec.model_copy(update={"criterion": "random", "exclude": ("stem",)})
+    mask = replace(mask, upgrade=Upgrade(unusual, ""))
     assert tune_name("lr_rewind", mask) == "tune lr_rewind 5x random without stem s0 resnet8-digits"
     assert replay_name(spec, training, mask) == "replay lr_rewind random without stem to 5 s0 resnet8-digits"
 
