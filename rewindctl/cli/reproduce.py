@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,10 +15,10 @@ from rewindctl.cli import until_decided as until
 from rewindctl.cli.session import Session, command
 from rewindctl.counting import count_of
 from rewindctl.durations import Deadline, parse_duration
+from rewindctl.engines.choose import EngineOptions, engines
 from rewindctl.errors import LimitError, RewindError, UsageError
 
 if TYPE_CHECKING:
-    from rewindctl.engines.choose import EngineOptions
     from rewindctl.engines.run import Finished
     from rewindctl.engines.schedule import Limit
     from rewindctl.paper.plan import StudyPlan
@@ -40,7 +40,7 @@ class _Means:
     """What runs the stages. `limited`: when the time began, by the monotonic clock, and the seconds that it is."""
 
     engine: str
-    options: "EngineOptions"
+    options: EngineOptions
     limited: tuple[float, int] | None
 
 
@@ -83,7 +83,13 @@ def reproduce(
         list[Path] | None,
         typer.Option(help="A runs.csv of trials that were run elsewhere, and are not run here; repeatable."),
     ] = None,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="Here, or on a Ray cluster.")] = "local",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help=f"{'; '.join(f'{name}: {one.about}' for name, one in engines.loaded().items())}.",
+            autocompletion=complete.engines,
+        ),
+    ] = "local",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Stages at once. [local: one a GPU, else one; ray: all that fit]")
     ] = None,
@@ -106,12 +112,12 @@ def reproduce(
     """
     began = time.monotonic()  # what is imported now takes seconds
     from rewindctl.cli.until_decided import parse_budget
-    from rewindctl.engines.choose import EngineOptions
     from rewindctl.paper.request import planned, studies_of
     from rewindctl.pipeline.pipeline import UNTIL_DECIDED
     from rewindctl.report.known import known_of
     from rewindctl.report.rows import read_files
 
+    engines[engine]  # a typing mistake is told at once
     if list_studies or show:
         _print_studies(session, show)
         return
@@ -189,14 +195,13 @@ def _print_plan(session: Session, plan: "StudyPlan", known: Collection[str]) -> 
         session.console.data(listing.plan_text(made))
 
 
-def _check(session: Session, engine: str, options: "EngineOptions") -> None:
+def _check(session: Session, engine: str, options: EngineOptions) -> None:
     """What can be refused before a store is opened. Raises: UsageError."""
-    from rewindctl.engines.choose import engines
     from rewindctl.training.device import resolve_device
     from rewindctl.training.steppers import choose_step
 
     engines[engine].check(options)
-    if engine == "local":
+    if engines[engine].here:
         choose_step(session.arithmetic.step, resolve_device(session.device))
 
 
@@ -205,7 +210,6 @@ def _run(
 ) -> "Finished":
     """Run what is to do. `known`: stages of cells whose results are known from elsewhere."""
     from rewindctl.engines.capacity import choose_jobs, need_of
-    from rewindctl.engines.choose import engines
     from rewindctl.engines.run import Finished, run_plan
     from rewindctl.paper.cost import state_of
     from rewindctl.paper.telling import telling_order
@@ -220,14 +224,14 @@ def _run(
     session.console.say(f"{count_of(len(plan.stages), 'stage')}, {len(done)} of them done{spared}")
     if not left:
         return Finished(done, [], "")
-    engine, jobs = means.engine, means.options.jobs
+    engine, jobs = engines[means.engine], means.options.jobs
     denses = [plan.dense_of(stage) for stage in left]
-    if engine == "local" and jobs is not None and jobs > 1:
+    if engine.here and jobs is not None and jobs > 1:
         choose_jobs(jobs, len(left), session.device, need_of(denses, session.facts), session.console.say)
     data = {dense.dataset: dense.data_digest for dense in denses}
-    limit = _limit(*means.limited, look_seconds, cold=engine == "ray" or (jobs or 1) > 1) if means.limited else None
+    limit = _limit(*means.limited, look_seconds, cold=not engine.here or (jobs or 1) > 1) if means.limited else None
     site = session.site(registry, limit.deadline if limit else None, collected)
-    with engines[engine].open(site, data, means.options) as opened:
+    with engine.open(site, data, means.options) as opened:
         part = plan.without(state.spared)
         return run_plan(part, done, opened, session.console, limit, telling_order(part) if limit else None)
 

@@ -15,7 +15,7 @@ from rewindctl.console import Console
 from rewindctl.counting import count_of
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.local import LOOK_SECONDS, Processes, share
-from rewindctl.engines.work import ReportProgress, WorkerConfig, as_rewind_error
+from rewindctl.engines.work import ReportProgress, WorkerConfig, answer_to
 from rewindctl.errors import BusyError, RegistryError, RewindError
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.life import Life, live
@@ -84,19 +84,16 @@ class Helper:
 
     def run(self, task: Task) -> Answer:
         """Run trials until there is none to start; whatever ends it early ends this worker alone."""
-        work = self._work
-        try:
-            registry = self._pipeline.registry
-            parent, home = registry.get(work.parent_run_id), registry.get(work.home_run_id)
-            trials = Trials(self._pipeline, TuneSpec.model_validate_json(work.spec), parent, home)
-            work.search(self._console.say).work(trials.objective, wait=False)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            told = as_rewind_error(error)
-            self._console.error(told)
-            return Answer(task.key, message=told.message, hint=told.hint)
-        return Answer(task.key)
+        answer = answer_to(task.key, self._work_on)
+        if answer.message:
+            self._console.error(RewindError(answer.message, answer.hint))
+        return answer
+
+    def _work_on(self) -> None:
+        work, registry = self._work, self._pipeline.registry
+        parent, home = registry.get(work.parent_run_id), registry.get(work.home_run_id)
+        trials = Trials(self._pipeline, TuneSpec.model_validate_json(work.spec), parent, home)
+        work.search(self._console.say).work(trials.objective, wait=False)
 
 
 class Remarks(Console):
