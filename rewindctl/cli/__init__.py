@@ -66,29 +66,29 @@ app = typer.Typer(
 # Typer vendors Click; its base exception is reached through the public subclass.
 ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
-for module in (
-    train_dense,
-    prune,
-    retrain,
-    iterate,
-    replay,
-    compare,
-    reproduce,
-    tune,
-    demo,
-    show_command,
-    lineage_command,
-    list_runs,
-    init,
-    doctor,
-    bench,
-    ui,
-    verify,
-    remove,
-    gc,
-    recover,
+for function in (
+    train_dense.train_dense,
+    prune.prune,
+    retrain.retrain,
+    iterate.iterate,
+    replay.replay,
+    compare.compare,
+    reproduce.reproduce,
+    tune.tune,
+    demo.demo,
+    show_command.show,
+    lineage_command.lineage,
+    init.init,
+    doctor.doctor,
+    bench.bench,
+    ui.ui,
+    verify.verify,
+    remove.remove,
+    gc.gc,
+    recover.recover,
 ):
-    module.register(app)
+    app.command(function.__name__.replace("_", "-"))(function)
+app.command("list")(list_runs.list_runs)
 app.add_typer(data.app, name="data")
 app.add_typer(registry.app, name="registry")
 arrange(app, PANELS)

@@ -51,7 +51,3 @@ def bench(
         session.console.json(made)
     else:
         session.console.data(listing.bench_text(made))
-
-
-def register(app: typer.Typer) -> None:
-    app.command("bench")(bench)

@@ -53,7 +53,3 @@ def demo(
 def _program() -> str:
     """How this program was called, so that the line can be typed as it is (the environment may not be active)."""
     return sys.argv[0] if Path(sys.argv[0]).name == "rewindctl" else "python -m rewindctl"
-
-
-def register(app: typer.Typer) -> None:
-    app.command("demo")(demo)

@@ -104,7 +104,3 @@ def _facts(survey: "Survey", *, removed: bool) -> dict[str, object]:
         size = sum(i.size for i in survey.items if i.sort == sort)
         classes[sort] = {"items": items, "bytes": size, "removed": removed and sort in chosen}
     return {"removed": removed, "bytes": _size(survey), "classes": classes, "notes": survey.notes}
-
-
-def register(app: typer.Typer) -> None:
-    app.command("gc")(gc)

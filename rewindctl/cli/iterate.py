@@ -50,7 +50,3 @@ def iterate(
     dense = pipeline.registry.resolve(parent)
     for outcome in run_in_turn(pipeline, plan_iterate(pipeline, dense, levels, pruning, retraining)):
         session.show_outcome(outcome)
-
-
-def register(app: typer.Typer) -> None:
-    app.command("iterate")(iterate)

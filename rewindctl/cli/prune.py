@@ -39,7 +39,3 @@ def prune(
     pipeline = session.pipeline()
     run = pipeline.registry.resolve(parent)
     session.show_outcome(*run_in_turn(pipeline, plan_prune(run, target, options)))
-
-
-def register(app: typer.Typer) -> None:
-    app.command("prune")(prune)

@@ -98,7 +98,3 @@ def _show(session: Session, doomed: "list[Doomed]", dry_run: bool) -> None:
         session.console.data(f"{_line(one.run)}  {one.size:,} bytes" if dry_run else one.run.run_id)
     would = "would be removed" if dry_run else "removed"
     session.console.say(f"{count_of(len(doomed), 'run')} {would}, {total:,} bytes")
-
-
-def register(app: typer.Typer) -> None:
-    app.command("remove")(remove)

@@ -28,7 +28,3 @@ def replay(
     pipeline = session.pipeline()
     training = pipeline.registry.resolve(parent)
     session.show_outcome(*run_in_turn(pipeline, plan_replay(pipeline, training, iteration)))
-
-
-def register(app: typer.Typer) -> None:
-    app.command("replay")(replay)

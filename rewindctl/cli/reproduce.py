@@ -311,7 +311,3 @@ def _results_json(plan: "StudyPlan", finished: "Finished") -> dict[str, Any]:
         "stopped": finished.stopped or None,
         "scale": plan.scale,
     }
-
-
-def register(app: typer.Typer) -> None:
-    app.command("reproduce")(reproduce)

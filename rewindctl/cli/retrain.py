@@ -1,7 +1,5 @@
 """rewindctl retrain"""
 
-import typer
-
 from rewindctl.cli.choices import (
     PANELS,
     Asked,
@@ -51,7 +49,3 @@ def retrain(
     pipeline = session.pipeline()
     parents = [pipeline.registry.resolve(one) for one in parent]
     show_trials(session, pipeline, plan_retrain(pipeline, parents, target, pruning, retraining), jobs)
-
-
-def register(app: typer.Typer) -> None:
-    app.command("retrain")(retrain)

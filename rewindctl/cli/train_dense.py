@@ -65,7 +65,3 @@ def train_dense(
         for one in chosen
     ]
     show_trials(session, pipeline, plan_dense(specs), jobs)
-
-
-def register(app: typer.Typer) -> None:
-    app.command("train-dense")(train_dense)

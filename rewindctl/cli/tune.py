@@ -97,7 +97,3 @@ def tune(
         session.console.json(run_json(tuned.run) | {"reused": tuned.reused, "tuning": tuned.best})
     else:
         session.console.data(tuned.run.run_id)
-
-
-def register(app: typer.Typer) -> None:
-    app.command("tune")(tune)

@@ -184,13 +184,6 @@ def prune_child(parent: AnyStage, sparsity: float, options: PruneOptions) -> Pru
     return spec
 
 
-def retrain_plan(dense_run: RunRecord, options: RetrainOptions) -> RetrainPlan:
-    """The plan of a method against a dense run. Raises: UsageError."""
-    require_kind(dense_run, "dense")
-    assert isinstance(dense_run.spec, DenseSpec)
-    return plan_against(dense_run.spec, options)
-
-
 def plan_against(dense: DenseSpec, options: RetrainOptions) -> RetrainPlan:
     """The plan of a method against a baseline that may still have to be trained. Raises: UsageError."""
     plan = plan_of(options, dense)

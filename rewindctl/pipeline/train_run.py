@@ -119,20 +119,15 @@ def dense_settings(spec: DenseSpec) -> TrainSettings:
 
 def retrain_settings(spec: RetrainSpec, dense: DenseSpec) -> TrainSettings:
     """The recipe of the dense run with the clock, length and rate of the retraining's plan."""
-    return TrainSettings(
+    return replace(
+        dense_settings(dense),
         schedule=schedule_of(dense).scaled(spec.schedule_iterations),
         clock_start=spec.clock_start,
         iterations=spec.iterations,
         constant_lr=spec.constant_lr,
-        batch_size=dense.batch_size,
         momentum=dense.momentum if spec.momentum is None else spec.momentum,
-        nesterov=dense.nesterov,
-        weight_decay=dense.weight_decay,
-        crop_padding=dense.crop_padding,
-        horizontal_flip=dense.horizontal_flip,
         evaluate_every=spec.evaluate_every,
         checkpoint_at=spec.rewind_points,
-        seed=dense.seed,
     )
 
 

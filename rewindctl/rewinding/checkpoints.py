@@ -1,6 +1,8 @@
 """A point in training as a file: everything needed to go on from it, in safetensors, the same bytes every time."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,38 +65,25 @@ class TrainState:
     def load(cls, path: Path) -> "TrainState":
         """Raises: IntegrityError when the file is not a whole checkpoint."""
         parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
-        try:
-            require_size(path)
-            with safe_open(path, framework="pt") as file:
-                metadata = _metadata(file)
-                iteration, data_position = _count(metadata["iteration"]), _count(metadata["data_position"])
-                for key in file.keys():  # noqa: SIM118 (not a dict)
-                    part, name = key.split("/", 1)
-                    parts.setdefault(part, {})[name] = _tensor(file, key)
+        with _opened(path, "is not a readable checkpoint") as (file, metadata):
+            iteration, data_position = _count(metadata["iteration"]), _count(metadata["data_position"])
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                part, name = key.split("/", 1)
+                parts.setdefault(part, {})[name] = _tensor(file, key)
             unpack(parts, metadata)
             return cls(**parts, iteration=iteration, data_position=data_position)
-        except UNREADABLE as error:
-            raise IntegrityError(f"{path} is not a readable checkpoint: {str(error)[:300]}") from None
 
     @staticmethod
     def notes(path: Path) -> dict[str, Any]:
         """The notes saved with a state. Raises: IntegrityError."""
-        try:
-            require_size(path)
-            with safe_open(path, framework="pt") as file:
-                return dict(_metadata(file)["notes"])
-        except UNREADABLE as error:
-            raise IntegrityError(f"{path} holds no readable notes: {str(error)[:300]}") from None
+        with _opened(path, "holds no readable notes") as (_, metadata):
+            return dict(metadata["notes"])
 
     @staticmethod
     def iteration_of(path: Path) -> int:
         """The iteration of a saved state, its tensors unread. Raises: IntegrityError."""
-        try:
-            require_size(path)
-            with safe_open(path, framework="pt") as file:
-                return _count(_metadata(file)["iteration"])
-        except UNREADABLE as error:
-            raise IntegrityError(f"{path} is not a readable checkpoint: {str(error)[:300]}") from None
+        with _opened(path, "is not a readable checkpoint") as (_, metadata):
+            return _count(metadata["iteration"])
 
     @classmethod
     def initial(cls, network: nn.Module) -> "TrainState":
@@ -110,10 +99,17 @@ class TrainState:
         network.load_state_dict({**self.parameters, **self.buffers})
 
 
-def _metadata(file: Any) -> dict[str, Any]:
-    known = file.metadata()
-    metadata: dict[str, Any] = json.loads(known.get(FORMAT) or known[UNPACKED_FORMAT])
-    return {"shapes": {}, "zero": [], **metadata}
+@contextmanager
+def _opened(path: Path, problem: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A file of ours and its metadata. Raises: IntegrityError with the `problem`, in the block too."""
+    try:
+        require_size(path)
+        with safe_open(path, framework="pt") as file:
+            known = file.metadata()
+            metadata: dict[str, Any] = json.loads(known.get(FORMAT) or known[UNPACKED_FORMAT])
+            yield file, {"shapes": {}, "zero": [], **metadata}
+    except UNREADABLE as error:
+        raise IntegrityError(f"{path} {problem}: {str(error)[:300]}") from None
 
 
 def require_size(path: Path) -> None:
