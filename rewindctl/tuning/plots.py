@@ -12,7 +12,7 @@ METADATA = {"Software": "rewindctl"}
 
 
 def plot_history(ended: list[FrozenTrial], path: Path, title: str) -> None:
-    """Every trial by its number: complete, stopped early (its last value), diverged; the best so far as a line."""
+    """Every search trial by its number: complete, stopped early (its last value), diverged; a line for the best."""
     figure, axes = _figure(title)
     _scatter(axes, ended, [float(trial.number) for trial in ended])
     complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]

@@ -31,7 +31,7 @@ FIELDS = {name: {"lr": "learning_rate"}.get(name, name) for name, one in OPTIONS
 class TuneRequest:
     """The options of one call, but for the parent. Raises: UnknownNameError, UsageError.
 
-    `retraining` is what is not searched. `seeds` counts the trainings of a trial, `compare_seeds` those of the
+    `retraining` is what is not searched. `seeds` counts the trainings of a search trial, `compare_seeds` those of the
     comparison with the report's rate.
     """
 
@@ -54,12 +54,12 @@ class TuneRequest:
             raise UsageError(f"--holdout {self.holdout:g} is outside (0, 1)", "give a fraction such as 0.1")
         if self.pruner == "wilcoxon" and self.seeds < 3:
             raise UsageError(
-                f"--pruner wilcoxon with --seeds {self.seeds} could never stop a trial",
+                f"--pruner wilcoxon with --seeds {self.seeds} could never stop a search trial",
                 "give --seeds 4 or more: it decides from the third on; or --pruner halving",
             )
         if self.pruner == "halving" and self.seeds > 1:
             raise UsageError(
-                f"--pruner halving stops one training early, --seeds {self.seeds} makes several a trial",
+                f"--pruner halving stops one training early, --seeds {self.seeds} makes several a search trial",
                 "give --pruner wilcoxon or none, or --seeds 1",
             )
         self.space()
@@ -122,7 +122,7 @@ def asked(request: TuneRequest, parent: RunRecord, dense: DenseSpec, dataset: Da
 
 
 def comparison_seeds(spec: TuneSpec, count: int) -> tuple[int, ...]:
-    """Seeds that no trial of the search was chosen by."""
+    """Seeds by which no search trial was chosen."""
     first = COMPARED_FROM if max(spec.seeds) < COMPARED_FROM else max(spec.seeds) + 1
     return tuple(range(first, first + count))
 

@@ -33,7 +33,7 @@ JOURNAL = "optuna-journal.log"
 DEAD_LOCK_SECONDS = 60.0
 SPEC, PARENT = "rewindctl.spec", "rewindctl.parent_run_id"
 DAMAGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RecursionError)
-OWNER, BEAT, REPEATS = "owner", "beat", "repeats"  # of a trial
+OWNER, BEAT, REPEATS = "owner", "beat", "repeats"  # of a search trial
 
 
 def default_place(tracking_uri: str) -> str:
@@ -150,7 +150,9 @@ def _opened(
     known = study.user_attrs
     if SPEC not in known and study.get_trials(deepcopy=False):
         raise UsageError(f"study {spec.study!r} was not made by rewindctl tune", "choose another --study")
-    if study.directions != [StudyDirection.MAXIMIZE]:  # no trial of ours could end in it, and the search not either
+    if study.directions != [
+        StudyDirection.MAXIMIZE
+    ]:  # no search trial of ours could end in it, and the search not either
         raise UsageError(f"study {spec.study!r} does not maximise one value", "choose another --study")
     if SPEC not in known:
         study.set_user_attr(PARENT, parent_run_id)
@@ -169,7 +171,7 @@ def _opened(
 
 
 def _check_trials(study: optuna.Study) -> None:
-    """Raises: IntegrityError for a trial that says what none of ours does: what follows counts on it."""
+    """Raises: IntegrityError for a search trial that says what none of ours does: what follows counts on it."""
     trials = study.get_trials(deepcopy=False)
     for trial in trials:
         notes = trial.user_attrs
@@ -178,7 +180,8 @@ def _check_trials(study: optuna.Study) -> None:
         right = right and all(fits(value, trial.distributions[name]) for name, value in trial.params.items())
         if not right or (trial.state == TrialState.COMPLETE and trial.value is None):
             raise IntegrityError(
-                f"trial {trial.number} of study {study.study_name!r} was altered", "restore its storage from a backup"
+                f"search trial {trial.number} of study {study.study_name!r} was altered",
+                "restore its storage from a backup",
             )
 
 

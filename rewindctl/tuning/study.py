@@ -31,12 +31,12 @@ from rewindctl.tuning.search import Search
 from rewindctl.tuning.space import distributions, space_of
 from rewindctl.tuning.storage import checked_place, default_place, open_storage, open_study, shown
 from rewindctl.tuning.summary import BEST, conclude, note
-from rewindctl.tuning.trial import Trials
+from rewindctl.tuning.trial import SearchTrials
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker needs: the search as JSON, the prune run, the search's run, the storage, the trials wanted."""
+    """What a worker needs: search as JSON, prune run, run of the search, storage, search trials wanted."""
 
     site: WorkerConfig
     spec: str
@@ -67,13 +67,13 @@ def helpers(work: Work, count: int, say: Callable[[str], None]) -> Iterator[None
             for answer in engine.wait(LOOK_SECONDS):
                 count -= 1
                 if answer.crashed:
-                    say(f"note: {answer.key}: {answer.message}; its trial is repeated")
+                    say(f"note: {answer.key}: {answer.message}; its search trial is repeated")
     finally:
         engine.close()
 
 
 class Helper:
-    """A worker in a process of its own. An interrupt ends it: its trial is recorded and will be repeated."""
+    """A worker in a process of its own. An interrupt ends it: its search trial is recorded and will be repeated."""
 
     def __init__(self, work: Work, site: WorkerConfig, report: ReportProgress) -> None:
         self.report = report
@@ -83,7 +83,7 @@ class Helper:
         self._pipeline = Pipeline(opened, self._console, site.device, site.data_dir, site.policy)
 
     def run(self, task: Task) -> Answer:
-        """Run trials until there is none to start; whatever ends it early ends this worker alone."""
+        """Run search trials until there is none to start; whatever ends it early ends this worker alone."""
         answer = answer_to(task.key, self._work_on)
         if answer.message:
             self._console.error(RewindError(answer.message, answer.hint))
@@ -92,7 +92,7 @@ class Helper:
     def _work_on(self) -> None:
         work, registry = self._work, self._pipeline.registry
         parent, home = registry.get(work.parent_run_id), registry.get(work.home_run_id)
-        trials = Trials(self._pipeline, TuneSpec.model_validate_json(work.spec), parent, home)
+        trials = SearchTrials(self._pipeline, TuneSpec.model_validate_json(work.spec), parent, home)
         work.search(self._console.say).work(trials.objective, wait=False)
 
 
@@ -116,7 +116,7 @@ class Tuned:
 def tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     """Search the settings of a retraining of the prune run `reference`; what is done already is kept.
 
-    Raises: UsageError, RegistryError, RewindError when no trial ends well.
+    Raises: UsageError, RegistryError, RewindError when no search trial ends well.
     """
     try:
         return _tune(pipeline, request, reference)
@@ -155,19 +155,19 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
         home = registry.get(error.run_id)
         if home.status != "RUNNING":
             raise
-        return _join(pipeline, work, Trials(pipeline, wanted.spec, parent, home))
+        return _join(pipeline, work, SearchTrials(pipeline, wanted.spec, parent, home))
     if outcome.reused:
         pipeline.console.say(f"reused   {outcome.run.short}")
         return Tuned(outcome.run, registry.artifacts.read_json(outcome.run, BEST), reused=True)
     return Tuned(outcome.run, leader.best, reused=False)
 
 
-def _join(pipeline: Pipeline, work: Work, trials: Trials) -> Tuned:
-    """Work on trials until there is none to start; whoever opened the run draws the conclusions."""
+def _join(pipeline: Pipeline, work: Work, trials: SearchTrials) -> Tuned:
+    """Work on search trials until there is none to start; whoever opened the run draws the conclusions."""
     say, home = pipeline.console.say, trials.home
     say(f"joining  {home.short} of {home.tags.get(tag.OWNER)}")
     work.search(say).work(trials.objective, wait=False)
-    say(f"nothing left to start; {home.tags.get(tag.OWNER)} writes the summary when the last trial ends")
+    say(f"nothing left to start; {home.tags.get(tag.OWNER)} writes the summary when the last search trial ends")
     return Tuned(pipeline.registry.get(home.run_id), None, reused=False)
 
 
@@ -203,15 +203,15 @@ class _Leader:
         return {**labels.inherited(self.parent), **own, tag.TRIALS: str(self.request.trials)}
 
     def lead(self, writer: RunWriter) -> None:
-        """Work, with as many helpers as asked for, until every trial has ended; then conclude."""
-        writer.tag(self.tags)  # a run gone on with may have been asked for fewer trials
-        # Interrupted, the same command goes on with this run: its trials are the run's children.
+        """Work, with as many helpers as asked for, until every search trial has ended; then conclude."""
+        writer.tag(self.tags)  # a run gone on with may have been asked for fewer search trials
+        # Interrupted, the same command goes on with this run: its search trials are the run's children.
         with writing(writer.resume_file):
             writer.resume_file.parent.mkdir(parents=True, exist_ok=True)
             writer.resume_file.touch()
         pipeline, jobs = self.pipeline, self.request.jobs
         work = replace(self.work, home_run_id=writer.run_id)
-        trials = Trials(pipeline, self.spec, self.parent, pipeline.registry.get(writer.run_id))
+        trials = SearchTrials(pipeline, self.spec, self.parent, pipeline.registry.get(writer.run_id))
         with ExitStack() as stack:
             if jobs > 1:
                 pipeline.console = Remarks(quiet=pipeline.console.quiet)
@@ -222,7 +222,7 @@ class _Leader:
         ended = counted(search.study)
         if not any(trial.state == TrialState.COMPLETE for trial in ended):
             raise RewindError(
-                f"none of {count_of(len(ended), 'trial')} of study {self.spec.study} ended well: all diverged",
+                f"none of {count_of(len(ended), 'search trial')} of study {self.spec.study} ended well: all diverged",
                 "search lower learning rates with --space FILE",
             )
         seeds = comparison_seeds(self.spec, self.request.compare_seeds)
@@ -231,7 +231,7 @@ class _Leader:
 
 
 def _done(pipeline: Pipeline, spec: TuneSpec, parent: RunRecord, trials: int) -> RunRecord | None:
-    """A finished run of this search with that many trials or more."""
+    """A finished run of this search with that many search trials or more."""
     same = pipeline.registry.search(fingerprint=spec.fingerprint())
     found = [run for run in same if run.finished and run.parent_id == parent.run_id]
     enough = [run for run in found if int(run.tags.get(tag.TRIALS, "0")) >= trials]

@@ -19,13 +19,13 @@ from rewindctl.rewinding.methods import FINETUNE_RATE, RetrainOptions
 from rewindctl.tuning.plots import plot_history, plot_importance, plot_slices
 from rewindctl.tuning.sampling import counted
 from rewindctl.tuning.storage import REPEATS, shown
-from rewindctl.tuning.trial import RUN_ID, TrialListeners, Trials
+from rewindctl.tuning.trial import RUN_ID, SearchTrialListeners, SearchTrials
 
 BEST = "best.json"
 
 
 def conclude(
-    study: optuna.Study, trials: Trials, writer: RunWriter, seeds: tuple[int, ...], storage: str
+    study: optuna.Study, trials: SearchTrials, writer: RunWriter, seeds: tuple[int, ...], storage: str
 ) -> dict[str, Any]:
     """Write every artifact and metric of the end, and return what `best.json` holds."""
     ended = counted(study)
@@ -57,16 +57,16 @@ def conclude(
 
 
 def best_of(ended: list[FrozenTrial]) -> FrozenTrial:
-    """The complete trial of the highest value, the first of equal ones."""
+    """The complete search trial of the highest value, the first of equal ones."""
     complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
     return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number))
 
 
-def compare(trials: Trials, best: RetrainOptions, seeds: tuple[int, ...]) -> dict[str, Any]:
+def compare(trials: SearchTrials, best: RetrainOptions, seeds: tuple[int, ...]) -> dict[str, Any]:
     """The best point and the report's fine-tuning (a constant 0.001) on the same parent and held-out part.
 
     What the search does not vary is the same for both; what it varies has the report's value. Each seed trains both;
-    no trial was chosen by these seeds. A training that diverges has no accuracy, and its pair counts for nothing.
+    no search trial was chosen by these seeds. A training that diverges has no accuracy; its pair is left out.
     """
     reference = RetrainOptions(method="finetune", lr=FINETUNE_RATE, iterations=_reference_length(trials))
     found = {"best": best, "reference": reference}
@@ -86,14 +86,14 @@ def compare(trials: Trials, best: RetrainOptions, seeds: tuple[int, ...]) -> dic
     }
 
 
-def _reference_length(trials: Trials) -> int | None:
+def _reference_length(trials: SearchTrials) -> int | None:
     return trials.spec.iterations if trials.spec.method == "finetune" else None
 
 
-def _measure(trials: Trials, name: str, options: RetrainOptions, seed: int) -> float | None:
+def _measure(trials: SearchTrials, name: str, options: RetrainOptions, seed: int) -> float | None:
     spec = trials.trial_spec(options, (seed,))
     try:
-        return trials.measure(spec, f"{name} s{seed}", {tag.TRIAL: name}, TrialListeners()).value
+        return trials.measure(spec, f"{name} s{seed}", {tag.TRIAL: name}, SearchTrialListeners()).value
     except DivergedError:
         return None
 
@@ -120,9 +120,9 @@ def _write(study: optuna.Study, ended: list[FrozenTrial], writer: RunWriter, res
 
 
 def importance(study: optuna.Study) -> dict[str, float]:
-    """How much of the value each setting explains; empty where the trials are too few or all alike."""
+    """How much of the value each setting explains; empty where the search trials are too few or all alike."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # how it says that the trials are too few
+        warnings.simplefilter("error", UserWarning)  # how it says that the search trials are too few
         try:
             return optuna.importance.get_param_importances(study)
         except (ValueError, RuntimeError, UserWarning):
@@ -130,7 +130,7 @@ def importance(study: optuna.Study) -> dict[str, float]:
 
 
 def write_table(ended: Iterable[FrozenTrial], path: Path) -> None:
-    """A row per trial: state, value, settings, how far it came, its run."""
+    """A row per search trial: state, value, settings, how far it came, its run."""
     rows = [_row(trial) for trial in ended]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with path.open("w", newline="") as file:
@@ -161,16 +161,16 @@ def summary_lines(best: dict[str, Any]) -> list[str]:
     counts, part = best["trials"], best["holdout"]
     params = " ".join(f"{name}={value:.6g}" for name, value in sorted(best["best"]["params"].items()))
     lines = [
-        f"{count_of(counts['complete'], 'trial')} complete, {counts['pruned']} stopped early, "
+        f"{count_of(counts['complete'], 'search trial')} complete, {counts['pruned']} stopped early, "
         f"{counts['failed']} diverged",
         f"best: {best['best']['validation_accuracy']:.2%} of {count_of(part['images'], 'held-out training image')}, "
-        f"trial {best['best']['trial']}: {params}",
+        f"search trial {best['best']['trial']}: {params}",
         *comparison_lines(best["comparison"]),
         "the dense run was trained on the held-out images too: compare these accuracies with each other only",
         f"full run: {best['command']}",
     ]
     if "://" not in best["storage"] or best["storage"].startswith("sqlite"):
-        lines.append(f"every trial: optuna-dashboard {best['storage']}")
+        lines.append(f"every search trial: optuna-dashboard {best['storage']}")
     return lines
 
 
@@ -188,5 +188,5 @@ def comparison_lines(comparison: dict[str, Any] | None) -> list[str]:
 
 def note(best: dict[str, Any]) -> str:
     """The conclusions as Markdown, for the run's page."""
-    *lines, _ = [line for line in summary_lines(best) if not line.startswith("every trial")]
+    *lines, _ = [line for line in summary_lines(best) if not line.startswith("every search trial")]
     return "\n".join(f"- {line}" for line in lines) + f"\n\n```\n{best['command']}\n```\n"
