@@ -29,7 +29,7 @@ def demo(
         rewindctl demo --model resnet20 --dataset cifar10 --seeds 0 --iterations 1000 --k 100
     """
     from rewindctl.engines.in_turn import run_in_turn
-    from rewindctl.pipeline.planning import plan_grid
+    from rewindctl.pipeline.plan import plan_grid
     from rewindctl.report.compare import Wanted, compare, first_claim
     from rewindctl.rewinding.methods import RetrainOptions
 

@@ -39,7 +39,7 @@ def retrain(
         rewindctl retrain --parent models:/resnet8-digits-dense@seed-0 --compression 20 --method finetune --lr 0.001
         rewindctl retrain --parent 3f2a9c --method rewind --weights-k 2000 --lr-k 0
     """
-    from rewindctl.pipeline.planning import plan_retrain
+    from rewindctl.pipeline.plan import plan_retrain
     from rewindctl.pipeline.requests import PruneOptions
 
     pruning = PruneOptions(structure, scope, channel_norm, criterion, exclude=exclude or ())

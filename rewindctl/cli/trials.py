@@ -42,7 +42,7 @@ def _run(shown: "_Shown", jobs: int | None) -> "Finished":
     from rewindctl.engines.choose import local_engine
     from rewindctl.engines.in_turn import InTurn
     from rewindctl.engines.run import run_plan
-    from rewindctl.pipeline.planning import known_runs
+    from rewindctl.pipeline.plan import known_runs
 
     session, pipeline, plan, count = shown.session, shown.pipeline, shown.plan, 1
     registry = pipeline.registry

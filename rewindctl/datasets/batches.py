@@ -66,7 +66,7 @@ class BatchStream:
 
     Every epoch is a fresh permutation; what is left of it after the last whole batch is dropped. Crop and flip are
     drawn independently for every sample. The draws are made on the host, so every device sees the same ones.
-    Source: report section 3 (flip, reflection padding, crop).
+    Source: the paper, section 3 (flip, reflection padding, crop).
 
     `seek` is the host's part: an epoch's draws go to the device once. `take` is the device's: it reads and writes
     tensors at fixed addresses only, so that it can be captured in a CUDA graph and replayed.

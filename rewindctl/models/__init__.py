@@ -1,4 +1,4 @@
-"""Networks of the report by name. A new one is a file here that registers a constructor."""
+"""Networks of the paper by name. A new one is a file here that registers a constructor."""
 
 from rewindctl.models import resnet as _resnet
 from rewindctl.models import wrn as _wrn

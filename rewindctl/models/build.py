@@ -20,7 +20,7 @@ def build_network(name: str, config: NetworkConfig, seed: int) -> Network:
     """A network on the CPU, initialised from `seed` alone, the same on every machine.
 
     He uniform (fan-in, gain sqrt 2) on every kernel, the dense one too; biases 0; norm scale 1, shift 0.
-    Raises: UnknownNameError, UsageError. Source: report section 3; He et al. 2015.
+    Raises: UnknownNameError, UsageError. Source: the paper, section 3; He et al. 2015.
     """
     with BUILDING, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -53,7 +53,7 @@ def register_model(name: str) -> Callable[[Constructor], Constructor]:
       tied, not computed by a parametrisation), float32, and there is at least one.
     - Images come channels-last: `x.flatten(1)`, not `x.view(...)`.
     - Kernels start He uniform from the run's seed, the biases of convolutions and linear layers at 0, as in the
-      report; everything else as the constructor leaves it, under PyTorch's generator seeded with the run's seed. With
+      paper; everything else as the constructor leaves it, under PyTorch's generator seeded with the run's seed. With
       `keeps_initial_weights = True` on the module, kernels and biases too (pretrained ones, say).
     - Batch norms get the momentum and epsilon of the recipe, which the run records.
     - `norm_after` of `Network` is found by tracing where the module has none; a module that cannot be traced gets an

@@ -1,7 +1,7 @@
-"""CIFAR ResNets, post-activation. Source: He et al. 2016a (arXiv 1512.03385), section 4.2; report table 1.
+"""CIFAR ResNets, post-activation. Source: He et al. 2016a (arXiv 1512.03385), section 4.2; the paper, table 1.
 
 Where the shape changes the shortcut is a 1x1 convolution without bias and **without batch norm**: only so do the
-report's parameter counts come out.
+paper's parameter counts come out.
 """
 
 import re

@@ -1,5 +1,5 @@
 """Wide ResNets, pre-activation. Source: He et al. 2016b (arXiv 1603.05027); Zagoruyko and Komodakis 2016
-(arXiv 1605.07146); report table 2.
+(arXiv 1605.07146); the paper, table 2.
 """
 
 import re

@@ -1,6 +1,6 @@
 """The kinds of stages: what each starts from, its name and tags, its work.
 
-From a request to a closed run: `planning` makes a plan of it, `engines.run` gives the plan's stages to an engine, which
+From a request to a closed run: `plan` makes a plan of it, `engines.run` gives the plan's stages to an engine, which
 runs each by `run_stage`; `StageRun.run` says how its run is found and claimed, and `life` sees it through.
 """
 

@@ -124,7 +124,7 @@ class Mask:
 def unit_dimension(kernel: Tensor) -> int:
     """The dimension of a kernel's prunable units: output channels of a convolution, inputs of the dense kernel.
 
-    Source: report section 3 ("rows or convolutional channels"); Crowley et al. 2018 (arXiv 1810.04622).
+    Source: the paper, section 3 ("rows or convolutional channels"); Crowley et al. 2018 (arXiv 1810.04622).
     """
     return 0 if kernel.dim() == 4 else 1
 

@@ -41,7 +41,7 @@ def prune(
     criteria that look at more than a kernel.
 
     Raises: UsageError when the target cannot be met, or lies at or below the sparsity already there.
-    Source: report section 3; the authors compare with a threshold, which removes too many at ties; we do not.
+    Source: the paper, section 3; the authors compare with a threshold, which removes too many at ties; we do not.
     """
     previous = previous or Mask.ones(kernels)
     for name, kernel in kernels.items():

@@ -72,7 +72,7 @@ criteria: Catalog[Callable[[Weights], Tensor]] = Catalog("criterion")
 
 @criteria.register("magnitude")
 def magnitude(weights: Weights) -> Tensor:
-    """|w|, the shape of the kernel. Source: report section 3; Han et al. 2015 (arXiv 1506.02626)."""
+    """|w|, the shape of the kernel. Source: the paper, section 3; Han et al. 2015 (arXiv 1506.02626)."""
     return weights.value.abs()
 
 

@@ -2,7 +2,7 @@
 
 A new method is one function from options and the dense run to a plan, registered with its name and the options that it
 takes. A new option is one field of `RetrainOptions`, and one of the specs that record it.
-Source: report section 4; Renda et al. 2020, section 3.
+Source: the paper, section 4; Renda et al. 2020, section 3.
 """
 
 from collections.abc import Callable, Collection
@@ -23,7 +23,7 @@ from rewindctl.options import (
     require_rate,
 )
 
-FINETUNE_RATE = 0.001  # report section 4
+FINETUNE_RATE = 0.001  # the paper, section 4
 
 
 class Baseline(Protocol):
@@ -51,7 +51,7 @@ class RetrainOptions:
         check=require_rate,
         fits=lambda rate: 0 < rate <= 1e6,
         fitting="rates are above 0, and no larger than 1e6",
-        search=(1e-5, 1e-1),  # two decades on either side of the report's
+        search=(1e-5, 1e-1),  # two decades on either side of the paper's
     )
     iterations: int | None = option(
         "length. [that of the dense run]",
@@ -62,7 +62,7 @@ class RetrainOptions:
         fits=lambda length: 1 <= length <= MOST_ITERATIONS,
         fitting="at least 1 iteration, at most a trillion",
     )
-    lr_clock: LrClock = option("clock at K (the report's text) or at 0 (its code).", "{} clock", "rewound")
+    lr_clock: LrClock = option("clock at K (the paper's text) or at 0 (its code).", "{} clock", "rewound")
     optimizer_state: OptimizerState = option(
         "Momentum at the start: zero, or that of the checkpoint.", "{} momentum", "zero", every=True
     )
@@ -208,7 +208,7 @@ def finetune(options: RetrainOptions, dense: Baseline) -> RetrainPlan:
 def weight_rewind(options: RetrainOptions, dense: Baseline) -> RetrainPlan:
     """Weights of iteration K, N - K iterations.
 
-    The clock is at K (`rewound`: report's text, Renda et al.) or at 0 (`restarted`: the report's published code).
+    The clock is at K (`rewound`: the paper's text, Renda et al.) or at 0 (`restarted`: the paper's published code).
     """
     n, k = dense.iterations, options.point("k", dense)
     return RetrainPlan(k, k if options.lr_clock == "rewound" else 0, n - k, n)

@@ -11,7 +11,7 @@ class LearningRateSchedule:
 
     The first update is iteration 0; iteration b is the first at the lower rate, so with 36,000 the iterations
     0..35,999 use the higher one. Keras keeps the old rate for iteration b as well; we do not.
-    Source: report section 3.
+    Source: the paper, section 3.
     """
 
     iterations: int
@@ -42,7 +42,7 @@ LARGEST_SCALED_MOMENTUM = 0.1  # PyTorch's default
 class Recipe:
     """A full-length recipe; iteration counts scale together when a run is given another length.
 
-    `norm_momentum` is PyTorch's (1 - decay). `weight_decay` is PyTorch's, twice the report's L2 coefficient, which
+    `norm_momentum` is PyTorch's (1 - decay). `weight_decay` is PyTorch's, twice the paper's L2 coefficient, which
     has no factor 1/2. `first_rewind_point` doubles up to the end: 500, 1,000, 2,000, ...
     """
 
@@ -64,7 +64,7 @@ class Recipe:
 
 recipes: Catalog[Recipe] = Catalog("recipe")
 
-# Source: report section 3; batch size, norm epsilon and evaluation interval from the authors' configuration.
+# Source: the paper, section 3; batch size, norm epsilon and evaluation interval from the authors' configuration.
 RESNET = recipes.register("resnet")(
     Recipe(
         iterations=72_000,
@@ -99,7 +99,7 @@ WRN = recipes.register("wrn")(
     )
 )
 
-# For the embedded digits: our own, not the report's. Statistics of 300 iterations need a faster norm average.
+# For the embedded digits: our own, not the paper's. Statistics of 300 iterations need a faster norm average.
 DIGITS = recipes.register("digits")(
     Recipe(
         iterations=300,
@@ -143,7 +143,7 @@ def norm_momentum(recipe: Recipe, iterations: int) -> float:
     """The recipe's, or, in a shorter run, the one that averages over the same share of the run, but at most 0.1.
 
     With 0.003 the running statistics remember 333 iterations: nothing in 72,000, a third of a run of 1,000, whose
-    test accuracy would then be that of statistics long gone. Our choice; the report has full-length runs only.
+    test accuracy would then be that of statistics long gone. Our choice; the paper has full-length runs only.
     """
     if iterations >= recipe.iterations:
         return recipe.norm_momentum

@@ -32,7 +32,7 @@ class TuneRequest:
     """The options of one call, but for the parent. Raises: UnknownNameError, UsageError.
 
     `retraining` is what is not searched. `seeds` counts the trainings of a search trial, `compare_seeds` those of the
-    comparison with the report's rate.
+    comparison with the paper's rate.
     """
 
     retraining: RetrainOptions = field(default_factory=lambda: RetrainOptions(method="finetune"))

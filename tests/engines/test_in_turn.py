@@ -10,7 +10,7 @@ from rewindctl.engines.in_turn import InTurn, result_at, run_in_turn
 from rewindctl.engines.run import SAME_FAILURES, run_plan
 from rewindctl.errors import RegistryError
 from rewindctl.pipeline import Outcome, Pipeline
-from rewindctl.pipeline.planning import known_runs, plan_dense, plan_retrain
+from rewindctl.pipeline.plan import known_runs, plan_dense, plan_retrain
 from rewindctl.pipeline.requests import PruneOptions, dense_spec
 from rewindctl.registry import Registry
 from rewindctl.rewinding.methods import RetrainOptions

@@ -19,8 +19,7 @@ from rewindctl.engines.run import run_plan
 from rewindctl.engines.streams import MOST, Streams
 from rewindctl.engines.work import WorkerConfig
 from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
-from rewindctl.pipeline.plan import Plan
-from rewindctl.pipeline.planning import plan_dense
+from rewindctl.pipeline.plan import Plan, plan_dense
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
