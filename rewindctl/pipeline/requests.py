@@ -3,10 +3,11 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 from rewindctl.commands import asked_for, retrain_command
 from rewindctl.counting import count_of
+from rewindctl.datasets import Dataset
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.models import models
 from rewindctl.options import require_length, require_rate
@@ -33,22 +34,9 @@ from rewindctl.training.recipes import (
 )
 
 
-class HasDataFacts(Protocol):
-    """What a spec needs to know of a data set."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def train_size(self) -> int: ...
-    @property
-    def image_size(self) -> tuple[int, int]: ...
-
-
 def dense_spec(
     model: str,
-    data: HasDataFacts,
+    data: Dataset | DataFacts,
     seed: int,
     *,
     recipe: str | None = None,

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from rewindctl.arithmetic import Step
 from rewindctl.datasets.batches import BatchStream
 from rewindctl.errors import DivergedError
+from rewindctl.models import Network
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
 
@@ -60,9 +62,17 @@ class Losses:
 
 
 class Course(ABC):
-    """Position, rate and losses of a training; who inherits it sets the attributes and makes the updates."""
+    """Position, rate and losses of a training; who inherits it sets the attributes and makes the updates.
+
+    `step` is what makes the updates, `note` a word of why it is not what the settings say, empty where it is.
+    `captured`, `why_eager`: see `TrainResult`.
+    """
 
     settings: TrainSettings
+    step: Step
+    note: str
+    captured: bool
+    why_eager: str
     stream: BatchStream
     losses: Losses
     rate: Tensor  # on the device
@@ -84,6 +94,18 @@ class Course(ABC):
         """Mean training loss since the last call, None when there was no update. Raises: DivergedError."""
         self._raise_if_diverged()
         return self.losses.take_mean()
+
+    @abstractmethod
+    def update(self, t: int) -> None:
+        """Update `t` of this run."""
+
+    @abstractmethod
+    def network_now(self) -> Network:
+        """The network with the weights that the training has reached, to be evaluated."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the memory of a captured step."""
 
     @abstractmethod
     def state(self, t: int) -> TrainState:

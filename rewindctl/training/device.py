@@ -60,7 +60,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in PACKAGES if (found := package_version(name))},
         "device": device_name(device),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
@@ -91,7 +91,8 @@ def device_name(device: torch.device) -> str:
     return f"{names[0] if names else platform.machine()} ({count_of(torch.get_num_threads(), 'thread')})"
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Of a package that is installed, else None."""
     try:
         return version(package)
     except PackageNotFoundError:
