@@ -19,7 +19,7 @@ from rewindctl.specs import DenseSpec
 from rewindctl.training.course import Course
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.precision import choose_for
-from rewindctl.training.steppers import choose_step, stepper_for
+from rewindctl.training.step import choose_step, stepper_for
 
 WARM_UP = 2
 HARMLESS_RATE = 1e-9  # noise can be learned into infinities, and an update of any size takes as long

@@ -37,7 +37,7 @@ def bench(
     from rewindctl.paper import listing
     from rewindctl.paper.bench import DATASET, bench_json, specs_to_measure
     from rewindctl.training.device import device_name, resolve_device
-    from rewindctl.training.steppers import choose_step
+    from rewindctl.training.step import choose_step
 
     arithmetic = Arithmetic(precision, step=update_step, compiled=compile)
     chosen = resolve_device(device)

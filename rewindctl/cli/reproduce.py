@@ -198,7 +198,7 @@ def _print_plan(session: Session, plan: "StudyPlan", known: Collection[str]) -> 
 def _check(session: Session, engine: str, options: EngineOptions) -> None:
     """What can be refused before a store is opened. Raises: UsageError."""
     from rewindctl.training.device import resolve_device
-    from rewindctl.training.steppers import choose_step
+    from rewindctl.training.step import choose_step
 
     engines[engine].check(options)
     if engines[engine].here:

@@ -25,7 +25,7 @@ from rewindctl.training.loop import train
 from rewindctl.training.precision import choose_for
 from rewindctl.training.recipes import LearningRateSchedule
 from rewindctl.training.records import Evaluation, ResumePoint, TrainResult, TrainSettings
-from rewindctl.training.steppers import choose_step
+from rewindctl.training.step import choose_step
 
 
 @dataclass

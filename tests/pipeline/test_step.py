@@ -20,7 +20,7 @@ from rewindctl.pipeline.train_run import RunObserver
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.runs.paths import FINAL
-from rewindctl.training import steppers
+from rewindctl.training import step as steppers
 from rewindctl.training.records import ResumePoint
 
 CAN_COMPILE = shutil.which("g++") is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()

@@ -29,8 +29,7 @@ from rewindctl.training.agreement import disagreement
 from rewindctl.training.fused_step import NormStepper
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.loop import evaluate, train
-from rewindctl.training.step import Stepper
-from rewindctl.training.steppers import stepper_for
+from rewindctl.training.step import Stepper, stepper_for
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHORT = replace(SETTINGS, batch_size=12, iterations=3, evaluate_every=2, checkpoint_at=(), step="fused")
