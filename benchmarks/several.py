@@ -31,7 +31,7 @@ from rewindctl.datasets.batches import DeviceData
 from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.pipeline.settings import dense_settings
+from rewindctl.pipeline.train_run import dense_settings
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.device import resolve_device

@@ -255,7 +255,7 @@ class Updates:
 def _stepper(given: Any, own_norms: bool = False) -> Callable[[int], None]:
     from throughput import wait_for
 
-    from rewindctl.training.norm_step import NormStepper
+    from rewindctl.training.fused_step import NormStepper
     from rewindctl.training.step import Stepper
 
     stepper, number = given.trial(0, make=NormStepper if own_norms else Stepper), iter(range(10**9))

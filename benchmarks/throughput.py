@@ -34,7 +34,7 @@ from rewindctl.datasets.batches import DeviceData
 from rewindctl.models import Network, build_network
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.pipeline.settings import dense_settings
+from rewindctl.pipeline.train_run import dense_settings
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.device import device_name, resolve_device
 from rewindctl.training.kernels import reproducible

@@ -36,10 +36,9 @@ from rewindctl.datasets.batches import DeviceData
 from rewindctl.models import build_network, register_model
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline import Pipeline, RunPolicy, run_stage, stages, train_run
-from rewindctl.pipeline.background import Background
-from rewindctl.pipeline.observer import RunObserver
 from rewindctl.pipeline.requests import PruneOptions, dense_spec, prune_spec, retrain_spec
-from rewindctl.pipeline.settings import dense_settings
+from rewindctl.pipeline.resume import Background
+from rewindctl.pipeline.train_run import RunObserver, dense_settings
 from rewindctl.registry import Registry
 from rewindctl.registry.store.client import Client
 from rewindctl.rewinding.checkpoints import TrainState

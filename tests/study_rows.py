@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from rewindctl.datasets.facts import DataFacts, facts_of
+from rewindctl.datasets.inventory import DataFacts, facts_of
 from rewindctl.paper.plan import make_plan
 from rewindctl.paper.study import Study, parse_study
 from rewindctl.report.frame import COLUMNS, in_order, recipe_of, scale_of

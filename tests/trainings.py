@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from rewindctl.models import Network, build_network
 from rewindctl.models.network import NetworkConfig
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.rewinding.schedule import LearningRateSchedule
+from rewindctl.training.recipes import LearningRateSchedule
 from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
 
 SETTINGS = TrainSettings(

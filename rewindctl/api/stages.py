@@ -11,8 +11,8 @@ from rewindctl.console import Console
 from rewindctl.engines.in_turn import run_in_turn
 from rewindctl.options import DataOrder, LrClock, OptimizerState, target_sparsity
 from rewindctl.pipeline import Pipeline, RunPolicy
-from rewindctl.pipeline.plan import Plan
-from rewindctl.pipeline.planning import (
+from rewindctl.pipeline.plan import (
+    Plan,
     plan_dense,
     plan_iterate,
     plan_prune,

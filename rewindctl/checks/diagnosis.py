@@ -13,7 +13,7 @@ from rewindctl.counting import count_of
 from rewindctl.datasets.files import places
 from rewindctl.datasets.inventory import inventory
 from rewindctl.errors import RewindError
-from rewindctl.fused.support import missing_part
+from rewindctl.fused.pairs import missing_part
 from rewindctl.registry.delivery.recovery import kept
 from rewindctl.registry.runs.writer import resume_file
 from rewindctl.registry.store.address import absolute_uri, sqlite_path

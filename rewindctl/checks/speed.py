@@ -10,15 +10,16 @@ import torch
 from rewindctl.arithmetic import Arithmetic, Precision, Step
 from rewindctl.datasets import Dataset
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.datasets.facts import DataFacts
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.models import build_network
 from rewindctl.models.network import NetworkConfig
-from rewindctl.pipeline.settings import dense_settings
+from rewindctl.pipeline.train_run import dense_settings
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec
+from rewindctl.training.course import Course
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.precision import choose_for
-from rewindctl.training.steppers import AnyStepper, choose_step, stepper_for
+from rewindctl.training.step import choose_step, stepper_for
 
 WARM_UP = 2
 HARMLESS_RATE = 1e-9  # noise can be learned into infinities, and an update of any size takes as long
@@ -61,7 +62,7 @@ def measured_speed(
         return Speed(_updates_per_second(stepper, seconds), settings.precision, stepper.step)
 
 
-def _updates_per_second(stepper: AnyStepper, seconds: float) -> float:
+def _updates_per_second(stepper: Course, seconds: float) -> float:
     for t in range(WARM_UP):
         stepper.update(t)
     stepper.mean_loss()  # waits for the device

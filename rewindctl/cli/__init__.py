@@ -7,35 +7,12 @@ import shlex
 import sys
 import traceback
 from functools import cache
+from importlib import import_module
 from typing import Any, NoReturn
 
 import typer
 
-from rewindctl.cli import (
-    bench,
-    compare,
-    complete,
-    data,
-    demo,
-    doctor,
-    gc,
-    init,
-    iterate,
-    list_runs,
-    prune,
-    recover,
-    registry,
-    remove,
-    replay,
-    reproduce,
-    retrain,
-    train_dense,
-    tune,
-    ui,
-    verify,
-)
-from rewindctl.cli import lineage as lineage_command
-from rewindctl.cli import show as show_command
+from rewindctl.cli import complete
 from rewindctl.cli.help import Group, arrange
 from rewindctl.cli.session import Globals, StoppedError
 from rewindctl.console import Console, hold_streams
@@ -45,6 +22,7 @@ from rewindctl.system.processes import take_interrupts
 from rewindctl.system.safe_text import redacted
 
 INTERRUPTED = 130
+# Each command is the function of its name in the module of its name, or a group of commands: the `app` there.
 PANELS = {
     "Make runs": ("demo", "train-dense", "prune", "retrain", "iterate", "replay", "tune"),
     "The report": ("reproduce", "compare"),
@@ -66,31 +44,13 @@ app = typer.Typer(
 # Typer vendors Click; its base exception is reached through the public subclass.
 ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
-for module in (
-    train_dense,
-    prune,
-    retrain,
-    iterate,
-    replay,
-    compare,
-    reproduce,
-    tune,
-    demo,
-    show_command,
-    lineage_command,
-    list_runs,
-    init,
-    doctor,
-    bench,
-    ui,
-    verify,
-    remove,
-    gc,
-    recover,
-):
-    module.register(app)
-app.add_typer(data.app, name="data")
-app.add_typer(registry.app, name="registry")
+for name in (name for names in PANELS.values() for name in names):
+    attribute = {"list": "list_runs"}.get(name, name.replace("-", "_"))
+    module = import_module(f"rewindctl.cli.{attribute}")
+    if hasattr(module, "app"):
+        app.add_typer(module.app, name=name)
+    else:
+        app.command(name)(getattr(module, attribute))
 arrange(app, PANELS)
 
 

@@ -36,7 +36,7 @@ def bench(
     from rewindctl.checks.speed import measured_speed
     from rewindctl.paper.bench import DATASET, bench_json, bench_text, specs_to_measure
     from rewindctl.training.device import device_name, resolve_device
-    from rewindctl.training.steppers import choose_step
+    from rewindctl.training.step import choose_step
 
     arithmetic = Arithmetic(precision, step=update_step, compiled=compile)
     chosen = resolve_device(device)
@@ -50,7 +50,3 @@ def bench(
         session.console.json(made)
     else:
         session.console.data(bench_text(made))
-
-
-def register(app: typer.Typer) -> None:
-    app.command("bench")(bench)

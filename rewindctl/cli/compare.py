@@ -122,7 +122,3 @@ def compare(
         registry = session.registry(make=False)
         deliver_kept(registry, "", session.console)  # reports that an outage kept here
         session.console.say(f"logged report run {log_report(registry, result).run_id}")
-
-
-def register(app: typer.Typer) -> None:
-    app.command("compare")(compare)

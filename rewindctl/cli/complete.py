@@ -78,6 +78,14 @@ def methods(context: typer.Context, incomplete: str) -> Found:
 
 
 @quietly
+def engines(context: typer.Context, incomplete: str) -> Found:
+    from rewindctl.engines.choose import engines
+    from rewindctl.names import known
+
+    return list(({name: one.about for name, one in engines.loaded().items()} | known("engine")).items())
+
+
+@quietly
 def datasets(context: typer.Context, incomplete: str) -> Found:
     """Built-in data sets, those of plug-ins, and those imported."""
     from rewindctl.names import known

@@ -29,7 +29,7 @@ def demo(
         rewindctl demo --model resnet20 --dataset cifar10 --seeds 0 --iterations 1000 --k 100
     """
     from rewindctl.engines.in_turn import run_in_turn
-    from rewindctl.pipeline.planning import plan_grid
+    from rewindctl.pipeline.plan import plan_grid
     from rewindctl.report.compare import Wanted, compare, first_claim
     from rewindctl.rewinding.methods import RetrainOptions
 
@@ -53,7 +53,3 @@ def demo(
 def _program() -> str:
     """How this program was called, so that the line can be typed as it is (the environment may not be active)."""
     return sys.argv[0] if Path(sys.argv[0]).name == "rewindctl" else "python -m rewindctl"
-
-
-def register(app: typer.Typer) -> None:
-    app.command("demo")(demo)

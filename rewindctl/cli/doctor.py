@@ -34,7 +34,3 @@ def doctor(
             session.console.data(f"{'':14} -> {finding.advice}")
     if wrong := [finding.topic for finding in findings if finding.wrong]:
         raise RewindError(f"{' and '.join(wrong)} will not work so", "see the lines above")
-
-
-def register(app: typer.Typer) -> None:
-    app.command("doctor")(doctor)

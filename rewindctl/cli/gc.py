@@ -59,7 +59,7 @@ def gc(
 
 def _clear(session: Session, registry: "Registry", survey: "Survey") -> None:
     from rewindctl.registry.deleting.garbage import clear
-    from rewindctl.tuning.removal import forget_study
+    from rewindctl.tuning.storage import forget_study
 
     console = session.console
     with console.steps("removed", len(survey.chosen)) as stepped:
@@ -104,7 +104,3 @@ def _facts(survey: "Survey", *, removed: bool) -> dict[str, object]:
         size = sum(i.size for i in survey.items if i.sort == sort)
         classes[sort] = {"items": items, "bytes": size, "removed": removed and sort in chosen}
     return {"removed": removed, "bytes": _size(survey), "classes": classes, "notes": survey.notes}
-
-
-def register(app: typer.Typer) -> None:
-    app.command("gc")(gc)

@@ -1,7 +1,5 @@
 """rewindctl init"""
 
-import typer
-
 from rewindctl.cli.session import Session, command
 
 
@@ -20,7 +18,3 @@ def init(session: Session) -> None:
         return
     session.console.data(f"{registry.display_uri}")
     session.console.say(f"experiment {registry.experiment!r} is ready")
-
-
-def register(app: typer.Typer) -> None:
-    app.command("init")(init)

@@ -41,7 +41,7 @@ def iterate(
         rewindctl iterate --parent 3f2a9c --method finetune --lr 0.001 --structure structured --until 0.5
     """
     from rewindctl.engines.in_turn import run_in_turn
-    from rewindctl.pipeline.planning import plan_iterate, sparsity_grid
+    from rewindctl.pipeline.plan import plan_iterate, sparsity_grid
     from rewindctl.pipeline.requests import PruneOptions
 
     levels = sparsity_grid(step, until)
@@ -50,7 +50,3 @@ def iterate(
     dense = pipeline.registry.resolve(parent)
     for outcome in run_in_turn(pipeline, plan_iterate(pipeline, dense, levels, pruning, retraining)):
         session.show_outcome(outcome)
-
-
-def register(app: typer.Typer) -> None:
-    app.command("iterate")(iterate)

@@ -36,7 +36,3 @@ def lineage(
         session.console.json(rows)
         return
     session.console.data(forms[chosen](family, OutputStyle.of_stdout()))
-
-
-def register(app: typer.Typer) -> None:
-    app.command("lineage")(lineage)

@@ -55,7 +55,3 @@ def list_runs(
     for run in shown.runs if not session.json else ():
         session.console.data(found.line(run))
     session.console.say(str(shown))
-
-
-def register(app: typer.Typer) -> None:
-    app.command("list")(list_runs)

@@ -31,7 +31,7 @@ def prune(
         rewindctl prune --parent 3f2a9c --sparsity 0.5 --criterion random --exclude stem --exclude 'blocks.0.*'
     """
     from rewindctl.engines.in_turn import run_in_turn
-    from rewindctl.pipeline.planning import plan_prune
+    from rewindctl.pipeline.plan import plan_prune
     from rewindctl.pipeline.requests import PruneOptions
 
     target = target_sparsity(sparsity, compression)
@@ -39,7 +39,3 @@ def prune(
     pipeline = session.pipeline()
     run = pipeline.registry.resolve(parent)
     session.show_outcome(*run_in_turn(pipeline, plan_prune(run, target, options)))
-
-
-def register(app: typer.Typer) -> None:
-    app.command("prune")(prune)

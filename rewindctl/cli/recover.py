@@ -86,7 +86,3 @@ def _row(one: "Recovered") -> dict[str, Any]:
         "state": one.state,
         "text": one.text,
     }
-
-
-def register(app: typer.Typer) -> None:
-    app.command("recover")(recover)

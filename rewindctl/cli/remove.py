@@ -76,7 +76,7 @@ def _ask(console: Console, doomed: "list[PlannedRemoval]") -> None:
 
 def _carry_out(session: Session, registry: "Registry", doomed: "list[PlannedRemoval]") -> None:
     from rewindctl.registry.deleting import remove as remove_runs
-    from rewindctl.tuning.removal import forget_study
+    from rewindctl.tuning.storage import forget_study
 
     console = session.console
     with console.steps("runs removed", len(doomed)) as stepped:
@@ -98,7 +98,3 @@ def _show(session: Session, doomed: "list[PlannedRemoval]", dry_run: bool) -> No
         session.console.data(f"{_line(one.run)}  {one.size:,} bytes" if dry_run else one.run.run_id)
     would = "would be removed" if dry_run else "removed"
     session.console.say(f"{count_of(len(doomed), 'run')} {would}, {total:,} bytes")
-
-
-def register(app: typer.Typer) -> None:
-    app.command("remove")(remove)

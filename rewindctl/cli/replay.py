@@ -23,12 +23,8 @@ def replay(
         rewindctl replay --parent 3f2a9c --iteration 12345
     """
     from rewindctl.engines.in_turn import run_in_turn
-    from rewindctl.pipeline.planning import plan_replay
+    from rewindctl.pipeline.plan import plan_replay
 
     pipeline = session.pipeline()
     training = pipeline.registry.resolve(parent)
     session.show_outcome(*run_in_turn(pipeline, plan_replay(pipeline, training, iteration)))
-
-
-def register(app: typer.Typer) -> None:
-    app.command("replay")(replay)

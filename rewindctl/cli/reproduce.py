@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,12 +15,12 @@ from rewindctl.cli import until_decided as until
 from rewindctl.cli.session import Session, command
 from rewindctl.counting import count_of
 from rewindctl.durations import Deadline, parse_duration
+from rewindctl.engines.choose import EngineOptions, engines
 from rewindctl.errors import LimitError, RewindError, UsageError
 
 if TYPE_CHECKING:
-    from rewindctl.engines.choose import EngineOptions
-    from rewindctl.engines.limit import Limit
     from rewindctl.engines.run import Finished
+    from rewindctl.engines.schedule import Limit
     from rewindctl.paper.plan import StudyPlan
     from rewindctl.report.known import Known
 
@@ -40,7 +40,7 @@ class _Means:
     """What runs the stages. `limited`: when the time began, by the monotonic clock, and the seconds that it is."""
 
     engine: str
-    options: "EngineOptions"
+    options: EngineOptions
     limited: tuple[float, int] | None
 
 
@@ -83,7 +83,13 @@ def reproduce(
         list[Path] | None,
         typer.Option(help="A runs.csv of trials that were run elsewhere, and are not run here; repeatable."),
     ] = None,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="Here, or on a Ray cluster.")] = "local",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help=f"{'; '.join(f'{name}: {one.about}' for name, one in engines.loaded().items())}.",
+            autocompletion=complete.engines,
+        ),
+    ] = "local",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Stages at once. [local: one a GPU, else one; ray: all that fit]")
     ] = None,
@@ -105,13 +111,13 @@ def reproduce(
         rewindctl reproduce fig1 --until-decided --budget 2h
     """
     began = time.monotonic()  # what is imported now takes seconds
-    from rewindctl.engines.budget import parse_budget
-    from rewindctl.engines.choose import EngineOptions
+    from rewindctl.cli.until_decided import parse_budget
     from rewindctl.paper.request import planned, studies_of
     from rewindctl.pipeline.pipeline import UNTIL_DECIDED
     from rewindctl.report.known import known_of
     from rewindctl.report.rows import read_files
 
+    engines[engine]  # a typing mistake is told at once
     if list_studies or show:
         _print_studies(session, show)
         return
@@ -188,14 +194,13 @@ def _print_plan(session: Session, plan: "StudyPlan", known: Collection[str]) -> 
         session.console.data(cost.plan_text(made))
 
 
-def _check(session: Session, engine: str, options: "EngineOptions") -> None:
+def _check(session: Session, engine: str, options: EngineOptions) -> None:
     """What can be refused before a store is opened. Raises: UsageError."""
-    from rewindctl.engines.choose import engines
     from rewindctl.training.device import resolve_device
-    from rewindctl.training.steppers import choose_step
+    from rewindctl.training.step import choose_step
 
     engines[engine].check(options)
-    if engine == "local":
+    if engines[engine].here:
         choose_step(session.arithmetic.step, resolve_device(session.device))
 
 
@@ -204,7 +209,6 @@ def _run(
 ) -> "Finished":
     """Run what is to do. `known`: stages of cells whose results are known from elsewhere."""
     from rewindctl.engines.capacity import choose_jobs, need_of
-    from rewindctl.engines.choose import engines
     from rewindctl.engines.run import Finished, run_plan
     from rewindctl.paper.allotment import telling_order
     from rewindctl.paper.cost import state_of
@@ -219,21 +223,21 @@ def _run(
     session.console.say(f"{count_of(len(plan.stages), 'stage')}, {len(done)} of them done{spared}")
     if not left:
         return Finished(done, [], "")
-    engine, jobs = means.engine, means.options.jobs
+    engine, jobs = engines[means.engine], means.options.jobs
     denses = [plan.dense_of(stage) for stage in left]
-    if engine == "local" and jobs is not None and jobs > 1:
+    if engine.here and jobs is not None and jobs > 1:
         choose_jobs(jobs, len(left), session.device, need_of(denses, session.facts), session.console.say)
     data = {dense.dataset: dense.data_digest for dense in denses}
-    limit = _limit(*means.limited, look_seconds, cold=engine == "ray" or (jobs or 1) > 1) if means.limited else None
+    limit = _limit(*means.limited, look_seconds, cold=not engine.here or (jobs or 1) > 1) if means.limited else None
     site = session.site(registry, limit.deadline if limit else None, collected)
-    with engines[engine].open(site, data, means.options) as opened:
+    with engine.open(site, data, means.options) as opened:
         part = plan.without(state.spared)
         return run_plan(part, done, opened, session.console, limit, telling_order(part) if limit else None)
 
 
 def _limit(began: float, seconds: int, look_seconds: float, *, cold: bool) -> "Limit":
     """When to stop, so that what comes after it ends in time. `look_seconds`: what reading the registry took."""
-    from rewindctl.engines.limit import Limit
+    from rewindctl.engines.schedule import Limit
 
     end = min(END_SECONDS + 3 * look_seconds, LARGEST_END * seconds)
     return Limit(Deadline.at(began + seconds - end), cold)
@@ -306,7 +310,3 @@ def _results_json(plan: "StudyPlan", finished: "Finished") -> dict[str, Any]:
         "stopped": finished.stopped or None,
         "scale": plan.scale,
     }
-
-
-def register(app: typer.Typer) -> None:
-    app.command("reproduce")(reproduce)

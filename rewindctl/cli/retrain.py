@@ -1,7 +1,5 @@
 """rewindctl retrain"""
 
-import typer
-
 from rewindctl.cli.choices import (
     PANELS,
     Asked,
@@ -41,7 +39,7 @@ def retrain(
         rewindctl retrain --parent models:/resnet8-digits-dense@seed-0 --compression 20 --method finetune --lr 0.001
         rewindctl retrain --parent 3f2a9c --method rewind --weights-k 2000 --lr-k 0
     """
-    from rewindctl.pipeline.planning import plan_retrain
+    from rewindctl.pipeline.plan import plan_retrain
     from rewindctl.pipeline.requests import PruneOptions
 
     pruning = PruneOptions(structure, scope, channel_norm, criterion, exclude=exclude or ())
@@ -51,7 +49,3 @@ def retrain(
     pipeline = session.pipeline()
     parents = [pipeline.registry.resolve(one) for one in parent]
     show_trials(session, pipeline, plan_retrain(pipeline, parents, target, pruning, retraining), jobs)
-
-
-def register(app: typer.Typer) -> None:
-    app.command("retrain")(retrain)

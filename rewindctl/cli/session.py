@@ -4,7 +4,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -17,7 +17,7 @@ from rewindctl.errors import RewindError, UsageError
 from rewindctl.system.safe_text import finite
 
 if TYPE_CHECKING:
-    from rewindctl.datasets.facts import DataFacts
+    from rewindctl.datasets.inventory import DataFacts
     from rewindctl.durations import Deadline
     from rewindctl.engines.work import WorkerConfig
     from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
@@ -123,7 +123,7 @@ class Session:
 
     def facts(self, dataset: str) -> "DataFacts":
         """What is known of a data set, read at most once. Raises: UnknownNameError, DataError."""
-        from rewindctl.datasets.facts import facts_of
+        from rewindctl.datasets.inventory import facts_of
 
         if dataset not in self._facts:
             self._facts[dataset] = facts_of(dataset, self.data_dir)
@@ -240,19 +240,8 @@ _RUN: dict[str, Any] = {
         Path | None, typer.Option(help="Data sets. [$REWINDCTL_DATA, user cache]", rich_help_panel=RUN)
     ],
 }
-_DEFAULTS = {
-    "json": False,
-    "quiet": False,
-    "force": False,
-    "device": "auto",
-    "precision": AUTO,
-    "deterministic": True,
-    "update_step": AUTO,
-    "compile": False,
-    "checkpoint_every": 60.0,
-    "resume_points": "machine",
-    "wait": True,
-    "replay": True,
+_DEFAULTS: dict[str, Any] = {"json": False, "quiet": False} | {
+    one.name: one.default for one in fields(Session) if one.default is not MISSING
 }
 
 
@@ -316,20 +305,11 @@ def _under(parameter: inspect.Parameter, panel: str | None) -> inspect.Parameter
 
 
 def _session(before: Globals, after: dict[str, Any]) -> Session:
-    return Session(
-        tracking_uri=after["tracking_uri"] or before.tracking_uri,
-        experiment=before.experiment if after["experiment"] is None else after["experiment"],
-        json=after["json"] or before.json,
-        console=Console(quiet=after["quiet"] or before.quiet),
-        force=after.get("force", False),
-        device=after.get("device", "auto"),
-        data_dir=after.get("data_dir"),
-        checkpoint_every=after.get("checkpoint_every", 60.0),
-        wait=after.get("wait", True),
-        precision=after.get("precision", AUTO),
-        deterministic=after.get("deterministic", True),
-        update_step=after.get("update_step", AUTO),
-        compile=after.get("compile", False),
-        replay=after.get("replay", True),
-        resume_points=after.get("resume_points", "machine"),
-    )
+    """From the options before the command and all of those after it."""
+    quiet = after.pop("quiet") or before.quiet
+    given = {
+        "tracking_uri": after["tracking_uri"] or before.tracking_uri,
+        "experiment": before.experiment if after["experiment"] is None else after["experiment"],
+        "json": after["json"] or before.json,
+    }
+    return Session(console=Console(quiet=quiet), **after | given)

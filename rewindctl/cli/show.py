@@ -31,7 +31,3 @@ def show(
         session.console.json(run_json(facts.run) | facts.as_json())
         return
     session.console.data(screen(facts, OutputStyle.of_stdout()))
-
-
-def register(app: typer.Typer) -> None:
-    app.command("show")(show)

@@ -44,7 +44,7 @@ def train_dense(
         rewindctl train-dense --model resnet20 --dataset cifar10 --seeds 0-7 --jobs 4
         rewindctl train-dense --model wrn16_8 --dataset cifar10 --seed 1 --iterations 8000 --device cuda:0
     """
-    from rewindctl.pipeline.planning import plan_dense
+    from rewindctl.pipeline.plan import plan_dense
     from rewindctl.pipeline.requests import dense_spec
 
     chosen = parse.one_or_more_seeds(seed, seeds)
@@ -65,7 +65,3 @@ def train_dense(
         for one in chosen
     ]
     show_trials(session, pipeline, plan_dense(specs), jobs)
-
-
-def register(app: typer.Typer) -> None:
-    app.command("train-dense")(train_dense)

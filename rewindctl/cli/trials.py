@@ -1,5 +1,6 @@
 """What train-dense and retrain share: one trial as it is, several with a line for each that fails."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rewindctl.engines.run import Finished
     from rewindctl.pipeline import Pipeline
     from rewindctl.pipeline.plan import Plan
+    from rewindctl.registry import RunRecord
 
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Trials at once. [a CPU: 1; a GPU: as many as fit; several GPUs: one each]")
@@ -40,7 +42,7 @@ def _run(shown: "_Shown", jobs: int | None) -> "Finished":
     from rewindctl.engines.choose import local_engine
     from rewindctl.engines.in_turn import InTurn
     from rewindctl.engines.run import run_plan
-    from rewindctl.pipeline.planning import known_runs
+    from rewindctl.pipeline.plan import known_runs
 
     session, pipeline, plan, count = shown.session, shown.pipeline, shown.plan, 1
     registry = pipeline.registry
@@ -51,7 +53,9 @@ def _run(shown: "_Shown", jobs: int | None) -> "Finished":
             denses = [plan.dense_of(stage) for key, stage in plan.stages.items() if key not in known]
             count = choose_jobs(jobs, trials, session.device, need_of(denses, session.facts), session.console.say)
     if count == 1:
-        return run_plan(plan, {}, InTurn(pipeline, strict=False), Console(quiet=True), ended=shown.ended)
+        engine = InTurn(pipeline, strict=False)
+        shown.run_of = engine.run_of
+        return run_plan(plan, {}, engine, Console(quiet=True), ended=shown.ended)
     done = {key: run.run_id for key, run in known.items()}
     return run_plan(plan, done, local_engine(session.site(registry), count), session.console)
 
@@ -61,6 +65,7 @@ class _Shown:
 
     def __init__(self, session: Session, pipeline: "Pipeline", plan: "Plan") -> None:
         self.session, self.pipeline, self.plan = session, pipeline, plan
+        self.run_of: Callable[[str], RunRecord] = pipeline.registry.get
         self.failed = self._place = 0
 
     def ended(self, finished: "Finished", *, all_are: bool = False) -> None:
@@ -68,7 +73,7 @@ class _Shown:
         from rewindctl.engines.in_turn import NOT_TRIED, result_at
 
         while self._place < len(self.plan.asked):
-            result = result_at(self._place, self.plan, finished, self.pipeline) or (NOT_TRIED if all_are else None)
+            result = result_at(self._place, self.plan, finished, self.run_of) or (NOT_TRIED if all_are else None)
             if result is None:
                 return
             if isinstance(result, RewindError):

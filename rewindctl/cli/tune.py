@@ -30,12 +30,14 @@ FIXED = Retraining(
 )
 
 
-@command(runs=True, panels=PANELS, kept="finished trials are kept, and those under way begin again when it goes on")
+@command(
+    runs=True, panels=PANELS, kept="finished search trials are kept, and those under way begin again when it goes on"
+)
 def tune(
     session: Session,
     *,
     parent: Parent,
-    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls included.")] = 20,
+    trials: Annotated[int, typer.Option(min=1, help="Search trials in all, those of earlier calls included.")] = 20,
     study: Annotated[str | None, typer.Option(help="Name to go on by. [from parent and options]")] = None,
     storage: Annotated[
         str | None, typer.Option(help="Journal file, or a database's URL. [optuna-journal.log beside the store]")
@@ -47,19 +49,23 @@ def tune(
         ),
     ] = None,
     retraining: Annotated[RetrainOptions, FIXED],
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of a trial; their median is its value.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=100, help="Trainings of a search trial; their median is its value.")
+    ] = 1,
     holdout: Annotated[float, typer.Option(help="Part of the training set that judges, and is not trained on.")] = 0.1,
     holdout_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images are held out.")] = 0,
     evaluate_every: Annotated[int | None, typer.Option(min=1, help="Iterations. [a 20th of the longest]")] = None,
     pruner: Annotated[
         Literal["auto", "halving", "wilcoxon", "none"],
-        typer.Option(help="Stops bad trials: halving in one training, wilcoxon from the third seed. [by --seeds]"),
+        typer.Option(
+            help="Stops bad search trials: halving in one training, wilcoxon from the third seed. [by --seeds]"
+        ),
     ] = "auto",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampler (TPE).")] = 0,
     compare_seeds: Annotated[
         int, typer.Option(min=0, max=100, help="Seeds of the comparison with fine-tuning at 0.001; 0: none.")
     ] = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="Trials at once on this machine.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Search trials at once on this machine.")] = 1,
 ) -> None:
     """Search the settings of a retraining on a held-out part of the training set, never on the test set.
 
@@ -97,7 +103,3 @@ def tune(
         session.console.json(run_json(tuned.run) | {"reused": tuned.reused, "tuning": tuned.best})
     else:
         session.console.data(tuned.run.run_id)
-
-
-def register(app: typer.Typer) -> None:
-    app.command("tune")(tune)

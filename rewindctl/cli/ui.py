@@ -57,7 +57,3 @@ def ui(
             raise
     if failed:
         raise RegistryError(f"the MLflow UI did not start on {host}:{port}", "is the port taken? give another --port")
-
-
-def register(app: typer.Typer) -> None:
-    app.command("ui")(ui)

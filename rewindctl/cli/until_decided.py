@@ -1,21 +1,69 @@
 """reproduce --until-decided: a trial to the comparison that is nearest to a decision, then another look."""
 
+import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rewindctl.counting import count_of
+from rewindctl.durations import parse_duration
 from rewindctl.errors import LimitError, RewindError, UsageError
 
 if TYPE_CHECKING:
     from rewindctl.cli.session import Session
-    from rewindctl.engines.budget import Budget
     from rewindctl.engines.run import Finished
     from rewindctl.paper.allotment import NextTrial, PlannedComparison, TrialResult
     from rewindctl.paper.plan import StudyPlan
     from rewindctl.paper.study import Study
     from rewindctl.registry import RunRecord
     from rewindctl.report.decisions import Decision
+
+UPDATES = re.compile(r"([0-9]{1,12})it")
+
+
+@dataclass
+class Budget:
+    """`iterations` or `seconds`, None where it is not of that; `spent`: the updates of this command so far."""
+
+    text: str = ""
+    iterations: int | None = None
+    seconds: float | None = None
+    clock: Callable[[], float] = time.monotonic
+    spent: int = 0
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    def allows(self, iterations: int) -> bool:
+        """Whether a trial of so many updates may begin: at the speed so far it ends in time. A first one always may."""
+        if self.iterations is not None and self.spent + iterations > self.iterations:
+            return False
+        if self.seconds is None:
+            return True
+        passed = self.clock() - self.began
+        return (
+            passed < self.seconds and passed + (passed * iterations / self.spent if self.spent else 0) <= self.seconds
+        )
+
+
+def parse_budget(text: str | None) -> Budget:
+    """`9m` or `200000it`; None is no limit. Raises: UsageError."""
+    if text is None:
+        return Budget()
+    if match := UPDATES.fullmatch(text.strip()):
+        if int(match[1]):
+            return Budget(text, iterations=int(match[1]))
+        raise UsageError(f"--budget {text!r} is nothing", "write 9m, 2h or 200000it")
+    try:
+        return Budget(text, seconds=parse_duration(text, "budget"))
+    except UsageError as error:
+        raise UsageError(
+            error.message.replace("length of time", "length of time, nor a number of updates"),
+            f"{error.hint}, or 200000it for updates",
+        ) from None
+
 
 MOST_TRIALS = 12  # the paper's own most
 LARGEST = 100
@@ -154,7 +202,7 @@ class Collection:
         undecided = [(one.comparison, one.more, one.effects.keys()) for one in self.decisions if not one.decided]
         return choices(self.plan, undecided, self.runs.keys(), self.failed)
 
-    def collect(self, run: "Callable[[StudyPlan], Finished]", budget: "Budget") -> Ended:
+    def collect(self, run: "Callable[[StudyPlan], Finished]", budget: Budget) -> Ended:
         """Trial by trial, until all is decided, or has its most trials, or the budget or the time is over."""
         from rewindctl.engines.run import Finished
         from rewindctl.paper.allotment import trial

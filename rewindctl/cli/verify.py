@@ -56,7 +56,3 @@ def verify(
 
 def _of(some: int, all_of_them: int) -> str:
     return f"{some} of {count_of(all_of_them, 'run')} {'is' if some == 1 else 'are'}"
-
-
-def register(app: typer.Typer) -> None:
-    app.command("verify")(verify)

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from rewindctl.datasets.facts import DataFacts
-from rewindctl.engines.choose import on_one_gpu
-from rewindctl.engines.local import devices
+from rewindctl.datasets.inventory import DataFacts
+from rewindctl.engines.local import devices, on_one_gpu
 from rewindctl.errors import UsageError
 from rewindctl.models import build_network
 from rewindctl.models.network import NetworkConfig

@@ -1,18 +1,19 @@
-"""Engines by name: a new one is registered here and keeps the contract (`contract.py`)."""
+"""Engines by name: a new one is registered here and keeps the contract (`contract.py`).
+
+The command line reads this catalog for its help: what is heavy is imported when an engine is checked or opened.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rewindctl.catalog import Catalog
-from rewindctl.datasets import load_dataset
 from rewindctl.engines.contract import Engine
-from rewindctl.engines.in_turn import InProcess
-from rewindctl.engines.local import Processes, default_jobs, devices
-from rewindctl.engines.streams import Streams
-from rewindctl.engines.work import WorkerConfig
 from rewindctl.errors import UsageError
-from rewindctl.training.device import resolve_device
+
+if TYPE_CHECKING:
+    from rewindctl.engines.work import WorkerConfig
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,18 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class EngineKind:
-    """How an engine is checked and opened.
+    """How an engine is checked and opened; `about` is what the help says of it.
 
     `check` comes before anything is written; it raises UsageError for options that the engine has no use for, and where
     the engine is not installed. `open` is given the digest of each data set needed, and raises DataError or RewindError
-    where stages cannot run; nothing is under way when its block ends.
+    where stages cannot run; nothing is under way when its block ends. `here`: on this machine, whose device and memory
+    are then looked at first.
     """
 
+    about: str
     check: Callable[[EngineOptions], None]
-    open: Callable[[WorkerConfig, Mapping[str, str], EngineOptions], AbstractContextManager[Engine]]
+    open: "Callable[[WorkerConfig, Mapping[str, str], EngineOptions], AbstractContextManager[Engine]]"
+    here: bool = False
 
 
 engines: Catalog[EngineKind] = Catalog("engine")
@@ -48,7 +52,10 @@ def _check_local(options: EngineOptions) -> None:
 
 
 @contextmanager
-def _open_local(site: WorkerConfig, data: Mapping[str, str], options: EngineOptions) -> Iterator[Engine]:
+def _open_local(site: "WorkerConfig", data: Mapping[str, str], options: EngineOptions) -> Iterator[Engine]:
+    from rewindctl.datasets import load_dataset
+    from rewindctl.engines.local import default_jobs
+
     for dataset in sorted(data):
         load_dataset(dataset, site.data_dir)
     engine = local_engine(site, default_jobs(site.device) if options.jobs is None else options.jobs)
@@ -65,7 +72,7 @@ def _check_ray(options: EngineOptions) -> None:
 
 
 @contextmanager
-def _open_ray(site: WorkerConfig, data: Mapping[str, str], options: EngineOptions) -> Iterator[Engine]:
+def _open_ray(site: "WorkerConfig", data: Mapping[str, str], options: EngineOptions) -> Iterator[Engine]:
     from rewindctl.engines.ray_cluster import RayCluster
 
     cluster = RayCluster(site, options.jobs, options.address, options.cpus, options.gpus)
@@ -76,18 +83,16 @@ def _open_ray(site: WorkerConfig, data: Mapping[str, str], options: EngineOption
         cluster.close()
 
 
-engines.register("local")(EngineKind(_check_local, _open_local))
-engines.register("ray")(EngineKind(_check_ray, _open_ray))
+engines.register("local")(EngineKind("on this machine", _check_local, _open_local, here=True))
+engines.register("ray")(EngineKind("on a Ray cluster", _check_ray, _open_ray))
 
 
-def local_engine(site: WorkerConfig, jobs: int) -> Engine:
+def local_engine(site: "WorkerConfig", jobs: int) -> Engine:
     """This process for one stage at a time and for all that share one GPU, else a process each."""
+    from rewindctl.engines.in_turn import InProcess
+    from rewindctl.engines.local import Processes, on_one_gpu
+    from rewindctl.engines.streams import Streams
+
     if jobs == 1:
         return InProcess(site)
     return Streams(site, jobs) if on_one_gpu(site.device, jobs) else Processes(site, jobs)
-
-
-def on_one_gpu(device: str, jobs: int) -> bool:
-    """Whether all of several stages at once have the same GPU. Raises: UsageError for a device that is not there."""
-    places = {resolve_device(place) for place in devices(device, jobs)}
-    return len(places) == 1 and places.pop().type == "cuda"

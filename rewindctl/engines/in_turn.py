@@ -10,6 +10,7 @@ from rewindctl.engines.work import Worker, WorkerConfig, answer_to, outcome_of
 from rewindctl.errors import RewindError
 from rewindctl.pipeline import Outcome, Pipeline
 from rewindctl.pipeline.plan import Plan
+from rewindctl.registry import RunRecord
 
 NOT_TRIED = RewindError("skipped after repeated identical failures")
 Result = Outcome | RewindError
@@ -55,31 +56,42 @@ class InTurn(_OneByOne):
     """By the command's own pipeline, with a progress bar for each; `strict`: what a stage raises is passed on."""
 
     def __init__(self, pipeline: Pipeline, *, strict: bool) -> None:
-        super().__init__(partial(_shown, pipeline, strict))
+        super().__init__(self._show)
+        self._pipeline, self._strict = pipeline, strict
+        self._runs: dict[str, RunRecord] = {}
 
+    def run_of(self, run_id: str) -> RunRecord:
+        """A finished run, read from the store unless it was found or made here. Raises: RegistryError."""
+        return self._runs.get(run_id) or self._pipeline.registry.get(run_id)
 
-def _shown(pipeline: Pipeline, strict: bool, task: Task) -> Answer:
-    if task.remark:
-        pipeline.console.say(task.remark)
-    if not strict:
-        return answer_to(task, pipeline)
-    outcome = outcome_of(task, pipeline)
-    return Answer(task.key, outcome.run.run_id, reused=outcome.reused)
+    def _show(self, task: Task) -> Answer:
+        if task.remark:
+            self._pipeline.console.say(task.remark)
+        if not self._strict:
+            return answer_to(task.key, partial(self._outcome, task))
+        outcome = self._outcome(task)
+        return Answer(task.key, outcome.run.run_id, reused=outcome.reused)
+
+    def _outcome(self, task: Task) -> Outcome:
+        outcome = outcome_of(task, self._pipeline)
+        self._runs[outcome.run.run_id] = outcome.run
+        return outcome
 
 
 def run_in_turn(pipeline: Pipeline, plan: Plan) -> list[Outcome]:
     """The runs that a plan is asked for, found or made one after the other. Raises: what the first failure raised."""
-    finished = run_plan(plan, {}, InTurn(pipeline, strict=True), Console(quiet=True))
-    results = (result_at(place, plan, finished, pipeline) for place in range(len(plan.asked)))
+    engine = InTurn(pipeline, strict=True)
+    finished = run_plan(plan, {}, engine, Console(quiet=True))
+    results = (result_at(place, plan, finished, engine.run_of) for place in range(len(plan.asked)))
     return [result for result in results if isinstance(result, Outcome)]
 
 
-def result_at(place: int, plan: Plan, finished: Finished, pipeline: Pipeline) -> Result | None:
-    """What became of what a plan is asked for there; None while it is under way or waits."""
+def result_at(place: int, plan: Plan, finished: Finished, run_of: Callable[[str], RunRecord]) -> Result | None:
+    """What became of what a plan is asked for there; None while it is under way or waits. `run_of`: a run by its ID."""
     key = plan.asked[place]
     if key in finished.runs:
         reused = key in finished.reused or key in plan.asked[:place]
-        return Outcome(pipeline.registry.get(finished.runs[key]), reused)
+        return Outcome(plan.given.get(key) or run_of(finished.runs[key]), reused)
     chain = plan.lineage(key)
     failures = (failure for failure in finished.failures if failure.key in chain)
     return next((RewindError(failure.message, failure.hint) for failure in failures), None)

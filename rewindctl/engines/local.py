@@ -19,6 +19,7 @@ import torch
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.work import ReportProgress, Worker, WorkerConfig
 from rewindctl.system.processes import forget_interrupts, interrupt
+from rewindctl.training.device import resolve_device
 
 GRACE_SECONDS = 60
 LOOK_SECONDS = 0.2
@@ -120,6 +121,12 @@ def devices(asked: str, jobs: int) -> list[str]:
     """The device of each of `jobs` workers: all the same, or for `auto` and `cuda` the GPUs in turn."""
     count = torch.cuda.device_count() if asked in ("auto", "cuda") and torch.cuda.is_available() else 0
     return [f"cuda:{index % count}" if count else asked for index in range(jobs)]
+
+
+def on_one_gpu(asked: str, jobs: int) -> bool:
+    """Whether all of several stages at once have the same GPU. Raises: UsageError for a device that is not there."""
+    places = {resolve_device(place) for place in devices(asked, jobs)}
+    return len(places) == 1 and places.pop().type == "cuda"
 
 
 def default_jobs(asked: str) -> int:

@@ -12,9 +12,7 @@ from typing import Any
 from rewindctl.engines import ray_nodes
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.local import GRACE_SECONDS
-from rewindctl.engines.ray_nodes import last_line
-from rewindctl.engines.ray_progress import ProgressActor
-from rewindctl.engines.ray_start import import_ray, join
+from rewindctl.engines.ray_start import ProgressActor, import_ray, join, last_line
 from rewindctl.engines.ray_worker import TaskContext, run_stage
 from rewindctl.engines.work import WorkerConfig
 from rewindctl.errors import UsageError

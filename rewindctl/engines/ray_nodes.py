@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rewindctl import __version__
+from rewindctl.engines.ray_start import last_line
 from rewindctl.engines.ray_worker import NodeCheck, TaskContext, look
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.system.safe_text import redacted
@@ -119,9 +120,3 @@ def _check_answer(ray: Any, node: RayNode, answer: Any) -> None:
         )
     if seen.message:
         raise RewindError(f"{where}: {seen.message}", seen.hint)
-
-
-def last_line(error: BaseException) -> str:
-    """What an error says at its end; Ray's messages begin with the worker's whole traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__

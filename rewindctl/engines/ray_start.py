@@ -1,4 +1,7 @@
-"""Reaching a Ray cluster, or starting one for a command: quietly, and within seconds or not at all."""
+"""Reaching a Ray cluster, or starting one for a command: quietly, and within seconds or not at all.
+
+Nothing here imports torch: the process of `ProgressActor` loads this module and needs none.
+"""
 
 import importlib
 import logging
@@ -12,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rewindctl.engines.ray_nodes import last_line
 from rewindctl.errors import RewindError, UsageError
 
 KNOCK_SECONDS = 5.0
@@ -99,6 +101,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def last_line(error: BaseException) -> str:
+    """What an error says at its end; Ray's messages begin with the worker's whole traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
+
+
 @contextmanager
 def _own_signals() -> Iterator[None]:
     """Ray puts its own handler for SIGTERM in place of ours, which records an interrupt."""
@@ -108,3 +116,18 @@ def _own_signals() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread() and ours is not None:
             signal.signal(signal.SIGTERM, ours)
+
+
+class ProgressActor:
+    """An actor: updates made of each stage, each value handed out once."""
+
+    def __init__(self) -> None:
+        self._new: dict[str, int] = {}
+
+    def note(self, key: str, done: int) -> None:
+        self._new[key] = done
+
+    def news(self) -> dict[str, int]:
+        """What came in since the last call."""
+        news, self._new = self._new, {}
+        return news

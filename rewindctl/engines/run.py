@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from rewindctl.console import Board, Console
 from rewindctl.engines.contract import Answer, Engine, Task
-from rewindctl.engines.limit import Limit
-from rewindctl.engines.schedule import StageFailure, StageQueue
+from rewindctl.engines.schedule import Limit, StageFailure, StageQueue
 from rewindctl.pipeline.plan import Plan, Stage
 
 MOST_ATTEMPTS = 3

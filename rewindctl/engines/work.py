@@ -69,21 +69,21 @@ class Worker:
     def run(self, task: Task) -> Answer:
         """The answer to a task; an interrupt is passed on."""
         self.console.key = task.key
-        return answer_to(task, self.pipeline)
+        return answer_to(task.key, partial(outcome_of, task, self.pipeline))
 
 
-def answer_to(task: Task, pipeline: Pipeline) -> Answer:
-    """Run a task, whatever it raises; an interrupt is passed on."""
+def answer_to(key: str, work: Callable[[], Outcome | None]) -> Answer:
+    """Do the work of the task `key` and say how it ended, whatever it raises; an interrupt is passed on."""
     try:
-        outcome = outcome_of(task, pipeline)
-        return Answer(task.key, outcome.run.run_id, reused=outcome.reused)
+        outcome = work()
+        return Answer(key, outcome.run.run_id, reused=outcome.reused) if outcome else Answer(key)
     except LimitError as error:
-        return Answer(task.key, failed_run(error), error.message, stopped=True)
+        return Answer(key, failed_run(error), error.message, stopped=True)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plug-in's exit or cancellation is a failure too
         told = as_rewind_error(error)
-        return Answer(task.key, failed_run(error), told.message, told.hint)
+        return Answer(key, failed_run(error), told.message, told.hint)
 
 
 def outcome_of(task: Task, pipeline: Pipeline) -> Outcome:

@@ -1,4 +1,7 @@
-"""Batch norms that a ReLU follows in a network of any kind, found in the graph of its forward pass."""
+"""Whether a network can be trained by kernels of our own, whole or in part.
+
+The parts are batch norms that a ReLU follows, found in the graph of the forward pass of a network of any kind.
+"""
 
 import copy
 import operator
@@ -6,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,7 +17,9 @@ from torch import nn
 from torch.fx import GraphModule, Node, Proxy
 from torch.nn import functional
 
-from rewindctl.models.tracing import BUILDING, OwnThread
+from rewindctl.models.network import BUILDING, OwnThread
+from rewindctl.models.resnet import ResNet
+from rewindctl.models.wrn import WideResNet
 
 ADDITIONS = (operator.add, torch.add, operator.iadd)
 ADDING = ("add", "add_")
@@ -185,3 +191,34 @@ def _as_in_training() -> Iterator[None]:
 
 def _is_as_in_training() -> bool:
     return torch.is_grad_enabled() and all(map(torch.is_autocast_enabled, AUTOCAST))
+
+
+OLDEST_CAPABILITY = (8, 0)  # of a CUDA device: bf16 matrix units, copies that need no registers
+
+
+def missing_part(device: torch.device) -> str:
+    """What a machine lacks for kernels of our own; empty where it has all."""
+    if find_spec("triton") is None:
+        return "Triton is not installed (PyTorch brings it on Linux, with CUDA)"
+    if device.type != "cuda":
+        return "they need a CUDA device"
+    if torch.version.hip is not None:
+        return "they were made for NVIDIA's GPUs"
+    if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        return "the GPU is too old for them"
+    return ""
+
+
+def is_whole(network: nn.Module) -> bool:
+    """Whether there are kernels for all of a network; of others they make batch norms with their ReLU alone."""
+    return type(network) in (ResNet, WideResNet)
+
+
+def unfit(network: nn.Module) -> str:
+    """Why a network cannot be trained by kernels of our own; empty where it can be."""
+    return "" if is_whole(network) else why_none(network)
+
+
+def structure(network: nn.Module) -> str:
+    """What tells a network from others that have parameters of the same names and shapes."""
+    return type(network).__name__ if is_whole(network) else f"{network} {traced(network).code}"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rewindctl.datasets.batches import DeviceData, Draws
 from rewindctl.errors import UsageError
-from rewindctl.fused import batches, families, update
+from rewindctl.fused import families, update
 from rewindctl.fused.launch import Launch, Moved
 from rewindctl.fused.launching import kernel_of, norms_of
 from rewindctl.fused.layout import Layout, Sums, power_of_two
@@ -180,7 +180,7 @@ class FusedTrials:
         block = min(1024, power_of_two(elements))
         passes.add(
             "batch",
-            batches.take_batch,
+            update.take_batch,
             (-(-elements // block), batch.count),
             (
                 *(data.train_images, data.train_labels, draws.indices, draws.down, draws.across, self.position),

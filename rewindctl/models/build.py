@@ -11,8 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from rewindctl.errors import UsageError, code_of_others
-from rewindctl.models.network import Network, NetworkConfig, kernels, models
-from rewindctl.models.tracing import BUILDING, OwnThread
+from rewindctl.models.network import BUILDING, Network, NetworkConfig, OwnThread, kernels, models
 
 HINT = "what a network needs: python -c 'import rewindctl; help(rewindctl.register_model)'"
 

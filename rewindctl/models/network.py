@@ -1,9 +1,11 @@
-"""What every network offers: kernels to prune, and which batch norm reads which convolution."""
+"""What every network offers (kernels to prune, which batch norm reads which convolution), and how it is traced."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from rewindctl.catalog import Catalog, require_plain
@@ -51,7 +53,7 @@ def register_model(name: str) -> Callable[[Constructor], Constructor]:
       tied, not computed by a parametrisation), float32, and there is at least one.
     - Images come channels-last: `x.flatten(1)`, not `x.view(...)`.
     - Kernels start He uniform from the run's seed, the biases of convolutions and linear layers at 0, as in the
-      report; everything else as the constructor leaves it, under PyTorch's generator seeded with the run's seed. With
+      paper; everything else as the constructor leaves it, under PyTorch's generator seeded with the run's seed. With
       `keeps_initial_weights = True` on the module, kernels and biases too (pretrained ones, say).
     - Batch norms get the momentum and epsilon of the recipe, which the run records.
     - `norm_after` of `Network` is found by tracing where the module has none; a module that cannot be traced gets an
@@ -83,3 +85,24 @@ def conv1x1(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
 def global_average_pool(x: Tensor) -> Tensor:
     """(batch, channels, height, width) to (batch, channels); `mean`, whose backward is deterministic on CUDA."""
     return x.mean(dim=(2, 3))
+
+
+# The generator that constructors draw from, and what tracing puts in place of nn.Module's methods, are the process's:
+# one thread at a time builds or traces, while others may train.
+BUILDING = threading.RLock()
+
+
+class OwnThread(torch.fx.Tracer):
+    """Traces what its own thread calls; networks that other threads train meanwhile work as ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        own = threading.get_ident() == self._thread
+        return super().call_module(m, forward, args, kwargs) if own else forward(*args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        own = threading.get_ident() == self._thread
+        return super().getattr(attr, attr_val, parameter_proxy_cache) if own else attr_val

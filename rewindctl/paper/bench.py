@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rewindctl.checks.speed import Speed
-from rewindctl.datasets.facts import DataFacts
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.cost import State, iterations_to_do, time_text
 from rewindctl.paper.plan import StudyPlan, make_plan

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rewindctl.datasets.facts import DataFacts
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.reference import at_end
 from rewindctl.paper.study import MethodEntry, Panel, Study

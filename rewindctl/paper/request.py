@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from rewindctl.catalog import unknown
 from rewindctl.conditions import Condition, parse_conditions
 from rewindctl.counting import count_of
-from rewindctl.datasets.facts import DataFacts
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.plan import Cell, StudyPlan, make_plan, scaled
 from rewindctl.paper.study import Study, load_study, shipped

@@ -53,12 +53,12 @@ def prune_name(spec: PruneSpec, tags: dict[str, str]) -> str:
 
 
 def retrain_name(spec: RetrainSpec, tags: dict[str, str], mask: RunRecord) -> str:
-    unusual = _unusual_pruning(mask.spec) if isinstance(mask.spec, PruneSpec) else ""
-    return f"{method_label(spec)} {mask.metric('compression'):.4g}x{unusual} {_subject(tags)}"
+    return f"{method_label(spec)} {_mask_name(mask)} {_subject(tags)}"
 
 
-def replay_name(spec: ReplaySpec, training: RunRecord) -> str:
-    of = training.tags.get(tag.METHOD, "dense")
+def replay_name(spec: ReplaySpec, training: RunRecord, mask: RunRecord | None) -> str:
+    """`mask`: the prune run that was retrained, None where a dense run is replayed."""
+    of = training.tags.get(tag.METHOD, "dense") + (_unusual_pruning(mask.spec) if mask else "")
     return f"replay {of} to {spec.iteration} {_subject(training.tags)}"
 
 
@@ -78,8 +78,12 @@ def replay_note(spec: ReplaySpec, training: RunRecord, accuracy: float) -> str:
     )
 
 
-def tune_name(method: str, tags: dict[str, str], compression: float) -> str:
-    return f"tune {method} {compression:.4g}x {_subject(tags)}"
+def tune_name(method: str, mask: RunRecord) -> str:
+    return f"tune {method} {_mask_name(mask)} {_subject(mask.tags)}"
+
+
+def _mask_name(mask: RunRecord) -> str:
+    return f"{mask.metric('compression'):.4g}x{_unusual_pruning(mask.spec)}"
 
 
 def method_label(spec: RetrainSpec) -> str:
@@ -99,8 +103,10 @@ def stage_label(specs: Sequence[Spec]) -> str:
     return f"{what} {1 / (1 - mask.sparsity):.4g}x{_unusual_pruning(mask)} {_subject(dense_tags(dense))}{level}"
 
 
-def _unusual_pruning(spec: PruneSpec) -> str:
-    """The criterion where it is not magnitude, and the layers that are excluded."""
+def _unusual_pruning(spec: Spec) -> str:
+    """The criterion where it is not magnitude, and the layers that are excluded; empty for what is no mask."""
+    if not isinstance(spec, PruneSpec):
+        return ""
     criterion = f" {spec.criterion}" if spec.criterion != "magnitude" else ""
     layers = " ".join(spec.exclude)
     if len(layers) > MOST_OF_LAYERS:  # and yet no other's: the UI averages what has one label

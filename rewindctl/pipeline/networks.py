@@ -1,11 +1,12 @@
 """The network of a run from its files alone: no data set is needed."""
 
 from collections.abc import Collection
-from typing import Protocol
 
 import torch
 from torch import nn
 
+from rewindctl.datasets import Dataset
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.errors import IntegrityError, RewindError
 from rewindctl.models import NetworkConfig, kernels, models
 from rewindctl.models.build import construct
@@ -17,15 +18,6 @@ from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
 
 CHANNELS = (3, 1)  # those that a data set's images can have
-
-
-class ImageFacts(Protocol):
-    """What of a data set decides the shapes of a network."""
-
-    @property
-    def channels(self) -> int: ...
-    @property
-    def classes(self) -> int: ...
 
 
 def load_network(registry: Registry, run: RunRecord) -> nn.Module:
@@ -119,7 +111,7 @@ def fitting_config(dense: DenseSpec, state: TrainState) -> NetworkConfig:
     raise problem or IntegrityError(f"the checkpoint has no parameters of {dense.model!r}")
 
 
-def require_layers(dense: DenseSpec, data: ImageFacts, patterns: Collection[str]) -> None:
+def require_layers(dense: DenseSpec, data: Dataset | DataFacts, patterns: Collection[str]) -> None:
     """Raises: UsageError when a pattern of layers to exclude matches none of a baseline's network on `data`."""
     if patterns:
         config = NetworkConfig(data.channels, data.classes, dense.norm_momentum, dense.norm_epsilon)

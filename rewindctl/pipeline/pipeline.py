@@ -21,7 +21,7 @@ from rewindctl.registry import Registry, RunRecord
 from rewindctl.seeds import derived_seed
 from rewindctl.specs import DenseSpec
 from rewindctl.training.device import resolve_device
-from rewindctl.training.steppers import choose_step
+from rewindctl.training.step import choose_step
 
 UNTIL_DECIDED = "until_decided"  # a rule: trials go where those before did not decide
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from rewindctl.errors import IntegrityError, UsageError
-from rewindctl.fused.support import missing_part
+from rewindctl.fused.pairs import missing_part
 from rewindctl.pipeline.pipeline import Pipeline
 from rewindctl.pipeline.requests import require_kind
 from rewindctl.registry import Registry, RunRecord

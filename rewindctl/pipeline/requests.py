@@ -3,17 +3,17 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 from rewindctl.commands import asked_for, retrain_command
 from rewindctl.counting import count_of
+from rewindctl.datasets import Dataset
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.models import models
 from rewindctl.options import require_length, require_rate
 from rewindctl.pruning import criteria
 from rewindctl.registry import RunRecord
 from rewindctl.rewinding.methods import OPTIONS, RetrainOptions, RetrainPlan, plan_of
-from rewindctl.rewinding.schedule import scale_boundaries
 from rewindctl.specs import (
     LAYER_PATTERN,
     LONGEST_PATTERNS,
@@ -24,25 +24,19 @@ from rewindctl.specs import (
     make_spec,
     usual_name,
 )
-from rewindctl.training.recipes import default_recipe, evaluation_interval, norm_momentum, recipes, rewind_points
-
-
-class HasDataFacts(Protocol):
-    """What a spec needs to know of a data set."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def train_size(self) -> int: ...
-    @property
-    def image_size(self) -> tuple[int, int]: ...
+from rewindctl.training.recipes import (
+    default_recipe,
+    evaluation_interval,
+    norm_momentum,
+    recipes,
+    rewind_points,
+    scale_boundaries,
+)
 
 
 def dense_spec(
     model: str,
-    data: HasDataFacts,
+    data: Dataset | DataFacts,
     seed: int,
     *,
     recipe: str | None = None,
@@ -176,13 +170,6 @@ def prune_child(parent: AnyStage, sparsity: float, options: PruneOptions) -> Pru
     fields = asdict(options) | {"iteration": at}
     spec: PruneSpec = make_spec(PruneSpec, parent_fingerprint=parent.fingerprint(), sparsity=sparsity, **fields)
     return spec
-
-
-def retrain_plan(dense_run: RunRecord, options: RetrainOptions) -> RetrainPlan:
-    """The plan of a method against a dense run. Raises: UsageError."""
-    require_kind(dense_run, "dense")
-    assert isinstance(dense_run.spec, DenseSpec)
-    return plan_against(dense_run.spec, options)
 
 
 def plan_against(dense: DenseSpec, options: RetrainOptions) -> RetrainPlan:

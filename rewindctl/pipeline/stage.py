@@ -1,15 +1,17 @@
 """A stage from its spec to its finished run: what every kind has in common."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from rewindctl.arithmetic import AUTO
+from rewindctl.datasets import Dataset
 from rewindctl.pipeline import labels
 from rewindctl.pipeline.life import Life, Outcome, live
 from rewindctl.pipeline.pipeline import Pipeline
-from rewindctl.registry import Machine, OwnerWatch, RunRecord, RunWriter
+from rewindctl.registry import DataInput, Machine, OwnerWatch, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.runs.writer import resume_file
 from rewindctl.specs import AnyStage, DenseSpec, PruneSpec, RetrainSpec
@@ -72,3 +74,30 @@ class StageRun(ABC):
         machine = Machine(deciding(pipeline.device), pipeline.console.say)
         how: dict[str, Any] = {"watch": watch, "precision": self.precision, "machine": machine}
         return pipeline.registry.start(spec, self.name, self.parent, self.tags | asked, resume=not self.force, **how)
+
+
+SHOWN_CLASSES = 20
+
+
+def data_used(data: Dataset, *contexts: str) -> list[DataInput]:
+    """The parts of a data set that a run used: `training`, `testing`."""
+    height, width = data.image_size
+    columns = {"image": f"uint8 ({height}, {width}, {data.channels})", "label": f"integer, 0 to {data.classes - 1}"}
+    return [
+        DataInput(
+            f"{data.name}-{context}",
+            data.digest,
+            f"rewindctl data: {data.name}",
+            context,
+            columns,
+            _profile(data, context),
+        )
+        for context in contexts
+    ]
+
+
+def _profile(data: Dataset, context: str) -> dict[str, Any]:
+    labels = data.train_labels if context == "training" else data.test_labels
+    counts = Counter(data.class_names[label] for label in labels.tolist())
+    sizes = {name: counts[name] for name in data.class_names[:SHOWN_CLASSES]}
+    return {"num_rows": len(labels), "classes": data.classes, "images_per_class": sizes}

@@ -1,6 +1,6 @@
 """The kinds of stages: what each starts from, its name and tags, its work.
 
-From a request to a closed run: `planning` makes a plan of it, `engines.run` gives the plan's stages to an engine, which
+From a request to a closed run: `plan` makes a plan of it, `engines.run` gives the plan's stages to an engine, which
 runs each by `run_stage`; `StageRun.run` says how its run is found and claimed, and `life` sees it through.
 """
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from rewindctl.errors import RegistryError, UsageError
 from rewindctl.models import kernels
-from rewindctl.pipeline import inputs, labels
+from rewindctl.pipeline import labels
 from rewindctl.pipeline.life import Outcome
 from rewindctl.pipeline.networks import holder_of, load_mask, load_state, require_layers
 from rewindctl.pipeline.pipeline import Pipeline
 from rewindctl.pipeline.replays import States
-from rewindctl.pipeline.stage import StageRun
+from rewindctl.pipeline.stage import StageRun, data_used
 from rewindctl.pipeline.starts import ReplayStage, from_scratch, hold, prepared, retrain_states, weights_source
 from rewindctl.pipeline.train_run import train_run, write_result
 from rewindctl.pruning import Mask, PruneResult, prune
-from rewindctl.pruning.density import plot_density
+from rewindctl.pruning.mask import plot_density
 from rewindctl.registry import RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.models import unregistered_text
@@ -60,7 +60,7 @@ class DenseStage(StageRun):
     def work(self, spec: DenseSpec, writer: RunWriter) -> None:
         pipeline = self.pipeline
         self._say_if_forbidden(spec)
-        writer.log_inputs(inputs.used(pipeline.dataset(spec.dataset), "training", "testing"))
+        writer.log_inputs(data_used(pipeline.dataset(spec.dataset), "training", "testing"))
         ready = from_scratch(pipeline, spec)
         network = ready.network
         data, title = pipeline.data(spec.dataset), labels.dense_name(spec)
@@ -131,7 +131,7 @@ class PruneStage(StageRun):
         previous = load_mask(registry, parent)
         result = prune(_detached(kernels(network)), spec, previous, network.norm_after, source)
         contexts = ("training", "testing") if source.used_data else ("testing",)
-        writer.log_inputs(inputs.used(pipeline.dataset(dense.dataset), *contexts), parent)
+        writer.log_inputs(data_used(pipeline.dataset(dense.dataset), *contexts), parent)
         result.mask.apply_(dict(network.named_parameters()))
         network.to(pipeline.device).to(memory_format=torch.channels_last)
         loss, accuracy = evaluate(network, pipeline.data(dense.dataset))
@@ -167,7 +167,7 @@ class RetrainStage(StageRun):
         root = pipeline.dense_run(parent)
         dense = pipeline.dense_of(root)
         source = holder_of(registry, *weights_source(registry, spec, parent, root))
-        writer.log_inputs(inputs.used(pipeline.dataset(dense.dataset), "training", "testing"), source)
+        writer.log_inputs(data_used(pipeline.dataset(dense.dataset), "training", "testing"), source)
         ready = prepared(pipeline, spec, parent)
         assert ready.mask is not None
         data, compression = pipeline.data(dense.dataset), ready.mask.compression

@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import torch
 
-from rewindctl.pipeline import inputs, labels
+from rewindctl.pipeline import labels
 from rewindctl.pipeline.life import Outcome
 from rewindctl.pipeline.networks import load_file, load_mask, load_state
 from rewindctl.pipeline.pipeline import Pipeline
 from rewindctl.pipeline.replays import States, compare, replay_spec, threads_of
-from rewindctl.pipeline.settings import Prepared, dense_settings, retrain_settings
-from rewindctl.pipeline.stage import StageRun
-from rewindctl.pipeline.train_run import train_run
+from rewindctl.pipeline.stage import StageRun, data_used
+from rewindctl.pipeline.train_run import Prepared, dense_settings, retrain_settings, train_run
 from rewindctl.registry import Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.registry.runs.manifest import checkpoint_path
@@ -86,7 +85,9 @@ class ReplayStage(StageRun):
     def __init__(self, pipeline: Pipeline, states: States, iteration: int) -> None:
         self.states, training = states, states.training
         spec = replay_spec(pipeline, states, iteration)
-        super().__init__(pipeline, spec, training, labels.replay_name(spec, training), labels.inherited(training))
+        mask = pipeline.registry.parent(training) if training.kind == "retrain" else None
+        name = labels.replay_name(spec, training, mask)
+        super().__init__(pipeline, spec, training, name, labels.inherited(training))
         self.force, self.precision = False, tag.precision_of(training)
 
     def run(self) -> Outcome:
@@ -98,7 +99,7 @@ class ReplayStage(StageRun):
     def work(self, spec: ReplaySpec, writer: RunWriter) -> None:
         pipeline, training = self.pipeline, self.states.training
         dense = pipeline.dense_of(training)
-        writer.log_inputs(inputs.used(pipeline.dataset(dense.dataset), "training", "testing"), training)
+        writer.log_inputs(data_used(pipeline.dataset(dense.dataset), "training", "testing"), training)
         ready = self._of_training()
         ready = replace(ready, settings=replace(ready.settings, iterations=spec.iteration, checkpoint_at=()))
         source, begin = self.states.runs.get(spec.from_iteration), None

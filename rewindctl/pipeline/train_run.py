@@ -1,25 +1,134 @@
-"""The training of a run: gone on with where it was interrupted, its metrics, checkpoints and speed in the run."""
+"""The training of a run: its settings, its start or resume point, its metrics, checkpoints and speed in the run."""
 
-from dataclasses import replace
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from rewindctl.arithmetic import AUTO, Arithmetic
 from rewindctl.console import Console
 from rewindctl.datasets.batches import DeviceData
+from rewindctl.durations import Deadline
 from rewindctl.errors import LimitError, NotHereError, UsageError
-from rewindctl.pipeline.background import Background
-from rewindctl.pipeline.observer import RunObserver
+from rewindctl.models import Network
 from rewindctl.pipeline.pipeline import RunPolicy
-from rewindctl.pipeline.resume import StoredPoints, load_point
-from rewindctl.pipeline.settings import Prepared
+from rewindctl.pipeline.resume import Background, StoredPoints, load_point, save_point
+from rewindctl.pruning import Mask
 from rewindctl.registry import RunWriter
 from rewindctl.registry import records as tag
-from rewindctl.registry.runs.manifest import FINAL
-from rewindctl.training.device import deciding
+from rewindctl.registry.runs.manifest import FINAL, checkpoint_path
+from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.specs import DenseSpec, RetrainSpec
+from rewindctl.system.safe_text import finite
+from rewindctl.training.device import Usage, deciding
 from rewindctl.training.loop import train
 from rewindctl.training.precision import choose_for
-from rewindctl.training.records import ResumePoint, TrainResult, TrainSettings
-from rewindctl.training.steppers import choose_step
-from rewindctl.training.usage import Usage
+from rewindctl.training.recipes import LearningRateSchedule
+from rewindctl.training.records import Evaluation, ResumePoint, TrainResult, TrainSettings
+from rewindctl.training.step import choose_step
+
+
+@dataclass
+class RunObserver:
+    """Hands what the trainer reports to a run; until the end of `background` nobody else writes to it.
+
+    In the order in which it happened: a resume point is never ahead of the metrics and checkpoints before it.
+    """
+
+    writer: RunWriter
+    background: Background
+    shown: Callable[[int], None]
+    checkpoint_seconds: float
+    usage: Usage
+    deadline: Deadline | None = None
+    stored: StoredPoints | None = None
+    kept: int = 0  # the iteration that a stopped run goes on from
+    _saved: float = field(default_factory=time.monotonic)
+    _leaving: bool = False
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        metrics = {
+            "train_loss": evaluation.train_loss,
+            "lr": evaluation.lr,
+            "test_loss": finite(evaluation.test_loss),
+            "test_accuracy": evaluation.test_accuracy,
+            **self.usage.measure(),
+        }
+        self.background.wait()  # a process that is killed loses one evaluation at most
+        self.background.give(partial(self.writer.log_metrics, metrics, evaluation.iteration))
+
+    def checkpoint(self, state: TrainState) -> None:
+        self.background.give(partial(self._write, state))
+
+    def resumable(self, make: Callable[[], ResumePoint]) -> None:
+        if time.monotonic() - self._saved >= self.checkpoint_seconds or self._leaving:
+            self.background.give(partial(self._keep, make()))
+            self._saved = time.monotonic()
+
+    def progressed(self, iteration: int) -> None:
+        self.background.check()
+        self.shown(iteration)
+
+    def is_over(self, ahead: float) -> bool:
+        self._leaving = self.deadline is not None and self.deadline.left() <= ahead
+        return self._leaving
+
+    def _write(self, state: TrainState) -> None:
+        with self.writer.artifact(checkpoint_path(state.iteration)) as path:
+            state.save(path)
+
+    def _keep(self, point: ResumePoint) -> None:
+        save_point(self.writer, point)
+        self.kept = point.state.iteration
+        if self.stored is not None:
+            self.stored.offer()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training starts with, on the CPU; a baseline has no mask."""
+
+    network: Network
+    start: TrainState
+    mask: Mask | None
+    settings: TrainSettings
+
+
+def schedule_of(dense: DenseSpec) -> LearningRateSchedule:
+    return LearningRateSchedule(dense.iterations, dense.learning_rate, dense.lr_boundaries, dense.lr_factor)
+
+
+def dense_settings(spec: DenseSpec) -> TrainSettings:
+    """A baseline: the schedule from 0, checkpoints at every rewind point but the last, which is the final one."""
+    return TrainSettings(
+        schedule=schedule_of(spec),
+        clock_start=0,
+        iterations=spec.iterations,
+        constant_lr=None,
+        batch_size=spec.batch_size,
+        momentum=spec.momentum,
+        nesterov=spec.nesterov,
+        weight_decay=spec.weight_decay,
+        crop_padding=spec.crop_padding,
+        horizontal_flip=spec.horizontal_flip,
+        evaluate_every=spec.evaluate_every,
+        checkpoint_at=spec.rewind_points[:-1],
+        seed=spec.seed,
+    )
+
+
+def retrain_settings(spec: RetrainSpec, dense: DenseSpec) -> TrainSettings:
+    """The recipe of the dense run with the clock, length and rate of the retraining's plan."""
+    return replace(
+        dense_settings(dense),
+        schedule=schedule_of(dense).scaled(spec.schedule_iterations),
+        clock_start=spec.clock_start,
+        iterations=spec.iterations,
+        constant_lr=spec.constant_lr,
+        momentum=dense.momentum if spec.momentum is None else spec.momentum,
+        evaluate_every=spec.evaluate_every,
+        checkpoint_at=spec.rewind_points,
+    )
 
 
 def train_run(

@@ -1,4 +1,4 @@
-"""A mask as a checked value: one bool per kernel weight, True where the weight is kept."""
+"""A mask as a checked value: one bool per kernel weight, True where the weight is kept; its file and its plot."""
 
 import json
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rewindctl.bits import UNREADABLE, checked_count, packed_bits, packed_size, unpacked_bits
 from rewindctl.errors import IntegrityError
+from rewindctl.system.safe_text import drawn
 
 FORMAT = "rewindctl-mask-1"
 LARGEST_WEIGHTS = 2**33  # no network here comes near; a header that claims more is refused before allocation
@@ -139,3 +140,26 @@ def _unpack(file: Any, name: str, shape: list[int]) -> Tensor:
     if claimed.get_dtype() != "U8" or claimed.get_shape() != [packed_size(count)]:
         raise ValueError(f"{name!r:.80} holds {str(claimed.get_shape())[:80]} {claimed.get_dtype()}, not its bits")
     return unpacked_bits(file.get_tensor(name), count).reshape(shape)
+
+
+def plot_density(mask: Mask, path: Path, title: str) -> None:
+    """A bar per kernel, in network order: kept / total, with the network's density as a line."""
+    from matplotlib.figure import Figure
+
+    rows = mask.layers()
+    density = [row["kept"] / row["weights"] for row in rows]
+    figure = Figure(figsize=(max(6.0, 0.22 * len(rows)), 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.bar(range(len(rows)), density, color="#0072B2")
+    axes.axhline(1 - mask.sparsity, color="#D55E00", label=f"whole network: {1 - mask.sparsity:.2%}")
+    if len(rows) <= 70:
+        axes.set_xticks(
+            range(len(rows)), [drawn(row["layer"].removesuffix(".weight")) for row in rows], rotation=90, fontsize=6
+        )
+    else:
+        axes.set_xlabel("kernel, in network order")
+    axes.set_ylabel("density (kept / total)")
+    axes.set_yscale("log")
+    axes.set_title(drawn(title), fontsize=9)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120, metadata={"Software": "rewindctl"})

@@ -65,6 +65,8 @@ def prune(
         _require_room(layers, spec, target, weights)
     groups = [layers] if spec.scope == "global" else [[layer] for layer in layers]
     targets = [target] if spec.scope == "global" else _shares(layers, spec, target)
+    if spec.structure == "unstructured":
+        _require_a_weight_each(groups, targets, spec)
     spared: list[str] = []
     kept = {name: previous.kernels[name] for name in kernels}
     for group, count in zip(groups, targets, strict=True):
@@ -115,6 +117,35 @@ def _at_most(count: int, weights: int) -> str:
     return next(text for text in texts if round(float(text) * weights) <= count)
 
 
+def _require_a_weight_each(groups: list[list["_Layer"]], targets: list[int], spec: PruneSpec) -> None:
+    """Raises: UsageError when a group, from which its target goes, would not keep a weight of each of its layers."""
+    for group, target in zip(groups, targets, strict=True):
+        room = sum(layer.weights - 1 for layer in group)
+        if target > room:
+            raise UsageError(
+                f"sparsity {spec.sparsity} would empty a layer: at most {room} of {room + len(group)} weights can go",
+                _lower_sparsity([layer for group in groups for layer in group], spec),
+            )
+
+
+def _lower_sparsity(layers: list["_Layer"], spec: PruneSpec) -> str:
+    """The advice for a sparsity that would empty one of all `layers`: the highest that would not, if it can be met."""
+    weights = sum(layer.weights for layer in layers)
+    most = weights - len(layers)
+    if spec.scope == "layerwise":
+        most = min((layer.weights - 1) * weights // layer.weights for layer in layers)
+    text = _at_most(most, weights)
+    target = round(float(text) * weights)
+    try:
+        if spec.scope == "layerwise":
+            _shares(layers, spec.model_copy(update={"sparsity": float(text)}), target)
+    except UsageError:
+        return "prune this parent with --scope global"
+    if target <= sum(layer.removed for layer in layers):
+        return "prune another run"
+    return f"ask for a sparsity of at most {text}"
+
+
 class _Layer:
     """A kernel as units to rank: `scores` and `sizes` (units,), removed units scored -inf so that they come first."""
 
@@ -155,12 +186,6 @@ def _remove(layers: list[_Layer], count: int, spec: PruneSpec, spared: list[str]
     spent = torch.where(free, sizes[order], 0).cumsum(0)
     reached = order[torch.where(free, spent, spent + sizes[order]) <= count]
     gone = reached[~protected[reached]]
-    fits = len(gone)
-    if spec.structure == "unstructured" and fits < count:
-        raise UsageError(
-            f"sparsity {spec.sparsity} would empty a layer: at most {fits} of {len(scores)} weights can go",
-            f"ask for a sparsity of at most {fits / len(scores):.6g}",
-        )
     spared += [layer.name for layer, index in zip(layers, last, strict=True) if bool((reached == index).any())]
     alive = torch.ones(len(scores), dtype=torch.bool)
     alive[gone] = False

@@ -11,8 +11,8 @@ import pandas as pd
 
 from rewindctl.catalog import unknown
 from rewindctl.counting import count_of
-from rewindctl.datasets.facts import facts_of
 from rewindctl.datasets.files import require_dataset
+from rewindctl.datasets.inventory import facts_of
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.plan import check_scale, make_plan
 from rewindctl.paper.study import load_study, shipped

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from rewindctl.datasets.facts import facts_of
+from rewindctl.datasets.inventory import facts_of
 from rewindctl.paper.plan import Cell, StudyPlan, make_plan
 from rewindctl.paper.request import comparisons_of
 from rewindctl.paper.study import Study

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rewindctl.catalog import Catalog
-from rewindctl.datasets.facts import facts_of
+from rewindctl.datasets.inventory import facts_of
 from rewindctl.errors import DataError
 from rewindctl.models import kernels, models
 from rewindctl.models.network import NetworkConfig

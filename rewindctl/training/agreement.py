@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -15,16 +14,16 @@ from torch import Tensor
 from rewindctl import fused
 from rewindctl.arithmetic import Precision
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.fused.support import structure
+from rewindctl.fused.pairs import structure
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.system.files import keep_text, state_folder
-from rewindctl.training.device import device_name, driver
+from rewindctl.training.course import Course
+from rewindctl.training.device import device_name, driver, package_version
 from rewindctl.training.graph import alone
 from rewindctl.training.records import TrainSettings
 from rewindctl.training.step import Stepper
-from rewindctl.training.steppers import AnyStepper
 
 # Of a gradient's norm, how far it may be from that of float32: beside what PyTorch's own bfloat16 is away, twice.
 WITHIN = {"fp32": 1e-3, "bf16": 0.02}
@@ -34,7 +33,7 @@ SMALLEST = 1e-2
 
 
 def disagreement(
-    make: Callable[..., AnyStepper],
+    make: Callable[..., Course],
     network: Network,
     data: DeviceData,
     settings: TrainSettings,
@@ -64,7 +63,7 @@ def disagreement(
 
 
 def compared(
-    make: Callable[..., AnyStepper],
+    make: Callable[..., Course],
     network: Network,
     data: DeviceData,
     settings: TrainSettings,
@@ -75,7 +74,7 @@ def compared(
     still = replace(start, momentum={name: torch.zeros_like(value) for name, value in start.momentum.items()})
     pure = replace(settings, weight_decay=0.0, compiled=False)
 
-    def gradients(make: Callable[..., AnyStepper], precision: Precision) -> tuple[dict[str, Tensor], float]:
+    def gradients(make: Callable[..., Course], precision: Precision) -> tuple[dict[str, Tensor], float]:
         own = copy.deepcopy(network)
         with torch.random.fork_rng([data.device] if data.device.type == "cuda" else []):
             torch.manual_seed(0)  # each drops out the same
@@ -107,15 +106,8 @@ def _key(network: Network, data: DeviceData, settings: TrainSettings, mask: Mask
     kind = (shapes, images, settings.batch_size, settings.crop_padding, settings.nesterov, mask is not None)
     rest = hashlib.sha256(code + repr(kind).encode() + structure(network).encode()).hexdigest()[:16]
     machine = (device_name(data.device), driver() if data.device.type == "cuda" else "")
-    versions = [f"{name} {_version(name)}" for name in ("torch", "triton")]
+    versions = [f"{name} {package_version(name) or 'unknown'}" for name in ("torch", "triton")]
     return ", ".join([*filter(None, machine), *versions, settings.precision, rest])
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _known(path: Path) -> dict[str, str]:

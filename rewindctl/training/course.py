@@ -3,19 +3,76 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
+from rewindctl.arithmetic import Step
 from rewindctl.datasets.batches import BatchStream
 from rewindctl.errors import DivergedError
+from rewindctl.models import Network
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.training.losses import Losses
 from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
 
 
+class Losses:
+    """`stopped` is 1 from the first loss on that is not finite, and 0 before: what skips a fused update."""
+
+    def __init__(self, device: torch.device, kept_in: tuple[Tensor, Tensor, Tensor, Tensor] | None = None) -> None:
+        """`kept_in`: sum and iteration (float64), latest and stopped, for who writes them by address."""
+        self.count = 0
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        latest = torch.zeros(2, device=device)
+        # `iteration` is that of the next loss, or of the first bad one, as `_latest` is the first bad loss.
+        self._sum, self.iteration, self._latest, self.stopped = kept_in or (sums[0], sums[1], latest[0], latest[1])
+
+    def tensors(self) -> list[Tensor]:
+        """All that `add` and `stop_if_bad` write to."""
+        return [self._sum, self.iteration, self._latest, self.stopped]
+
+    def add(self, loss: Tensor) -> None:
+        self._sum += loss
+
+    def stop_if_bad(self, loss: Tensor) -> None:
+        """In few operations, for each is a kernel of every update."""
+        torch.where(self.stopped > 0, self._latest, loss, out=self._latest)
+        self.stopped.logical_or_(loss - loss)  # 0 if it is finite, else NaN, which is true
+        self.iteration += 1 - self.stopped
+
+    def first_bad(self) -> tuple[int, float] | None:
+        """The iteration of the first loss that is not finite, and that loss. Waits for the device."""
+        return (int(self.iteration), float(self._latest)) if self.stopped else None
+
+    def so_far(self) -> tuple[float, int]:
+        """The sum of the losses since the last mean, and their number. Waits for the device."""
+        return float(self._sum), self.count
+
+    def go_on_from(self, total: float, count: int) -> None:
+        """As if these losses had been added here."""
+        self._sum.fill_(total)
+        self.count = count
+
+    def take_mean(self) -> float | None:
+        """Of the losses since the last call; None when there was none. Waits for the device."""
+        if self.count == 0:
+            return None
+        mean = float(self._sum) / self.count
+        self._sum.zero_()
+        self.count = 0
+        return mean
+
+
 class Course(ABC):
-    """Position, rate and losses of a training; who inherits it sets the attributes and makes the updates."""
+    """Position, rate and losses of a training; who inherits it sets the attributes and makes the updates.
+
+    `step` is what makes the updates, `note` a word of why it is not what the settings say, empty where it is.
+    `captured`, `why_eager`: see `TrainResult`.
+    """
 
     settings: TrainSettings
+    step: Step
+    note: str
+    captured: bool
+    why_eager: str
     stream: BatchStream
     losses: Losses
     rate: Tensor  # on the device
@@ -37,6 +94,18 @@ class Course(ABC):
         """Mean training loss since the last call, None when there was no update. Raises: DivergedError."""
         self._raise_if_diverged()
         return self.losses.take_mean()
+
+    @abstractmethod
+    def update(self, t: int) -> None:
+        """Update `t` of this run."""
+
+    @abstractmethod
+    def network_now(self) -> Network:
+        """The network with the weights that the training has reached, to be evaluated."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the memory of a captured step."""
 
     @abstractmethod
     def state(self, t: int) -> TrainState:

@@ -1,14 +1,16 @@
-"""The device to train on, and a record of it and of the software around it."""
+"""The device to train on, a record of it and of the software around it, and what the process uses of it."""
 
 import ctypes
 import os
 import platform
 import subprocess
+import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pynvml
 import torch
 
@@ -58,7 +60,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in PACKAGES if (found := package_version(name))},
         "device": device_name(device),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
@@ -89,7 +91,8 @@ def device_name(device: torch.device) -> str:
     return f"{names[0] if names else platform.machine()} ({count_of(torch.get_num_threads(), 'thread')})"
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Of a package that is installed, else None."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -119,3 +122,55 @@ def _output(*command: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return (done.stdout.strip() or None) if done.returncode == 0 else None
+
+
+MEASURE_SECONDS = 10.0
+MEGABYTE = 1e6
+
+
+class Usage:
+    """Measures now and then. `system/` is the prefix that the MLflow UI shows on a page of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._wall, self._cpu = time.monotonic(), time.process_time()
+        self._due = self._wall
+
+    def measure(self) -> dict[str, float | None]:
+        """Empty when the last measurement was less than MEASURE_SECONDS ago; the first call always measures.
+
+        CPU is in percent of one core since the last measurement. GPU memory is what this process's tensors hold and
+        the most that they held; GPU utilisation is the device's, which other processes may share.
+        """
+        now, cpu = time.monotonic(), time.process_time()
+        if now < self._due:
+            return {}
+        share = 100 * (cpu - self._cpu) / (now - self._wall) if now > self._wall else None
+        self._wall, self._cpu, self._due = now, cpu, now + MEASURE_SECONDS
+        measured = {"process_cpu_percentage": share, "process_memory_megabytes": _resident()}
+        if self._device.type == "cuda":
+            measured |= {
+                "gpu_memory_megabytes": torch.cuda.memory_allocated(self._device) / MEGABYTE,
+                "gpu_memory_peak_megabytes": torch.cuda.max_memory_allocated(self._device) / MEGABYTE,
+                "gpu_utilization_percentage": _utilization(self._device),
+            }
+        return {f"system/{key}": value for key, value in measured.items()}
+
+
+def _resident() -> float | None:
+    """Memory of this process in megabytes, None where the system does not tell."""
+    with suppress(psutil.Error, OSError):
+        return float(psutil.Process().memory_info().rss) / MEGABYTE
+    return None
+
+
+def _utilization(device: torch.device) -> float | None:
+    """Percent of the last moments in which a kernel ran; None where the driver does not tell (parts of a GPU).
+
+    The GPU is found by UUID: NVIDIA's library counts all GPUs, PyTorch those that CUDA_VISIBLE_DEVICES leaves it.
+    """
+    with suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    return None

@@ -1,19 +1,20 @@
-"""A training whose updates are made by kernels of our own: the trainer sees a stepper as any other."""
+"""Trainings whose updates are made by kernels of our own, all or in part: the trainer sees a stepper as any other."""
 
 import torch
 from torch import Tensor
 
 from rewindctl.arithmetic import Step
 from rewindctl.datasets.batches import BatchStream, DeviceData, Draws
+from rewindctl.fused.norm_relu import with_kernels
 from rewindctl.fused.tiles import Tiles
 from rewindctl.fused.trials import Constants, FusedTrials
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
-from rewindctl.training.course import Course
+from rewindctl.training.course import Course, Losses
 from rewindctl.training.graph import captured
-from rewindctl.training.losses import Losses
 from rewindctl.training.records import TrainSettings
+from rewindctl.training.step import Stepper
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -107,3 +108,22 @@ class FusedStepper(Course):
         """In the network's order: running statistics, and the counters, which no kernel needs to count."""
         found = self.trials.running_of(0) | {name: value + self._made for name, value in self._counted.items()}
         return {name: found[name] for name, _ in self.network.named_buffers()}
+
+
+class NormStepper(Stepper):
+    """`Stepper` whose forward pass has kernels in it; the network itself, and all that is saved, stay as they are."""
+
+    def __init__(
+        self,
+        network: Network,
+        data: DeviceData,
+        settings: TrainSettings,
+        start: TrainState,
+        mask: Mask | None,
+        capture: bool = True,
+        lean: bool | None = None,
+    ) -> None:
+        """Raises: UntracedError where no norm of the network can be made so."""
+        super().__init__(network, data, settings, start, mask, capture, lean=lean)
+        self.forward = with_kernels(network)
+        self.step: Step = "fused"

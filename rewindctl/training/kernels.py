@@ -1,12 +1,33 @@
-"""What a process computes float32 with: settings that the trainings and evaluations in its threads share."""
+"""The settings of the process that decide how float32 is computed; trainings in several threads share them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
-from rewindctl.training.shared import Shared
+
+class Shared:
+    """A context that is entered once, by the first thread that comes in, and left by the last one that goes."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._context = self._make()
+                self._context.__enter__()
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._context.__exit__(None, None, None)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from rewindctl.system.processes import raise_if_interrupted
 from rewindctl.training.graph import alone
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.records import Evaluation, Observer, ResumePoint, TrainResult, TrainSettings
-from rewindctl.training.steppers import stepper_for
+from rewindctl.training.step import stepper_for
 
 EVALUATION_BATCH = 500
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from rewindctl.arithmetic import Precision, Step
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.rewinding.schedule import LearningRateSchedule
+from rewindctl.training.recipes import LearningRateSchedule
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,22 @@
-"""What a user asks `tune` for: checked before anything is opened, then completed from the parent."""
+"""What a user asks `tune` for, checked before anything is opened; the held-out part of the training set."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
 from rewindctl.counting import count_of
-from rewindctl.datasets.dataset import Dataset
+from rewindctl.datasets import Dataset
+from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import UsageError
 from rewindctl.pipeline.requests import plan_against, require_kind
 from rewindctl.registry import RunRecord
 from rewindctl.rewinding.methods import OPTIONS, RetrainOptions
+from rewindctl.seeds import stream
 from rewindctl.specs import DenseSpec, TuneSpec, make_spec
-from rewindctl.tuning.holdout import held_out
 from rewindctl.tuning.space import Space, longest, on_points, read_space, searched, space_text, usual_space
 
 EVALUATIONS = 20  # of the longest training: enough for a curve, and for the pruner's rungs
@@ -26,7 +31,7 @@ FIELDS = {name: {"lr": "learning_rate"}.get(name, name) for name, one in OPTIONS
 class TuneRequest:
     """The options of one call, but for the parent. Raises: UnknownNameError, UsageError.
 
-    `retraining` is what is not searched. `seeds` counts the trainings of a trial, `compare_seeds` those of the
+    `retraining` is what is not searched. `seeds` counts the trainings of a search trial, `compare_seeds` those of the
     comparison with the paper's rate.
     """
 
@@ -49,12 +54,12 @@ class TuneRequest:
             raise UsageError(f"--holdout {self.holdout:g} is outside (0, 1)", "give a fraction such as 0.1")
         if self.pruner == "wilcoxon" and self.seeds < 3:
             raise UsageError(
-                f"--pruner wilcoxon with --seeds {self.seeds} could never stop a trial",
+                f"--pruner wilcoxon with --seeds {self.seeds} could never stop a search trial",
                 "give --seeds 4 or more: it decides from the third on; or --pruner halving",
             )
         if self.pruner == "halving" and self.seeds > 1:
             raise UsageError(
-                f"--pruner halving stops one training early, --seeds {self.seeds} makes several a trial",
+                f"--pruner halving stops one training early, --seeds {self.seeds} makes several a search trial",
                 "give --pruner wilcoxon or none, or --seeds 1",
             )
         self.space()
@@ -117,7 +122,7 @@ def asked(request: TuneRequest, parent: RunRecord, dense: DenseSpec, dataset: Da
 
 
 def comparison_seeds(spec: TuneSpec, count: int) -> tuple[int, ...]:
-    """Seeds that no trial of the search was chosen by."""
+    """Seeds by which no search trial was chosen."""
     first = COMPARED_FROM if max(spec.seeds) < COMPARED_FROM else max(spec.seeds) + 1
     return tuple(range(first, first + count))
 
@@ -156,3 +161,32 @@ def _check_data(request: TuneRequest, dense: DenseSpec, dataset: Dataset) -> Non
             f"fewer than a batch of {dense.batch_size}",
             "hold less out",
         )
+
+
+def held_out(size: int, fraction: float, seed: int) -> npt.NDArray[np.int64]:
+    """The sorted indices of `fraction` of `size` training images, a pure function of the three. Raises: UsageError."""
+    count = round(size * fraction)
+    if not 0 < count < size:
+        raise UsageError(
+            f"--holdout {fraction:g} holds {count} of {size} training images out", "give a fraction such as 0.1"
+        )
+    chosen: npt.NDArray[np.int64] = np.sort(stream(seed, "holdout").permutation(size)[:count])
+    return chosen
+
+
+def tuning_data(dataset: Dataset, fraction: float, seed: int, device: torch.device) -> DeviceData:
+    """The training set without the held-out part, which takes the place of the test set.
+
+    Pixels are standardised as in a full training, by the statistics of the whole training set.
+    """
+    held = np.zeros(dataset.train_size, dtype=bool)
+    held[held_out(dataset.train_size, fraction, seed)] = True
+    images, labels = dataset.train_images, dataset.train_labels
+    parts = replace(
+        dataset,
+        train_images=images[~held],
+        train_labels=labels[~held],
+        test_images=images[held],
+        test_labels=labels[held],
+    )
+    return DeviceData.upload(parts, device)

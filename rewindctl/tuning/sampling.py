@@ -1,4 +1,4 @@
-"""Which point comes next, and which trial is given up: Optuna's TPE and pruners, unmoved by interruptions."""
+"""Which point comes next, and which search trial is given up: Optuna's TPE and pruners, unmoved by interruptions."""
 
 import warnings
 from typing import Any, cast
@@ -13,29 +13,29 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rewindctl.specs import TuneSpec
 
-DIVERGED = "diverged"  # a trial's attribute: the training loss was no number
-REDUCTION, RUNGS = 2, 2  # at a quarter and at half of the way the better half goes on; 20 trials bear no more
-SURE = 0.15  # three seeds of three worse than the best trial's: p = 0.125
+DIVERGED = "diverged"  # a search trial's attribute: the training loss was no number
+REDUCTION, RUNGS = 2, 2  # at a quarter and at half of the way the better half goes on; 20 search trials bear no more
+SURE = 0.15  # three seeds of three worse than the best search trial's: p = 0.125
 
 
 def abandoned(trial: FrozenTrial) -> bool:
-    """Whether a trial's worker died, was interrupted or came too late: it is no part of the search."""
+    """Whether a search trial's worker died, was interrupted or came too late: it is no part of the search."""
     return trial.state == TrialState.FAIL and DIVERGED not in trial.user_attrs
 
 
 def counted(study: Study) -> list[FrozenTrial]:
-    """The trials that take a place among those asked for, by number."""
+    """The search trials that take a place among those asked for, by number."""
     found = [trial for trial in study.get_trials(deepcopy=False) if not abandoned(trial)]
     return sorted(found, key=lambda trial: trial.number)
 
 
 def place_of(study: Study, number: int) -> int:
-    """How many trials come before trial `number`: what its number would be, had nobody been interrupted."""
+    """How many search trials come before that of `number`: what its number would be without interruptions."""
     return sum(trial.number < number for trial in counted(study))
 
 
 class ReseededTPE(BaseSampler):
-    """TPE whose random numbers are a function of the seed and the place of the trial, not of the process.
+    """TPE whose random numbers are a function of the seed and the place of the search trial, not of the process.
 
     So a study resumed in another process draws what the unbroken one would have drawn.
     """
@@ -63,7 +63,7 @@ class ReseededTPE(BaseSampler):
 
 
 class LivingOnly(BasePruner):
-    """A pruner that does not see abandoned trials: their repetitions would compete against themselves."""
+    """A pruner that does not see abandoned search trials: their repetitions would compete against themselves."""
 
     def __init__(self, pruner: BasePruner) -> None:
         self._pruner = pruner
@@ -73,7 +73,7 @@ class LivingOnly(BasePruner):
 
 
 class _Living:
-    """A study without its abandoned trials."""
+    """A study without its abandoned search trials."""
 
     def __init__(self, study: Study) -> None:
         self._study = study

@@ -1,6 +1,6 @@
-"""Asking and telling: exactly the trials asked for, whatever the number of workers and however often they die.
+"""Asking and telling: exactly the search trials asked for, whatever the number of workers and however often they die.
 
-Knows nothing of networks: an objective measures a trial. Every worker runs the same loop against the same storage.
+Knows nothing of networks: an objective measures a search trial. Every worker runs the same loop on the same storage.
 """
 
 import time
@@ -27,19 +27,19 @@ POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class TrialOutcome:
-    """What a trial came to: a value to maximise, or none where it was stopped early."""
+class SearchTrialOutcome:
+    """What a search trial came to: a value to maximise, or none where it was stopped early."""
 
     value: float | None
     pruned: bool = False
 
 
-Objective = Callable[[Trial], TrialOutcome]
+Objective = Callable[[Trial], SearchTrialOutcome]
 
 
 @dataclass(frozen=True)
 class Search:
-    """A study, what it varies and how many trials it is to have; `say` is told what happens."""
+    """A study, what it varies and how many search trials it is to have; `say` is told what happens."""
 
     study: Study
     space: dict[str, BaseDistribution]
@@ -47,9 +47,9 @@ class Search:
     say: Callable[[str], None]
 
     def work(self, objective: Objective, *, wait: bool) -> None:
-        """Run trials until there are `target` of them; with `wait`, until those of other workers have ended too.
+        """Run search trials until there are `target` of them; with `wait`, until those of other workers have ended too.
 
-        A trial whose training diverges is a failed one. Any other error ends the work; that trial will be repeated.
+        A search trial whose training diverges is a failed one. Any other error ends the work, and it is repeated.
         """
         while True:
             try:
@@ -58,13 +58,15 @@ class Search:
                     return
                 self._attempt(trial, objective)
             except UpdateFinishedTrialError as error:
-                self.say(f"a trial was declared dead meanwhile and is repeated: {error}")
+                self.say(f"a search trial was declared dead meanwhile and is repeated: {error}")
 
     def repeat_stale(self) -> None:
-        """Give up the trials whose workers are gone, and put their parameters in the queue again."""
+        """Give up the search trials whose workers are gone, and put their parameters in the queue again."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if is_stale(trial) and self._give_up(trial):
-                self.say(f"trial {trial.number} of {trial.user_attrs.get(OWNER)} is repeated: its worker is gone")
+                self.say(
+                    f"search trial {trial.number} of {trial.user_attrs.get(OWNER)} is repeated: its worker is gone"
+                )
 
     def _next(self, wait: bool) -> Trial | None:
         told = False
@@ -83,12 +85,12 @@ class Search:
                 return None
             if not told:
                 owners = ", ".join(sorted({str(trial.user_attrs.get(OWNER)) for trial in running}))
-                self.say(f"waiting for {count_of(len(running), 'trial')} of {owners}")
+                self.say(f"waiting for {count_of(len(running), 'search trial')} of {owners}")
                 told = True
             time.sleep(POLL_SECONDS)
 
     def _ask(self) -> Trial | None:
-        """A trial of ours; None when other workers asked at the same moment and have the last places."""
+        """A search trial of ours; None when other workers asked at the same moment and have the last places."""
         trial = self.study.ask()
         trial.set_user_attr(OWNER, this_process())  # before anything else: without it nobody knows who died
         beat(trial)
@@ -105,7 +107,7 @@ class Search:
         except DivergedError as error:
             trial.set_user_attr(DIVERGED, error.message)
             self.study.tell(trial, state=TrialState.FAIL)
-            self.say(f"trial {trial.number} {shown(trial.params)}: diverged")
+            self.say(f"search trial {trial.number} {shown(trial.params)}: diverged")
             return
         except BaseException:
             self._give_up(self.study.trials[trial.number])
@@ -113,15 +115,17 @@ class Search:
         state = TrialState.PRUNED if result.pruned else TrialState.COMPLETE
         told = self.study.tell(trial, result.value, state=state, skip_if_finished=True)
         value = "-" if told.value is None else f"{told.value:.2%}"
-        self.say(f"trial {trial.number} {shown(trial.params)}: {value}{', stopped early' if result.pruned else ''}")
+        self.say(
+            f"search trial {trial.number} {shown(trial.params)}: {value}{', stopped early' if result.pruned else ''}"
+        )
 
     def _give_up(self, trial: FrozenTrial) -> bool:
-        """Mark a trial failed and queue its parameters; False when another worker did so, or it has ended."""
+        """Mark a search trial failed and queue its parameters; False when another worker did so, or it has ended."""
         try:
             self.study.tell(trial.number, state=TrialState.FAIL)
         except (ValueError, UpdateFinishedTrialError):
             return False
-        # Of a trial killed before, the next one draws the same point. A journal may say anything.
+        # Of a search trial killed before, the next one draws the same point. A journal may say anything.
         whole = set(trial.params) == set(self.space)
         if whole and all(fits(value, self.space[name]) for name, value in trial.params.items()):
             self.study.enqueue_trial(trial.params, user_attrs={REPEATS: trial.number})
@@ -129,7 +133,7 @@ class Search:
 
 
 def suggest(trial: Trial, name: str, among: BaseDistribution) -> None:
-    """Choose one setting of a trial."""
+    """Choose one setting of a search trial."""
     if isinstance(among, FloatDistribution):
         trial.suggest_float(name, among.low, among.high, step=among.step, log=among.log)
     elif isinstance(among, IntDistribution):
@@ -139,12 +143,12 @@ def suggest(trial: Trial, name: str, among: BaseDistribution) -> None:
 
 
 def beat(trial: Trial) -> None:
-    """Say that the worker of a trial lives."""
+    """Say that the worker of a search trial lives."""
     trial.set_user_attr(BEAT, time.time())
 
 
 def is_stale(trial: FrozenTrial) -> bool:
-    """Whether the worker of a running trial is gone: a dead process of this machine, or one long silent."""
+    """Whether the worker of a running search trial is gone: a dead process of this machine, or one long silent."""
     started = trial.datetime_start or datetime.now()
     sign = float(trial.user_attrs.get(BEAT, started.timestamp()))
     if is_gone(str(trial.user_attrs.get(OWNER, "")), sign):

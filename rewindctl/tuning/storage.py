@@ -1,4 +1,4 @@
-"""Where Optuna keeps a study: a journal file that several workers may write, or a database by URL."""
+"""Where Optuna keeps a study (a journal file that several workers may write, or a database), and its removal."""
 
 import hashlib
 import json
@@ -19,7 +19,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from rewindctl.console import Console
 from rewindctl.errors import IntegrityError, RegistryError, UsageError
+from rewindctl.registry import Registry, RunRecord
+from rewindctl.registry import records as tag
 from rewindctl.registry.store.address import sqlite_path
 from rewindctl.specs import TuneSpec
 from rewindctl.system.files import disk_hint, require_state_folder, state_folder
@@ -30,7 +33,7 @@ JOURNAL = "optuna-journal.log"
 DEAD_LOCK_SECONDS = 60.0
 SPEC, PARENT = "rewindctl.spec", "rewindctl.parent_run_id"
 DAMAGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RecursionError)
-OWNER, BEAT, REPEATS = "owner", "beat", "repeats"  # of a trial
+OWNER, BEAT, REPEATS = "owner", "beat", "repeats"  # of a search trial
 
 
 def default_place(tracking_uri: str) -> str:
@@ -147,7 +150,9 @@ def _opened(
     known = study.user_attrs
     if SPEC not in known and study.get_trials(deepcopy=False):
         raise UsageError(f"study {spec.study!r} was not made by rewindctl tune", "choose another --study")
-    if study.directions != [StudyDirection.MAXIMIZE]:  # no trial of ours could end in it, and the search not either
+    if study.directions != [
+        StudyDirection.MAXIMIZE
+    ]:  # no search trial of ours could end in it, and the search not either
         raise UsageError(f"study {spec.study!r} does not maximise one value", "choose another --study")
     if SPEC not in known:
         study.set_user_attr(PARENT, parent_run_id)
@@ -166,7 +171,7 @@ def _opened(
 
 
 def _check_trials(study: optuna.Study) -> None:
-    """Raises: IntegrityError for a trial that says what none of ours does: what follows counts on it."""
+    """Raises: IntegrityError for a search trial that says what none of ours does: what follows counts on it."""
     trials = study.get_trials(deepcopy=False)
     for trial in trials:
         notes = trial.user_attrs
@@ -175,7 +180,8 @@ def _check_trials(study: optuna.Study) -> None:
         right = right and all(fits(value, trial.distributions[name]) for name, value in trial.params.items())
         if not right or (trial.state == TrialState.COMPLETE and trial.value is None):
             raise IntegrityError(
-                f"trial {trial.number} of study {study.study_name!r} was altered", "restore its storage from a backup"
+                f"search trial {trial.number} of study {study.study_name!r} was altered",
+                "restore its storage from a backup",
             )
 
 
@@ -200,3 +206,33 @@ def _difference(known: dict[str, Any], spec: TuneSpec, parent_run_id: str) -> st
         if before.get(key) != now.get(key):
             return f"its {key} is {before.get(key)!r:.150}, now {now.get(key)!r:.150}"
     return None
+
+
+def forget_study(registry: Registry, run: RunRecord, console: Console) -> None:
+    """Delete the study of the search `run` from its storage, unless another run of the same search is there.
+
+    Raises: RegistryError when the storage cannot be opened.
+    """
+    study, place = run.tags.get(tag.STUDY), run.tags.get(tag.STORAGE)
+    if run.kind != "tune" or study is None or place is None or _has_others(registry, run):
+        return
+    if "***" in place:
+        console.say(f"note: study {study} stays in {place}, whose password is not kept")
+        return
+    if "://" not in place and not Path(place).is_file():
+        return  # never written, removed by hand, or another machine's
+    if tag.COPIED in run.tags and place != default_place(registry.uri):
+        console.say(f"note: study {study} stays in {place}: it is the original's, whose store was copied")
+        return
+    storage = open_storage(place)
+    try:
+        found = optuna.load_study(study_name=study, storage=storage)
+    except KeyError:
+        return
+    if found.user_attrs.get(PARENT) == run.parent_id:
+        optuna.delete_study(study_name=study, storage=storage)
+
+
+def _has_others(registry: Registry, run: RunRecord) -> bool:
+    same = registry.search(kind="tune", fingerprint=run.fingerprint)
+    return any(other.run_id != run.run_id and other.parent_id == run.parent_id for other in same)

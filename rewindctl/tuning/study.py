@@ -1,6 +1,7 @@
 """One search from request to conclusions: its run, its workers, its end."""
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -10,24 +11,97 @@ import torch
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
+from rewindctl.console import Console
 from rewindctl.counting import count_of
-from rewindctl.engines.local import share
-from rewindctl.engines.work import WorkerConfig
+from rewindctl.engines.contract import Answer, Task
+from rewindctl.engines.local import LOOK_SECONDS, Processes, share
+from rewindctl.engines.work import ReportProgress, WorkerConfig, answer_to
 from rewindctl.errors import BusyError, RegistryError, RewindError
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.life import Life, live
 from rewindctl.pipeline.replays import require_state
-from rewindctl.registry import OwnerWatch, RunRecord, RunWriter
+from rewindctl.registry import OwnerWatch, Registry, RunRecord, RunWriter
 from rewindctl.registry import records as tag
 from rewindctl.rewinding.methods import WEIGHTS
 from rewindctl.specs import TuneSpec
 from rewindctl.system.files import disk_error, writing
 from rewindctl.tuning.request import TuneRequest, asked, comparison_seeds
-from rewindctl.tuning.sampling import counted
-from rewindctl.tuning.storage import checked_place, default_place, shown
+from rewindctl.tuning.sampling import counted, make_pruner, make_sampler
+from rewindctl.tuning.search import Search
+from rewindctl.tuning.space import distributions, space_of
+from rewindctl.tuning.storage import checked_place, default_place, open_storage, open_study, shown
 from rewindctl.tuning.summary import BEST, conclude, note
-from rewindctl.tuning.trial import Trials
-from rewindctl.tuning.workers import Remarks, Work, helpers
+from rewindctl.tuning.trial import SearchTrials
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs: search as JSON, prune run, run of the search, storage, search trials wanted."""
+
+    site: WorkerConfig
+    spec: str
+    parent_run_id: str
+    home_run_id: str
+    storage: str
+    longest: int
+    target: int
+    quiet: bool
+
+    def search(self, say: Callable[[str], None]) -> Search:
+        """Open the study of this work. Raises: RegistryError, UsageError."""
+        spec = TuneSpec.model_validate_json(self.spec)
+        sampler, pruner = make_sampler(spec), make_pruner(spec, self.longest)
+        study = open_study(open_storage(self.storage), spec, self.parent_run_id, sampler, pruner)
+        return Search(study, distributions(space_of(spec.space)), self.target, say)
+
+
+@contextmanager
+def helpers(work: Work, count: int, say: Callable[[str], None]) -> Iterator[None]:
+    """`count` further workers during the block; at its end they are waited for, at an error interrupted."""
+    engine = Processes(work.site, count + 1, partial(Helper, work), taken=1)
+    try:
+        for number in range(count):
+            engine.submit(Task(f"worker {number}", work.spec, work.parent_run_id))
+        yield
+        while count:
+            for answer in engine.wait(LOOK_SECONDS):
+                count -= 1
+                if answer.crashed:
+                    say(f"note: {answer.key}: {answer.message}; its search trial is repeated")
+    finally:
+        engine.close()
+
+
+class Helper:
+    """A worker in a process of its own. An interrupt ends it: its search trial is recorded and will be repeated."""
+
+    def __init__(self, work: Work, site: WorkerConfig, report: ReportProgress) -> None:
+        self.report = report
+        self._work, self._console = work, Remarks(quiet=work.quiet)
+        torch.set_num_threads(max(1, site.threads))
+        opened = partial(Registry, site.tracking_uri, site.experiment)
+        self._pipeline = Pipeline(opened, self._console, site.device, site.data_dir, site.policy)
+
+    def run(self, task: Task) -> Answer:
+        """Run search trials until there is none to start; whatever ends it early ends this worker alone."""
+        answer = answer_to(task.key, self._work_on)
+        if answer.message:
+            self._console.error(RewindError(answer.message, answer.hint))
+        return answer
+
+    def _work_on(self) -> None:
+        work, registry = self._work, self._pipeline.registry
+        parent, home = registry.get(work.parent_run_id), registry.get(work.home_run_id)
+        trials = SearchTrials(self._pipeline, TuneSpec.model_validate_json(work.spec), parent, home)
+        work.search(self._console.say).work(trials.objective, wait=False)
+
+
+class Remarks(Console):
+    """A console of one of several workers: lines, no bars."""
+
+    @contextmanager
+    def progress(self, title: str, total: int, earlier: float = 0.0) -> Iterator[Callable[[int], None]]:
+        yield lambda done: None
 
 
 @dataclass(frozen=True)
@@ -42,7 +116,7 @@ class Tuned:
 def tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
     """Search the settings of a retraining of the prune run `reference`; what is done already is kept.
 
-    Raises: UsageError, RegistryError, RewindError when no trial ends well.
+    Raises: UsageError, RegistryError, RewindError when no search trial ends well.
     """
     try:
         return _tune(pipeline, request, reference)
@@ -81,19 +155,19 @@ def _tune(pipeline: Pipeline, request: TuneRequest, reference: str) -> Tuned:
         home = registry.get(error.run_id)
         if home.status != "RUNNING":
             raise
-        return _join(pipeline, work, Trials(pipeline, wanted.spec, parent, home))
+        return _join(pipeline, work, SearchTrials(pipeline, wanted.spec, parent, home))
     if outcome.reused:
         pipeline.console.say(f"reused   {outcome.run.short}")
         return Tuned(outcome.run, registry.artifacts.read_json(outcome.run, BEST), reused=True)
     return Tuned(outcome.run, leader.best, reused=False)
 
 
-def _join(pipeline: Pipeline, work: Work, trials: Trials) -> Tuned:
-    """Work on trials until there is none to start; whoever opened the run draws the conclusions."""
+def _join(pipeline: Pipeline, work: Work, trials: SearchTrials) -> Tuned:
+    """Work on search trials until there is none to start; whoever opened the run draws the conclusions."""
     say, home = pipeline.console.say, trials.home
     say(f"joining  {home.short} of {home.tags.get(tag.OWNER)}")
     work.search(say).work(trials.objective, wait=False)
-    say(f"nothing left to start; {home.tags.get(tag.OWNER)} writes the summary when the last trial ends")
+    say(f"nothing left to start; {home.tags.get(tag.OWNER)} writes the summary when the last search trial ends")
     return Tuned(pipeline.registry.get(home.run_id), None, reused=False)
 
 
@@ -119,7 +193,7 @@ class _Leader:
         registry, spec, parent = self.pipeline.registry, self.spec, self.parent
         registry.require_own_files()  # before its study is made, or gone on with
         self.work.search(self.pipeline.console.say)  # a study of another search is refused before there is a run
-        name = labels.tune_name(spec.method, parent.tags, parent.metric("compression"))
+        name = labels.tune_name(spec.method, parent)
         resume = not any(run.finished for run in registry.search(fingerprint=spec.fingerprint()))
         return registry.start(spec, name, parent, self.tags, resume=resume, watch=watch)  # a longer search: a new run
 
@@ -129,15 +203,15 @@ class _Leader:
         return {**labels.inherited(self.parent), **own, tag.TRIALS: str(self.request.trials)}
 
     def lead(self, writer: RunWriter) -> None:
-        """Work, with as many helpers as asked for, until every trial has ended; then conclude."""
-        writer.tag(self.tags)  # a run gone on with may have been asked for fewer trials
-        # Interrupted, the same command goes on with this run: its trials are the run's children.
+        """Work, with as many helpers as asked for, until every search trial has ended; then conclude."""
+        writer.tag(self.tags)  # a run gone on with may have been asked for fewer search trials
+        # Interrupted, the same command goes on with this run: its search trials are the run's children.
         with writing(writer.resume_file):
             writer.resume_file.parent.mkdir(parents=True, exist_ok=True)
             writer.resume_file.touch()
         pipeline, jobs = self.pipeline, self.request.jobs
         work = replace(self.work, home_run_id=writer.run_id)
-        trials = Trials(pipeline, self.spec, self.parent, pipeline.registry.get(writer.run_id))
+        trials = SearchTrials(pipeline, self.spec, self.parent, pipeline.registry.get(writer.run_id))
         with ExitStack() as stack:
             if jobs > 1:
                 pipeline.console = Remarks(quiet=pipeline.console.quiet)
@@ -148,7 +222,7 @@ class _Leader:
         ended = counted(search.study)
         if not any(trial.state == TrialState.COMPLETE for trial in ended):
             raise RewindError(
-                f"none of {count_of(len(ended), 'trial')} of study {self.spec.study} ended well: all diverged",
+                f"none of {count_of(len(ended), 'search trial')} of study {self.spec.study} ended well: all diverged",
                 "search lower learning rates with --space FILE",
             )
         seeds = comparison_seeds(self.spec, self.request.compare_seeds)
@@ -157,7 +231,7 @@ class _Leader:
 
 
 def _done(pipeline: Pipeline, spec: TuneSpec, parent: RunRecord, trials: int) -> RunRecord | None:
-    """A finished run of this search with that many trials or more."""
+    """A finished run of this search with that many search trials or more."""
     same = pipeline.registry.search(fingerprint=spec.fingerprint())
     found = [run for run in same if run.finished and run.parent_id == parent.run_id]
     enough = [run for run in found if int(run.tags.get(tag.TRIALS, "0")) >= trials]

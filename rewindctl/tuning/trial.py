@@ -1,4 +1,4 @@
-"""A trial as a tracked run: a retraining without the held-out images, judged on them, found again by fingerprint."""
+"""A search trial as a tracked run: a retraining without the held-out images, judged on them, found by fingerprint."""
 
 import time
 from collections.abc import Callable
@@ -25,20 +25,24 @@ from rewindctl.specs import DenseSpec, RetrainSpec, TrialSpec, TuneSpec, make_sp
 from rewindctl.system.safe_text import finite
 from rewindctl.training.loop import train
 from rewindctl.training.records import Evaluation, ResumePoint
-from rewindctl.tuning.holdout import tuning_data
-from rewindctl.tuning.request import FIELDS
-from rewindctl.tuning.search import BEAT_SECONDS, TrialOutcome, beat, shown
+from rewindctl.tuning.request import FIELDS, tuning_data
+from rewindctl.tuning.search import BEAT_SECONDS, SearchTrialOutcome, beat, shown
 from rewindctl.tuning.storage import REPEATS
 
 ACCURACY = "validation_accuracy"
 RUN_ID = "run_id"
-OF_RETRAINING = {"kind", "schema_version", "parent_fingerprint", "evaluate_every"}  # which a trial has of its own
+OF_RETRAINING = {
+    "kind",
+    "schema_version",
+    "parent_fingerprint",
+    "evaluate_every",
+}  # which a search trial has of its own
 OF_RETRAINING |= RetrainSpec.model_fields.keys() - TrialSpec.model_fields.keys()
 Report = Callable[[float, int], bool]  # an intermediate value and its step; whether to stop
 
 
 class StoppedEarlyError(Exception):
-    """The pruner gave a trial up, after `step`."""
+    """The pruner gave a search trial up, after `step`."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped after {step}")
@@ -46,8 +50,8 @@ class StoppedEarlyError(Exception):
 
 
 @dataclass
-class Trials:
-    """Runs the trials of one search: children of its run `home`, over the prune run `parent`."""
+class SearchTrials:
+    """Runs the search trials of one search: children of its run `home`, over the prune run `parent`."""
 
     pipeline: Pipeline
     spec: TuneSpec
@@ -63,8 +67,8 @@ class Trials:
         dataset = self.pipeline.dataset(self.dense.dataset)
         return tuning_data(dataset, self.spec.holdout_fraction, self.spec.holdout_seed, self.pipeline.device)
 
-    def objective(self, trial: Trial) -> TrialOutcome:
-        """Measure a trial of the study, telling Optuna every intermediate value: by iteration, or by seed.
+    def objective(self, trial: Trial) -> SearchTrialOutcome:
+        """Measure a search trial of the study, telling Optuna every intermediate value: by iteration, or by seed.
 
         Raises: DivergedError.
         """
@@ -81,7 +85,7 @@ class Trials:
 
         name = f"trial {trial.number} {shown(trial.params)}"
         tags = {tag.TRIAL: str(trial.number)}
-        watch = TrialListeners(
+        watch = SearchTrialListeners(
             report if not by_seed else None, report if by_seed else None, lambda: beat(trial), opened
         )
         return self.measure(spec, name, tags, watch)
@@ -108,7 +112,9 @@ class Trials:
         )
         return spec
 
-    def measure(self, spec: TrialSpec, name: str, tags: dict[str, str], watch: "TrialListeners") -> TrialOutcome:
+    def measure(
+        self, spec: TrialSpec, name: str, tags: dict[str, str], watch: "SearchTrialListeners"
+    ) -> SearchTrialOutcome:
         """The result of `spec`: that of a finished run of this search, or of a new one. Raises: DivergedError."""
         title = f"{self.dense.model}-{self.dense.dataset} {name}"
         own = {**labels.inherited(self.parent), **tags}
@@ -127,9 +133,9 @@ class Trials:
             watch.opened(outcome.run.run_id)
             self._tell_again(outcome.run, spec, watch)
         pruned = outcome.run.tags.get(tag.TRIAL_STATE) == "pruned"
-        return TrialOutcome(None, pruned=True) if pruned else TrialOutcome(outcome.run.metric(ACCURACY))
+        return SearchTrialOutcome(None, pruned=True) if pruned else SearchTrialOutcome(outcome.run.metric(ACCURACY))
 
-    def _run(self, spec: TrialSpec, name: str, writer: RunWriter, watch: "TrialListeners") -> None:
+    def _run(self, spec: TrialSpec, name: str, writer: RunWriter, watch: "SearchTrialListeners") -> None:
         began, single = time.perf_counter(), len(spec.seeds) == 1
         values: list[float] = []
         ended = {tag.TRIAL_STATE: "complete"}
@@ -149,13 +155,13 @@ class Trials:
         writer.log_metrics(metrics, spec.iterations)
         writer.tag(ended)
 
-    def _train(self, spec: TrialSpec, seed: int, title: str, writer: RunWriter, watch: "TrialListeners") -> float:
+    def _train(self, spec: TrialSpec, seed: int, title: str, writer: RunWriter, watch: "SearchTrialListeners") -> float:
         """Accuracy on the held-out part after the last iteration."""
         ready, console = prepared(self.pipeline, self._retraining(spec), self.parent), self.pipeline.console
         ready = replace(ready, settings=replace(ready.settings, seed=seed))
         settings = with_arithmetic(ready, self.data, writer, self.pipeline.policy.arithmetic, console)
         with console.progress(title, spec.iterations) as progressed:
-            observer = TrialObserver(writer, watch, progressed, spec.iterations, suffix(spec, seed))
+            observer = SearchTrialObserver(writer, watch, progressed, spec.iterations, suffix(spec, seed))
             result = train(ready.network, self.data, settings, ready.start, observer, ready.mask)
         speed = {f"iterations_per_second{suffix(spec, seed)}": result.iterations_per_second}
         writer.log_metrics(dict(speed), spec.iterations)
@@ -177,7 +183,7 @@ class Trials:
                         return run
         return None
 
-    def _tell_again(self, run: RunRecord, spec: TrialSpec, watch: "TrialListeners") -> None:
+    def _tell_again(self, run: RunRecord, spec: TrialSpec, watch: "SearchTrialListeners") -> None:
         """The intermediate values of a finished run, as those of a new one are told."""
         registry = self.pipeline.registry
         if watch.iteration is not None:
@@ -190,7 +196,7 @@ class Trials:
                     watch.seed(curve[spec.iterations], index)
 
     def _close_dead(self, trial: Trial) -> None:
-        """End the run that the worker of the trial repeated here left behind."""
+        """End the run that the worker of the search trial repeated here left behind."""
         number = trial.user_attrs.get(REPEATS)
         if number is None:
             return
@@ -200,8 +206,8 @@ class Trials:
 
 
 @dataclass(frozen=True)
-class TrialListeners:
-    """Who is told of a trial: of values by iteration, or of each seed's last one; of its life; of its run."""
+class SearchTrialListeners:
+    """Who is told of a search trial: of values by iteration, or of each seed's last one; of its life; of its run."""
 
     iteration: Report | None = None
     seed: Report | None = None
@@ -210,11 +216,11 @@ class TrialListeners:
 
 
 @dataclass
-class TrialObserver:
+class SearchTrialObserver:
     """Hands what the trainer reports to the run and to whoever watches."""
 
     writer: RunWriter
-    watch: TrialListeners
+    watch: SearchTrialListeners
     shown: Callable[[int], None]
     iterations: int
     suffix: str
@@ -238,7 +244,7 @@ class TrialObserver:
         """None is kept: these weights never saw the part held out."""
 
     def resumable(self, make: Callable[[], ResumePoint]) -> None:
-        """A killed trial is repeated from its start."""
+        """A killed search trial is repeated from its start."""
 
     def is_over(self, ahead: float) -> bool:
         return False

@@ -8,7 +8,7 @@ import pytest
 from conftest import Cli
 
 from rewindctl.checks.speed import Speed
-from rewindctl.datasets.facts import facts_of
+from rewindctl.datasets.inventory import facts_of
 from rewindctl.paper.bench import DATASET, bench_json, bench_text, published_speeds, specs_to_measure
 from rewindctl.paper.cost import State, plan_json
 from rewindctl.paper.plan import make_plan

@@ -85,7 +85,7 @@ def test_an_interrupted_command_says_what_is_kept_and_how_to_go_on(chain: Chain,
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, ""), err
     *_, error, hint = err.splitlines()
-    kept = "finished trials are kept" if name == "tune" else KEPT_RUNS
+    kept = "finished search trials are kept" if name == "tune" else KEPT_RUNS
     assert error.startswith(f"error: interrupted; {kept}")
     assert shlex.split(hint.removeprefix("hint: go on with: ")) == ["rewindctl", *words]
     if name != "tune":

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from conftest import Cli
 from studies import panel, study_of, text_of
 from study_rows import made_rows
 
+from rewindctl.engines.choose import EngineKind, EngineOptions, engines
+from rewindctl.engines.contract import Engine
+from rewindctl.errors import UsageError
 from rewindctl.paper.study import parse_study, shipped
 from rewindctl.registry import Registry
 
@@ -29,7 +33,7 @@ REFUSED = [
     (("fig1", "--cells", "methd=finetune"), "unknown column 'methd'", "known: channel_norm, compression"),
     (("fig1", "--cells", "method=none"), "selects none of 60 cells", "loosen"),
     (("fig1", "--jobs", "0"), "--jobs", "--help"),
-    (("fig1", "--engine", "slurm"), "--engine", "--help"),
+    (("fig1", "--engine", "slurm"), "unknown engine 'slurm'", "known: local, ray"),
     (("fig1", "--engine", "local", "--address", "auto"), "--address auto has no meaning", "--engine ray"),
     (("fig1", "--gpus", "0.5"), "--gpus 0.5 has no meaning for --engine local", "--engine ray"),
     (("fig1", "--cpus", "2"), "--cpus 2.0 has no meaning for --engine local", "--engine ray"),
@@ -47,6 +51,20 @@ REFUSED = [
     (("fig1", "--known", "none.csv"), "none.csv cannot be read", "runs.csv"),
     (("fig1", "--force"), "--force has no meaning for reproduce", "--experiment"),
 ]
+
+
+def test_a_new_engine_is_one_registration(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(options: EngineOptions) -> None:
+        raise UsageError("the tower has no room", f"of {options.jobs}")
+
+    def opened(*given: object) -> AbstractContextManager[Engine]:
+        raise AssertionError("it was refused")
+
+    monkeypatch.setattr(engines, "_entries", dict(engines.loaded()))
+    engines.register("tower")(EngineKind("in a tower", check, opened))
+    answer = cli("reproduce", "fig1", "--engine", "tower", "--jobs", "7")
+    assert "the tower has no room" in answer.err
+    assert "of 7" in answer.err
 
 
 @pytest.mark.parametrize(("line", "words", "hint"), REFUSED)

@@ -7,14 +7,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
 
+from rewindctl.cli import complete
 from rewindctl.cli.reproduce import reproduce
 from rewindctl.console import Console
+from rewindctl.durations import Deadline
 from rewindctl.engines.choose import EngineOptions, engines
 from rewindctl.engines.contract import Answer, Engine, Task
 from rewindctl.engines.in_turn import InTurn
@@ -148,7 +151,9 @@ def made_in_turn(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_the_command_offers_the_engines_of_the_catalog() -> None:
-    assert set(get_args(get_args(reproduce.__annotations__["engine"])[0])) == set(engines)
+    text = get_args(reproduce.__annotations__["engine"])[1].help
+    assert text == f"{'; '.join(f'{name}: {one.about}' for name, one in engines.loaded().items())}."
+    assert {name for name, _ in complete.engines(None, "")} == set(engines)  # type: ignore[arg-type]
     assert {name.partition(",")[0] for name in OPENS} - {"in turn"} == set(engines)
 
 
@@ -194,6 +199,23 @@ def test_updates_under_way_are_seen_to_grow(name: str, uri: str) -> None:
     assert seen == sorted(seen)
     if name != "in turn":  # shows the training's own bar
         assert 0 < seen[-1] <= LONG
+
+
+@every_engine
+def test_a_training_that_the_time_limit_ends_is_stopped_and_goes_on_another_time(name: str, uri: str) -> None:
+    plan = plan_of(pruned=False)
+    (stage,) = plan.stages.values()
+    site = site_of(uri)
+    over = replace(site, policy=replace(site.policy, deadline=Deadline.at(time.monotonic())))
+    answers, deadline = list[Answer](), time.monotonic() + SECONDS
+    with OPENS[name](over) as engine:
+        engine.submit(Task(stage.key, stage.spec.canonical(), None))
+        while not answers and time.monotonic() < deadline:
+            answers = engine.wait(0.05)
+    (record,) = runs_of(uri)
+    assert answers == [Answer(stage.key, record.run_id, "the time limit was reached at iteration 0", stopped=True)]
+    assert resume_file(record.run_id).is_file()
+    check_whole(uri, plan, run(name, uri, plan))
 
 
 def sabotage(uri: str, act: Callable[[RunRecord], object]) -> threading.Thread:

@@ -12,8 +12,7 @@ import pytest
 from conftest import Cli
 
 from rewindctl.datasets import Dataset, load_dataset
-from rewindctl.datasets.cifar import fetch, verified
-from rewindctl.datasets.cifar_files import unpickled
+from rewindctl.datasets.cifar import fetch, unpickled, verified
 from rewindctl.errors import DataError, UnknownNameError, UsageError
 
 GIVEN = os.environ.get("REWINDCTL_TEST_DATA", "")  # a folder with cifar10.npz and cifar100.npz

@@ -1,6 +1,6 @@
 import pytest
 
-from rewindctl.engines.budget import Budget, parse_budget
+from rewindctl.cli.until_decided import Budget, parse_budget
 from rewindctl.errors import UsageError
 
 

@@ -6,14 +6,15 @@ import pytest
 from conftest import Chain
 
 from rewindctl.console import Console
-from rewindctl.engines.in_turn import InTurn, result_at
+from rewindctl.engines.in_turn import InTurn, result_at, run_in_turn
 from rewindctl.engines.run import SAME_FAILURES, run_plan
 from rewindctl.errors import RegistryError
-from rewindctl.pipeline import Pipeline
-from rewindctl.pipeline.planning import known_runs, plan_dense, plan_retrain
+from rewindctl.pipeline import Outcome, Pipeline
+from rewindctl.pipeline.plan import known_runs, plan_dense, plan_retrain
 from rewindctl.pipeline.requests import PruneOptions, dense_spec
 from rewindctl.registry import Registry
 from rewindctl.rewinding.methods import RetrainOptions
+from rewindctl.specs import DenseSpec
 
 QUIET = Console(quiet=True)
 
@@ -62,6 +63,15 @@ def test_a_forced_trial_is_to_do_whatever_is_there(chain: Chain) -> None:
     assert known_runs(plan, pipeline.registry).keys() == {chain.dense, chain.prune, *plan.asked}
 
 
+def test_a_run_that_was_found_is_not_read_again(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, read = pipeline_on(chain), list[str]()
+    dense = pipeline.registry.get(chain.dense)
+    monkeypatch.setattr(Registry, "get", lambda self, run_id: read.append(run_id))
+    assert isinstance(dense.spec, DenseSpec)
+    assert run_in_turn(pipeline, plan_dense([dense.spec])) == [Outcome(dense, reused=True)]
+    assert read == []
+
+
 def test_after_equal_failures_the_rest_is_not_tried() -> None:
     tried: list[int] = []
 
@@ -72,8 +82,9 @@ def test_after_equal_failures_the_rest_is_not_tried() -> None:
     pipeline = Pipeline(away, QUIET, "cpu")
     data = pipeline.dataset("digits")
     plan = plan_dense(dense_spec("resnet8", data, seed) for seed in range(8))
-    finished = run_plan(plan, {}, InTurn(pipeline, strict=False), QUIET)
-    results = [result_at(place, plan, finished, pipeline) for place in range(8)]
+    engine = InTurn(pipeline, strict=False)
+    finished = run_plan(plan, {}, engine, QUIET)
+    results = [result_at(place, plan, finished, engine.run_of) for place in range(8)]
     assert [str(result) for result in results[:SAME_FAILURES]] == ["the store is unreachable"] * SAME_FAILURES
     assert results[SAME_FAILURES:] == [None] * (8 - SAME_FAILURES)
     assert len(tried) == SAME_FAILURES

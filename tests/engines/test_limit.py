@@ -9,7 +9,7 @@ from conftest import TINY, Chain, Cli
 from rewindctl.console import Console
 from rewindctl.durations import Deadline
 from rewindctl.engines.contract import Answer, Task
-from rewindctl.engines.limit import COLD_SECONDS, FIRST_SECONDS, OVERTIME_SECONDS, Limit
+from rewindctl.engines.schedule import COLD_SECONDS, FIRST_SECONDS, OVERTIME_SECONDS, Limit
 from rewindctl.engines.work import Worker, WorkerConfig
 from rewindctl.errors import LimitError
 from rewindctl.pipeline import Pipeline, RunPolicy, run_stage
@@ -46,7 +46,7 @@ def test_what_can_make_no_start_is_not_begun(chain: Chain) -> None:
 def test_a_mask_is_begun_only_where_the_longest_so_far_would_end(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     mask, training = stages(chain)
     now = time.monotonic()
-    monkeypatch.setattr("rewindctl.engines.limit.time.monotonic", lambda: now)
+    monkeypatch.setattr("rewindctl.engines.schedule.time.monotonic", lambda: now)
     some = limit(HOUR, cold=True)
     for seconds in (200.0, 100.0):
         some.begun(mask)

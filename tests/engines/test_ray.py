@@ -18,13 +18,13 @@ import pytest
 from servers import free_port
 
 from rewindctl.console import Console
-from rewindctl.datasets.facts import facts_of
+from rewindctl.datasets.inventory import facts_of
 from rewindctl.durations import Deadline
 from rewindctl.engines import ray_start
 from rewindctl.engines.in_turn import InProcess
-from rewindctl.engines.limit import Limit
 from rewindctl.engines.ray_cluster import RayCluster
 from rewindctl.engines.run import Finished, run_plan
+from rewindctl.engines.schedule import Limit
 from rewindctl.engines.work import WorkerConfig
 from rewindctl.errors import RewindError, UsageError
 from rewindctl.paper.plan import StudyPlan, make_plan

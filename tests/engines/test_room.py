@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from rewindctl.datasets.facts import DataFacts, facts_of
+from rewindctl.datasets.inventory import DataFacts, facts_of
 from rewindctl.engines.capacity import MOST_ON_A_GPU, PROCESS_BYTES, Need, choose_jobs, need_of
 from rewindctl.errors import UsageError
 from rewindctl.pipeline.requests import dense_spec

@@ -7,11 +7,11 @@ import pytest
 from studies import panel, study_of
 
 from rewindctl.console import Board, Console
-from rewindctl.datasets.facts import facts_of
+from rewindctl.datasets.inventory import facts_of
 from rewindctl.durations import Deadline
 from rewindctl.engines.contract import Answer, Task
-from rewindctl.engines.limit import Limit
 from rewindctl.engines.run import MOST_ATTEMPTS, SAME_FAILURES, Finished, Meter, run_plan
+from rewindctl.engines.schedule import Limit
 from rewindctl.paper.allotment import telling_order
 from rewindctl.paper.plan import StudyPlan, make_plan
 

@@ -11,16 +11,15 @@ import torch
 from conftest import Chain
 
 from rewindctl.console import Console
-from rewindctl.engines.choose import local_engine, on_one_gpu
+from rewindctl.engines.choose import local_engine
 from rewindctl.engines.contract import Answer, Engine, Task
 from rewindctl.engines.in_turn import InProcess, Result, result_at
-from rewindctl.engines.local import Processes
+from rewindctl.engines.local import Processes, on_one_gpu
 from rewindctl.engines.run import run_plan
 from rewindctl.engines.streams import MOST, Streams
 from rewindctl.engines.work import WorkerConfig
 from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
-from rewindctl.pipeline.plan import Plan
-from rewindctl.pipeline.planning import plan_dense
+from rewindctl.pipeline.plan import Plan, plan_dense
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
@@ -46,8 +45,8 @@ def site_of(uri: str) -> WorkerConfig:
 
 
 def run(uri: str, plan: Plan, engine: Engine) -> list[Result | None]:
-    finished, pipeline = run_plan(plan, {}, engine, QUIET), pipeline_on(uri)
-    return [result_at(place, plan, finished, pipeline) for place in range(len(plan.asked))]
+    finished, registry = run_plan(plan, {}, engine, QUIET), Registry(uri)
+    return [result_at(place, plan, finished, registry.get) for place in range(len(plan.asked))]
 
 
 @pytest.fixture(autouse=True)

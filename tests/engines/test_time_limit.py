@@ -10,13 +10,13 @@ from started import Started, on_one_core
 from studies import panel, study_of, text_of
 
 from rewindctl.console import Console
-from rewindctl.datasets.facts import facts_of
+from rewindctl.datasets.inventory import facts_of
 from rewindctl.durations import Deadline
 from rewindctl.engines.contract import Engine
 from rewindctl.engines.in_turn import InProcess
-from rewindctl.engines.limit import Limit
 from rewindctl.engines.local import Processes
 from rewindctl.engines.run import Finished, run_plan
+from rewindctl.engines.schedule import Limit
 from rewindctl.engines.streams import Streams
 from rewindctl.engines.work import WorkerConfig
 from rewindctl.paper.plan import StudyPlan, make_plan

@@ -25,7 +25,7 @@ from PIL import Image
 from rewindctl.commands import command_of
 from rewindctl.conditions import parse_conditions
 from rewindctl.datasets import Dataset
-from rewindctl.datasets.cifar_files import unpickled
+from rewindctl.datasets.cifar import unpickled
 from rewindctl.datasets.files import _read_image, load_dataset
 from rewindctl.datasets.npz import read_npz
 from rewindctl.errors import RewindError, UsageError

@@ -82,7 +82,7 @@ UNSAFE_METHODS = {
     ("pd", "eval"),
     ("pd", "read_html"),
 }
-UNPICKLER = "datasets/cifar_files.py"  # reads the published CIFAR files with a list of what they may name
+UNPICKLER = "datasets/cifar.py"  # reads the published CIFAR files with a list of what they may name
 
 
 def unsafe(source: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from studies import panel, study_of
 
-from rewindctl.datasets.facts import facts_of
+from rewindctl.datasets.inventory import facts_of
 from rewindctl.paper.allotment import PlannedComparison, TrialResult, choices, comparisons, effects, trial
 from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.paper.study import shipped

@@ -13,7 +13,7 @@ from conftest import Chain, Cli, settle
 from studies import panel, study_of
 
 from rewindctl.cli import run as run_command
-from rewindctl.datasets.facts import DataFacts, facts_of
+from rewindctl.datasets.inventory import DataFacts, facts_of
 from rewindctl.paper import cost
 from rewindctl.paper.cost import plan_text
 from rewindctl.paper.plan import StudyPlan, make_plan

@@ -9,7 +9,7 @@ import pytest
 from conftest import Cli, quickly
 from studies import panel, study_of
 
-from rewindctl.datasets.facts import DataFacts, facts_of
+from rewindctl.datasets.inventory import DataFacts, facts_of
 from rewindctl.errors import UsageError
 from rewindctl.paper.plan import StudyPlan, make_plan, scaled
 from rewindctl.paper.study import Study, shipped

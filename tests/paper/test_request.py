@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from studies import panel, study_of, text_of
 
-from rewindctl.datasets.facts import DataFacts, facts_of
+from rewindctl.datasets.inventory import DataFacts, facts_of
 from rewindctl.errors import UsageError
 from rewindctl.paper.plan import Cell, StudyPlan
 from rewindctl.paper.request import planned, studies_of

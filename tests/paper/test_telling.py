@@ -2,7 +2,7 @@
 
 from studies import panel, study_of
 
-from rewindctl.datasets.facts import facts_of
+from rewindctl.datasets.inventory import facts_of
 from rewindctl.paper.allotment import telling_order
 from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.specs import RetrainSpec

@@ -16,16 +16,14 @@ from rewindctl.datasets import load_dataset
 from rewindctl.errors import DiskError
 from rewindctl.models import build_network
 from rewindctl.models.network import NetworkConfig
-from rewindctl.pipeline import background
-from rewindctl.pipeline.background import MOST, Background
-from rewindctl.pipeline.observer import RunObserver
+from rewindctl.pipeline import resume
 from rewindctl.pipeline.requests import dense_spec
-from rewindctl.pipeline.resume import load_point
+from rewindctl.pipeline.resume import MOST, Background, load_point
+from rewindctl.pipeline.train_run import RunObserver
 from rewindctl.registry import Registry
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.training.device import resolve_device
+from rewindctl.training.device import Usage, resolve_device
 from rewindctl.training.records import Evaluation, ResumePoint
-from rewindctl.training.usage import Usage
 
 ENDINGS: dict[str, type[BaseException] | None] = {
     "well": None,
@@ -142,7 +140,7 @@ def test_an_earlier_failure_goes_before_an_error_of_the_block_and_an_interrupt_b
 
 
 def test_a_second_interrupt_drops_what_was_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "GIVE_UP_SECONDS", 0.01)
+    monkeypatch.setattr(resume, "GIVE_UP_SECONDS", 0.01)
     gate, done, work = threading.Event(), list[str](), Background()
 
     def under_way() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rewindctl.cli import run as run_command
 from rewindctl.errors import UsageError
-from rewindctl.pipeline.planning import MOST_LEVELS, sparsity_grid
+from rewindctl.pipeline.plan import MOST_LEVELS, sparsity_grid
 from rewindctl.pruning import Mask
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag

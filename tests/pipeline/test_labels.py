@@ -1,15 +1,25 @@
 """What people read of a run: its name, and a command in its note that leads back to it."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 from conftest import Chain, Cli
 
-from rewindctl.pipeline.labels import LINE, dense_name, inherited, method_label, retrain_command, tune_name
+from rewindctl.pipeline.labels import (
+    LINE,
+    dense_name,
+    inherited,
+    method_label,
+    replay_name,
+    retrain_command,
+    tune_name,
+)
 from rewindctl.pipeline.requests import retrain_spec
 from rewindctl.registry import records as tag
+from rewindctl.registry.records import Upgrade
 from rewindctl.rewinding.methods import RetrainOptions
-from rewindctl.specs import DenseSpec
+from rewindctl.specs import DenseSpec, ReplaySpec
 
 NAMES = {
     "dense": "dense s0 resnet8-digits",
@@ -26,8 +36,19 @@ def test_a_run_can_be_told_by_its_name(chain: Chain, stage: str) -> None:
 
 
 def test_a_search_is_named_as_the_runs_are(chain: Chain) -> None:
-    run = chain.registry().get(chain.lr_rewind)
-    assert tune_name("lr_rewind", run.tags, run.metrics["compression"]) == f"tune {NAMES['lr_rewind']}"
+    assert tune_name("lr_rewind", chain.registry().get(chain.prune)) == f"tune {NAMES['lr_rewind']}"
+
+
+def test_searches_and_replays_show_an_unusual_criterion_and_excluded_layers(chain: Chain) -> None:
+    registry = chain.registry()
+    mask, training = registry.get(chain.prune), registry.get(chain.lr_rewind)
+    spec = ReplaySpec(parent_fingerprint=training.fingerprint, iteration=5, from_iteration=0, evaluate_every=6)
+    assert replay_name(spec, registry.get(chain.dense), None) == "replay dense to 5 s0 resnet8-digits"
+    assert replay_name(spec, training, mask) == "replay lr_rewind to 5 s0 resnet8-digits"
+    unusual = mask.spec.model_copy(update={"criterion": "random", "exclude": ("stem",)})
+    mask = replace(mask, upgrade=Upgrade(unusual, ""))
+    assert tune_name("lr_rewind", mask) == "tune lr_rewind 5x random without stem s0 resnet8-digits"
+    assert replay_name(spec, training, mask) == "replay lr_rewind random without stem to 5 s0 resnet8-digits"
 
 
 @pytest.mark.parametrize("stage", NAMES)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Cli
 
-from rewindctl.pipeline.observer import RunObserver
+from rewindctl.pipeline.train_run import RunObserver
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.training.records import ResumePoint

@@ -13,9 +13,9 @@ from rewindctl.errors import UnknownNameError, UsageError
 from rewindctl.pipeline.requests import (
     PruneOptions,
     dense_spec,
+    plan_against,
     prune_spec,
     require_kind,
-    retrain_plan,
     retrain_spec,
 )
 from rewindctl.registry import RunRecord
@@ -188,13 +188,13 @@ def test_what_was_asked_for_is_kept_beside_what_it_came_to(runs: dict[str, RunRe
 
 @pytest.mark.parametrize("iteration", [1, 7, 23])
 def test_weights_may_be_of_an_iteration_that_was_not_recorded(runs: dict[str, RunRecord], iteration: int) -> None:
-    plan = retrain_plan(runs["dense"], RetrainOptions(method="weight_rewind", k=iteration))
+    plan = plan_against(runs["dense"].spec, RetrainOptions(method="weight_rewind", k=iteration))
     assert (plan.weights_iteration, plan.clock_start, plan.iterations) == (iteration, iteration, 24 - iteration)
 
 
 def test_what_is_missing_is_told_with_what_is_recorded(runs: dict[str, RunRecord]) -> None:
     with pytest.raises(UsageError) as caught:
-        retrain_plan(runs["dense"], RetrainOptions(method="weight_rewind"))
+        plan_against(runs["dense"].spec, RetrainOptions(method="weight_rewind"))
     assert caught.value.hint == "give an iteration from 0 to 23; recorded: 0, 6, 12"  # at 24 nothing is left to train
 
 
@@ -210,11 +210,11 @@ def test_the_order_of_batches_has_no_meaning_for_trained_weights(
     runs: dict[str, RunRecord], options: RetrainOptions
 ) -> None:
     with pytest.raises(UsageError, match="--data-order continued has no meaning"):
-        retrain_plan(runs["dense"], options)
+        plan_against(runs["dense"].spec, options)
 
 
 def test_the_clock_may_start_at_an_iteration_that_was_not_recorded(runs: dict[str, RunRecord]) -> None:
-    assert retrain_plan(runs["dense"], RetrainOptions(method="rewind", weights_k=6, lr_k=7)).clock_start == 7
+    assert plan_against(runs["dense"].spec, RetrainOptions(method="rewind", weights_k=6, lr_k=7)).clock_start == 7
 
 
 def test_an_unknown_method_lists_the_known_ones() -> None:

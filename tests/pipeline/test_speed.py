@@ -5,8 +5,8 @@ import torch
 
 from rewindctl.arithmetic import Arithmetic
 from rewindctl.checks.speed import measured_speed
-from rewindctl.datasets.facts import describe_facts, facts_of
 from rewindctl.datasets.files import load_dataset
+from rewindctl.datasets.inventory import describe_facts, facts_of
 from rewindctl.errors import DataError, UnknownNameError
 from rewindctl.pipeline.requests import dense_spec
 

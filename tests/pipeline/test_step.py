@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from rewindctl.fused.trials import FusedTrials
 from rewindctl.models import NetworkConfig, models
 from rewindctl.pipeline import replays
-from rewindctl.pipeline.observer import RunObserver
+from rewindctl.pipeline.train_run import RunObserver
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.runs.manifest import FINAL
-from rewindctl.training import steppers
+from rewindctl.training import step as steppers
 from rewindctl.training.records import ResumePoint
 
 CAN_COMPILE = shutil.which("g++") is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()

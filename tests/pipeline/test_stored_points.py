@@ -12,9 +12,8 @@ import torch
 from conftest import TINY, Chain, Cli
 
 from rewindctl.checks.verify import verify
-from rewindctl.pipeline.background import Background
-from rewindctl.pipeline.observer import RunObserver
-from rewindctl.pipeline.resume import StoredPoints
+from rewindctl.pipeline.resume import Background, StoredPoints
+from rewindctl.pipeline.train_run import RunObserver
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.runs.stored_point import POINT

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from rewindctl.pruning import Mask
-from rewindctl.pruning.density import plot_density
+from rewindctl.pruning.mask import plot_density
 
 
 def mask(layers: int, kept: int) -> Mask:

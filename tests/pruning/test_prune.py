@@ -285,6 +285,34 @@ def test_a_sparsity_that_would_empty_a_layer_is_refused(scope: str) -> None:
     prune(drawn(SMALL, 0), spec(31 / 34))
 
 
+@given(
+    sizes=st.lists(st.integers(2, 3000), min_size=1, max_size=4),
+    scope=st.sampled_from(["global", "layerwise"]),
+    asked=st.floats(0.99, 0.99999),
+)
+@many
+def test_the_sparsity_suggested_in_its_place_is_accepted(sizes: list[int], scope: str, asked: float) -> None:
+    weights = drawn({f"{index}.weight": (1, size) for index, size in enumerate(sizes)}, 0)
+    try:
+        prune(weights, spec(asked, scope=scope))
+        return
+    except UsageError as error:
+        refusal = error
+    assert "empty a layer" in refusal.message
+    prune(weights, spec(highest_of(refusal), scope=scope))
+
+
+def test_no_sparsity_is_suggested_that_would_be_refused_too() -> None:
+    weights = drawn({"a.weight": (1, 10), "b.weight": (1, 100)}, 0)
+    previous = Mask({"a.weight": torch.ones(1, 10) > 0, "b.weight": torch.arange(100)[None] < 5})
+    with pytest.raises(UsageError, match="empty a layer: at most 9 of 10") as caught:
+        prune(weights, spec(0.96, scope="layerwise"), previous)
+    assert caught.value.hint == "prune this parent with --scope global"
+    with pytest.raises(UsageError, match="empty a layer: at most 108 of 110") as caught:
+        prune(weights, spec(0.995), prune(weights, spec(108 / 110)).mask)
+    assert caught.value.hint == "prune another run"
+
+
 def test_a_structured_sparsity_below_one_unit_is_refused() -> None:
     with pytest.raises(UsageError, match="no whole unit"):
         prune(drawn(SMALL, 0), spec(0.05, structure="structured"))

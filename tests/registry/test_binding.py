@@ -9,7 +9,7 @@ from conftest import TINY, Answer, Chain, Cli
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from moved import AWAY, at, begin, cp, cp_beside, edit, mv, unbind, world
 
-from rewindctl.pipeline.observer import RunObserver
+from rewindctl.pipeline.train_run import RunObserver
 from rewindctl.registry import Registry
 from rewindctl.registry.bundle import export_bundle
 from rewindctl.registry.deleting.disk import unreferenced_folders

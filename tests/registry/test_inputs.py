@@ -10,8 +10,8 @@ import pytest
 from conftest import Chain
 
 from rewindctl.datasets import load_dataset
-from rewindctl.pipeline.inputs import used
 from rewindctl.pipeline.requests import dense_spec
+from rewindctl.pipeline.stage import data_used
 from rewindctl.registry import Registry
 from rewindctl.registry.delivery.sender import deliver
 from rewindctl.registry.runs.inputs import DataInput, log_inputs, log_network, made_model
@@ -99,7 +99,7 @@ def test_many_classes_are_counted_but_not_all_told() -> None:
     labels = np.arange(100)
     images = labels.astype(np.uint8)[:, None, None, None]
     arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
-    (part,) = used(Dataset.from_arrays("many", arrays, "here"), "testing")
+    (part,) = data_used(Dataset.from_arrays("many", arrays, "here"), "testing")
     assert (part.profile["classes"], part.profile["num_rows"]) == (100, 100)
     assert len(part.profile["images_per_class"]) == 20
 

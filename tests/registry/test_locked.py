@@ -17,7 +17,7 @@ import sqlalchemy
 from conftest import TINY, Chain, Cli
 
 from rewindctl.checks.verify import verify
-from rewindctl.pipeline.observer import RunObserver
+from rewindctl.pipeline.train_run import RunObserver
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry.claiming import ownership
 from rewindctl.registry.deleting.garbage import Survey

@@ -16,7 +16,7 @@ from servers import BACKENDS, POSTGRESQL, Cable, Postgres, Server
 
 from rewindctl.checks.verify import verify
 from rewindctl.errors import KeptError, UsageError
-from rewindctl.pipeline.observer import RunObserver
+from rewindctl.pipeline.train_run import RunObserver
 from rewindctl.registry import Registry, RunRecord, RunWriter
 from rewindctl.registry.claiming import ownership
 from rewindctl.registry.delivery import sender as delivery

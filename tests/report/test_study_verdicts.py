@@ -8,7 +8,7 @@ import pytest
 from studies import panel, study_of
 from study_rows import NO_ROWS, facts, made_rows
 
-from rewindctl.datasets.facts import DataFacts
+from rewindctl.datasets.inventory import DataFacts
 from rewindctl.errors import UsageError
 from rewindctl.paper.plan import make_plan
 from rewindctl.paper.request import comparisons_of

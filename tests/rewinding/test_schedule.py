@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewindctl.rewinding.schedule import LearningRateSchedule, scale_boundaries
+from rewindctl.training.recipes import LearningRateSchedule, scale_boundaries
 
 RESNET = LearningRateSchedule(72_000, 0.1, (36_000, 54_000), 0.1)
 WRN = LearningRateSchedule(80_000, 0.1, (32_000, 48_000, 64_000), 0.2)

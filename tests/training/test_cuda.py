@@ -21,7 +21,6 @@ from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pruning import Mask, prune
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.rewinding.schedule import LearningRateSchedule
 from rewindctl.specs import PruneSpec
 from rewindctl.training.agreement import compared
 from rewindctl.training.device import environment, resolve_device
@@ -29,6 +28,7 @@ from rewindctl.training.fused_step import FusedStepper
 from rewindctl.training.gradients import TrainedNetwork
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.loop import evaluate, train
+from rewindctl.training.recipes import LearningRateSchedule
 from rewindctl.training.records import TrainResult, TrainSettings
 from rewindctl.training.step import Stepper
 

@@ -20,9 +20,9 @@ from rewindctl.models.network import NetworkConfig
 from rewindctl.pruning import Mask, prune
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.rewinding.methods import RetrainPlan
-from rewindctl.rewinding.schedule import LearningRateSchedule
 from rewindctl.specs import PruneSpec
 from rewindctl.training.loop import evaluate, train
+from rewindctl.training.recipes import LearningRateSchedule
 from rewindctl.training.records import TrainResult, TrainSettings
 
 N = 12  # more than the 10 batches of an epoch

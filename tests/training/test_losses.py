@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rewindctl.training.losses import Losses
+from rewindctl.training.course import Losses
 
 NAN, INF = math.nan, math.inf
 

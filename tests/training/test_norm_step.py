@@ -20,17 +20,16 @@ from rewindctl.datasets import load_dataset
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import DivergedError
 from rewindctl.fused.norm_relu import NormRelu, NormThenRelu
-from rewindctl.fused.support import is_whole, unfit
+from rewindctl.fused.pairs import is_whole, unfit
 from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.agreement import disagreement
+from rewindctl.training.fused_step import NormStepper
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.loop import evaluate, train
-from rewindctl.training.norm_step import NormStepper
-from rewindctl.training.step import Stepper
-from rewindctl.training.steppers import stepper_for
+from rewindctl.training.step import Stepper, stepper_for
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHORT = replace(SETTINGS, batch_size=12, iterations=3, evaluate_every=2, checkpoint_at=(), step="fused")

@@ -19,11 +19,11 @@ from rewindctl.models import build_network, kernels
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pruning import Mask, prune
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.rewinding.schedule import LearningRateSchedule
 from rewindctl.specs import PruneSpec
 from rewindctl.training.graph import alone, rehearse
 from rewindctl.training.loop import train
 from rewindctl.training.precision import WORTH_CONVERTING, choose, missing_unit, multiply_adds
+from rewindctl.training.recipes import LearningRateSchedule
 from rewindctl.training.records import TrainResult
 from rewindctl.training.step import Stepper
 

@@ -13,9 +13,8 @@ from trainings import SETTINGS, Keeper, network
 from rewindctl.datasets import load_dataset
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.rewinding.checkpoints import TrainState
-from rewindctl.training.kernels import reproducible
+from rewindctl.training.kernels import Shared, reproducible
 from rewindctl.training.loop import evaluate, train
-from rewindctl.training.shared import Shared
 
 GPU = torch.device("cuda", 0)  # only its settings, which can be made where there is none
 

@@ -6,8 +6,8 @@ import time
 import pytest
 import torch
 
-from rewindctl.training import usage
-from rewindctl.training.usage import Usage
+from rewindctl.training import device as usage
+from rewindctl.training.device import Usage
 
 CPU = {"system/process_cpu_percentage", "system/process_memory_megabytes"}
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rewindctl.datasets import load_dataset
 from rewindctl.errors import UsageError
-from rewindctl.tuning.holdout import held_out, tuning_data
+from rewindctl.tuning.request import held_out, tuning_data
 
 
 @given(st.integers(2, 5_000), st.floats(0.01, 0.99), st.integers(0, 2**32 - 1))

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from rewindctl.errors import DivergedError
 from rewindctl.specs import TuneSpec
 from rewindctl.tuning.sampling import abandoned, counted, make_pruner, make_sampler
-from rewindctl.tuning.search import OWNER, Objective, Search, TrialOutcome
+from rewindctl.tuning.search import OWNER, Objective, Search, SearchTrialOutcome
 from rewindctl.tuning.storage import open_storage, open_study
 
 STEPS = 16
@@ -60,17 +60,17 @@ def height(params: dict[str, Any]) -> float:
     return 1 - 0.1 * distance - (params.get("momentum", BEST_MOMENTUM) - BEST_MOMENTUM) ** 2
 
 
-def curve(trial: optuna.Trial) -> TrialOutcome:
+def curve(trial: optuna.Trial) -> SearchTrialOutcome:
     """A training whose accuracy grows to `height`, watched by the pruner."""
     for step in range(1, STEPS + 1):
         trial.report(height(trial.params) * (1 - 0.5**step), step)
         if trial.should_prune() and step < STEPS:
-            return TrialOutcome(None, pruned=True)
-    return TrialOutcome(height(trial.params))
+            return SearchTrialOutcome(None, pruned=True)
+    return SearchTrialOutcome(height(trial.params))
 
 
-def plain(trial: optuna.Trial) -> TrialOutcome:
-    return TrialOutcome(height(trial.params))
+def plain(trial: optuna.Trial) -> SearchTrialOutcome:
+    return SearchTrialOutcome(height(trial.params))
 
 
 def history(found: Search) -> list[tuple[Any, ...]]:
@@ -104,10 +104,10 @@ def test_a_study_resumed_after_every_trial_is_the_unbroken_one(tmp_path: Path) -
     assert history(search(broken, 24)) == history(whole)
 
 
-def interrupted(error: type[BaseException], at: set[int], step: int) -> Callable[[optuna.Trial], TrialOutcome]:
+def interrupted(error: type[BaseException], at: set[int], step: int) -> Callable[[optuna.Trial], SearchTrialOutcome]:
     """`curve`, ended by `error` at a step of the trials with these numbers."""
 
-    def objective(trial: optuna.Trial) -> TrialOutcome:
+    def objective(trial: optuna.Trial) -> SearchTrialOutcome:
         if trial.number in at:
             for done in range(1, step + 1):
                 trial.report(height(trial.params) * (1 - 0.5**done), done)
@@ -169,7 +169,7 @@ def test_one_taken_for_dead_that_lives_changes_nothing(tmp_path: Path) -> None:
     """A machine that slept: its trial was repeated meanwhile."""
     place = tmp_path / "a.log"
 
-    def slept(trial: optuna.Trial) -> TrialOutcome:
+    def slept(trial: optuna.Trial) -> SearchTrialOutcome:
         if trial.number == 2:
             search(place, 6).study.tell(2, state=TrialState.FAIL)
         return curve(trial)
@@ -182,7 +182,7 @@ def test_one_taken_for_dead_that_lives_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_training_that_diverges_is_a_failed_trial_and_the_search_goes_on(tmp_path: Path) -> None:
-    def objective(trial: optuna.Trial) -> TrialOutcome:
+    def objective(trial: optuna.Trial) -> SearchTrialOutcome:
         if trial.params["lr"] > 0.01:
             raise DivergedError(3, trial.params["lr"], math.inf)
         return plain(trial)
@@ -198,7 +198,7 @@ def test_a_training_that_diverges_is_a_failed_trial_and_the_search_goes_on(tmp_p
 
 
 def test_when_everything_diverges_the_search_ends(tmp_path: Path) -> None:
-    def objective(trial: optuna.Trial) -> TrialOutcome:
+    def objective(trial: optuna.Trial) -> SearchTrialOutcome:
         raise DivergedError(0, trial.params["lr"], math.nan)
 
     found = search(tmp_path / "a.log", 5)
@@ -240,14 +240,14 @@ def test_wilcoxon_stops_a_trial_that_is_worse_in_every_seed_from_the_third_on(tm
     found = search(tmp_path / "a.log", 8, spec, space)
     seen: dict[float, set[int]] = {}
 
-    def objective(trial: optuna.Trial) -> TrialOutcome:
+    def objective(trial: optuna.Trial) -> SearchTrialOutcome:
         rate = trial.params["lr"]
         for index in range(6):
             trial.report(rate + 0.01 * index, index)
             if trial.should_prune() and index < 5:
                 seen.setdefault(rate, set()).add(index + 1)
-                return TrialOutcome(None, pruned=True)
-        return TrialOutcome(rate)
+                return SearchTrialOutcome(None, pruned=True)
+        return SearchTrialOutcome(rate)
 
     found.study.enqueue_trial({"lr": 0.2})
     found.work(objective, wait=True)
@@ -258,7 +258,7 @@ def test_wilcoxon_stops_a_trial_that_is_worse_in_every_seed_from_the_third_on(tm
 # Several workers of one journal, each a process.
 
 
-def slow(trial: optuna.Trial) -> TrialOutcome:
+def slow(trial: optuna.Trial) -> SearchTrialOutcome:
     time.sleep(0.01)
     return plain(trial)
 
@@ -286,7 +286,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_search import TrialOutcome, plain, search
+from test_search import SearchTrialOutcome, plain, search
 def objective(trial):
     time.sleep(0.05)
     return plain(trial)
@@ -326,7 +326,7 @@ def test_the_last_worker_waits_for_the_others(tmp_path: Path) -> None:
 
 
 def _slow_trial(place: Path) -> None:
-    def objective(trial: optuna.Trial) -> TrialOutcome:
+    def objective(trial: optuna.Trial) -> SearchTrialOutcome:
         time.sleep(1)
         return plain(trial)
 

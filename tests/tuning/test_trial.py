@@ -17,7 +17,7 @@ from rewindctl.registry.roots.binding import MARKER, MisplacedError
 from rewindctl.rewinding.methods import RetrainOptions
 from rewindctl.tuning.request import TuneRequest, asked
 from rewindctl.tuning.study import Tuned, tune
-from rewindctl.tuning.trial import TrialListeners, Trials
+from rewindctl.tuning.trial import SearchTrialListeners, SearchTrials
 
 TIMES = ("duration_seconds", "iterations_per_second")
 IDS = ("run_id", "storage")
@@ -81,7 +81,7 @@ def test_a_trial_whose_store_was_moved_ends_though_another_was_at_it(
     pipeline = Pipeline(copied_chain.registry, Console(quiet=True), "cpu")
     parent = pipeline.registry.get(copied_chain.prune)
     spec = asked(REQUEST, parent, pipeline.dense_of(parent), pipeline.dataset("digits")).spec
-    trials = Trials(pipeline, spec, parent, parent)
+    trials = SearchTrials(pipeline, spec, parent, parent)
     trial = trials.trial_spec(trials.options({}), spec.seeds)
     other = pipeline.registry.start(trial, "another worker's", parent, {})
     dead = f"{socket.gethostname()}:{2**22 + 1}"  # more than any pid
@@ -89,5 +89,5 @@ def test_a_trial_whose_store_was_moved_ends_though_another_was_at_it(
     marker = copied_chain.store.parent / "mlruns" / "rewindctl" / MARKER
     marker.write_bytes(b"{")
     with pytest.raises(MisplacedError):
-        trials.measure(trial, "mine", {}, TrialListeners())
+        trials.measure(trial, "mine", {}, SearchTrialListeners())
     other.fail(KeyboardInterrupt())
