@@ -1,8 +1,10 @@
 """The world that tests run in: an empty folder, no settings from outside, a ready store to copy, one finished chain."""
 
+import gc
 import os
 import shutil
 import signal
+import sqlite3
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from sqlalchemy import Engine, event
 
 # A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,6 +35,20 @@ settings.load_profile("law")
 
 from rewindctl.cli import run as run_command  # noqa: E402 (after the environment is clean)
 from rewindctl.registry import Registry  # noqa: E402
+
+
+@event.listens_for(Engine, "connect")
+def wait_for_no_disk(connection: object, _: object) -> None:
+    """What a killed process wrote outlives it all the same; the power of the machine does not fail in a test."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: collecting garbage looks at what the tests make alone."""
+    gc.collect()
+    gc.freeze()
+
 
 # One short dense run: 24 iterations, points at 0, 6, 12 and 24. Enough for every law, seconds to make.
 TINY = ("--model", "resnet8", "--dataset", "digits", "--iterations", "24", "--batch-size", "32")

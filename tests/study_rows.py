@@ -1,5 +1,6 @@
 """Rows for the cells of a study, made up or run, for the tests of reports."""
 
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -48,7 +49,12 @@ def text_of(report: StudyReport, form: str = "text") -> str:
 
 
 def made_rows(study: Study, scale: float = 1.0, seeds: int = 3) -> pd.DataFrame:
-    """A trial per seed for every cell, accuracies made up."""
+    """A trial per seed for every cell, accuracies made up; a frame of the caller's own."""
+    return _made_rows(study, scale, seeds).copy()
+
+
+@cache
+def _made_rows(study: Study, scale: float, seeds: int) -> pd.DataFrame:
     plan = make_plan([study], facts, tuple(range(seeds)), scale)
     rows: dict[str, dict[str, Any]] = {}
     for cell in plan.cells:
