@@ -270,7 +270,13 @@ def _print_results(
     form = "json" if session.json else "text"
     selected = frozenset(cell.group for cell in plan.cells)
     wanted = Wanted(
-        studies, format=form, scale=plan.scale, trials=1 if ended else len(plan.seeds), report=True, selected=selected
+        studies,
+        format=form,
+        scale=plan.scale,
+        trials=1 if ended else len(plan.seeds),
+        report=True,
+        selected=selected,
+        data_dir=session.data_dir,
     )
     results = compare(session.registry(), wanted, known.files)
     names = [report.study.name for report in results.reports]

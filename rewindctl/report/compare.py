@@ -43,7 +43,8 @@ class Wanted:
     """What is to be compared and how it is shown.
 
     Without studies it is whatever runs there are; a figure or table of the paper names its study. `scale`, `against`,
-    `trials` (planned) and `selected` (groups of the cells that are wanted, None for all) are those of studies.
+    `trials` (planned) and `selected` (groups of the cells that are wanted, None for all) are those of studies;
+    `data_dir`: where their data sets are looked for first.
     """
 
     studies: tuple[str, ...] = ()
@@ -62,6 +63,7 @@ class Wanted:
     margin: float = MARGIN
     selected: frozenset[str] | None = None
     pair: tuple[str, str] | None = None
+    data_dir: Path | None = None
 
     def names(self) -> tuple[str, ...]:
         """The studies asked for, by a figure's or table's name too."""
@@ -205,7 +207,7 @@ def _rows(source: Registry | Files, wanted: Wanted, known: Files | None) -> pd.D
     if not isinstance(files, Files) or not files.runs or not wanted.names():
         return rows
     studies = [load_study(name) for name in wanted.names()]
-    plan = make_plan(studies, partial(facts_of, data_dir=None), (0,), wanted.scale)
+    plan = make_plan(studies, partial(facts_of, data_dir=wanted.data_dir), (0,), wanted.scale)
     return together(rows if known else rows.iloc[:0], rows_of(files, networks), plan)
 
 
@@ -232,6 +234,7 @@ def make_reports(rows: pd.DataFrame, names: Sequence[str], wanted: Wanted) -> tu
             selected=wanted.selected,
             against=wanted.against,
             accuracy=wanted.accuracy,
+            data_dir=wanted.data_dir,
         )
         for name in names
     )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -40,6 +41,7 @@ class StudyReport:
     rows: pd.DataFrame
     against: Against = "report"
     accuracy: str = "final"
+    data_dir: Path | None = None
     compared: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -91,13 +93,15 @@ def study_report(
     against: Against = "report",
     accuracy: str = "final",
     selected: Collection[str] | None = None,
+    data_dir: Path | None = None,
 ) -> StudyReport:
     """The results that `rows` (of `tidy_frame` or `read_rows`) hold for the cells of `study` at `scale`.
 
     `selected`: groups of the cells that were asked for, None for all; the others show what runs they have.
+    `data_dir`: where data sets are looked for first.
     The runs of a cell are those of its group: the same experiment whatever the seed. Raises: UsageError, DataError.
     """
-    facts = partial(facts_of, data_dir=None)
+    facts = partial(facts_of, data_dir=data_dir)
     plan = make_plan([study], facts, (0,), scale)
     groups = {cell.group for cell in plan.cells}
     own = rows[rows["group"].isin(groups)].drop_duplicates("run_id")
@@ -111,7 +115,8 @@ def study_report(
     ]
     baselines = rows[rows["run_id"].isin(set(own["dense_run_id"]))]
     used = rows[rows["group"].isin(groups) | rows.index.isin(baselines.index)]
-    return StudyReport(study, pd.DataFrame(cells), used, against, accuracy, comparisons_of(study, facts, scale))
+    compared = comparisons_of(study, facts, scale)
+    return StudyReport(study, pd.DataFrame(cells), used, against, accuracy, data_dir, compared)
 
 
 def _by_precision(trials: pd.DataFrame | None) -> list[pd.DataFrame | None]:

@@ -63,7 +63,7 @@ def networks(report: "StudyReport") -> Table:
     rows = _dense(report)
     for ours, theirs in (("parameters", "trainable_parameters"), ("kernel_parameters", "kernel_parameters")):
         index = 0 if ours == "parameters" else 1
-        rows[ours] = [_parameters(row)[index] for _, row in rows.iterrows()]
+        rows[ours] = [_parameters(report, row)[index] for _, row in rows.iterrows()]
         rows[f"published_{ours}"] = [  # the published counts are those of heads with 10 outputs
             published.get(row["model"], {}).get(theirs, math.nan) if row["dataset"] == "cifar10" else math.nan
             for _, row in rows.iterrows()
@@ -89,7 +89,7 @@ def data_sets(report: "StudyReport") -> Table:
     rows = []
     for row in paper_tables()["table_3"]["rows"]:
         try:
-            data = load_dataset(row["key"], None)
+            data = load_dataset(row["key"], report.data_dir)
         except DataError:
             data = None
         theirs = (
@@ -251,8 +251,8 @@ def _dense(report: "StudyReport") -> pd.DataFrame:
     return report.cells[report.cells["schedule"] == "dense"].copy() if len(report.cells) else report.cells
 
 
-def _parameters(row: "pd.Series[Any]") -> tuple[int, int]:
-    facts = facts_of(row["dataset"], None)
+def _parameters(report: "StudyReport", row: "pd.Series[Any]") -> tuple[int, int]:
+    facts = facts_of(row["dataset"], report.data_dir)
     return _counted(row["model"], facts.channels, facts.classes)
 
 

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Cli
 from studies import panel, study_of, text_of
@@ -171,6 +172,19 @@ def test_nothing_to_do_is_nothing_done(store: Path, cli: Cli, tmp_path: Path) ->
     assert "finished" not in answer.err
     assert [run.run_id for run in Registry().search()] == before
     assert cli("reproduce", "table3").code == 0
+
+
+def test_data_of_a_folder_of_ones_own_are_there_for_the_results_too(store: Path, cli: Cli, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    parts = {f"x_{part}": draw.integers(0, 256, (256, 8, 8, 1), dtype=np.uint8) for part in ("train", "test")}
+    np.savez(tmp_path / "noise.npz", **parts, y_train=np.arange(256) % 10, y_test=np.arange(256) % 10)
+    data = ("--data-dir", str(tmp_path / "data"))
+    assert cli("data", "import", "noise", str(tmp_path / "noise.npz"), *data).code == 0
+    noise = {"dataset": "noise", "recipe": "digits", "iterations": 4}
+    name = study(tmp_path, panel(schedule="dense", **noise), FEW | noise, tables=["cells", "table1"])
+    answer = cli("reproduce", name, "--trials", "1", *data)
+    assert answer.code == 0, answer.err
+    assert "noise" in answer.out
 
 
 @pytest.mark.slow
