@@ -33,7 +33,7 @@ test-slow: $(VENV)/.dev ## real servers, killed processes, mlflow run
 	$(SIDE_BY_SIDE) -m "slow and not browser and not postgres and not ray" --ignore tests/test_environments.py
 
 test-ray: $(VENV)/.dev ## a Ray cluster of two nodes: killed workers, killed nodes
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -m ray tests/engines tests/conformance
 
 test-projects: $(VENV)/.dev ## mlflow run in environments that uv and virtualenv make: 6 GB and minutes each
 	$(BIN)/python -m pytest -m slow tests/test_environments.py
@@ -41,12 +41,12 @@ test-projects: $(VENV)/.dev ## mlflow run in environments that uv and virtualenv
 test-postgres: $(VENV)/.dev ## a server and direct runs over PostgreSQL, which is started for it
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
 		{ echo "PostgreSQL is needed: apt-get install postgresql" >&2; exit 1; }
-	$(SIDE_BY_SIDE) -m postgres
+	$(SIDE_BY_SIDE) -m postgres tests/registry
 
 test-browser: $(VENV)/.dev ## the MLflow UI in a real browser
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || \
 		{ echo "chromium and chromedriver are needed: apt-get install chromium chromium-driver" >&2; exit 1; }
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -m browser tests/browser
 
 fuzz: $(VENV)/.dev ## every reader of files of others, coverage-guided; SECONDS for all of them together, SEED
 	PYTHONPATH=tests $(BIN)/python -m fuzz.section $(SECONDS) $(SEED)

@@ -58,8 +58,7 @@ def test_batches_are_those_of_the_stream(shape: tuple[int, int, int], padding: i
             assert torch.equal(labels[trial], own)
 
 
-@pytest.mark.parametrize("nesterov", [True, False])
-@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(("nesterov", "masked"), [(True, True), (False, False)])
 def test_update_is_that_of_sgd(nesterov: bool, masked: bool) -> None:
     """Three updates with gradients in shares; a trial that has stopped keeps every byte."""
     torch.manual_seed(0)

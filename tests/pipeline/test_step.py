@@ -28,9 +28,9 @@ CPU = ("--device", "cpu")
 FUSED = ("--update-step", "fused", *CPU)
 
 
-# Three updates, for here the kernels are interpreted.
-SMALL = ("--model", "resnet8", "--dataset", "digits", "--iterations", "3", "--batch-size", "6")
-SMALL += ("--evaluate-every", "1", "--rewind-points", "1")
+# Two updates, for here the kernels are interpreted.
+SMALL = ("--model", "resnet8", "--dataset", "digits", "--iterations", "2", "--batch-size", "6")
+SMALL += ("--evaluate-every", "1", "--rewind-points", "0")
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def test_a_replay_is_made_in_the_step_of_its_training(cli: Cli, store: Path) -> 
     registry = Registry(f"sqlite:///{store}")
     with able():
         dense = cli("train-dense", *SMALL, *FUSED).run_id
-    line = ("replay", "--parent", dense, "--iteration", "2", *CPU)
+    line = ("replay", "--parent", dense, "--iteration", "1", *CPU)
     answer = cli(*line)
     assert answer.code == 2
     assert "cannot be made again here: its updates were made by kernels of our own: " in answer.err
@@ -154,7 +154,8 @@ def test_a_replay_is_made_in_the_step_of_its_training(cli: Cli, store: Path) -> 
         assert how(registry.get(cli(*line, "--compile").run_id)) == ("fused", "False")
 
 
-@pytest.mark.parametrize("left_out", [pytest.param("", marks=pytest.mark.slow), "blocks.1.norm2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("left_out", ["", "blocks.1.norm2"])
 def test_a_run_says_what_made_its_updates_after_all(cli: Cli, store: Path, left_out: str) -> None:
     """Where the kernels do what they do elsewhere, and where one of them does nothing."""
     with able(left_out):

@@ -34,7 +34,7 @@ def refused(store: Path) -> str:
     return caught.value.message
 
 
-@pytest.mark.parametrize("how", AWAY)
+@pytest.mark.parametrize("how", ["cp -r", "mv", "the database alone, beside", "the files behind a link"])
 def test_nothing_is_written_removed_or_collected_where_files_are_not_the_stores_own(
     copied_chain: Chain, cli: Cli, tmp_path: Path, how: str
 ) -> None:

@@ -52,6 +52,7 @@ def trained(data: DeviceData, step: str) -> tuple[TrainResult, Keeper]:
     return train(network(), data, replace(SHORT, step=step), initial(), keeper), keeper  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_training_is_that_of_pytorchs_operations(data: DeviceData, own_folder: Path) -> None:
     """States, evaluations and losses to rounding; compared before it, and that is kept."""
     (found, keeper), (wanted, usual) = trained(data, "fused"), trained(data, "pytorch")

@@ -130,7 +130,8 @@ def test_a_training_goes_on_to_the_same_bytes(data: DeviceData) -> None:
     assert whole.mean_loss() == begun.mean_loss()
 
 
-@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_trial_among_others_makes_the_bytes_that_it_makes_alone(data: DeviceData, precision: str) -> None:
     """In whatever place, whatever the others' weights, masks, batches and rates are."""
     settings = [replace(SHORT, seed=seed, precision=precision) for seed in range(2)]  # type: ignore[arg-type]
@@ -147,7 +148,8 @@ def test_a_trial_among_others_makes_the_bytes_that_it_makes_alone(data: DeviceDa
     assert not torch.equal(*together.weights)
 
 
-@pytest.mark.parametrize("model", ["resnet8", pytest.param("wrn16_1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet8", "wrn16_1"])
 def test_a_norm_that_its_reader_makes_is_that_of_a_kernel_of_its_own(data: DeviceData, model: str) -> None:
     """Byte for byte, with fewer kernels."""
     settings, usual = replace(SHORT, precision="bf16"), Tiles.usual(DEVICE, torch.bfloat16)
@@ -176,6 +178,7 @@ def several(data: DeviceData, settings: list[TrainSettings]) -> FusedTrials:
     return trials
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_says_where_and_stays_there(data: DeviceData) -> None:
     stepper = FusedStepper(network(), data, replace(SHORT, constant_lr=1e30), initial(), None)
     for t in range(2):
