@@ -204,7 +204,7 @@ def plot_history(ended: list[FrozenTrial], path: Path, title: str) -> None:
     best = [max(trial.value or 0.0 for trial in complete[: index + 1]) for index in range(len(complete))]
     places = [*(trial.number for trial in complete), ended[-1].number]
     axes.step(places, [*best, best[-1]], where="post", color=BLACK, linewidth=1, label="best so far")
-    axes.set_xlabel("trial")
+    axes.set_xlabel("search trial")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120, metadata=METADATA)
 
