@@ -125,7 +125,7 @@ FIELDS = {
     "sampler_seed": "its seed",
     "schedule_iterations": "length that the schedule's boundaries are for",
     "schema_version": "version of this form",
-    "scope": "one ranking for the network, or one a layer",
+    "scope": "one ranking for the whole network, or one per layer",
     "seed": "of initial weights, order and augmentation",
     "seeds": "of the trainings of a trial",
     "space": "JSON: what is searched, and where",

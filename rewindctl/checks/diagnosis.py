@@ -75,7 +75,7 @@ def _store(tracking_uri: str | None) -> Finding:
         uri = absolute_uri(tracking_uri)
         path = sqlite_path(uri)
         if path is not None and not path.exists():
-            return Finding("store", f"{redacted(uri)}: not there yet, the first run makes it")
+            return Finding("store", f"{redacted(uri)}: does not exist yet; the first run creates it")
         client = connect(uri)
         names = sorted(one.name for one in client.search_experiments())
         client.refuse_misplaced()
@@ -95,14 +95,14 @@ def _data(data_dir: Path | None) -> list[Finding]:
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
-    advice = "make room: a full-length ResNet-20 study writes gigabytes" if free < LITTLE_DISK else ""
+    advice = "free disk space: a full-length ResNet-20 study writes gigabytes" if free < LITTLE_DISK else ""
     return Finding("disk", f"{free / 1e9:.0f} GB free in {Path.cwd()}", advice)
 
 
 def _resume_points() -> Finding:
     folder = resume_file("").parent
     count = len(list(folder.glob("*.safetensors"))) if folder.is_dir() else 0
-    return Finding("resume", f"{count_of(count, 'interrupted run')} can go on from {folder}")
+    return Finding("resume", f"{count_of(count, 'interrupted run')} can be resumed from {folder}")
 
 
 def _kept() -> Finding:
@@ -110,6 +110,6 @@ def _kept() -> Finding:
     found = kept()
     if not found:
         return Finding("kept", "no results wait for a store that was unreachable or locked")
-    places = ", ".join(f"{count} for {uri or 'a store unknown: altered'}" for uri, count in sorted(found.items()))
+    places = ", ".join(f"{count} for {uri or 'an unknown store: altered'}" for uri, count in sorted(found.items()))
     text = f"results of {count_of(found.total(), 'run')} wait for their stores: {places}"
     return Finding("kept", text, "rewindctl recover uploads them")

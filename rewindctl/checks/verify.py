@@ -54,7 +54,9 @@ def _spec_of(run: RunRecord) -> Spec:
         return run.recorded
     spec = parse_tuning_spec(spec_text(run.tags), f"the spec of run {run.run_id}")
     if spec.fingerprint() != run.fingerprint:
-        raise IntegrityError(f"the spec of run {run.run_id} does not have the run's fingerprint: one was edited")
+        raise IntegrityError(
+            f"the spec of run {run.run_id} does not match the run's fingerprint: one of the two was edited"
+        )
     return spec
 
 
@@ -70,7 +72,7 @@ def _lineage(registry: Registry, run: RunRecord) -> Iterator[str]:
     if not parent.finished and run.kind != "trial":  # a search is finished after its trials
         yield f"its parent {parent.run_id} is {parent.status}, not FINISHED"
     if getattr(spec, "parent_fingerprint", None) not in (parent.fingerprint, parent.recorded_fingerprint):
-        yield f"its parent {parent.run_id} is not the one of its fingerprint"
+        yield f"its parent {parent.run_id} does not match its fingerprint"
     if run.dense_run_id != parent.dense_run_id:
         yield f"its dense run tag {run.dense_run_id} is not that of its parent, {parent.dense_run_id}"
     if run.recorded_group not in (spec.group(parent.group), spec.group(parent.recorded_group)):

@@ -121,7 +121,7 @@ def _told(error: Exception) -> RewindError:
     if isinstance(error, OSError) and of_the_disk(error):
         return disk_error(error)
     if isinstance(error, FileNotFoundError) and _folder_is_gone():
-        return RewindError("the working folder was deleted", "cd to a folder that is there")
+        return RewindError("the working folder was deleted", "cd to an existing folder")
     what = f"{type(error).__name__}: {str(error)[:LONGEST_REASON]}"
     return RewindError(what, "this is a defect; --debug shows where")
 
@@ -161,6 +161,8 @@ def main() -> NoReturn:
     take_interrupts()
     hold_streams()
     if sys.stdout is None:
-        Console().error(RewindError("stdout is closed: the result has nowhere to go", "to throw it away: > /dev/null"))
+        Console().error(
+            RewindError("stdout is closed: the result cannot be printed", "to discard the output: > /dev/null")
+        )
         sys.exit(1)
     sys.exit(run())

@@ -24,21 +24,23 @@ Parent = Annotated[
 Parents = Annotated[
     list[str],
     typer.Option(
-        help="Run ID, at least 6 of its first digits, or models:/NAME@alias. Again for each further one.",
+        help="Run ID, at least 6 of its first digits, or models:/NAME@alias. Repeatable.",
         autocompletion=complete.runs,
     ),
 ]
 Sparsity = Annotated[float | None, typer.Option(help="Fraction of kernel weights to remove, as 0.893.")]
 Compression = Annotated[float | None, typer.Option(help="Total / kept kernel weights, as 9.35.")]
 Structure = Annotated[Literal["unstructured", "structured"], typer.Option(help="Single weights, or channels and rows.")]
-Scope = Annotated[Literal["global", "layerwise"], typer.Option(help="One ranking for the network, or one a layer.")]
+Scope = Annotated[
+    Literal["global", "layerwise"], typer.Option(help="One ranking for the whole network, or one per layer.")
+]
 ChannelNorm = Annotated[
     Literal["keep", "remove"], typer.Option(help="Batch norm of a removed channel: as it is (the paper), or zero.")
 ]
 Criterion = Annotated[str, typer.Option(help="What ranks the weights.", autocompletion=complete.names("criterion"))]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option(help="Layers that keep every weight: stem, or a pattern as 'blocks.0.*'. Again for each further one."),
+    typer.Option(help="Layers that keep every weight: stem, or a pattern as 'blocks.0.*'. Repeatable."),
 ]
 
 

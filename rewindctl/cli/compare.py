@@ -15,7 +15,7 @@ PANELS = {
 }
 
 
-@command(panels=PANELS, kept="runs are as they were, and files that were written stay")
+@command(panels=PANELS, kept="no run was changed; files already written are kept")
 def compare(
     session: Session,
     study: Annotated[
@@ -35,13 +35,15 @@ def compare(
     claims: Annotated[
         bool, typer.Option("--claims", help="The paper's claims with a verdict each, instead of a table.")
     ] = False,
-    margin: Annotated[float, typer.Option(min=0, help="With --claims: points that 'as good as' may be worse.")] = 0.1,
+    margin: Annotated[
+        float, typer.Option(min=0, help="With --claims: largest loss in points that counts as 'as good as'.")
+    ] = 0.1,
     pair: Annotated[
         tuple[str, str] | None,
         typer.Option(
             "--pair",
             metavar="LABEL LABEL",
-            help="Two labels, or conditions (method=lr_rewind,step=0.2), with the effect of one over the other.",
+            help="Two labels or conditions (method=lr_rewind,step=0.2): the effect of the first minus the second.",
         ),
     ] = None,
     figure: Annotated[
@@ -51,12 +53,12 @@ def compare(
     against: Annotated[
         Literal["report", "renda", "none"],
         typer.Option(
-            help="Published numbers beside those of a study: of the paper (`report`), of Renda et al., or none."
+            help="Published numbers to show beside a study's: the paper's (`report`), those of Renda et al., or none."
         ),
     ] = "report",
-    scale: Annotated[float, typer.Option(help="Length of a study's runs, as reproduce took it.")] = 1.0,
+    scale: Annotated[float, typer.Option(help="The --scale that the study was reproduced with.")] = 1.0,
     source: Annotated[
-        list[Path] | None, typer.Option("--from", help="Rows of a runs.csv in the place of a registry; repeatable.")
+        list[Path] | None, typer.Option("--from", help="Read runs from a runs.csv instead of the registry; repeatable.")
     ] = None,
     format: Annotated[
         str | None,
@@ -70,9 +72,9 @@ def compare(
         Literal["relative", "points"], typer.Option(help="Axis of figures: % of the dense accuracy, or points.")
     ] = "relative",
     report: Annotated[
-        bool, typer.Option("--report", help="Also write report.md and report.html, with all that the runs have.")
+        bool, typer.Option("--report", help="Also write report.md and report.html with everything the runs recorded.")
     ] = False,
-    log: Annotated[bool, typer.Option("--log", help="Put the report into MLflow as a run of its own.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Log the report to MLflow as a separate run.")] = False,
     model: Annotated[
         str | None, typer.Option(help="Only this network.", autocompletion=complete.names("model"))
     ] = None,

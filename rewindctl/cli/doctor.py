@@ -33,4 +33,4 @@ def doctor(
         if finding.advice:
             session.console.data(f"{'':14} -> {finding.advice}")
     if wrong := [finding.topic for finding in findings if finding.wrong]:
-        raise RewindError(f"{' and '.join(wrong)} will not work so", "see the lines above")
+        raise RewindError(f"{' and '.join(wrong)} will not work with this setup", "see the lines above")

@@ -16,30 +16,30 @@ if TYPE_CHECKING:
 def gc(
     session: Session,
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it, only list.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list, which is the default.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list (the default).")] = False,
     unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="Also unfinished runs that the same command could go on with.")
+        bool, typer.Option("--unfinished", help="Also unfinished runs that the same command could resume.")
     ] = False,
     unreferenced: Annotated[
         bool, typer.Option("--unreferenced", help="Also folders of runs that the store does not have.")
     ] = False,
     orphans: Annotated[
-        bool, typer.Option("--orphans", help="Also runs whose parent or dense run is gone, their results with them.")
+        bool, typer.Option("--orphans", help="Also runs whose parent or dense run is gone, including their results.")
     ] = False,
 ) -> None:
-    """List what is left behind of the experiment's runs, by class and with bytes; with --yes, remove it.
+    """List leftovers of the experiment's runs, by class and with bytes; with --yes, remove them.
 
-    By default what no result and no work needs: unfinished runs of stages that another run finished (superseded);
-    files of runs deleted through MLflow, which then cannot be restored, but not of those that living runs were made
-    from (deleted); resume points of finished, failed and deleted runs, here or in the store (resume); files and locks
-    of processes that are gone (temporary).
+    By default it lists four classes. superseded: unfinished runs of stages that another run finished. deleted: files of
+    runs deleted through MLflow, which then cannot be restored; files of runs with existing descendants are kept.
+    resume: resume points of finished, failed and deleted runs, here or in the store. temporary: files and locks of
+    dead processes.
 
-    --unreferenced takes folders of runs that the store does not have, no server's: look whether another store has them;
-    --unfinished other RUNNING, FAILED and KILLED runs whose process is gone too, with the points that the same
-    command would go on from; --orphans runs whose parent or dense run is deleted or nowhere, their results with them:
-    restoring it in MLflow mends them.
+    --unreferenced adds folders of runs that the store does not have (not on a server); first check that no other store
+    uses them. --unfinished adds the other RUNNING, FAILED and KILLED runs whose process is dead, with the resume points
+    that the same command could use. --orphans adds runs whose parent or dense run is deleted or missing, including
+    their results; restoring the parent in MLflow repairs them.
 
-    Runs that a living process is at, other programs' runs, and files outside the artifact root are never touched.
+    Runs of living processes, runs of other programs, and files outside the artifact root are never touched.
 
     Examples:
         rewindctl gc

@@ -20,7 +20,9 @@ def prune(
     channel_norm: ChannelNorm = "keep",
     criterion: Criterion = "magnitude",
     exclude: Exclude = None,
-    iteration: Annotated[int | None, typer.Option(help="Of the parent: whose weights are pruned. [the last]")] = None,
+    iteration: Annotated[
+        int | None, typer.Option(help="Iteration of the parent whose weights are pruned. [the last]")
+    ] = None,
 ) -> None:
     """Make a mask over the weights of a dense or a retrained run.
 

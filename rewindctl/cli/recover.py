@@ -18,11 +18,11 @@ def recover(
 ) -> None:
     """Upload results kept on this machine while their store was unreachable or locked; prints the finished runs.
 
-    Finished baselines of the experiment that are no versions of their model, whoever trained them, are registered too.
+    Finished baselines of the experiment without a model version are registered too, also those of other users.
 
-    Each run is finished once, however often this is called. Results that were altered are refused. Those of a stage
-    that another machine finished meanwhile are dropped; a run that is not trained to its end is gone on with by the
-    command that made it. Every store gets its own; --tracking-uri is needed where it has credentials.
+    Each run is finished only once, even if this is called several times. Altered results are refused. Results of a
+    stage that another machine has finished are dropped. A run that is not fully trained is resumed by the command that
+    made it. Results go to the store that they belong to; if its address has credentials, give --tracking-uri.
 
     Examples:
         rewindctl recover --dry-run
@@ -36,7 +36,7 @@ def recover(
     try:
         rest = _register_rest(session, {one.run_id for one in found}, dry_run)
     except RewindError as error:
-        error.message = f"baselines that are no versions were not looked for: {error.message}"
+        error.message = f"unregistered baselines were not searched for: {error.message}"
         unasked = error
     _tell(session, rest)
     found += rest

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EVERY = 25  # runs between two lines of progress
 
 app = typer.Typer(
-    help="Take runs from one registry to another; mend one that was moved or copied.",
+    help="Copy runs between registries; repair a registry that was moved or copied.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -42,23 +42,26 @@ def export_runs(
     bundle: Annotated[Path, typer.Argument(help="File to write.")],
     kind: Annotated[list[Kind] | None, typer.Option(help="Runs of this kind; may be repeated.")] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(help="Runs with this tag, as method=lr_rewind; with all of several.")
+        list[str] | None,
+        typer.Option(help="Runs with this tag, as method=lr_rewind; if repeated, with all of the tags."),
     ] = None,
     study: Annotated[
         list[str] | None,
         typer.Option(help="Runs of this study: fig1, all, a YAML file.", autocompletion=complete.names("study")),
     ] = None,
-    scale: Annotated[float, typer.Option(help="Of the study, as it was reproduced.")] = 1.0,
+    scale: Annotated[float, typer.Option(help="The --scale that the study was reproduced with.")] = 1.0,
     run: Annotated[
         list[str] | None,
         typer.Option(help="This run: ID, prefix, models:/NAME@alias; repeatable.", autocompletion=complete.runs),
     ] = None,
-    descendants: Annotated[bool, typer.Option("--descendants", help="Also every run made from a chosen one.")] = False,
-    checkpoints: Annotated[bool, typer.Option(help="With the networks, or only masks, metrics and specs.")] = True,
+    descendants: Annotated[
+        bool, typer.Option("--descendants", help="Also all descendants of the chosen runs.")
+    ] = False,
+    checkpoints: Annotated[bool, typer.Option(help="Include the networks, or only masks, metrics and specs.")] = True,
     max_size: Annotated[str | None, typer.Option(help="Split into BUNDLE.001, .002, ... of this size, as 16M.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
-    """Write finished runs, with their ancestors, to one file: all of the experiment but searches, or those chosen.
+    """Write finished runs, with their ancestors, to one file: those chosen, or all of the experiment except searches.
 
     Examples:
         rewindctl registry export all.bundle
@@ -103,12 +106,12 @@ def _show(session: Session, done: "Exported") -> None:
 
 
 @app.command("import")
-@command(kept="what was added of the bundle is taken back")
+@command(kept="the import is undone")
 def import_runs(
     session: Session,
     bundle: Annotated[list[Path], typer.Argument(help="The bundle, its first part, or all of its parts.")],
 ) -> None:
-    """Merge a bundle into the registry: what is there stays and is reused, what is new is added, all or nothing.
+    """Merge a bundle into the registry: existing runs are kept and reused, new ones are added, all or nothing.
 
     Examples:
         rewindctl registry import all.bundle
@@ -126,25 +129,25 @@ def import_runs(
         return
     for run_id in dict.fromkeys(merged.runs.values()):
         session.console.data(run_id)
-    completed = f", {len(merged.completed)} given their checkpoints" if merged.completed else ""
+    completed = f", {len(merged.completed)} completed with checkpoints" if merged.completed else ""
     there = f"{reused} {'was' if reused == 1 else 'were'} there"
     session.console.say(f"{count_of(len(merged.imported), 'run')} imported, {there}{completed}")
 
 
 @app.command("relocate")
-@command(kept="the store is as it was, or relocated")
+@command(kept="the store is either unchanged or fully relocated")
 def relocate_store(
     session: Session,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify, and say what would be done.")] = False,
     keep_damaged: Annotated[
-        bool, typer.Option("--keep-damaged", help="Also where files of finished runs are missing or damaged.")
+        bool, typer.Option("--keep-damaged", help="Relocate even if files of finished runs are missing or damaged.")
     ] = False,
 ) -> None:
-    """Give a SQLite store that was moved or copied its own files, beside it, all or nothing; prints their folders.
+    """Give a moved or copied SQLite store its own artifact folders beside it, all or nothing; prints the folders.
 
-    What came along with it is found there, what did not is copied from where the store says, and every finished run is
-    verified before the store names the new place. The runs of a copy that were under way become FAILED, and start anew:
-    the original goes on with them, with their resume points, and keeps the studies that are in neither folder.
+    Artifacts beside the store are used in place; the others are copied from their recorded location. Every finished run
+    is verified before the store points to the new location. In a copied store, unfinished runs become FAILED and start
+    again: the original store keeps these runs, their resume points, and the studies that are in neither folder.
 
     Examples:
         rewindctl registry relocate --dry-run
@@ -160,7 +163,7 @@ def relocate_store(
     for folder in done.folders.values():
         session.console.data(folder)
     for run_id in done.damaged:
-        session.console.say(f"damaged: run {run_id}, which is as it was; see rewindctl verify {run_id}")
+        session.console.say(f"damaged: run {run_id}, left unchanged; see rewindctl verify {run_id}")
     if not done.folders:
         session.console.say(f"{done.store} has its files in place: nothing was changed")
         return

@@ -25,12 +25,12 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, with bytes; touch nothing.")] = False,
 ) -> None:
-    """Remove runs and all their files; the disk space is back at once, nothing can restore them.
+    """Remove runs and all their files. This frees the disk space at once; the files cannot be restored.
 
-    A run that others were made from stays, unless those are named too or --recursive is given; so does one that a
-    living process is at. With a run go its artifacts, its resume point, its model version (the alias moves to the
-    longest run of the seed that is left), and a search's study. MLflow keeps params and metrics, as of any deleted
-    run, until `mlflow gc`. Interrupted, the same command finishes.
+    A run with descendants is removed only if these are named too or --recursive is given; a run of a living process is
+    never removed. Removing a run also removes its artifacts, its resume point, its model version (the alias moves to
+    the longest remaining run of the seed), and a search's study. MLflow keeps params and metrics, as for any deleted
+    run, until `mlflow gc`. After an interruption, run the same command again.
 
     Examples:
         rewindctl remove 3f2a9c --recursive --dry-run

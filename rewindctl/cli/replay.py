@@ -14,9 +14,9 @@ def replay(
     parent: Parent,
     iteration: Annotated[int, typer.Option(help="Iteration of that run whose state is wanted.")],
 ) -> None:
-    """Make the state of a training at an iteration that it did not record: the same bytes, in a run of its own.
+    """Recompute the state of a training at an iteration that it did not record, with the same bytes, in a new run.
 
-    `retrain --k` and `prune --iteration` do it by themselves. It is trained from the nearest earlier state on.
+    `retrain --k` and `prune --iteration` do this when needed. The replay trains from the nearest earlier state.
 
     Examples:
         rewindctl replay --parent models:/resnet8-digits-dense@seed-0 --iteration 45

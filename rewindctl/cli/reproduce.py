@@ -60,15 +60,23 @@ def reproduce(
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what is done, what is to do and what it costs.")] = False,
     power: Annotated[
-        float | None, typer.Option(help="Print how many trials show so many points, from published trials.")
+        float | None,
+        typer.Option(
+            help="Print how many trials are needed to show this difference in points, estimated from published trials."
+        ),
     ] = None,
     until_decided: Annotated[
-        bool, typer.Option("--until-decided", help="Trial by trial to the comparison that is nearest to a decision.")
+        bool,
+        typer.Option(
+            "--until-decided", help="Add trials one by one, each to the comparison that is nearest to a decision."
+        ),
     ] = False,
-    max_trials: Annotated[int | None, typer.Option(help="Of a comparison, 7 to 100. [12]")] = None,
+    max_trials: Annotated[int | None, typer.Option(help="Most trials of a comparison, 7 to 100. [12]")] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Begin no trial beyond it: 9m, 2h, 200000it (updates). Exit code 3 when something is left."),
+        typer.Option(
+            help="Start no trial beyond this budget: 9m, 2h, 200000it (updates). Exit code 3 when something is left."
+        ),
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N - 1. [the study's]")] = None,
     seeds: Annotated[str | None, typer.Option(help="The seeds themselves: 0-4, or 0,2,5.")] = None,
@@ -78,10 +86,12 @@ def reproduce(
             help="Only these: method=lr_rewind,compression>5", autocompletion=complete.conditions("cell column")
         ),
     ] = None,
-    scale: Annotated[float, typer.Option(help="All iterations times this: a trial run, never the paper's.")] = 1.0,
+    scale: Annotated[
+        float, typer.Option(help="Multiply all iterations by this, for a quick test: its results are not the paper's.")
+    ] = 1.0,
     known: Annotated[
         list[Path] | None,
-        typer.Option(help="A runs.csv of trials that were run elsewhere, and are not run here; repeatable."),
+        typer.Option(help="A runs.csv of trials that were run elsewhere; they are not run again; repeatable."),
     ] = None,
     engine: Annotated[
         str,
@@ -91,14 +101,17 @@ def reproduce(
         ),
     ] = "local",
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Stages at once. [local: one a GPU, else one; ray: all that fit]")
+        int | None,
+        typer.Option(min=1, help="Stages run in parallel. [local: one per GPU, else one; ray: all that fit]"),
     ] = None,
     address: Annotated[str | None, typer.Option(help="ray: the cluster's address, or auto. [a Ray of its own]")] = None,
-    gpus: Annotated[float | None, typer.Option(min=0, help="ray: GPUs a stage, as 0.25.")] = None,
-    cpus: Annotated[float | None, typer.Option(min=0, help="ray: CPU cores a stage. [1]")] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="ray: GPUs per stage, as 0.25.")] = None,
+    cpus: Annotated[float | None, typer.Option(min=0, help="ray: CPU cores per stage. [1]")] = None,
     time_limit: Annotated[
         str | None,
-        typer.Option(help="End by then, with what is done: 30s, 9m, 2h, 1h30m. Exit code 3 when something is left."),
+        typer.Option(
+            help="Stop after this time, with what is done: 30s, 9m, 2h, 1h30m. Exit code 3 when something is left."
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for tables and figures. [plots/STUDY]")] = None,
 ) -> None:
@@ -248,7 +261,7 @@ def _left_text(plan: "StudyPlan", finished: "Finished") -> str:
     stages = [plan.stages[key] for key in finished.left]
     kinds = Counter(stage.spec.kind for stage in stages)
     counts = ", ".join(f"{kinds[kind]} {kind}" for kind in ("dense", "prune", "retrain") if kinds[kind])
-    begun = f"; {len(finished.begun)} begun, to go on from a resume point" if finished.begun else ""
+    begun = f"; {len(finished.begun)} begun, to be resumed" if finished.begun else ""
     return (
         f"{len(stages)} of {count_of(len(plan.stages), 'stage')} are left ({counts}: "
         f"{sum(stage.iterations for stage in stages):,} iterations{begun})"

@@ -77,7 +77,7 @@ class Session:
         found = {run_id: edits for opened in self._opened for run_id, edits in opened.client.edited.items()}
         for run_id, edits in list(found.items())[:MOST_TOLD]:
             more = f" and {len(edits) - 1} more" if len(edits) > 1 else ""
-            self.console.say(f"note: run {run_id} was edited ({edits[0]}{more}): what it was finished with is used")
+            self.console.say(f"note: run {run_id} was edited ({edits[0]}{more}): its recorded values are used")
         if len(found) > MOST_TOLD:
             self.console.say(f"note: {len(found) - MOST_TOLD} more runs were edited: rewindctl verify --all")
 
@@ -161,7 +161,7 @@ def run_json(run: "RunRecord") -> dict[str, Any]:
     }
 
 
-KEPT_RUNS = "finished runs are kept, and a training under way up to its last resume point"
+KEPT_RUNS = "finished runs are kept, and an unfinished training up to its last resume point"
 
 
 class StoppedError(Exception):
@@ -179,9 +179,9 @@ _SHARED: dict[str, Any] = {
 UpdateStep = Annotated[
     str,
     typer.Option(
-        help="What makes an update: auto, pytorch or fused (kernels of our own, on a GPU; of other networks than "
-        "ResNets and WRNs they make batch norms with their ReLU); auto is pytorch until the kernels have been checked "
-        "on a GPU.",
+        help="How updates are computed: auto, pytorch or fused (our own GPU kernels; in networks other than "
+        "ResNets and WRNs they compute only the batch norms with their ReLU); auto is pytorch until the kernels have "
+        "been checked on a GPU.",
         rich_help_panel=RUN,
     ),
 ]
@@ -189,13 +189,15 @@ Compile = Annotated[
     bool,
     typer.Option(
         "--compile/--no-compile",
-        help="PyTorch's compiler joins its operations: fewer kernels, other last bits, a minute or more before the "
-        "first update.",
+        help="Use torch.compile: fewer kernels, other rounding in the last bits, a minute or more before the first "
+        "update.",
         rich_help_panel=RUN,
     ),
 ]
 _RUN: dict[str, Any] = {
-    "force": Annotated[bool, typer.Option("--force", help="Run anew what the registry has.", rich_help_panel=RUN)],
+    "force": Annotated[
+        bool, typer.Option("--force", help="Run again even if the registry has the result.", rich_help_panel=RUN)
+    ],
     "device": Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)],
     "precision": Annotated[
         str,
@@ -205,7 +207,7 @@ _RUN: dict[str, Any] = {
         bool,
         typer.Option(
             "--deterministic/--no-deterministic",
-            help="The same bytes twice on one device; without, CUDA takes what it measures to be fastest.",
+            help="Repeated runs on one device give the same bytes; without it, CUDA uses the fastest kernels.",
             rich_help_panel=RUN,
         ),
     ],
@@ -214,25 +216,25 @@ _RUN: dict[str, Any] = {
     "checkpoint_every": Annotated[
         float,
         typer.Option(
-            min=0, help="Seconds between the points that an interrupted run goes on from.", rich_help_panel=RUN
+            min=0, help="Seconds between resume points, from which an interrupted run continues.", rich_help_panel=RUN
         ),
     ],
     "resume_points": Annotated[
         Literal["machine", "store"],
         typer.Option(
-            help="Where those points are: on this machine, or in the artifact store too, for others of its kind.",
+            help="Where resume points are kept: on this machine, or also in the artifact store, for similar machines.",
             rich_help_panel=RUN,
         ),
     ],
     "wait": Annotated[
         bool,
-        typer.Option("--wait/--no-wait", help="Wait for a stage that another process is at.", rich_help_panel=RUN),
+        typer.Option("--wait/--no-wait", help="Wait for a stage that another process is running.", rich_help_panel=RUN),
     ],
     "replay": Annotated[
         bool,
         typer.Option(
             "--replay/--no-replay",
-            help="Train again up to an iteration that is needed and was not recorded.",
+            help="Repeat a training up to an iteration that is needed but was not recorded.",
             rich_help_panel=RUN,
         ),
     ],

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rewindctl.registry import RunRecord
 
 Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Trials at once. [a CPU: 1; a GPU: as many as fit; several GPUs: one each]")
+    int | None,
+    typer.Option(min=1, help="Trials run in parallel. [a CPU: 1; a GPU: as many as fit; several GPUs: one each]"),
 ]
 
 

@@ -24,21 +24,27 @@ FIXED = Retraining(
     method="finetune",
     without=tuple(name for name, one in OPTIONS.items() if not one.tune),
     texts={
-        "lr": "finetune: this rate, where it is not searched.",
-        "iterations": "Length, where not searched. [that of the dense run]",
+        "lr": "finetune: constant learning rate, if it is not searched.",
+        "iterations": "Length of a training, if it is not searched. [that of the dense run]",
     },
 )
 
 
 @command(
-    runs=True, panels=PANELS, kept="finished search trials are kept, and those under way begin again when it goes on"
+    runs=True,
+    panels=PANELS,
+    kept="finished search trials are kept; unfinished ones start again when the search continues",
 )
 def tune(
     session: Session,
     *,
     parent: Parent,
-    trials: Annotated[int, typer.Option(min=1, help="Search trials in all, those of earlier calls included.")] = 20,
-    study: Annotated[str | None, typer.Option(help="Name to go on by. [from parent and options]")] = None,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Total number of search trials, including those of earlier calls.")
+    ] = 20,
+    study: Annotated[
+        str | None, typer.Option(help="Name of the search; the same name continues it. [from parent and options]")
+    ] = None,
     storage: Annotated[
         str | None, typer.Option(help="Journal file, or a database's URL. [optuna-journal.log beside the store]")
     ] = None,
@@ -50,22 +56,24 @@ def tune(
     ] = None,
     retraining: Annotated[RetrainOptions, FIXED],
     seeds: Annotated[
-        int, typer.Option(min=1, max=100, help="Trainings of a search trial; their median is its value.")
+        int, typer.Option(min=1, max=100, help="Trainings per search trial; its value is their median.")
     ] = 1,
-    holdout: Annotated[float, typer.Option(help="Part of the training set that judges, and is not trained on.")] = 0.1,
-    holdout_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which images are held out.")] = 0,
-    evaluate_every: Annotated[int | None, typer.Option(min=1, help="Iterations. [a 20th of the longest]")] = None,
+    holdout: Annotated[float, typer.Option(help="Fraction of the training set that is held out for validation.")] = 0.1,
+    holdout_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed that chooses the held-out images.")] = 0,
+    evaluate_every: Annotated[
+        int | None, typer.Option(min=1, help="Iterations between evaluations. [a 20th of the longest]")
+    ] = None,
     pruner: Annotated[
         Literal["auto", "halving", "wilcoxon", "none"],
         typer.Option(
             help="Stops bad search trials: halving in one training, wilcoxon from the third seed. [by --seeds]"
         ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampler (TPE).")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the sampler (TPE).")] = 0,
     compare_seeds: Annotated[
         int, typer.Option(min=0, max=100, help="Seeds of the comparison with fine-tuning at 0.001; 0: none.")
     ] = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="Search trials at once on this machine.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Search trials run in parallel on this machine.")] = 1,
 ) -> None:
     """Search the settings of a retraining on a held-out part of the training set, never on the test set.
 

@@ -7,23 +7,23 @@ import typer
 from rewindctl.cli.session import Session, command
 
 OPEN_TO_ALL = """\
-warning: whoever reaches {host}:{port} can read, change and delete every run: it asks for no password
+warning: anyone who can reach {host}:{port} can read, change and delete every run: there is no password
 hint: for passwords run MLflow's own server, mlflow server --app-name basic-auth (pip install 'mlflow[auth]'), or \
 put a reverse proxy before this one"""
 
 
-@command(kept="the UI is closed, the store is as it was")
+@command(kept="the UI is closed; closing it changed nothing in the store")
 def ui(
     session: Session,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
-    host: Annotated[str, typer.Option(help="Address to listen at; others than the loopback have no password.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anyone who can reach it has access, without a password.")
+    ] = ("127.0.0.1"),
     allowed_hosts: Annotated[
-        str | None, typer.Option(help="More names that browsers may ask for this machine by, as lab.example.org:5000.")
+        str | None, typer.Option(help="More host names by which browsers may open the UI, as lab.example.org:5000.")
     ] = None,
 ) -> None:
-    """Open the MLflow UI on the store, for this machine alone; for a tracking server, say its address.
+    """Open the MLflow UI on the store, for this machine only; for a tracking server, print its address.
 
     Examples:
         rewindctl ui

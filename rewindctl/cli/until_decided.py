@@ -130,7 +130,7 @@ def compared(plan: "StudyPlan", studies: "list[Study]") -> "list[PlannedComparis
 
     found = comparisons(plan, MARGIN, {study.name for study in studies if not study.part_of_paper})
     if not found:
-        raise UsageError("no two methods are compared there", "choose a study that retrains in two ways")
+        raise UsageError("no two methods are compared there", "choose a study with two retraining methods")
     return found
 
 
@@ -152,7 +152,7 @@ def say_end(session: "Session", ended: Ended, budget: str | None, time_limit: st
     """How many comparisons are decided. Raises: LimitError where the budget or the time left a trial to run."""
     count = count_of(len(ended.decisions), "comparison")
     if ended.next is None:
-        left = f", {ended.undecided} not by the most trials" if ended.undecided else ""
+        left = f", {ended.undecided} not decided after the maximum number of trials" if ended.undecided else ""
         session.console.say(f"{len(ended.decisions) - ended.undecided} of {count} decided{left}")
         return
     which = f"--time-limit {time_limit}" if ended.out_of_time else f"--budget {budget}"
@@ -224,7 +224,7 @@ class Collection:
                 return Ended(self.decisions, choice, total, budget.spent, out_of_time=True)
             if not made and not finished.failures:
                 raise RewindError(
-                    f"{choice.comparison.name}: its trial is done, and its runs are not found", "verify --all"
+                    f"{choice.comparison.name}: its trial is done, but its runs were not found", "verify --all"
                 )
         return Ended(self.decisions, None, total, budget.spent)
 

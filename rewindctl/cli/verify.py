@@ -50,7 +50,7 @@ def verify(
     if damaged:
         raise IntegrityError(
             f"{_of(damaged, len(chosen))} damaged",
-            MEND if registry.client.is_misplaced() else "restore what is gone, or run their stages again with --force",
+            MEND if registry.client.is_misplaced() else "restore missing files, or run their stages again with --force",
         )
 
 

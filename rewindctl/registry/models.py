@@ -83,7 +83,9 @@ def unregistered(client: Client, runs: Iterable[RunRecord]) -> list[RunRecord]:
 def unregistered_text(spec: DenseSpec, error: RewindError) -> str:
     """The end of a message about a finished baseline that is no version of its model: that, why, and what to do."""
     name = dense_model(spec.model, spec.dataset)
-    return f"is finished, but is no version of {name}: {error.message}: {error.hint}; then rewindctl recover"
+    return (
+        f"is finished, but not registered as a version of {name}: {error.message}: {error.hint}; then rewindctl recover"
+    )
 
 
 def longer_baseline(client: Client, spec: DenseSpec) -> RunRecord | None:

@@ -67,7 +67,7 @@ class RetrainOptions:
         "Momentum at the start: zero, or that of the checkpoint.", "{} momentum", "zero", every=True
     )
     momentum: float | None = option(
-        "Of the optimiser. [that of the dense run]",
+        "Momentum of the optimiser. [that of the dense run]",
         "momentum={:g}",
         every=True,
         tune=False,
@@ -85,7 +85,7 @@ class RetrainOptions:
     def __post_init__(self) -> None:
         if not isinstance(methods[self.method], Method):
             raise UsageError(
-                f"method {self.method!r} is registered as earlier versions wanted",
+                f"method {self.method!r} is registered in the form of an earlier version",
                 "its plug-in must use register_method",
             )
 

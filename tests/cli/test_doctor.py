@@ -15,7 +15,7 @@ def test_everything_is_named_and_nothing_is_made(cli: Cli, tmp_path: Path) -> No
     assert answer.code == 0
     topics = {finding["topic"]: finding["text"] for finding in json.loads(answer.out)}
     assert {"python", "packages", "device", "threads", "store", "data digits", "disk", "resume", "kept"} <= set(topics)
-    assert "not there yet" in topics["store"]
+    assert "does not exist yet" in topics["store"]
     assert topics["step"].startswith("PyTorch's operations; kernels of our own: ")
     assert "possible" not in topics["step"], "no CPU runs them"
     assert list(tmp_path.iterdir()) == []
@@ -38,7 +38,7 @@ def test_a_store_that_is_there_answers(cli: Cli, store: Path) -> None:
 def test_what_will_not_work_is_said_with_what_to_do(cli: Cli, arguments: tuple[str, ...], topic: str) -> None:
     answer = cli("doctor", *arguments)
     assert answer.code == 1
-    assert f"{topic} will not work so" in answer.err
+    assert f"{topic} will not work with this setup" in answer.err
     assert "->" in answer.out
     assert "secret" not in answer.out + answer.err
 

@@ -47,7 +47,7 @@ REFUSED = [
     (("fig1", "--until-decided", "--trials", "3"), "--until-decided chooses the trials", "--max-trials"),
     (("fig1", "--until-decided", "--max-trials", "6"), "--max-trials 6 is not from 7 to 100", "decide nothing"),
     (("fig1", "--until-decided", "--budget", "9"), "--budget '9' is not", "200000it"),
-    (("fig6", "--until-decided"), "no two methods are compared", "two ways"),
+    (("fig6", "--until-decided"), "no two methods are compared", "two retraining methods"),
     (("fig1", "--power", "0"), "--power 0 is not a number of points", "0.2"),
     (("fig1", "--known", "none.csv"), "none.csv cannot be read", "runs.csv"),
     (("fig1", "--force"), "--force has no meaning for reproduce", "--experiment"),

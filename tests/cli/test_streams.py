@@ -31,7 +31,7 @@ def test_a_working_folder_that_is_gone_is_named() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-2:] == [
         "error: the working folder was deleted",
-        "hint: cd to a folder that is there",
+        "hint: cd to an existing folder",
     ]
 
 

@@ -153,7 +153,7 @@ def test_specs_and_study_files_have_the_options_of_the_same_names() -> None:
 def test_a_method_registered_as_earlier_versions_wanted_is_refused_in_one_line() -> None:
     methods.register("of-earlier-versions")(lambda request: None)  # type: ignore[arg-type]
     try:
-        with pytest.raises(UsageError, match="is registered as earlier versions wanted") as caught:
+        with pytest.raises(UsageError, match="is registered in the form of an earlier version") as caught:
             RetrainOptions(method="of-earlier-versions")
         assert "register_method" in caught.value.hint
     finally:

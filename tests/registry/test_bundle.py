@@ -330,7 +330,7 @@ def test_runs_that_cannot_be_registered_are_there_and_the_same_import_registers_
     first = import_bundle(lambda: target, [bundle])
     assert_intact(target, 5)
     (note,) = first.notes
-    assert "is finished, but is no version of resnet8-digits-dense" in note
+    assert "is finished, but not registered as a version of resnet8-digits-dense" in note
     edit(store, "DROP TRIGGER full")
     assert import_bundle(lambda: target, [bundle]).notes == ()
     (version,) = target.client.search_model_versions()

@@ -75,7 +75,7 @@ def test_a_training_that_cannot_be_registered_is_finished_and_is_registered_late
     spec = dense_spec("resnet8", pipeline.dataset("digits"), 0, iterations=24, batch_size=32)
     with refusing(store, table):
         trained = run_stage(pipeline, spec).run
-        note = f"note: run {trained.run_id} is finished, but is no version of {MODEL}: "
+        note = f"note: run {trained.run_id} is finished, but not registered as a version of {MODEL}: "
         assert note in capsys.readouterr().err
         assert run_stage(pipeline, spec).run.run_id == trained.run_id
         assert note in (told := capsys.readouterr().err)
@@ -132,10 +132,10 @@ def test_what_recover_did_is_told_though_baselines_cannot_be_looked_for(
     planned = cli(*line, "--dry-run")
     assert (planned.code, writer.run_id in planned.out) == (0, bool(form))
     assert writer.run_id in planned.out + planned.err
-    assert "note: baselines that are no versions were not looked for: the tracking server" in planned.err
+    assert "note: unregistered baselines were not searched for: the tracking server" in planned.err
     done = cli(*line)
     assert (done.code, writer.run_id in done.out) == (1, True), done
-    assert "error: baselines that are no versions were not looked for: the tracking server" in done.err
+    assert "error: unregistered baselines were not searched for: the tracking server" in done.err
     assert registry.get(writer.run_id).finished
 
 

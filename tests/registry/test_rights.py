@@ -57,7 +57,10 @@ def test_a_user_without_a_right_loses_nothing_and_is_told_which(users: AuthServe
     trained = by("bob", "train-dense", *TINY, "--seed", "1")
     assert trained.code == 0, trained.err
     assert trained.err.startswith(f"note: user 'bob' may not edit registered model '{MODEL}'")
-    assert f"note: run {trained.run_id} is finished, but is no version of {MODEL}: user 'bob' may not" in trained.err
+    assert (
+        f"note: run {trained.run_id} is finished, but not registered as a version of {MODEL}: user 'bob' may not"
+        in trained.err
+    )
     assert "ask its owner or an administrator for EDIT; then rewindctl recover" in trained.err
     again = by("bob", "train-dense", *TINY, "--seed", "1")
     assert (again.code, again.run_id) == (0, trained.run_id)
@@ -87,7 +90,7 @@ def test_a_user_without_a_right_loses_nothing_and_is_told_which(users: AuthServe
     assert by("alice", "registry", "export", "all.bundle").code == 0
     imported = by("bob", "registry", "import", "all.bundle", experiment="of-bob")
     assert (imported.code, len(imported.out.splitlines())) == (0, 4), imported.err
-    assert imported.err.count(f"is finished, but is no version of {MODEL}: user 'bob' may not edit") == 2
+    assert imported.err.count(f"is finished, but not registered as a version of {MODEL}: user 'bob' may not edit") == 2
 
     # No READ on the parent's experiment
     users.grant("carol", "experiment", alice.experiment_id, "DENY")
