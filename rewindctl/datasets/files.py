@@ -121,7 +121,7 @@ def read_folder(root: Path) -> dict[str, Any]:
         raise DataError(f"{root} has no train/<class>/ and test/<class>/ folders", "arrange the images so")
     extra = {path.name for path in (root / "test").glob("*") if path.is_dir()} - set(classes)
     if extra:
-        raise DataError(f"{root}/test has a class that train/ has not: {sorted(extra)[0]!r}")
+        raise DataError(f"{root}/test has a class that train/ lacks: {sorted(extra)[0]!r}")
     arrays: dict[str, Any] = {"class_names": np.array(classes)}
     for part in ("train", "test"):
         paths = [

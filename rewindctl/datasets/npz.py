@@ -44,7 +44,7 @@ def _check_sizes(members: list[zipfile.ZipInfo]) -> None:
     if size > LARGEST_DATA:
         raise ValueError(f"it claims {size:,} bytes, more than {LARGEST_DATA:,}")
     if size > HARMLESS_DATA and size > MOST_PACKED * packed:
-        raise ValueError(f"it claims {size:,} bytes in {packed:,}, which no images are packed to")
+        raise ValueError(f"it claims {size:,} bytes in {packed:,}: no images compress so well")
     if other := [info.filename for info in members if info.compress_type not in PACKINGS]:
         raise ValueError(f"{other[0]!r:.80} is packed in a way that NumPy never uses")
 
@@ -55,7 +55,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.NDArray[Any]:
     with archive.open(info) as member:
         array: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
         if member.read(1):  # the end, where the checksum is looked at
-            raise ValueError(f"{info.filename!r:.80} goes on behind its array")
+            raise ValueError(f"{info.filename!r:.80} has extra bytes after its array")
     return array
 
 

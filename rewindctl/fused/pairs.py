@@ -149,7 +149,7 @@ class _Whole(OwnThread):
 
     def create_node(self, *given: Any, **more: Any) -> Node:
         if not _is_as_in_training():
-            raise RuntimeError("a part of it is without gradients or autocast")
+            raise RuntimeError("a part of it disables gradients or autocast")
         return super().create_node(*given, **more)
 
 
@@ -203,7 +203,7 @@ def missing_part(device: torch.device) -> str:
     if device.type != "cuda":
         return "they need a CUDA device"
     if torch.version.hip is not None:
-        return "they were made for NVIDIA's GPUs"
+        return "they need an NVIDIA GPU"
     if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
         return "the GPU is too old for them"
     return ""

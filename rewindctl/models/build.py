@@ -101,12 +101,16 @@ def _unfit(module: object) -> Iterator[str]:
         yield f"is a {type(module).__name__}, not an nn.Module"
         return
     own = dict(module.named_parameters())
-    yield from (f"does not know the shape of {name} before it has seen an image" for name in own if is_lazy(own[name]))
+    yield from (f"does not know the shape of {name} until it has seen an image" for name in own if is_lazy(own[name]))
     layers = [name for name, part in module.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)]
     if not layers:
         yield "has no nn.Conv2d and no nn.Linear to prune"
     weights = [f"{name}.weight" for name in layers]
-    yield from (f"has {name}, which is no parameter of its own" for name in weights if name not in own)
+    yield from (
+        f"has {name}, which is not a separate parameter: it is shared or computed"
+        for name in weights
+        if name not in own
+    )
     yield from (f"has {name} in {p.dtype}, not float32" for name, p in own.items() if p.dtype != torch.float32)
     unsaved = set(dict(module.named_buffers())) - set(module.state_dict())
     yield from (f"has a buffer that is not saved: {name}" for name in sorted(unsaved))

@@ -130,7 +130,7 @@ class _Reader:
             if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
                 raise UsageError(f"{self.where}, line {line}: a key must be a word", "correct the file")
             if key.value in found:
-                raise UsageError(f"{self.where}, line {line}: {key.value!r:.80} is there twice", "keep one of them")
+                raise UsageError(f"{self.where}, line {line}: {key.value!r:.80} appears twice", "keep one of them")
             found[key.value] = self.read(child, (*path, key.value))
             self.lines[(*path, key.value)] = line
         return found

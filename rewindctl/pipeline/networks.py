@@ -79,7 +79,7 @@ def load_mask(registry: Registry, run: RunRecord) -> Mask | None:
     path = registry.artifact(run if run.kind == "prune" else registry.parent(run), MASK)
     mask = Mask.load(path)
     if not mask.kernels or not mask.kept or any(kernel.dim() < 2 for kernel in mask.kernels.values()):
-        raise IntegrityError(f"{path} keeps nothing of any kernel: it is no mask of ours")
+        raise IntegrityError(f"{path} removes every weight: it is not a mask of rewindctl")
     return mask
 
 

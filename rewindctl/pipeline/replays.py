@@ -66,7 +66,7 @@ class States:
         missing = "not here: its checkpoints were left out at export" if left_out else "not recorded"
         return UsageError(
             f"iteration {iteration} of {training} is {missing}{why}",
-            f"recorded: {points}; or train it anew with that iteration among --rewind-points",
+            f"recorded: {points}; or train it again with that iteration among --rewind-points",
         )
 
 
@@ -110,7 +110,7 @@ def _require_replayable(pipeline: Pipeline, states: States, iteration: int) -> N
     if not pipeline.policy.replay:
         raise states.refusal(iteration, "")
     if why := difference(pipeline.registry, states.training, pipeline.device):
-        raise states.refusal(iteration, f", and cannot be made again here: {why}")
+        raise states.refusal(iteration, f", and cannot be recomputed here: {why}")
 
 
 def _own(registry: Registry, run: RunRecord) -> set[int]:
@@ -126,7 +126,7 @@ def difference(registry: Registry, run: RunRecord, device: torch.device) -> str:
     if device.type == "cuda" and run.tags.get(tag.DETERMINISTIC) != str(True):
         return "it was trained without --deterministic"
     if run.tags.get(tag.STEP) == "fused" and (why := missing_part(device)):
-        return f"its updates were made by kernels of our own: {why}"
+        return f"its updates were computed by the fused kernels: {why}"
     there, here = registry.artifacts.read_json(run, "environment.json"), environment(device)
     pairs = {key: (_plain(there.get(key)), _plain(here[key])) for key in DECIDING}
     pairs["torch"] = tuple(str(one.get("packages", {}).get("torch")) for one in (there, here))  # type: ignore[assignment]
@@ -168,5 +168,5 @@ def compare(registry: Registry, training: RunRecord, evaluations: tuple[Evaluati
             raise IntegrityError(
                 f"the replay of {training.kind} run {training.run_id} differs from its training: at iteration "
                 f"{evaluation.iteration} the test loss is {evaluation.test_loss}, it was {was}",
-                "rewind to a recorded iteration, or train it anew with --rewind-points",
+                "rewind to a recorded iteration, or train it again with --rewind-points",
             )

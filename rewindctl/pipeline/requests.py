@@ -177,7 +177,7 @@ def plan_against(dense: DenseSpec, options: RetrainOptions) -> RetrainPlan:
     plan = plan_of(options, dense)
     if options.data_order != "replayed" and plan.weights_iteration == dense.iterations:
         raise UsageError(
-            f"--data-order {options.data_order} has no meaning for {options.method}: trained weights always go on "
+            f"--data-order {options.data_order} has no meaning for {options.method}: trained weights always continue "
             "with new batches",
             "leave it out, or rewind the weights",
         )
@@ -216,7 +216,7 @@ def retrain_child(
     if plan_of(RetrainOptions(method=spec.method, **asked_for(spec)), dense) != plan:
         raise UsageError(
             f"method {options.method} plans another retraining than {retrain_command(spec, 'PARENT')} asks for",
-            "it must use iterations and lr as they are given: tell its author",
+            "it must use iterations and lr as given: report this to its author",
         )
     return spec
 

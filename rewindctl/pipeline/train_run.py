@@ -186,7 +186,7 @@ def say_step(writer: RunWriter, result: TrainResult, console: Console) -> None:
     """Tell the run what made its updates after all, and the user why it is not what was asked for."""
     writer.tag({tag.STEP: result.step})
     if result.note:
-        console.say(f"note: trained by PyTorch's operations, not by kernels of our own: {result.note[:300]}")
+        console.say(f"note: trained with PyTorch's operations, not with the fused kernels: {result.note[:300]}")
 
 
 def with_arithmetic(
@@ -206,7 +206,9 @@ def with_arithmetic(
     except UsageError as error:
         if own is asked:
             raise
-        hint = f"run {writer.run_id} began so: go on with it where that can be, or run it anew with --force"
+        hint = (
+            f"run {writer.run_id} began with it: resume it on a machine that supports it, or start again with --force"
+        )
         raise NotHereError(error.message, hint) from error
     how = {tag.DETERMINISTIC: str(own.deterministic), tag.STEP: step, tag.COMPILED: str(own.compiled)}
     writer.tag({tag.PRECISION: choice.precision, **how})

@@ -211,7 +211,7 @@ def _shares(layers: list[_Layer], spec: PruneSpec, target: int) -> list[int]:
     above = sum(shares) > target or any(share >= wanted + 1 for share, wanted in zip(shares, exact, strict=True))
     if above and layers[0].structure == "unstructured":
         raise UsageError(
-            f"layerwise sparsity {spec.sparsity} is below what some layers have lost already",
+            f"layerwise sparsity {spec.sparsity} is below the sparsity that some layers already have",
             "prune this parent with --scope global, or ask for a higher sparsity",
         )
     for index in by_fraction[: max(0, target - sum(shares))]:

@@ -58,7 +58,7 @@ class Weights:
     def trained(self) -> NetworkWithData:
         """The whole network with its training data. Raises: UsageError when `prune` was given kernels alone."""
         if self.source is None:
-            raise UsageError("scores of the network and its data need both, not kernels alone", "give prune a source")
+            raise UsageError("the criterion needs the network and its data, not kernels alone", "give prune a source")
         return self.source
 
     @property

@@ -210,7 +210,7 @@ class RunRecord:
         spec = parse_spec(spec_text(self.tags), f"the spec of run {self.run_id}")
         if spec.fingerprint() != self.recorded_fingerprint:
             raise IntegrityError(
-                f"the spec of run {self.run_id} does not have the run's fingerprint: one of the two was edited",
+                f"the spec of run {self.run_id} does not match the run's fingerprint: one of the two was edited",
                 "run the stage again with --force",
             )
         if spec.kind != self.kind:

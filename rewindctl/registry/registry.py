@@ -152,7 +152,7 @@ class Registry:
         except UsageError as error:
             raise GoneError(f"the parent of run {run.run_id} is gone: {error.message}", error.hint) from None
         if run.kind in tag.PARENT_KINDS and not run.is_child_of(parent):
-            why = f"its parent {parent.run_id} is not the one of its fingerprint"
+            why = f"its parent {parent.run_id} does not match its fingerprint"
             raise IntegrityError(f"run {run.run_id}: {why}", tag.once_more(run.run_id))
         return parent
 

@@ -29,7 +29,7 @@ from rewindctl.report.tables import method_name, precision_name
 
 LEGEND = (
     "best of k: of all settings of the method that were run, the one with the highest mean. Its interval, p and "
-    "verdict allow for the choice: they hold for all k settings at once. The effect itself is a little too high by it."
+    "verdict allow for the choice: they hold for all k settings at once. The effect itself is slightly too high."
 )
 
 

@@ -190,7 +190,7 @@ def lifted(first: Side, second: Side) -> list[str]:
     if apart := [column for column in different if column in OF_BASELINE]:
         raise UsageError(
             f"{OPTION}: {first.text!r:.200} and {second.text!r:.200} are of dense runs that differ in {apart[0]}",
-            "trials are paired by dense run: ask the same of both",
+            "trials are paired by dense run: give both the same conditions on dense runs",
         )
     return [*different, "step"] if "schedule" in different and "step" not in different else different
 

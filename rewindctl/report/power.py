@@ -30,8 +30,8 @@ NOTES = (
     "after every trial, the average, and --max-trials that is enough 4 times out of 5. "
     f"Over {sequential.MOST_PLANNED} are not counted.",
     "Deviations, in points: of one trial, from published 10th to 90th percentiles or minimum and maximum, of the "
-    "fewest trials that these can be of; of a difference, of methods that are independent on one baseline. Both err to "
-    "the large side.",
+    "fewest trials that these can be of; of a difference, of methods that are independent on one baseline. Both are "
+    "more likely too large than too small.",
 )
 
 

@@ -145,7 +145,7 @@ def _check_header(reader: "csv.DictReader[str]", path: Path) -> None:
     if missing := [column for column in COLUMNS if column not in names and column not in NEWER]:
         raise _wrong(f"{path}, line 1", f"no column {missing[0]!r}", "give a runs.csv that compare wrote")
     if twice := [name for name in names if names.count(name) > 1]:
-        raise _wrong(f"{path}, line 1", f"column {twice[0]!r:.80} is there twice", "keep one of them")
+        raise _wrong(f"{path}, line 1", f"column {twice[0]!r:.80} appears twice", "keep one of them")
 
 
 def _row(line: dict[str, Any], where: str) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def _notes(report: "StudyReport", rows: pd.DataFrame) -> tuple[str, ...]:
     if report.mark:
         notes.append(
             f"Our runs are {report.mark}: no difference from the published full-length numbers is given, "
-            "it would say nothing of them."
+            "scaled runs cannot be compared with them."
         )
     return tuple(notes)
 

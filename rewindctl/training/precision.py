@@ -40,7 +40,7 @@ def choose(asked: str, device: torch.device, work: Callable[[], float]) -> Preci
     if missing:
         return PrecisionChoice("fp32", missing)
     if device.type == "cpu" and (adds := work()) < WORTH_CONVERTING:
-        return PrecisionChoice("fp32", f"{adds / 1e6:.0f} million multiply-adds a batch are too few for bf16 to pay")
+        return PrecisionChoice("fp32", f"{adds / 1e6:.0f} million multiply-adds a batch are too few to gain from bf16")
     return PrecisionChoice("bf16", "the GPU has bf16" if device.type == "cuda" else "the processor has bf16")
 
 

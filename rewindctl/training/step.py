@@ -224,7 +224,7 @@ def _compiled_loss() -> Callable[[nn.Module, Tensor, Tensor, Precision], Tensor]
             return made
         except TorchDynamoException as error:
             why = next(iter(str(error).splitlines()), type(error).__name__)
-            hint = "leave out --compile; a run that began with it: --force too"
+            hint = "leave out --compile; add --force if the run began with it"
             raise NotHereError(f"PyTorch's compiler does not work here: {why[:300]}", hint) from error
 
     return loss

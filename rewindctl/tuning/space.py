@@ -120,7 +120,7 @@ def usual_space(method: str, dense: DenseSpec) -> Space:
     usual = {name: _usual(OPTIONS[name], dense) for name in searched(method)}
     if space := {name: one for name, one in usual.items() if one is not None}:
         return space
-    raise UsageError(f"there is no usual space for {method}", f"give --space FILE with {' or '.join(usual)}")
+    raise UsageError(f"there is no default search space for {method}", f"give --space FILE with {' or '.join(usual)}")
 
 
 def _usual(option: Option, dense: DenseSpec) -> Dimension | None:

@@ -52,7 +52,7 @@ def checked_place(place: str, jobs: int) -> str:
         return str(Path(place).expanduser().absolute())
     if place.lower().startswith(("sqlite:", "sqlite+")) and jobs > 1:
         raise UsageError(
-            f"--jobs {jobs} on {shown(place)}: SQLite is not for several workers",
+            f"--jobs {jobs} on {shown(place)}: SQLite does not support several workers",
             "give --storage a path: a journal file",
         )
     return place
@@ -161,7 +161,7 @@ def _opened(
     try:
         difference = _difference(known, spec, parent_run_id)
     except (ValueError, TypeError, AttributeError, RecursionError):  # whoever can write the storage can write anything
-        difference = "what it says of itself is no search of ours"
+        difference = "its attributes do not describe a search of rewindctl"
     if difference:
         raise UsageError(
             f"study {spec.study!r} is another search: {difference}", "give the same options, or another --study"
@@ -222,7 +222,9 @@ def forget_study(registry: Registry, run: RunRecord, console: Console) -> None:
     if "://" not in place and not Path(place).is_file():
         return  # never written, removed by hand, or another machine's
     if tag.COPIED in run.tags and place != default_place(registry.uri):
-        console.say(f"note: study {study} stays in {place}: it is the original's, whose store was copied")
+        console.say(
+            f"note: study {study} stays in {place}: it belongs to the original store, of which this one is a copy"
+        )
         return
     storage = open_storage(place)
     try:

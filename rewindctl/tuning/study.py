@@ -222,7 +222,7 @@ class _Leader:
         ended = counted(search.study)
         if not any(trial.state == TrialState.COMPLETE for trial in ended):
             raise RewindError(
-                f"none of {count_of(len(ended), 'search trial')} of study {self.spec.study} ended well: all diverged",
+                f"none of {count_of(len(ended), 'search trial')} of study {self.spec.study} finished: all diverged",
                 "search lower learning rates with --space FILE",
             )
         seeds = comparison_seeds(self.spec, self.request.compare_seeds)

@@ -178,7 +178,7 @@ def comparison_lines(comparison: dict[str, Any] | None) -> list[str]:
     if comparison is None:
         return []
     if not comparison["n"]:
-        return [f"against fine-tuning at {FINETUNE_RATE}: no pair of trainings ended"]
+        return [f"against fine-tuning at {FINETUNE_RATE}: no pair of trainings finished"]
     return [
         f"against fine-tuning at {FINETUNE_RATE} on the same mask: {comparison['best_median']:.2%} to "
         f"{comparison['reference_median']:.2%}, {100 * comparison['difference']:+.2f} points "

@@ -138,7 +138,7 @@ EXPECTED: dict[str, Expected] = {
     "experiment purged": gone("dense", "no run '{run}'")
     | gone("prune", "no run '{run}'")
     | gone("retrain", "no run '{run}'")
-    | {"compare": (1, "0 dense, 0 prune and 0 retrain runs"), "export": (2, "no finished run is of that choice")},
+    | {"compare": (1, "0 dense, 0 prune and 0 retrain runs"), "export": (2, "no finished run matches the options")},
     "model": {"show alias": (2, f"no model models:/{MODEL}@seed-0")},
     "version": {"show alias": (2, f"no model models:/{MODEL}@seed-0")},
     "alias": {"show alias": (2, f"no model models:/{MODEL}@seed-0")},

@@ -147,7 +147,7 @@ USAGE = {
     "tag key": (("b", "--tag", "=0"), "--tag '=0' is not KEY=VALUE"),
     "kind": (("b", "--kind", "mask"), "'mask'"),
     "run": (("b", "--run", "ffffffffff"), "no run starts with 'ffffffffff'"),
-    "nothing": (("b", "--tag", "seed=77"), "no finished run is of that choice"),
+    "nothing": (("b", "--tag", "seed=77"), "no finished run matches the options"),
     "part name": (("b.001",), "b.001 is the name of a part"),
     "folder": ((".",), "is a folder"),
     "no bundle": ((), "'bundle'"),

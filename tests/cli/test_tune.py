@@ -290,7 +290,7 @@ REFUSED_EARLY = [
     ("--space missing.yaml", "space missing.yaml cannot be read", "give a YAML file"),
     ("--space unknown.yaml", "unknown.yaml, line 1: finetune has no setting 'rate'", "lr, iterations, momentum"),
     ("--space lr.yaml --lr 0.1", "--lr 0.1 is fixed, and searched in lr.yaml", "leave one out"),
-    ("--storage sqlite:///a.db --jobs 2", "SQLite is not for several workers", "a journal file"),
+    ("--storage sqlite:///a.db --jobs 2", "SQLite does not support several workers", "a journal file"),
 ]
 REFUSED_LATE = [
     ("--holdout 0.999", "--holdout 0.999 leaves 1 training image, fewer than a batch of 32", "hold less out"),
@@ -307,7 +307,7 @@ REFUSED_LATE = [
     ("--method rewind --space clock.yaml", "clock.yaml: lr_k 24 leaves nothing to train", "from 0 to 23"),
     ("--method rewind --space early.yaml", "rewind needs --weights-k", "recorded: 0, 6, 12, 24"),
     ("--weights-k 6", "--weights-k 6 has no meaning for finetune", "leave --weights-k out"),
-    ("--method lr_rewind", "no usual space for lr_rewind", "give --space FILE with iterations or momentum"),
+    ("--method lr_rewind", "no default search space for lr_rewind", "give --space FILE with iterations or momentum"),
     ("--lr 0.01", "--lr 0.01 leaves nothing to search", "give --space FILE"),
     ("--k 6", "--k 6 has no meaning for finetune", "leave --k out"),
     ("--method weight_rewind --iterations 5", "--iterations 5 has no meaning for weight_rewind", "leave"),
@@ -463,7 +463,7 @@ def test_a_search_killed_and_interrupted_ends_as_the_unbroken_one(chain: Chain, 
     assert not [run for run in runs if run.status == "RUNNING"]
     assert [run.status for run in broken.registry().search(kind="tune")] == ["FINISHED"], "one run, gone on with"
     fingerprints = [run.fingerprint for run in runs if run.finished]
-    assert len(fingerprints) == len(set(fingerprints)), "no trial is there twice"
+    assert len(fingerprints) == len(set(fingerprints)), "no trial appears twice"
 
 
 @pytest.mark.slow

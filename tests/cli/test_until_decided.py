@@ -77,5 +77,5 @@ def test_power_needs_no_registry(cli: Cli, tmp_path: Path) -> None:
     assert iterative["published"]
     larger = json.loads(cli("reproduce", "fig5", "--power", "0.4", "--json").out)[0]
     assert larger["worst"] <= one_shot["worst"]
-    assert "err to the large side" in cli("reproduce", "fig5", "--power", "0.2").out.replace("\n", " ")
+    assert "more likely too large than too small" in cli("reproduce", "fig5", "--power", "0.2").out.replace("\n", " ")
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]

@@ -297,7 +297,7 @@ def test_images_of_more_than_8_bits_are_refused_not_cut_to_white(tmp_path: Path)
 def test_class_that_train_has_not_is_named(tmp_path: Path) -> None:
     root = folder(tmp_path / "pets")
     drawn(root / "test" / "emu" / "1.png", picture(0))
-    with pytest.raises(DataError, match="test has a class that train/ has not: 'emu'"):
+    with pytest.raises(DataError, match="test has a class that train/ lacks: 'emu'"):
         import_dataset("pets", root, None)
 
 

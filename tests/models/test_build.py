@@ -129,8 +129,11 @@ REFUSED: dict[str, tuple[Callable[[NetworkConfig], object], str]] = {
     "no module": (lambda config: "resnet", "is a str, not an nn.Module"),
     "no kernels": (lambda config: nn.BatchNorm2d(3), "has no nn.Conv2d and no nn.Linear to prune"),
     "lazy": (lambda config: nn.LazyLinear(4), "does not know the shape of weight"),
-    "tied": (changed(tie), "has extra.weight, which is no parameter of its own"),
-    "computed": (changed(lambda module: weight_norm(module.head)), "has head.weight, which is no parameter of its own"),
+    "tied": (changed(tie), "has extra.weight, which is not a separate parameter"),
+    "computed": (
+        changed(lambda module: weight_norm(module.head)),
+        "has head.weight, which is not a separate parameter",
+    ),
     "double": (changed(lambda module: module.double()), "in torch.float64, not float32"),
     "buffer": (
         changed(lambda module: module.register_buffer("grid", torch.ones(2), persistent=False)),

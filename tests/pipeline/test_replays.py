@@ -117,7 +117,7 @@ def test_bytes_of_another_machine_are_not_made_again(copied_chain: Chain, cli: C
     at = ("--tracking-uri", copied_chain.uri)
     answer = cli("retrain", "--parent", copied_chain.prune, "--method", "weight_rewind", "--k", "13", *at)
     assert (answer.code, answer.out) == (2, "")
-    assert f"cannot be made again here: {key} was another" in answer.err
+    assert f"cannot be recomputed here: {key} was another" in answer.err
     assert "recorded: 0, 6, 12, 24" in answer.err
     assert len(copied_chain.registry().search()) == 5
 

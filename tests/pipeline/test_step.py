@@ -132,7 +132,7 @@ def test_an_interrupted_run_keeps_its_step(cli: Cli, store: Path, monkeypatch: p
     assert how(left) == ("fused", "False")
     elsewhere = cli(*command, *CPU)
     assert elsewhere.code == 1
-    assert f"run {left.run_id} began so" in elsewhere.err
+    assert f"run {left.run_id} began with it" in elsewhere.err
     with able():
         answer = cli(*command, "--update-step", "pytorch", *CPU)
         unbroken = cli(*command, *FUSED, "--force").run_id
@@ -149,7 +149,7 @@ def test_a_replay_is_made_in_the_step_of_its_training(cli: Cli, store: Path) -> 
     line = ("replay", "--parent", dense, "--iteration", "1", *CPU)
     answer = cli(*line)
     assert answer.code == 2
-    assert "cannot be made again here: its updates were made by kernels of our own: " in answer.err
+    assert "cannot be recomputed here: its updates were computed by the fused kernels: " in answer.err
     with able():
         assert how(registry.get(cli(*line, "--compile").run_id)) == ("fused", "False")
 
@@ -162,7 +162,7 @@ def test_a_run_says_what_made_its_updates_after_all(cli: Cli, store: Path, left_
         answer = cli("train-dense", *SMALL, *FUSED, "--precision", "bf16")
     taken = "pytorch" if left_out else "fused"
     assert how(Registry(f"sqlite:///{store}").get(answer.run_id)) == (taken, "False")
-    assert ("not by kernels of our own: on this device they make a loss of " in answer.err) == bool(left_out)
+    assert ("not with the fused kernels: on this device they make a loss of " in answer.err) == bool(left_out)
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def test_another_machine_goes_on_to_the_same_bytes(cli: Cli, store: Path, chain:
 def test_a_device_of_another_kind_starts_anew(cli: Cli, store: Path, preempted: RunRecord) -> None:
     torch.set_num_threads(torch.get_num_threads() + 1)  # a processor that shares its sums out otherwise
     answer = cli(*LINE)
-    assert f"stored resume point of run {preempted.run_id} is not gone on from: device was " in answer.err
+    assert f"stored resume point of run {preempted.run_id} cannot be used: device was " in answer.err
     registry = Registry(f"sqlite:///{store}")
     left = registry.get(preempted.run_id)
     assert answer.run_id != left.run_id

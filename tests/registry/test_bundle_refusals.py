@@ -192,7 +192,7 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "path doubled slash": (pathing("mask//mask"), "artifacts"),
     "path long": (pathing("m" * 300), "artifacts"),
     "path in a file": (pathing("spec.json/mask"), "inside another"),
-    "path of other case": (pathing("mask/other.safetensors"), "not those of its manifest"),
+    "path of other case": (pathing("mask/other.safetensors"), "do not match its manifest"),
     "size of terabytes": (lambda i: i["files"][0].__setitem__("size", 1 << 42), "size"),
     "size of gigabytes": (lambda i: i["files"][0].__setitem__("size", 1 << 32), "its index says"),
     "size negative": (lambda i: i["files"][0].__setitem__("size", -1), "size"),
@@ -207,18 +207,18 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     ),
     "spec edited": (
         lambda i: i["runs"][DENSE].__setitem__("spec", i["runs"][DENSE]["spec"].replace('"seed":0', '"seed":1')),
-        "not that of its fingerprint",
+        "does not match its fingerprint",
     ),
     "spec and fingerprint edited": (lambda i: respec(i, RETRAIN, evaluate_every=6), "group|spec.json differs"),
     "spec of another kind": (setting(PRUNE, "kind", "retrain"), "is called retrain"),
     "spec not canonical": (
         lambda i: i["runs"][DENSE].__setitem__("spec", " " + i["runs"][DENSE]["spec"]),
-        "not that of its fingerprint",
+        "does not match its fingerprint",
     ),
     "spec no JSON": (setting(DENSE, "spec", "{"), "is not a spec"),
     "spec deep": (setting(DENSE, "spec", "[" * 7_000), "is not a spec"),
     "spec long": (setting(DENSE, "spec", "1" * 8_001), "spec"),
-    "fingerprint edited": (setting(DENSE, "fingerprint", "0" * 64), "not that of its fingerprint"),
+    "fingerprint edited": (setting(DENSE, "fingerprint", "0" * 64), "does not match its fingerprint"),
     "fingerprint short": (setting(DENSE, "fingerprint", "0"), "fingerprint"),
     "group edited": (setting(PRUNE, "group", "0" * 64), "has a group"),
     "label edited": (tagging(DENSE, "rewindctl.seed", "1"), "rewindctl.seed"),
@@ -238,7 +238,7 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "metric step negative": (point(DENSE, [-1, 0, 0.9]), "metrics"),
     "metric step huge": (point(DENSE, [1 << 70, 0, 0.9]), "metrics"),
     "metric of four numbers": (point(DENSE, [0, 0, 0.9, 1]), "metrics"),
-    "metric not the recorded one": (point(DENSE, [24, 10**12, 0.9]), "record.json says otherwise than its index"),
+    "metric not the recorded one": (point(DENSE, [24, 10**12, 0.9]), "record.json contradicts its index"),
     "tag not the recorded one": (tagging(DENSE, "rewindctl.device", "another"), "record.json says otherwise"),
     "digest of a record of nobody": (tagging(DENSE, "rewindctl.record", "0" * 64), "record.json says otherwise"),
     "metric after the end": (point(DENSE, [0, 10**13, 0.9]), "from after its end"),
@@ -266,17 +266,17 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "weights from a stranger": (setting(RETRAIN, "weights_from", "0" * 32 + "@6"), "no ancestor nor a replay of one"),
     "weights from nowhere": (setting(RETRAIN, "weights_from", None), "no ancestor nor a replay of one"),
     "weights of a mask": (setting(PRUNE, "weights_from", "0" * 32 + "@6"), "no ancestor nor a replay of one"),
-    "run twice": (lambda i: i["runs"].insert(0, i["runs"][0]), "is there twice"),
+    "run twice": (lambda i: i["runs"].insert(0, i["runs"][0]), "appears twice"),
     "run without manifest": (lambda i: i["runs"][DENSE]["artifacts"].pop("manifest.json"), "has no manifest.json"),
     "run without its spec": (lambda i: i["runs"][DENSE]["artifacts"].pop("spec.json"), "has no spec.json"),
     "mask left out": (
         lambda i: i["runs"][PRUNE]["omitted"].append("mask/mask.safetensors"),
         "twice, or one inside another|no checkpoint",
     ),
-    "checkpoint not said to be left out": (lambda i: i["runs"][DENSE]["omitted"].pop(), "not those of its manifest"),
+    "checkpoint not said to be left out": (lambda i: i["runs"][DENSE]["omitted"].pop(), "do not match its manifest"),
     "checkpoint that never was left out": (
         lambda i: i["runs"][DENSE]["omitted"].append("checkpoints/x.safetensors"),
-        "not those of its manifest",
+        "do not match its manifest",
     ),
     "manifest of another run": (
         lambda i: i["runs"][3]["artifacts"].update(i["runs"][4]["artifacts"]),
@@ -286,7 +286,7 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
         lambda i: i["runs"][PRUNE]["artifacts"].__setitem__(
             "mask/layers.csv", i["runs"][PRUNE]["artifacts"]["spec.json"]
         ),
-        "files of its index|not the file of its manifest",
+        "files of its index|does not match its manifest",
     ),
     "depth": (deep, "recursion limit"),
     "field unknown": (lambda i: i.__setitem__("extra", 1), "extra"),
@@ -327,7 +327,7 @@ def test_an_index_that_is_no_index_is_refused(target: Registry, cli: Cli, tmp_pa
 FILES = {
     "manifest no JSON": ("manifest.json", b"{", "manifest.json"),
     "manifest deep": ("manifest.json", b'{"schema":' * 50_000, "manifest.json"),
-    "manifest empty": ("manifest.json", b'{"schema": 1, "artifacts": {}}', "not those of its manifest"),
+    "manifest empty": ("manifest.json", b'{"schema": 1, "artifacts": {}}', "do not match its manifest"),
     "manifest path upwards": (
         "manifest.json",
         b'{"schema": 1, "artifacts": {"../x": {"sha256": "' + b"0" * 64 + b'", "size": 1}}}',
@@ -336,7 +336,7 @@ FILES = {
     "spec of another": ("spec.json", b"{}", "spec.json"),
     "spec not UTF-8": ("spec.json", b"\xff", "spec.json"),
     "spec deep": ("spec.json", b"[" * 50_000, "spec.json"),
-    "mask replaced": ("mask/mask.safetensors", b"mask", "mask/mask.safetensors is not the file of its manifest"),
+    "mask replaced": ("mask/mask.safetensors", b"mask", "mask/mask.safetensors does not match its manifest"),
 }
 
 
@@ -445,7 +445,7 @@ def test_a_wrong_header_is_named_even_where_all_sizes_agree(
 ) -> None:
     other = "files/" + "0" * 64
     line = refused(cli, target, written(tmp_path / "b", replaced(light, name=other)))
-    assert f"member '{other}' is in the place of {min(opened(light)[1])}" in line
+    assert f"member '{other}' was found in the place of {min(opened(light)[1])}" in line
 
 
 def test_a_damaged_file_is_named(light: bytes, target: Registry, cli: Cli, tmp_path: Path) -> None:

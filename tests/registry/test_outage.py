@@ -1,4 +1,4 @@
-"""A tracking server that goes away: nothing is lost, nothing is there twice, and nothing waits that need not."""
+"""A tracking server that goes away: nothing is lost, nothing appears twice, and nothing waits that need not."""
 
 import json
 import re
@@ -592,7 +592,7 @@ def test_two_recoveries_at_once_are_one(kept: Path, cli: Cli, cable: Cable) -> N
     box = Outbox(kept)
     assert box.lock()
     (row,) = json.loads(cli("recover", "--json").out)
-    assert (row["state"], row["text"]) == ("busy", "a process is at it")
+    assert (row["state"], row["text"]) == ("busy", "another process is working on it")
     box.unlock()
     assert cli("recover").out == f"{kept.name}\n"
 

@@ -80,7 +80,7 @@ def test_an_outbox_that_another_process_does_not_let_go_is_left_as_it_is(
     monkeypatch.setattr(delivery, "LOCK_SECONDS", 0.0)
     journal = found(writer).folder / JOURNAL
     before = journal.read_bytes()
-    with pytest.raises(DiskError, match="another process is at it"):
+    with pytest.raises(DiskError, match="another process is using it"):
         writer._post.use(found(writer))
     assert writer._post.box is None
     assert journal.read_bytes() == before

@@ -279,7 +279,7 @@ def test_gc_finds_what_was_deleted_on_the_server(
     connect(server.uri).delete_run(tree["retrain"])
     listed = json.loads(cli("gc", "--json", *at).out)
     assert [item["what"] for item in listed["classes"]["deleted"]["items"]] == [tree["retrain"]]
-    assert any("it is a server" in note for note in listed["notes"])
+    assert any("the store is a server" in note for note in listed["notes"])
     done = cli("gc", "--yes", *at)
     assert done.code == 0, done.err
     assert [path for path in kept_files(server, {"retrain": tree["retrain"]}) if path.is_file()] == []

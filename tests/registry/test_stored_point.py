@@ -89,8 +89,8 @@ def foreign(data: bytes) -> bytes:
 def test_half_an_upload_is_no_point(registry: Registry, writer: RunWriter, damage: Callable[[bytes], bytes]) -> None:
     path = stored(registry, writer)
     path.write_bytes(damage(path.read_bytes()))
-    said = f"note: the stored resume point of run {writer.run_id} is not gone on from: it is not whole"
-    assert brought(registry, writer, HERE) == (None, [f"{said}; the training starts anew"])
+    said = f"note: the stored resume point of run {writer.run_id} cannot be used: it is not whole"
+    assert brought(registry, writer, HERE) == (None, [f"{said}; the training starts again from its beginning"])
     here(writer, 4)
     assert brought(registry, writer, HERE) == (4, [said])
     writer.fail(ValueError("a reason"))
@@ -100,8 +100,11 @@ def test_half_an_upload_is_no_point(registry: Registry, writer: RunWriter, damag
 
 def test_a_point_of_another_kind_of_machine_is_left(registry: Registry, writer: RunWriter) -> None:
     why = "device was a processor, here it is a GPU"
-    said = f"note: the stored resume point of run {writer.run_id} is not gone on from: {why}"
-    assert brought(registry, writer, {"device": "a GPU"}) == (None, [f"{said}; the training starts anew"])
+    said = f"note: the stored resume point of run {writer.run_id} cannot be used: {why}"
+    assert brought(registry, writer, {"device": "a GPU"}) == (
+        None,
+        [f"{said}; the training starts again from its beginning"],
+    )
     stored(registry, writer).unlink()
     assert brought(registry, writer, HERE) == (None, [])
     writer.fail(KeyboardInterrupt())

@@ -157,7 +157,7 @@ REFUSED = [
     (LR, "method=lr_rwind", "no retraining has method=lr_rwind", "method is finetune, lr_rewind, weight_rewind"),
     (LR, "compression>many", "'many' is not a number", "compression"),
     (LR, "method=lr_rewind", "are the same retrainings", "two that differ"),
-    ("model=resnet20", "model!=resnet56", "dense runs that differ in model", "ask the same of both"),
+    ("model=resnet20", "model!=resnet56", "dense runs that differ in model", "give both the same conditions"),
 ]
 
 

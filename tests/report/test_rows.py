@@ -189,7 +189,7 @@ FILES: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("cut", lambda data: data[: len(data) // 2].rpartition(b",")[0], "no value for column"),
     ("wide", lambda data: data.replace(b"\n", b",1,2\n").replace(b",1,2\n", b"\n", 1), "more values than columns"),
     ("quote", lambda data: data + b'"', "not CSV"),
-    ("twice", lambda data: b"run_id," + data, "there twice"),
+    ("twice", lambda data: b"run_id," + data, "appears twice"),
 ]
 
 

@@ -97,7 +97,7 @@ WRONG = [
     ("[1, 2]", None, "a space is a list of settings by name", "lr"),
     ("", None, "a space is a list of settings by name", "lr"),
     ("lr: {type: float", 1, "not YAML", "correct the file"),
-    ("lr: {type: float, low: 0.1, high: 1}\nlr: {type: float, low: 0.1, high: 1}", 2, "there twice", "keep one"),
+    ("lr: {type: float, low: 0.1, high: 1}\nlr: {type: float, low: 0.1, high: 1}", 2, "appears twice", "keep one"),
 ]
 
 
@@ -157,7 +157,7 @@ def test_the_usual_rates_are_around_the_papers() -> None:
 
 
 def test_a_method_without_a_usual_space_asks_for_a_file() -> None:
-    with pytest.raises(UsageError, match="no usual space for lr_rewind"):
+    with pytest.raises(UsageError, match="no default search space for lr_rewind"):
         usual_space("lr_rewind", dense(0, 24))
 
 

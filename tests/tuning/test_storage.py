@@ -50,7 +50,7 @@ def test_the_journal_is_beside_a_sqlite_store_and_the_users_own_for_a_server(tmp
 
 def test_sqlite_is_refused_for_several_workers() -> None:
     assert checked_place("sqlite:///a.db", 1) == "sqlite:///a.db"
-    with pytest.raises(UsageError, match="SQLite is not for several workers"):
+    with pytest.raises(UsageError, match="SQLite does not support several workers"):
         checked_place("sqlite:///a.db", 2)
     assert checked_place("postgresql://a/b", 9) == "postgresql://a/b"
     assert Path(checked_place("a.log", 9)).is_absolute()

@@ -216,7 +216,9 @@ def _read_index(source: Source) -> tuple[str, bytes]:
         raise source.too_short()
     data = source.read(size)
     if hashlib.sha256(data).hexdigest() != match[1].decode():
-        raise IntegrityError(f"{source.where}: {name.decode()} is damaged: its bytes are not those of its name", HINT)
+        raise IntegrityError(
+            f"{source.where}: {name.decode()} is damaged: its bytes do not match the digest in its name", HINT
+        )
     _expect_zeros(source, _padding(size), name.decode())
     return match[1].decode(), data
 
@@ -252,7 +254,7 @@ def extract(source: Source, files: Sequence[File], folder: Path) -> None:
         head = source.read(BLOCK)
         if head != header(name, file.size):
             found = head[:100].split(b"\0")[0].decode("ascii", "backslashreplace")
-            raise IntegrityError(f"{source.where}: member {found!r} is in the place of {name}", HINT)
+            raise IntegrityError(f"{source.where}: member {found!r} was found in the place of {name}", HINT)
         _copy(source, file, folder / file.sha256)
         _expect_zeros(source, _padding(file.size), name)
     _expect_zeros(source, len(END), "the end")
@@ -268,7 +270,7 @@ def _copy(source: Source, file: File, path: Path) -> None:
             left -= len(chunk)
     if digest.hexdigest() != file.sha256:
         raise IntegrityError(
-            f"{source.where}: files/{file.sha256} is damaged: its bytes are not those of its name", HINT
+            f"{source.where}: files/{file.sha256} is damaged: its bytes do not match the digest in its name", HINT
         )
 
 

@@ -58,7 +58,7 @@ def select(
     pool = {run.run_id: run for run in (*registry.search(), *extra) if run.finished and run.kind in PARENT_KINDS}
     chosen = {run_id: run for run_id, run in pool.items() if wanted(run)}
     if not chosen:
-        raise UsageError("no finished run is of that choice", "list the runs: rewindctl list")
+        raise UsageError("no finished run matches the options", "list the runs: rewindctl list")
     if descendants:
         chosen |= _descendants(chosen, pool)
     known = dict(pool)
@@ -168,7 +168,7 @@ def _plain_errors(bundle: Path) -> Iterator[None]:
 def _in_the_way(bundle: Path, overwrite: bool) -> list[Path]:
     """What is there under the names of a bundle and its parts. Raises: UsageError unless it may be replaced."""
     if PART.fullmatch(bundle.name):
-        raise UsageError(f"{bundle} is the name of a part", "give the name of the whole: no number at its end")
+        raise UsageError(f"{bundle} is the name of a part", "give the bundle's name, without a number at its end")
     for path in (bundle, *parts_of(bundle).values()):
         if odd := no_plain_file(path):
             raise UsageError(f"{path} is {odd}", "give the path of a file")

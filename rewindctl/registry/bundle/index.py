@@ -145,14 +145,14 @@ def check_manifests(index: Index, read: Callable[[str], bytes], where: str) -> d
         manifest = parse_manifest(read(entry.artifacts[MANIFEST_FILE]), run, HINT)
         here = {path: digest for path, digest in entry.artifacts.items() if path != MANIFEST_FILE}
         if sorted([*here, *entry.omitted]) != sorted(manifest.artifacts):
-            raise IntegrityError(f"{run}: its files are not those of its manifest", HINT)
+            raise IntegrityError(f"{run}: its files do not match its manifest", HINT)
         for path, digest in here.items():
             if (digest, sizes[digest]) != (manifest.artifacts[path].sha256, manifest.artifacts[path].size):
-                raise IntegrityError(f"{run}: {path} is not the file of its manifest", HINT)
+                raise IntegrityError(f"{run}: {path} does not match its manifest", HINT)
         if not _is_spec(read(here["spec.json"]), entry):
             raise IntegrityError(f"{run}: spec.json differs from the spec of its fingerprint", HINT)
         if not _is_recorded(entry, read(here[RECORD_FILE]) if RECORD_FILE in here else None, run):
-            raise IntegrityError(f"{run}: {RECORD_FILE} says otherwise than its index", HINT)
+            raise IntegrityError(f"{run}: {RECORD_FILE} contradicts its index", HINT)
         manifests[entry.run_id] = manifest
     return manifests
 
@@ -183,9 +183,9 @@ def spec_of(entry: RunEntry) -> AnyStage:
 def _identity(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
     spec = spec_of(entry)
     if entry.run_id in seen:
-        yield "is there twice"
+        yield "appears twice"
     if spec.canonical() != entry.spec or spec.fingerprint() != entry.fingerprint:
-        yield "has a spec that is not that of its fingerprint"
+        yield "has a spec that does not match its fingerprint"
     if spec.kind != entry.kind:
         yield f"is called {entry.kind}, its spec is that of a {spec.kind} run"
 
@@ -204,7 +204,7 @@ def _lineage(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
     elif getattr(spec, "parent_fingerprint", None) != _named_by(spec, parent, seen)[0]:
         yield f"has another parent fingerprint than its parent {parent.run_id}"
     if entry.group != spec.group(_named_by(spec, parent, seen)[1] if parent else None):
-        yield "has a group that is not that of its spec"
+        yield "has a group that does not match its spec"
     ancestors = list(islice(_ancestors(entry, seen), MOST_ANCESTORS + 1))
     if len(ancestors) > MOST_ANCESTORS:
         yield f"has more than {MOST_ANCESTORS:,} ancestors"

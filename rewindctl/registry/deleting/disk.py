@@ -54,7 +54,7 @@ class Disk:
         if not run.artifact_uri.endswith(own) or run.artifact_uri.removesuffix(own) not in self._roots:
             raise RegistryError(
                 f"the files of run {run.run_id} are at {run.artifact_uri}, outside the store's artifact root",
-                "nothing is deleted there; look whose they are",
+                "nothing is deleted there; check who owns them",
             )
 
     def delete(self, run: RunRecord) -> None:
@@ -88,8 +88,8 @@ def size_of(path: Path) -> int:
 def _cannot(run: RunRecord, reason: str) -> RegistryError:
     return RegistryError(
         f"the store did not delete the files of run {run.run_id}: {reason}",
-        f"they are at {run.artifact_uri}: ask who runs the store; "
-        f"the run alone, its files left: mlflow runs delete --run-id {run.run_id}",
+        f"they are at {run.artifact_uri}: ask the store's administrator; "
+        f"to delete the run without its files: mlflow runs delete --run-id {run.run_id}",
     )
 
 

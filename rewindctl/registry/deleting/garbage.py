@@ -187,11 +187,11 @@ class Survey:
         }
         if unknown:
             self.notes.append(
-                f"{count_of(len(unknown), 'resume point')} in {unknown[0].parent} of no run of this store: kept, "
-                "another store's may be among them"
+                f"{count_of(len(unknown), 'resume point')} in {unknown[0].parent} not used by any run of this store: "
+                "kept, another store may need them"
             )
         if sqlite_path(self.registry.uri) is None:
-            self.notes.append("folders of runs that the store does not have are not looked for: it is a server")
+            self.notes.append("unreferenced folders are not searched for: the store is a server")
         for sort, paths in found.items():
             for path in paths:
                 yield Item(sort, str(path), path.name, size_of(path), path=path)

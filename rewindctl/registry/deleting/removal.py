@@ -122,7 +122,7 @@ def refuse_if_owned(run: RunRecord, watch: OwnerWatch) -> None:
         owner = shown(run.tags.get(OWNER, "")) or "an unknown process"
         raise RegistryError(
             f"run {run.run_id} is running: its owner is {owner}",
-            "end that process first; one of another machine counts as gone after a day without a heartbeat",
+            "end that process first; a process on another machine counts as dead after a day without a heartbeat",
         )
 
 

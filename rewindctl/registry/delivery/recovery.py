@@ -108,9 +108,11 @@ def _recover(box: Outbox, tracking_uri: str | None, dry_run: bool) -> Recovered:
     one["folder"] = str(box.folder)
     try:
         if not box.lock():
-            return Recovered(**one, state="busy", text="a process is at it")
+            return Recovered(**one, state="busy", text="another process is working on it")
         if not box.complete:
-            return Recovered(**one, state="unfinished", text="is not trained to its end: the same command goes on")
+            return Recovered(
+                **one, state="unfinished", text="is not fully trained: the command that made it resumes it"
+            )
         if dry_run:
             box.check()
             size = sum(path.stat().st_size for path in box.folder.rglob("*") if path.is_file())
@@ -142,7 +144,7 @@ def _address(box: Outbox, tracking_uri: str | None) -> str:
         return kept
     if _has(given, box.header["run_id"]):  # moved: no other store has such a run
         return given
-    raise RegistryError(f"the store {kept} no longer exists", "where it was moved: give its --tracking-uri")
+    raise RegistryError(f"the store {kept} no longer exists", "if it was moved, give its --tracking-uri")
 
 
 def _has(uri: str, run_id: str) -> bool:

@@ -108,12 +108,12 @@ class Delivery:
             if not box.folder.is_dir():
                 raise DiskError(
                     f"what was kept in {box.folder} is gone: another process has uploaded it",
-                    "the same command finds what there is",
+                    "run the same command again: it finds the uploaded results",
                 )
             if time.monotonic() >= deadline:
                 raise DiskError(
-                    f"{box.folder} cannot be written: another process is at it",
-                    "let rewindctl recover come to its end, then the same command goes on",
+                    f"{box.folder} cannot be written: another process is using it",
+                    "wait until rewindctl recover ends, then run the same command again",
                 )
             time.sleep(LOOK_SECONDS)
         self.box, self._sent = box, 0

@@ -126,7 +126,7 @@ class Binding:
             marker = read_marker(home.root)
             why = self._unmarked(home) if marker is None else self._marked(home, marker)
         except IntegrityError as error:
-            why = f"and whose they are cannot be read: {error.message}"
+            why = f"and their owner cannot be read: {error.message}"
         return why and f"experiment {home.name!r} of {self.path} has its files in {home.root}, {why}"
 
     def _marked(self, home: Home, marker: Marker) -> str:
@@ -147,9 +147,9 @@ class Binding:
         if not beside and (home.mark or home.has_runs) and not home.root.is_dir():
             return "where there is nothing"
         if home.mark:
-            return "" if beside else "which does not say that it is this store's"
+            return "" if beside else "which is not marked as this store's"
         twin = self._twin(home)
-        return f"and so has {twin}, of which it may be a copy" if twin is not None else ""
+        return f"and so has {twin}; this store may be a copy of it" if twin is not None else ""
 
     def new_root(self, name: str) -> tuple[Path, str]:
         """Where an experiment's files go, beside the database and where no other store has its own; and its mark."""

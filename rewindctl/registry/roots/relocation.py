@@ -74,7 +74,7 @@ def relocate(
     uri = absolute_uri(tracking_uri)
     path = sqlite_path(uri)
     if path is None:
-        raise UsageError(f"{redacted(uri)} is not a SQLite store", "whoever runs it decides where its files are")
+        raise UsageError(f"{redacted(uri)} is not a SQLite store", "its administrator decides where its files are")
     require_store(uri)
     client = connect(uri)
     assert client.binding is not None
@@ -227,7 +227,7 @@ def _below(home: Home, uri: str) -> Path | None:
 def _unfit(run: RunRecord, source: Path, why: str) -> IntegrityError:
     return IntegrityError(
         f"{source} of run {run.run_id} {why}: nothing is relocated",
-        "restore it; with --keep-damaged the run comes along as it is, to be removed afterwards",
+        "restore it; or use --keep-damaged to relocate the run as it is, and remove it afterwards",
     )
 
 

@@ -38,9 +38,7 @@ class Artifacts:
             )
         local = self._fetch(run, path)
         if local.stat().st_size != entry["size"] or sha256(local) != entry["sha256"]:
-            raise IntegrityError(
-                f"{path} of run {run.run_id} is damaged: its bytes are not those of the manifest", ALTERED
-            )
+            raise IntegrityError(f"{path} of run {run.run_id} is damaged: its bytes do not match the manifest", ALTERED)
         return local
 
     def read_bytes(self, run: RunRecord, path: str, most: int = MOST_JSON_BYTES) -> bytes:
@@ -76,7 +74,7 @@ class Artifacts:
         """Every file that the store has for a run. Raises: RegistryError for folders without end."""
         paths: list[str] = []
         if (folder or "").count("/") >= DEEPEST_FOLDER:
-            raise RegistryError(f"the artifacts of run {run.run_id} go deeper than {folder!r:.300}", ALTERED)
+            raise RegistryError(f"the artifacts of run {run.run_id} are nested deeper than {folder!r:.300}", ALTERED)
         for entry in self._client.list_artifacts(run.run_id, folder):
             paths += self.paths(run, entry.path) if entry.is_dir else [entry.path]
         return paths
@@ -111,4 +109,6 @@ class Artifacts:
 
 def _check_size(path: Path, run: RunRecord, most: int = MOST_JSON_BYTES) -> None:
     if (size := path.stat().st_size) > most:
-        raise IntegrityError(f"{path.name} of run {run.run_id} has {size:,} bytes: none of ours is so large", ALTERED)
+        raise IntegrityError(
+            f"{path.name} of run {run.run_id} has {size:,} bytes: no such file of rewindctl is so large", ALTERED
+        )

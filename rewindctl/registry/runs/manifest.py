@@ -86,7 +86,7 @@ def parse_strict(model: type[Model], data: bytes, what: str, hint: str) -> Model
         return model.model_validate_json(data)
     except ValidationError as error:
         raise IntegrityError(
-            f"{what} is not of a form that this version knows: {first_problem(error)[:300]}", hint
+            f"{what} has a form that this version does not know: {first_problem(error)[:300]}", hint
         ) from None
 
 

@@ -90,8 +90,8 @@ def bring(client: Client, run: RunRecord, file: Path, machine: Machine) -> None:
 
 
 def _left(run: RunRecord, file: Path, why: str) -> str:
-    text = f"note: the stored resume point of run {run.run_id} is not gone on from: {why}"
-    return text if file.is_file() else f"{text}; the training starts anew"
+    text = f"note: the stored resume point of run {run.run_id} cannot be used: {why}"
+    return text if file.is_file() else f"{text}; the training starts again from its beginning"
 
 
 def _fetched(client: Client, run: RunRecord, folder: Path) -> Path | None:
@@ -114,7 +114,7 @@ def about_of(path: Path) -> About:
         line = file.read().rpartition(b"\n")[2]
     about = parse_strict(About, line, path.name, "")
     if about.size + 1 + len(line) != size:
-        raise IntegrityError(f"{path.name} has {size:,} bytes, which its last line does not say")
+        raise IntegrityError(f"{path.name} has {size:,} bytes, its last line says otherwise")
     return about
 
 
@@ -123,7 +123,7 @@ def _unwrap(path: Path, about: About, file: Path) -> None:
         shutil.copyfile(path, temporary)
         os.truncate(temporary, about.size)
         if sha256(temporary) != about.sha256:
-            raise IntegrityError(f"{path.name} does not have the digest of its last line")
+            raise IntegrityError(f"{path.name} does not match the digest in its last line")
 
 
 def _iteration(file: Path) -> int:

@@ -155,7 +155,7 @@ class RunWriter:
         for key, value in present.items():
             if not math.isfinite(value):
                 shown = "NaN" if math.isnan(value) else value
-                raise RegistryError(f"metric {key} at step {step} is {shown}: that is never a result")
+                raise RegistryError(f"metric {key} at step {step} is {shown}: not a valid result")
         now = self._now()
         self._send({"do": "metrics", "rows": [[key, value, now, step] for key, value in present.items()]})
         for key, value in present.items():
