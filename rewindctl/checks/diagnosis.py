@@ -109,7 +109,7 @@ def _kept() -> Finding:
     """What an outage kept on this machine."""
     found = kept()
     if not found:
-        return Finding("kept", "no results wait for a store that was unreachable or locked")
+        return Finding("kept", "no results wait to be uploaded")
     places = ", ".join(f"{count} for {uri or 'an unknown store: altered'}" for uri, count in sorted(found.items()))
-    text = f"results of {count_of(found.total(), 'run')} wait for their stores: {places}"
+    text = f"results of {count_of(found.total(), 'run')} wait to be uploaded: {places}"
     return Finding("kept", text, "rewindctl recover uploads them")

@@ -24,7 +24,7 @@ def verify(registry: Registry, run: RunRecord) -> list[str]:
     Checkpoints that were left out when the run was exported are not wrong: `Artifacts.omitted` names them.
     """
     if run.kind not in (*PARENT_KINDS, *TUNING_PARENTS, REPORT):
-        return [f"is no dense, prune or retrain run, no search, trial or report, but {run.kind or 'foreign'}"]
+        return [f"is not a dense, prune or retrain run, a search, a trial or a report, but {run.kind or 'foreign'}"]
     if not run.finished:
         return [f"is {run.status}, not FINISHED"]
     problems: list[str] = []
@@ -208,6 +208,6 @@ def _nonzero(state: TrainState, mask: Mask) -> Iterator[str]:
     for name, kept in mask.tensors().items():
         for part, tensors in (("weights", state.parameters), ("momentum", state.momentum)):
             if name not in tensors or tensors[name].shape != kept.shape:
-                yield f"the mask has {name} {tuple(kept.shape)}, which the {part} have not"
+                yield f"the mask has {name} {tuple(kept.shape)}, which the {part} lack"
             elif (count := int(tensors[name][~kept].count_nonzero())) > 0:
                 yield f"{count} removed {part} of {name} are not 0"

@@ -64,7 +64,7 @@ def _read(path: Path, md5: str) -> dict[str, Any]:
         raise ValueError(f"{path.name} is missing or too large")
     content = path.read_bytes()
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise ValueError(f"{path.name} has another MD5 than the published file")
+        raise ValueError(f"{path.name} has a different MD5 than the published file")
     return unpickled(content)
 
 

@@ -59,7 +59,7 @@ def check_store(nodes: list[RayNode], uri: str) -> None:
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
         raise UsageError(
-            f"the Ray cluster is {where}: the tracking store {redacted(uri)} is a file of this one",
+            f"the Ray cluster is {where}: the tracking store {redacted(uri)} is a file on this machine",
             "start an MLflow server that all of them reach, and give --tracking-uri http://HOST:PORT",
         )
     if (parts.hostname or "").startswith(LOOPBACK):

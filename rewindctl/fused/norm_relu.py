@@ -231,7 +231,7 @@ def with_kernels(network: nn.Module) -> GraphModule:
         norm, name = made.get_submodule(pair.name), f"norm_then_relu_{index}"
         assert isinstance(norm, nn.BatchNorm2d)
         if not made.add_submodule(name, NormThenRelu(norm)):
-            raise UntracedError(f"a layer of it is called {name}")
+            raise UntracedError(f"one of its layers has the reserved name {name}")
         # Where the last is computed that they read; what only the ReLU does comes later, and nobody reads before it.
         with made.graph.inserting_before(pair.calls[-2]):
             call = made.graph.call_module(name, pair.given)

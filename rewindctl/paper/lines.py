@@ -120,7 +120,9 @@ class _Reader:
                 raise ValueError
         except NO_VALUE:
             line = node.start_mark.line + 1
-            raise UsageError(f"{self.where}, line {line}: {node.value!r:.80} is no value", "quote it") from None
+            raise UsageError(
+                f"{self.where}, line {line}: {node.value!r:.80} is not a valid value", "quote it"
+            ) from None
         return value
 
     def _mapping(self, node: Any, path: tuple[Any, ...]) -> dict[str, Any]:

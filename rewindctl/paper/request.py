@@ -73,7 +73,7 @@ def comparisons_of(study: Study, facts: Callable[[str], DataFacts], scale: float
     found = []
     for first, second in study.comparisons:
         if second.startswith(BEST):
-            raise UsageError(f"study {study.name!r}: {second!r} is compared with, not compared", "put it first")
+            raise UsageError(f"study {study.name!r}: {second!r} must be the first of a comparison", "put it first")
         found.append((_side(study, first, full, labels, scale), _side(study, second, full, labels, scale)))
     return tuple(found)
 

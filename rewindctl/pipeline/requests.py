@@ -215,7 +215,7 @@ def retrain_child(
     spec: RetrainSpec = make_spec(RetrainSpec, **usual_name(fields))
     if plan_of(RetrainOptions(method=spec.method, **asked_for(spec)), dense) != plan:
         raise UsageError(
-            f"method {options.method} plans another retraining than {retrain_command(spec, 'PARENT')} asks for",
+            f"method {options.method} plans a retraining that {retrain_command(spec, 'PARENT')} does not ask for",
             "it must use iterations and lr as given: report this to its author",
         )
     return spec

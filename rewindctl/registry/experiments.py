@@ -60,7 +60,7 @@ def _find_or_make(client: Client, name: str, make: bool) -> str:
             found = quick.get_experiment_by_name(name)  # another process was first
             if found is None:
                 raise RegistryError(
-                    f"experiment {name!r} can neither be made nor read: {error.message}",
+                    f"experiment {name!r} can be neither created nor read: {error.message}",
                     "give another --experiment",
                 ) from None
     if found.lifecycle_stage != "active":
@@ -81,7 +81,7 @@ def _require_project_run(client: Client) -> None:
     fresh = here and len(client.search_experiments(view_type=BOTH, max_results=2)) < 2  # else the run is an old one
     if fresh and project_run(client) is None:
         raise RegistryError(
-            f"the run of mlflow run is not in {client.display_uri}, which {uri} is here",
+            f"the run that mlflow run started is not in {client.display_uri}, the store that {uri} means here",
             "give mlflow run an absolute MLFLOW_TRACKING_URI, such as sqlite:////home/me/mlflow.db",
         )
 

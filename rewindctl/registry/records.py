@@ -214,7 +214,7 @@ class RunRecord:
                 "run the stage again with --force",
             )
         if spec.kind != self.kind:
-            raise IntegrityError(f"run {self.run_id} is called {self.kind!r:.80}, its spec is of a {spec.kind} run")
+            raise IntegrityError(f"run {self.run_id} has kind {self.kind!r:.80}, but the spec of a {spec.kind} run")
         return spec
 
     def require_sound(self) -> None:

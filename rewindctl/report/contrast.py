@@ -94,7 +94,7 @@ def against_published(ours: pd.DataFrame, bound: float = 0.0) -> dict[str, Any]:
     """
     row = NO_NUMBERS | {"test": f"exchange with 3 published trials, {LEVEL_TEXT}", "basis": STATE_OF_THE_ART}
     if _added_until_decided(ours):
-        row["test"] += ", for n fixed beforehand (here it was not)"
+        row["test"] += ", valid for an n fixed beforehand (not the case here)"
     published = state_of_the_art(ours.iloc[0])
     grid = levels(ours, "delta")
     found = {float(s): at_compression(published, 1 / (1 - float(s))) for s in grid.columns.to_numpy()}

@@ -36,7 +36,7 @@ LEGEND = (
     "effect: accuracy of the first minus that of the second, in percentage points, the mean over n dense runs, each "
     "the mean over the compressions that both have. p: of both directions. "
     f"first better, second better: the effect is significantly above or below 0, at {LEVEL_TEXT}; not decided: "
-    "neither, with what is still needed. Each verdict is of its own scenario.",
+    "neither, with what is still needed. Each verdict holds for its own scenario only.",
     "smallest effect: what n trials would show 4 times out of 5, given the spread of these.",
 )
 

@@ -28,7 +28,7 @@ NOTES = (
     "Trials that show the effect with 80 % power at 2.5 % each way, of levels that vary together (in brackets: "
     "independently); the truth is between. Fixed: a number set beforehand and looked at once. Until decided: a look "
     "after every trial, the average, and --max-trials that is enough 4 times out of 5. "
-    f"Over {sequential.MOST_PLANNED} are not counted.",
+    f"Over {sequential.MOST_PLANNED} are not computed.",
     "Deviations, in points: of one trial, from published 10th to 90th percentiles or minimum and maximum, of the "
     "fewest trials that these can be of; of a difference, of methods that are independent on one baseline. Both are "
     "more likely too large than too small.",

@@ -198,7 +198,7 @@ def _notes(report: "StudyReport", rows: pd.DataFrame) -> tuple[str, ...]:
         notes.append("n = a/b: a of b planned trials are finished; a cell without runs stays empty.")
     if report.mark:
         notes.append(
-            f"Our runs are {report.mark}: no difference from the published full-length numbers is given, "
+            f"Our runs are {report.mark}: no difference from the published full-length numbers is given; "
             "scaled runs cannot be compared with them."
         )
     return tuple(notes)

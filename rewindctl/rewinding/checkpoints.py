@@ -137,7 +137,7 @@ def check_shapes(found: dict[str, Tensor], wanted: dict[str, Tensor], what: str)
         if name not in found:
             raise IntegrityError(f"the checkpoint lacks {what} {name}")
         if name not in wanted:
-            raise IntegrityError(f"the checkpoint has {what} {name}, which the network has not")
+            raise IntegrityError(f"the checkpoint has {what} {name}, which the network lacks")
         if found[name].shape != wanted[name].shape:
             raise IntegrityError(
                 f"{what} {name} is {tuple(found[name].shape)} in the checkpoint, {tuple(wanted[name].shape)} here"

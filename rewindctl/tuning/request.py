@@ -59,7 +59,7 @@ class TuneRequest:
             )
         if self.pruner == "halving" and self.seeds > 1:
             raise UsageError(
-                f"--pruner halving stops one training early, --seeds {self.seeds} makes several a search trial",
+                f"--pruner halving stops one training early, --seeds {self.seeds} trains several per search trial",
                 "give --pruner wilcoxon or none, or --seeds 1",
             )
         self.space()

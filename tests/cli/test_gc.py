@@ -188,7 +188,7 @@ def test_a_deleted_parent_keeps_its_files_while_living_runs_need_it(copied_chain
     client = connect(copied_chain.uri)
     client.delete_run(copied_chain.prune)
     answer = cli("gc", "--yes", *at(copied_chain))
-    assert f"run {copied_chain.prune}, from which 3 living runs were made" in answer.err
+    assert f"run {copied_chain.prune}, since 3 living runs were made from it" in answer.err
     assert f"mlflow runs restore --run-id {copied_chain.prune}" in answer.err
     client.restore_run(copied_chain.prune)
     assert cli("verify", "--all", *at(copied_chain)).code == 0

@@ -125,7 +125,7 @@ def test_a_plan_that_no_command_asks_for_is_refused() -> None:
         return RetrainPlan(dense.iterations, 0, 2 * (options.iterations or 1), dense.iterations)
 
     try:
-        with pytest.raises(UsageError, match="method twice plans another retraining than"):
+        with pytest.raises(UsageError, match="method twice plans a retraining that"):
             spec_of(RetrainOptions(method="twice", iterations=5))
     finally:
         del methods._entries["twice"]

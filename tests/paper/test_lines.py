@@ -114,13 +114,13 @@ HOSTILE = {
     "open": ("a: 'b", "not YAML"),
     "zero byte": ("a\0b", "not YAML"),
     "escape without a character": (r'a: "\UFFFFFFFF"', "not YAML"),
-    "half a character": (r'a: "\uD800"', "no value"),
-    "digits without end": ("a: " + "9" * 10_000, "no value"),
-    "hexadecimal digits without end": ("a: 0x" + "f" * 10_000, "no value"),
-    "whole number that no computer counts to": (f"a: {2**63}", "no value"),
-    "no whole number": ("a: !!int ''", "line 1: '' is no value"),
-    "no number": ("a: 1\nb: !!float ''", "line 2: '' is no value"),
-    "no truth": ("a: !!bool maybe", "'maybe' is no value"),
+    "half a character": (r'a: "\uD800"', "not a valid value"),
+    "digits without end": ("a: " + "9" * 10_000, "not a valid value"),
+    "hexadecimal digits without end": ("a: 0x" + "f" * 10_000, "not a valid value"),
+    "whole number that no computer counts to": (f"a: {2**63}", "not a valid value"),
+    "no whole number": ("a: !!int ''", "line 1: '' is not a valid value"),
+    "no number": ("a: 1\nb: !!float ''", "line 2: '' is not a valid value"),
+    "no truth": ("a: !!bool maybe", "'maybe' is not a valid value"),
 }
 
 

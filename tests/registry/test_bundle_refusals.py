@@ -210,7 +210,7 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
         "does not match its fingerprint",
     ),
     "spec and fingerprint edited": (lambda i: respec(i, RETRAIN, evaluate_every=6), "group|spec.json differs"),
-    "spec of another kind": (setting(PRUNE, "kind", "retrain"), "is called retrain"),
+    "spec of another kind": (setting(PRUNE, "kind", "retrain"), "has kind retrain"),
     "spec not canonical": (
         lambda i: i["runs"][DENSE].__setitem__("spec", " " + i["runs"][DENSE]["spec"]),
         "does not match its fingerprint",

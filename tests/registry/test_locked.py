@@ -143,7 +143,7 @@ def kept(cli: Cli, holder: Holder, at: At, monkeypatch: pytest.MonkeyPatch) -> P
         answer = cli(*LINE)
     assert (answer.code, answer.out) == (1, "")
     (folder,) = kept_folder().iterdir()
-    assert f"{LOCKED}, and was for 0 s: the results of run {folder.name} are kept in {folder}" in answer.err
+    assert f"{LOCKED}, retried for 0 s: the results of run {folder.name} are kept in {folder}" in answer.err
     assert "hint: when the store answers again: rewindctl recover" in answer.err
     return folder
 

@@ -532,7 +532,7 @@ def test_a_stage_finished_elsewhere_meanwhile_makes_kept_results_needless(
     answer = cli("recover", "--json")
     (row,) = json.loads(answer.out)
     assert (answer.code, row["state"]) == (0, "superseded")
-    assert f"run {other} is the same stage" in row["text"]
+    assert f"run {other} finished the same stage first" in row["text"]
     registry = Registry(server.uri, name)
     assert {run.run_id: run.status for run in registry.search()} == {kept.name: "KILLED", other: "FINISHED"}
     assert not kept.exists()

@@ -338,7 +338,7 @@ def test_a_relative_store_in_the_folder_of_a_project_is_refused(store: Path, mon
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    with pytest.raises(RegistryError, match="the run of mlflow run is not in"):
+    with pytest.raises(RegistryError, match="the run that mlflow run started is not in"):
         Registry()
     assert Registry(f"sqlite:///{store.parent / 'other.db'}", "ours").search() == [], "one that was asked for"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")

@@ -91,7 +91,7 @@ def test_panels_that_differ_in_excluded_layers_alone_are_scenarios_of_their_own(
     ("pair", "words"),
     [
         (["weight_rewind k=7", "lr_rewind"], "no cell has the label 'weight_rewind k=7'"),
-        (["lr_rewind", "best of rewind"], "is compared with, not compared"),
+        (["lr_rewind", "best of rewind"], "must be the first of a comparison"),
         (["best of rewnd", "lr_rewind"], "no cell has the method 'rewnd'"),
         (["labl=lr_rewind", "lr_rewind"], "unknown column 'labl'"),
         (["label=lr_rewnd,pruned_at=12", "lr_rewind"], "no cell has the label 'lr_rewnd'"),

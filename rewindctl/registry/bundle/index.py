@@ -187,7 +187,7 @@ def _identity(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:
     if spec.canonical() != entry.spec or spec.fingerprint() != entry.fingerprint:
         yield "has a spec that does not match its fingerprint"
     if spec.kind != entry.kind:
-        yield f"is called {entry.kind}, its spec is that of a {spec.kind} run"
+        yield f"has kind {entry.kind}, but the spec of a {spec.kind} run"
 
 
 def _lineage(entry: RunEntry, seen: dict[str, RunEntry]) -> Iterator[str]:

@@ -117,7 +117,7 @@ class Survey:
         if self._at_work(run):
             return None
         if COPIED not in run.tags and is_kept(kept_folder() / run.run_id):
-            self.notes.append(f"kept: run {run.run_id}, whose results wait here for their store: rewindctl recover")
+            self.notes.append(f"kept: run {run.run_id}, its results are not uploaded yet: rewindctl recover")
             return None
         if run.run_id in self._orphans:
             return "orphans"
@@ -163,7 +163,7 @@ class Survey:
         if needed:
             restore = f"; restore it: mlflow runs restore --run-id {run.run_id}" if run.deleted else ""
             made = count_of(len(needed), "living run was", "living runs were")
-            self.notes.append(f"kept ({sort}): run {run.run_id}, from which {made} made{restore}")
+            self.notes.append(f"kept ({sort}): run {run.run_id}, since {made} made from it{restore}")
         return not needed
 
     def _item(self, sort: str, run: RunRecord) -> Item:

@@ -162,8 +162,8 @@ def _upload(box: Outbox, uri: str) -> tuple[State, str]:
     if run.finished:
         if run.tags.get(tag.MANIFEST) != manifest:
             raise IntegrityError(
-                f"run {run_id} is finished, with other results than those in {box.folder}",
-                "look at both; delete the folder when the run is right",
+                f"run {run_id} is finished, but its results differ from those in {box.folder}",
+                "compare both; delete the folder if the run is right",
             )
         box.remove()
         return "there", "was uploaded before"
@@ -171,7 +171,7 @@ def _upload(box: Outbox, uri: str) -> tuple[State, str]:
     if not box.header["forced"] and (other := _rival(registry, run)) is not None:
         registry.mark_killed(run_id)
         box.remove()
-        return "superseded", f"run {other.run_id} is the same stage, finished meanwhile: these results were dropped"
+        return "superseded", f"run {other.run_id} finished the same stage first: these results were dropped"
     box.unlock()  # the writer's now
     writer = regain(registry, run, about_of(run.fingerprint, run.name, forced=box.header["forced"]))
     try:

@@ -204,7 +204,7 @@ class Binding:
         twin = None if home.mark else self._twin(home)
         if twin is None or twin.parent.resolve() != self.path.parent.resolve():
             return MEND
-        return f"move {twin.name} to another folder, where it is a mere backup; else {MEND}"
+        return f"move {twin.name} to another folder if it is only a backup; else {MEND}"
 
     def _is_bound(self, home: Home) -> bool:
         try:

@@ -30,7 +30,7 @@ class Artifacts:
         """A local copy whose bytes are those of the manifest. Raises: IntegrityError, RegistryError."""
         entry = self.manifest(run).get(path)
         if entry is None:
-            raise RegistryError(f"run {run.run_id} has no {path}", "the run is not of the kind needed")
+            raise RegistryError(f"run {run.run_id} has no {path}", "choose a run of a kind that has this file")
         if path in self.omitted(run):
             raise UsageError(
                 f"{path} of run {run.run_id} was left out when the run was exported",

@@ -179,7 +179,7 @@ class RunWriter:
         """A local file to write; at the end of the block it is uploaded as `path` and its digest noted."""
         self._check_open()
         if self._manifest:
-            raise RegistryError(f"run {self.run_id} has its manifest: {path} comes too late")
+            raise RegistryError(f"run {self.run_id} is sealed already: {path} cannot be added")
         local = self._staging / path
         with writing(local):
             local.parent.mkdir(parents=True, exist_ok=True)
@@ -292,7 +292,7 @@ class RunWriter:
 
     def _kept(self) -> KeptError:
         assert self._post.box is not None
-        why = f"{self._client.absence}, and was for {failures.limit_seconds():g} s"
+        why = f"{self._client.absence}, retried for {failures.limit_seconds():g} s"
         return KeptError(self.run_id, str(self._post.box.folder), why)
 
     def fail(self, error: BaseException) -> None:

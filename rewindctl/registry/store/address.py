@@ -38,7 +38,7 @@ def absolute_uri(uri: str | None) -> str:
         raise RegistryError(f"tracking URI {redacted(uri)!r} has no scheme", hint)
     remember(uri)
     if not (scheme in DATABASES or (is_server(uri) and not driver)):
-        raise RegistryError(f"the tracking URI {redacted(uri)} names no kind of store that rewindctl knows", GIVE)
+        raise RegistryError(f"the tracking URI {redacted(uri)} names an unknown kind of store", GIVE)
     if odd := ODD_SIGNS.search(user_info(uri)):
         raise RegistryError(
             f"the user name or password in the tracking URI {redacted(uri)} has a character to be percent-encoded",
@@ -56,12 +56,12 @@ def _file_of(uri: str, driver: str) -> Path:
     elif place in ("", "/", "/:memory:") or place.lower().startswith("/file::memory:"):
         why = f"{redacted(uri)} is a store in memory, gone when the command ends"
     elif not place.startswith("/") or place.lower().startswith("/file:"):
-        why = f"{redacted(uri)} is no path of a SQLite file"
+        why = f"{redacted(uri)} is not a path of a SQLite file"
     else:
         path = Path(place[1:]).expanduser().absolute()
         if (odd := ODD_PATH.search(str(path))) is None:
             return path
-        why = f"the path of {redacted(uri)} has {odd[0]!r}, which begins an option or a code there"
+        why = f"the path of {redacted(uri)} has {odd[0]!r}, which starts an option or an escape code there"
     raise RegistryError(why, "give sqlite:///PATH, an absolute or relative path and nothing more")
 
 

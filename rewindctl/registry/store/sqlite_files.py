@@ -82,8 +82,8 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     odd += [str(name) for (name,) in connection.execute(COMPUTED)]
     if found := [name for name in odd if name.lower() in internals.PLAIN]:
         raise RegistryError(
-            f"{path} is not an MLflow store: {found[0]!r:.80} is more than a table",
-            "it is a view, or has a trigger or computed columns, which MLflow has not there: use another store",
+            f"{path} is not an MLflow store: {found[0]!r:.80} is not a plain table",
+            "it is a view, or has a trigger or computed columns; MLflow's table has none: use another store",
         )
 
 
