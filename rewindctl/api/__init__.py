@@ -1,4 +1,4 @@
-"""What the command line does, from Python: the same validation, the same fingerprints, the same runs.
+"""The functions of the command line, from Python: the same validation, the same fingerprints, the same runs.
 
     from rewindctl import compare, prune, retrain, train_dense
 
@@ -8,8 +8,8 @@
     network = retrained.model()  # an nn.Module, the mask applied, in evaluation mode
     print(compare().cells)
 
-Each function takes the options of its command under the same names and returns plain objects. What the registry has
-is found, not run again. Nothing is printed unless `progress=True`. Wrong requests raise a `RewindError` child, whose
+Each function takes the options of its command under the same names and returns plain objects. Runs that the registry
+has are reused. Nothing is printed unless `progress=True`. Wrong requests raise a `RewindError` child, whose
 `message` names the value and whose `hint` says what to do.
 """
 

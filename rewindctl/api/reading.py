@@ -1,4 +1,4 @@
-"""What reads the registry: runs by name and by condition, their networks and masks, comparisons."""
+"""Functions that read the registry: runs by name and by condition, their networks and masks, comparisons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Method = Literal["finetune", "weight_rewind", "lr_rewind", "rewind"] | str
 
 
 class StoreOptions(TypedDict, total=False):
-    """Where runs are: as `--tracking-uri` and `--experiment`; with a `Run` as parent, its own unless given."""
+    """Where runs are stored, as `--tracking-uri` and `--experiment`; by default where the parent `Run` is."""
 
     tracking_uri: str | None
     experiment: str | None
@@ -88,7 +88,7 @@ def list_runs(
     where: str | None = None,
     **options: Unpack[StoreOptions],
 ) -> list[Run]:
-    """The runs of the experiment that `rewindctl list` would list, in the order of their specs. Raises: RewindError."""
+    """The runs of the experiment, as `rewindctl list` lists them, in the order of their specs. Raises: RewindError."""
     if kind is not None and kind not in ALL_KINDS:
         raise unknown("unknown kind", kind, ALL_KINDS)
     if method is not None:
@@ -110,15 +110,15 @@ def load_mask(run: Run | str, **options: Unpack[StoreOptions]) -> "dict[str, Ten
 
 
 def verify(run: Run | str, **options: Unpack[StoreOptions]) -> list[str]:
-    """A line for each thing wrong with a run's files, numbers, lineage or mask; an intact run has none."""
+    """The problems of a run's files, numbers, lineage and mask, one text each; empty for an intact run."""
     opened = _opened(run, options)
     return problems_of(opened.registry, opened.record)
 
 
 def registry_of(options: StoreOptions, *, make: bool = False) -> Registry:
-    """The registry of a call. Raises: RegistryError, UnknownNameError, and TypeError for an option that there is not.
+    """The registry of a call. Raises: RegistryError, UnknownNameError, and TypeError for an unknown option.
 
-    What only reads does not `make` an experiment.
+    `make`: create a missing experiment; functions that only read do not.
     """
     return Registry(**options, make=make)
 

@@ -42,7 +42,7 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """Equal fingerprint, same experiment."""
+        """SHA-256 of the settings that decide the result; equal for equal experiments."""
         return self.record.fingerprint
 
     @property
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def spec(self) -> AnyStage:
-        """The frozen spec. Raises: IntegrityError when it is not that of the fingerprint."""
+        """The frozen spec. Raises: IntegrityError when it does not match the fingerprint."""
         return self.record.spec
 
     @property
@@ -88,7 +88,7 @@ class Run:
         return load_network(self.registry, self.record)
 
     def history(self, metric: str = "test_accuracy") -> "pd.DataFrame":
-        """A row per value: `iteration` and the metric. Raises: UsageError for a metric that the run has not."""
+        """A row per value: `iteration` and the metric. Raises: UsageError for a metric that the run lacks."""
         import pandas as pd
 
         if metric not in self.record.metrics:
@@ -103,7 +103,7 @@ class Run:
         return {path: int(entry["size"]) for path, entry in sorted(self.registry.manifest(self.record).items())}
 
     def file(self, path: str) -> Path:
-        """A local copy of an artifact, its bytes those of the manifest. Raises: RegistryError, IntegrityError."""
+        """A local copy of an artifact, checked against the manifest. Raises: RegistryError, IntegrityError."""
         return self.registry.artifact(self.record, path)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""What makes runs: the stages, with the options of their commands."""
+"""Functions that make runs: the stages, with the options of their commands."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ from rewindctl.specs import ChannelNorm, Scope, Structure
 
 
 class RunOptions(StoreOptions, total=False):
-    """How a run is made: as the options of the same names say; `progress` shows it."""
+    """How a run is made, as the options of the same names; `progress` shows a progress bar."""
 
     device: str
     data_dir: Path | str | None
@@ -43,7 +43,7 @@ class RunOptions(StoreOptions, total=False):
 
 
 class RetrainKeywords(RunOptions, total=False):
-    """How to retrain, with `retrain` and `iterate`: what the method takes, as the options of the same names say."""
+    """Settings of the method for `retrain` and `iterate`, as the options of the same names."""
 
     k: int | None
     weights_k: int | None

@@ -1,4 +1,4 @@
-"""How many trials at once: what was asked for, if there is memory for it."""
+"""How many trials run in parallel: as many as asked for, if the memory suffices."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Free = Callable[[torch.device], int | None]
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes: what the largest of the trials takes on a GPU or on a CPU, and what their data sets take together."""
+    """Memory in bytes: of the largest trial, on a GPU or on a CPU, and of all data sets together."""
 
     on_device: int
     on_cpu: int
@@ -32,7 +32,7 @@ class Need:
 
 
 def need_of(specs: Iterable[DenseSpec], facts: Callable[[str], DataFacts]) -> Need:
-    """What trainings of these baselines, or of networks pruned from them, take. Raises: UsageError, DataError."""
+    """The memory for trainings of these baselines or of networks pruned from them. Raises: UsageError, DataError."""
     distinct = {(spec.model, spec.dataset, spec.batch_size): spec for spec in specs}.values()
     feet = [(_footprint(spec, facts(spec.dataset)), spec.batch_size) for spec in distinct]
     sets = {spec.dataset: facts(spec.dataset) for spec in distinct}
@@ -46,9 +46,9 @@ def need_of(specs: Iterable[DenseSpec], facts: Callable[[str], DataFacts]) -> Ne
 def choose_jobs(
     asked: int | None, trials: int, device: str, need: Need, say: Callable[[str], None], free: Free = free_bytes
 ) -> int:
-    """How many of `trials` run at once; never more than there are.
+    """How many of the `trials` run in parallel; at most all of them.
 
-    Unasked: one on a CPU, one a GPU where there are several, as many as fit on one. Raises: UsageError when what was
+    Default: one on a CPU, one per GPU on several GPUs, as many as fit on one GPU. Raises: UsageError when what was
     asked for does not fit.
     """
     wanted = min(trials, asked or _usual(device))

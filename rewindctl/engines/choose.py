@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Stages at once; of Ray the cluster's address and what a stage takes. None where not given."""
+    """Stages in parallel; for Ray also the cluster's address and the resources of a stage. None: not given."""
 
     jobs: int | None = None
     address: str | None = None
@@ -88,7 +88,7 @@ engines.register("ray")(EngineKind("on a Ray cluster", _check_ray, _open_ray))
 
 
 def local_engine(site: "WorkerConfig", jobs: int) -> Engine:
-    """This process for one stage at a time and for all that share one GPU, else a process each."""
+    """The engine of this machine: this process for one job or for jobs on one GPU, else a process per job."""
     from rewindctl.engines.in_turn import InProcess
     from rewindctl.engines.local import Processes, on_one_gpu
     from rewindctl.engines.streams import Streams

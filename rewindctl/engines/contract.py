@@ -1,4 +1,4 @@
-"""What an engine is: where the stages of a plan run, whichever way."""
+"""The contract of an engine, which runs the stages of a plan."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class Task:
 class Answer:
     """How a task ended: its run, and a message where it failed.
 
-    `crashed`: the worker died, which says nothing of the stage; it may be tried again. `stopped`: the time was over,
-    and it goes on another time. `reused`: the run was there.
+    `crashed`: the worker died, for whatever reason; the stage may be tried again. `stopped`: the time was over,
+    and it goes on another time. `reused`: the run existed already.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""One stage after the other in this process: by a worker that shows nothing, or as the command itself would."""
+"""One stage after the other in this process, by a silent worker or by the command's own pipeline."""
 
 from collections.abc import Callable
 from functools import partial
@@ -38,7 +38,7 @@ class _OneByOne:
         return self._done
 
     def close(self) -> None:
-        """Nothing is ever under way between two calls."""
+        """Nothing to close: no stage runs between two calls."""
 
 
 class InProcess(_OneByOne):
@@ -61,7 +61,7 @@ class InTurn(_OneByOne):
         self._runs: dict[str, RunRecord] = {}
 
     def run_of(self, run_id: str) -> RunRecord:
-        """A finished run, read from the store unless it was found or made here. Raises: RegistryError."""
+        """A finished run, from memory if it was found or made here, else from the store. Raises: RegistryError."""
         return self._runs.get(run_id) or self._pipeline.registry.get(run_id)
 
     def _show(self, task: Task) -> Answer:
@@ -87,7 +87,7 @@ def run_in_turn(pipeline: Pipeline, plan: Plan) -> list[Outcome]:
 
 
 def result_at(place: int, plan: Plan, finished: Finished, run_of: Callable[[str], RunRecord]) -> Result | None:
-    """What became of what a plan is asked for there; None while it is under way or waits. `run_of`: a run by its ID."""
+    """The result of an asked stage; None while it runs or waits. `run_of`: a run by its ID."""
     key = plan.asked[place]
     if key in finished.runs:
         reused = key in finished.reused or key in plan.asked[:place]

@@ -118,13 +118,13 @@ class Processes:
 
 
 def devices(asked: str, jobs: int) -> list[str]:
-    """The device of each of `jobs` workers: all the same, or for `auto` and `cuda` the GPUs in turn."""
+    """The device of each of `jobs` workers: the given one, or for `auto` and `cuda` the GPUs in turn."""
     count = torch.cuda.device_count() if asked in ("auto", "cuda") and torch.cuda.is_available() else 0
     return [f"cuda:{index % count}" if count else asked for index in range(jobs)]
 
 
 def on_one_gpu(asked: str, jobs: int) -> bool:
-    """Whether all of several stages at once have the same GPU. Raises: UsageError for a device that is not there."""
+    """Whether parallel stages all use the same GPU. Raises: UsageError for a device that is not there."""
     places = {resolve_device(place) for place in devices(asked, jobs)}
     return len(places) == 1 and places.pop().type == "cuda"
 
@@ -135,7 +135,7 @@ def default_jobs(asked: str) -> int:
 
 
 def share(jobs: int) -> int:
-    """Threads of each of `jobs` workers: spinning threads that outnumber the cores take each other's time."""
+    """Threads of each of `jobs` workers, so that all of them together do not exceed the cores."""
     return max(1, len(os.sched_getaffinity(0)) // jobs) if hasattr(os, "sched_getaffinity") else 1
 
 

@@ -50,7 +50,7 @@ class RayCluster:
         self._news: Any = None
 
     def check(self, data: Mapping[str, str]) -> None:
-        """Join the cluster and see that stages can run there, before any does. Until `close` stdout is shut.
+        """Join the cluster and check that stages can run there. stdout stays closed until `close`.
 
         `data`: the digest of each data set needed. Raises: RewindError, UsageError.
         """
@@ -101,7 +101,7 @@ class RayCluster:
         return {key: done for key, done in self._done.items() if key in under_way}
 
     def close(self) -> None:
-        """Interrupt what is under way, wait until it is recorded, leave the cluster."""
+        """Interrupt the running stages, wait until they are recorded, leave the cluster."""
         try:
             for result in self._running:
                 self._ray.cancel(result)
@@ -148,7 +148,7 @@ class _Nowhere(io.TextIOBase):
 
 
 def settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """What of the command's environment its workers need: how MLflow is reached, where the data are."""
+    """The environment variables that workers need: the access to MLflow and the folder of the data."""
     own = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")  # of the process that `mlflow run` started
     return {
         key: value

@@ -1,4 +1,4 @@
-"""The machines of a Ray cluster: what stages they hold, whether they can reach the store, whether they are fit."""
+"""The machines of a Ray cluster: how many stages they can run, whether they reach the store, whether they are ready."""
 
 import math
 import socket
@@ -28,7 +28,7 @@ class RayNode:
     gpus: float
 
     def holds(self, cpus: float, gpus: float) -> int:
-        """How many stages that each need so much can run at once; none spans two GPUs with its fraction of one."""
+        """How many stages with these resources can run in parallel; a stage's fraction of a GPU lies on one GPU."""
         counts = [self.cpus / cpus] if cpus else []
         if gpus:
             counts.append(self.gpus / gpus if gpus >= 1 else self.gpus * math.floor(1 / gpus + 1e-9))
@@ -50,7 +50,7 @@ def alive(ray: Any) -> list[RayNode]:
 
 
 def check_store(nodes: list[RayNode], uri: str) -> None:
-    """Several machines need a tracking server, at an address that all can reach. Raises: UsageError."""
+    """Check that all machines can reach the store. Raises: UsageError for a local store or address."""
     addresses = sorted({node.address for node in nodes})
     elsewhere = [node.host for node in nodes if node.host != socket.gethostname()]
     if len(addresses) < 2 and not elsewhere:
@@ -70,7 +70,7 @@ def check_store(nodes: list[RayNode], uri: str) -> None:
 
 
 def check_resources(nodes: list[RayNode], cpus: float, gpus: float) -> None:
-    """Some node must hold a stage. Raises: UsageError."""
+    """Check that some node is large enough for a stage. Raises: UsageError otherwise."""
     if any(node.holds(cpus, gpus) for node in nodes):
         return
     if gpus and not any(node.gpus for node in nodes):
@@ -87,7 +87,7 @@ def check_resources(nodes: list[RayNode], cpus: float, gpus: float) -> None:
 def check_nodes(
     ray: Any, nodes: list[RayNode], post: TaskContext, data: Mapping[str, str], runtime: dict[str, Any]
 ) -> None:
-    """Each node has this version, reaches the store and has the data. Raises: RewindError naming the node."""
+    """Check that each node has this version, the store and the data. Raises: RewindError naming the node."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=0, **runtime)(look)

@@ -102,7 +102,7 @@ def _cores() -> int:
 
 
 def last_line(error: BaseException) -> str:
-    """What an error says at its end; Ray's messages begin with the worker's whole traceback."""
+    """The last line of an error's text, since Ray's messages begin with the worker's whole traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__
 
@@ -128,6 +128,6 @@ class ProgressActor:
         self._new[key] = done
 
     def news(self) -> dict[str, int]:
-        """What came in since the last call."""
+        """The values received since the last call."""
         news, self._new = self._new, {}
         return news

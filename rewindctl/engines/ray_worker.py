@@ -1,4 +1,4 @@
-"""What runs in the processes of a Ray cluster: a stage, and a look at what a node has."""
+"""The functions that run in the processes of a Ray cluster: a stage, and the check of a node."""
 
 import gc
 import os

@@ -18,7 +18,7 @@ POLL_SECONDS = 0.5
 
 @dataclass
 class Finished:
-    """The run of every stage that is done, and what failed. `stopped`: why the rest was not tried.
+    """The run of every finished stage, and the failures. `stopped`: why the other stages were skipped.
 
     `reused`: the stages whose run was there. `left`: those that there was no time for, `begun` the ones of them that go
     on from a point.
@@ -33,7 +33,7 @@ class Finished:
 
     @property
     def blocked(self) -> int:
-        """Stages that wait for one that failed."""
+        """The number of stages that did not run because a stage before them failed."""
         return sum(failure.blocked for failure in self.failures)
 
 
@@ -46,7 +46,7 @@ def run_plan(
     order: Mapping[str, int] | None = None,
     ended: Callable[[Finished], None] = lambda finished: None,
 ) -> Finished:
-    """Run what is to do. One failure does not stop the others; a stage whose worker dies is tried again.
+    """Run the stages to do. A failure does not stop the others; a stage is tried again if its worker dies.
 
     An interrupt ends what is under way, as far as it can be resumed, and is passed on. With a `limit`, whose deadline
     the engine's workers know too, the rest is left. `order` is the place of each stage, the schedule's own without.

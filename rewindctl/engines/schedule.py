@@ -28,7 +28,7 @@ class StageFailure:
 
 
 class StageQueue:
-    """The stages of a plan that are to do, as they become ready, and the run of each that is done.
+    """The queue of a plan's unfinished stages, in the order of readiness, and the run of each finished one.
 
     With one worker the order is the plan's, trial by trial. With several, the stage with most work after it goes
     first: iterative chains are what everybody would wait for in the end. `order`: the place of each stage, instead.
@@ -67,7 +67,7 @@ class StageQueue:
         self.runs[key] = run_id
 
     def failed(self, key: str, label: str, message: str, hint: str, run_id: str | None) -> None:
-        """Set apart the stage and all that descend from it."""
+        """Mark the stage and all its descendants as lost."""
         descendants = self._descendants(key)
         new = [child for child in descendants if child not in self._blocked and child not in self.runs]
         self._blocked.update(descendants)
@@ -128,5 +128,5 @@ class Limit:
 
     @property
     def is_spent(self) -> bool:
-        """Whether even what was to end by itself is ended now."""
+        """Whether stages that should have stopped by themselves are interrupted now."""
         return self.deadline.left() < -OVERTIME_SECONDS

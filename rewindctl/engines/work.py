@@ -35,7 +35,7 @@ class WorkerConfig:
 
 
 class Reporter(Console):
-    """A console that hands progress on and says nothing."""
+    """A console that forwards progress and prints nothing."""
 
     def __init__(self, report: ReportProgress) -> None:
         super().__init__(quiet=True)
@@ -87,14 +87,14 @@ def answer_to(key: str, work: Callable[[], Outcome | None]) -> Answer:
 
 
 def outcome_of(task: Task, pipeline: Pipeline) -> Outcome:
-    """Find or run the stage of a task. Raises: whatever keeps it from that."""
+    """Find or run the stage of a task. Raises: the error of the stage."""
     spec = parse_spec(task.spec, f"the spec of stage {task.key[:12]}")
     parent = pipeline.registry.get(task.parent_run_id) if task.parent_run_id else None
     return run_stage(pipeline, spec, parent)
 
 
 def as_rewind_error(error: BaseException) -> RewindError:
-    """What a person is told of whatever a stage raised."""
+    """Any exception of a stage as an error with a message for the user."""
     if isinstance(error, RewindError):
         return error
     if isinstance(error, OSError):

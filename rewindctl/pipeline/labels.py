@@ -22,7 +22,7 @@ INHERITED = (tag.MODEL, tag.DATASET, tag.SEED, tag.STRUCTURE, tag.SCOPE, tag.SPA
 
 
 def label_tag(name: str, seed: str) -> dict[str, str]:
-    """The name without the seed: what the UI writes at the mean over seeds."""
+    """The name without the seed, which the UI shows for the mean over seeds."""
     return {tag.LABEL: name.replace(f" s{seed} ", " ", 1)}
 
 
@@ -63,7 +63,7 @@ def replay_name(spec: ReplaySpec, training: RunRecord, mask: RunRecord | None) -
 
 
 def replay_text(spec: ReplaySpec, training: RunRecord) -> str:
-    """What making a state again costs, before it is made."""
+    """The message before a replay, with its cost in iterations."""
     cost = count_of(spec.iteration - spec.from_iteration, "iteration")
     return (
         f"iteration {spec.iteration:,} of {training.short} is not recorded: replays {cost} from {spec.from_iteration:,}"
@@ -87,7 +87,7 @@ def _mask_name(mask: RunRecord) -> str:
 
 
 def method_label(spec: RetrainSpec) -> str:
-    """The method with the numbers that tell two of its kind apart."""
+    """The method with the settings that distinguish two retrainings by it."""
     return " ".join([spec.method, *_unusual(spec, whole=True)])
 
 
@@ -115,7 +115,7 @@ def _unusual_pruning(spec: Spec) -> str:
 
 
 def retrain_label(spec: RetrainSpec) -> str:
-    """The method with every setting that is not the usual one."""
+    """The method with every setting that is not the default."""
     return " ".join([method_label(spec), *_unusual(spec, whole=False)])
 
 
@@ -135,7 +135,7 @@ def dense_note(spec: DenseSpec, accuracy: float, parameters: int, kernel_paramet
 
 
 def alias_note(spec: DenseSpec, longer: RunRecord) -> str:
-    """That the alias of the seed was not given to a new baseline."""
+    """The note that a new baseline does not get the alias of its seed."""
     name = f"models:/{dense_model(spec.model, spec.dataset)}@seed-{spec.seed}"
     length = count_of(iterations_of(longer), "iteration")
     return f"note: {name} stays with run {longer.run_id}, which is longer ({length})"
@@ -154,7 +154,7 @@ def prune_note(spec: PruneSpec, parent: RunRecord, result: PruneResult, accuracy
 
 
 def spared_text(spec: PruneSpec, result: PruneResult) -> str:
-    """Which layers the ranking alone would have emptied, and what of each was left."""
+    """The layers that the ranking would have emptied, and the unit that was left in each."""
     unit = "channel" if spec.structure == "structured" else "weight"
     which = "a layer" if len(result.spared_layers) == 1 else "each of the layers"
     layers = ", ".join(result.spared_layers)

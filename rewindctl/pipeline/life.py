@@ -37,9 +37,9 @@ class StartRun(Protocol):
 
 @dataclass(frozen=True)
 class Life:
-    """What is particular to a run: its fingerprint, how it is found and claimed, its work, the tags that go before it.
+    """The parts that differ between kinds of runs: fingerprint, how to find and claim it, its work, its first tags.
 
-    `forced`: made anew, so that nothing is looked for. `wait`: for a process that is at it, rather than fail.
+    `forced`: always make a new run. `wait`: wait for a process that runs the stage, instead of failing.
     """
 
     fingerprint: str
@@ -54,7 +54,7 @@ class Life:
 def live(life: Life, pipeline: Pipeline) -> Outcome:
     """The finished run, found or made.
 
-    Raises: BusyError when another process is at it and we are not to wait; LimitError when the deadline comes first;
+    Raises: BusyError when another process runs it and `wait` is off; LimitError when the deadline comes first;
     KeptError; whatever its work raises, with the run closed, which `failed_run` knows.
     """
     if not life.forced:
@@ -110,7 +110,7 @@ def _carry_out(writer: RunWriter, life: Life, pipeline: Pipeline) -> RunRecord:
 
 
 def failed_run(error: BaseException) -> str | None:
-    """The run that recorded `error`, None where there is none."""
+    """The run that recorded `error`, or None."""
     found = error.__dict__.get(FAILED_RUN)
     return found if isinstance(found, str) else None
 

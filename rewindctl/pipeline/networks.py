@@ -41,7 +41,7 @@ def load_network(registry: Registry, run: RunRecord) -> nn.Module:
 
 
 def load_state(registry: Registry, training: RunRecord, iteration: int | None) -> TrainState:
-    """The state of a training at an iteration (None: its last), recorded or made again.
+    """The state of a training at an iteration (None: its last), recorded or replayed.
 
     Raises: RegistryError, IntegrityError.
     """
@@ -68,7 +68,7 @@ def load_file(registry: Registry, run: RunRecord, iteration: int | None) -> Trai
 
 
 def load_mask(registry: Registry, run: RunRecord) -> Mask | None:
-    """The mask in force in `run`: its own, that of the prune run it retrained, none for a dense run.
+    """The mask of `run`: its own, or for a retraining that of its prune run; empty for a dense run.
 
     A replay has that of its training.
     """

@@ -1,4 +1,4 @@
-"""Where and how stages are run, on whichever device and machine: no spec and no fingerprint knows of it."""
+"""Where and how stages run: device, machine and policy, which are not part of any spec or fingerprint."""
 
 import threading
 from collections.abc import Callable

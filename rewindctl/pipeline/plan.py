@@ -36,7 +36,7 @@ class Stage:
 
     @property
     def iterations(self) -> int:
-        """Updates of the network; a mask needs none."""
+        """Number of training updates; 0 for a mask."""
         if isinstance(self.spec, ReplaySpec):
             return self.spec.iteration - self.spec.from_iteration
         return 0 if isinstance(self.spec, PruneSpec) else self.spec.iterations
@@ -87,7 +87,7 @@ class Plan:
         return chain
 
     def dense_of(self, stage: Stage) -> DenseSpec:
-        """The baseline that a stage descends from."""
+        """The dense baseline at the root of a stage."""
         spec = self.stages[self.lineage(stage.key)[-1]].spec
         assert isinstance(spec, DenseSpec)
         return spec
@@ -99,7 +99,7 @@ class Plan:
         return stage_label(specs) if known else self.request_label(stage.key)
 
     def request_label(self, key: str) -> str:
-        """A stage in the words of the request: what tells it from others that were asked for with it."""
+        """A stage by the settings that distinguish it from the other stages of the request."""
         spec, *above = self.lineage(key)
         last = self.stages[spec].spec
         if isinstance(last, DenseSpec):
@@ -114,7 +114,7 @@ MOST_LEVELS = 200
 
 
 def plan_dense(specs: Iterable[DenseSpec]) -> Plan:
-    """Baselines."""
+    """The plan of dense baselines, one per spec."""
     plan = Plan()
     plan.asked = [plan.add(spec) for spec in specs]
     return plan

@@ -30,7 +30,7 @@ DECIDING = ("device", "cpu_capability", "cuda", "cudnn")
 
 @dataclass(frozen=True)
 class States:
-    """The states of a training that there are: for each of its own iterations, the run that has the file."""
+    """The available states of a training: for each iteration, the run that has the file."""
 
     training: RunRecord
     runs: dict[int, RunRecord]
@@ -51,15 +51,15 @@ class States:
         return spec.iterations
 
     def nearest(self, iteration: int) -> int | None:
-        """The last one before `iteration`; None: only the beginning is."""
+        """The last state before `iteration`; None when only the start of the training is before it."""
         return max((known for known in self.runs if known < iteration), default=None)
 
     def cost(self, iteration: int) -> int:
-        """The updates that making a state again takes; 0 for one that there is."""
+        """The updates that replaying to a state takes; 0 for an available one."""
         return 0 if iteration in self.runs else iteration - (self.nearest(iteration) or 0)
 
     def refusal(self, iteration: int, why: str) -> UsageError:
-        """The error for a state that there is not, and that is not made: with those that will do instead."""
+        """The error for a state that is missing and not replayed; its hint lists the available states."""
         points = ", ".join(str(known) for known in sorted(self.runs)) or "none here"
         training = f"{self.training.kind} run {self.training.run_id}"
         left_out = tag.OMITTED in self.training.tags
@@ -99,7 +99,7 @@ def replay_spec(pipeline: Pipeline, states: States, iteration: int) -> ReplaySpe
 
 
 def require_state(pipeline: Pipeline, training: RunRecord, iteration: int | None) -> None:
-    """Raises: UsageError when a training has no state of an iteration, and it is not made again either."""
+    """Raises: UsageError when a training has no state of an iteration and cannot replay it."""
     states = None if iteration is None else States.of(pipeline.registry, training)
     if states is not None and iteration not in (None, states.iterations, *states.runs):
         assert iteration is not None
@@ -122,7 +122,7 @@ def _own(registry: Registry, run: RunRecord) -> set[int]:
 
 
 def difference(registry: Registry, run: RunRecord, device: torch.device) -> str:
-    """Why this process cannot make the bytes of `run` again; empty where it can."""
+    """Why this process cannot reproduce the bytes of `run`; empty if it can."""
     if device.type == "cuda" and run.tags.get(tag.DETERMINISTIC) != str(True):
         return "it was trained without --deterministic"
     if run.tags.get(tag.STEP) == "fused" and (why := missing_part(device)):
@@ -143,7 +143,7 @@ def _plain(value: Any) -> str:
 
 @contextmanager
 def threads_of(registry: Registry, run: RunRecord, device: torch.device) -> Iterator[None]:
-    """As many threads as the run was made with: on a CPU sums are split among them."""
+    """Use as many threads as the run did, since the thread count changes sums on a CPU."""
     before = torch.get_num_threads()
     wanted = registry.artifacts.read_json(run, "environment.json").get("threads", before)
     if device.type != "cpu" or not isinstance(wanted, int) or not 0 < wanted <= 1024:
@@ -157,7 +157,7 @@ def threads_of(registry: Registry, run: RunRecord, device: torch.device) -> Iter
 
 
 def compare(registry: Registry, training: RunRecord, evaluations: tuple[Evaluation, ...]) -> None:
-    """Where the training was evaluated too, the replay must have measured the same.
+    """Compare the replay with the training at an iteration that both evaluated.
 
     Raises: IntegrityError, since another loss means other bytes.
     """

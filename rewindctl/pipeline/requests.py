@@ -103,7 +103,7 @@ def dense_spec(
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """How to prune, but for how much; `iteration` is the parent's own whose weights are pruned, None the last.
+    """How to prune, without the sparsity; `iteration` of the parent gives the weights to prune, None: the last.
 
     `exclude` are patterns of the layers that lose nothing, also several in one text, between commas.
     Raises: UnknownNameError, UsageError.
@@ -125,7 +125,7 @@ class PruneOptions:
             )
 
     def refuse(self) -> None:
-        """Raises: UsageError when an option is given where nothing is pruned."""
+        """Raises: UsageError when a pruning option is given but nothing is pruned."""
         for name, usual in asdict(PruneOptions()).items():
             if (value := getattr(self, name)) != usual:
                 shown = ",".join(value) if isinstance(value, tuple) else value

@@ -30,7 +30,7 @@ Job = Callable[[], object]
 
 
 class Background:
-    """Does what it is given, one after the other, from the beginning of a `with` block to its end.
+    """A thread that does jobs one after the other, within a `with` block.
 
     The first failure is the last thing done: it is raised by the next call, and at the end of the block. Whatever ends
     the block, what was given is done first, at an interrupt too; a second interrupt drops what was not begun.
@@ -59,7 +59,7 @@ class Background:
             self.check()  # what failed here failed first
 
     def give(self, job: Job) -> None:
-        """Have it done after all that was given before; waits where too much is left to do. Raises: as `check`."""
+        """Add a job to the queue; waits while the queue is full. Raises: as `check`."""
         if self.left >= MOST:
             self.wait()
         self.check()
@@ -67,7 +67,7 @@ class Background:
         self._jobs.put((job, False))
 
     def wait(self) -> None:
-        """Until all that was given is done. Raises: as `check`."""
+        """Wait until all jobs are done. Raises: as `check`."""
         _await(self._mark())
         self.check()
 
@@ -78,7 +78,7 @@ class Background:
 
     @property
     def left(self) -> int:
-        """How much was given and is not done."""
+        """The number of jobs that are not done."""
         return self._given - self._done
 
     def _mark(self) -> "SimpleQueue[None]":
@@ -134,7 +134,7 @@ class Measured(Strict):
 
 
 class Notes(Strict):
-    """What is beside the network in a point."""
+    """The contents of a resume point besides the network."""
 
     evaluations: tuple[Measured, ...]
     training_seconds: Annotated[float, Field(ge=0)]

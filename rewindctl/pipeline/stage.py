@@ -33,7 +33,7 @@ class StageRun(ABC):
 
     @abstractmethod
     def work(self, spec: Any, writer: RunWriter) -> None:
-        """Make everything that its run records; `spec` is that which the run was opened with."""
+        """Do the work and record it in the run; `spec` is the one that the run was opened with."""
 
     def run(self) -> Outcome:
         policy, fingerprint = self.pipeline.policy, self.spec.fingerprint()
@@ -60,7 +60,7 @@ class StageRun(ABC):
         return outcome
 
     def claim(self, *, watch: OwnerWatch) -> RunWriter:
-        """Open a run, or one to go on with, when all that it starts from is there."""
+        """Open a new run or one to resume, once all states that it starts from exist."""
         pipeline, spec, asked = self.pipeline, self.spec, dict[str, str]()
         if isinstance(spec, DenseSpec):
             pipeline.require_step(spec)

@@ -181,7 +181,7 @@ class RetrainStage(StageRun):
 
 
 def mask_metrics(mask: Mask) -> dict[str, float | None]:
-    """What is measured of a mask."""
+    """The metrics of a mask: kept weights, sparsity and the like."""
     return {"sparsity": mask.sparsity, "compression": mask.compression, "nonzero_kernel_parameters": mask.kept}
 
 

@@ -1,4 +1,4 @@
-"""What a training starts from: a fresh network, or a state of another, which is made again where it is not recorded."""
+"""The start of a training: a new network, or a state of another training, replayed if it was not recorded."""
 
 from dataclasses import replace
 
@@ -22,13 +22,13 @@ State = tuple[RunRecord, int | None]  # of a training, after one of its iteratio
 
 
 def from_scratch(pipeline: Pipeline, spec: DenseSpec) -> Prepared:
-    """What a baseline starts with."""
+    """The start of a baseline: the initialised network."""
     network = pipeline.network(spec)
     return Prepared(network, TrainState.initial(network), None, dense_settings(spec))
 
 
 def prepared(pipeline: Pipeline, spec: RetrainSpec, parent: RunRecord) -> Prepared:
-    """What a retraining of the prune run `parent` starts with. Raises: UsageError, IntegrityError."""
+    """The start of a retraining of the prune run `parent`: its state and mask. Raises: UsageError, IntegrityError."""
     registry, root = pipeline.registry, pipeline.dense_run(parent)
     dense, mask = pipeline.dense_of(root), load_mask(registry, parent)
     weights, *batches = retrain_states(pipeline, spec, parent)

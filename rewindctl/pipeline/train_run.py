@@ -168,7 +168,7 @@ def train_run(
 
 
 def write_result(writer: RunWriter, result: TrainResult, iterations: int) -> None:
-    """The last state and what is measured of the whole training."""
+    """Record the last state and the metrics of the whole training."""
     with writer.artifact(FINAL) as path:
         result.state.save(path)
     writer.log_metrics(
@@ -183,7 +183,7 @@ def write_result(writer: RunWriter, result: TrainResult, iterations: int) -> Non
 
 
 def say_step(writer: RunWriter, result: TrainResult, console: Console) -> None:
-    """Tell the run what made its updates after all, and the user why it is not what was asked for."""
+    """Record which update step was used, and tell the user why if it is not the requested one."""
     writer.tag({tag.STEP: result.step})
     if result.note:
         console.say(f"note: trained with PyTorch's operations, not with the fused kernels: {result.note[:300]}")

@@ -1,4 +1,4 @@
-"""Our runs in one experiment of one tracking store: the front that the other rooms use."""
+"""The runs of rewindctl in one experiment of a tracking store: the interface that the other packages use."""
 
 import time
 from collections.abc import Collection, Mapping
@@ -27,13 +27,13 @@ LISTED_SECONDS = 30.0
 
 
 class GoneError(RegistryError):
-    """The parent of a run is not there."""
+    """The parent of a run does not exist any more."""
 
 
 class Registry:
     """Our runs in an experiment. Opening it makes the store and the experiment where they are missing.
 
-    Without `make`, for who only reads, no SQLite store is made, and no experiment but the default one; without
+    Without `make` (for readers) no SQLite store is created, and no experiment but the default one; without
     `make_default` not even that. Raises: RegistryError when the store cannot be reached or written; without `make` also
     when it is missing, and UnknownNameError when the experiment is.
 
@@ -60,7 +60,7 @@ class Registry:
         self._listed: tuple[float, dict[str, list[str]]] | None = None
 
     def describe(self) -> None:
-        """Give an experiment that was made otherwise its description and its views in the UI; what it has is kept."""
+        """Add our description and UI views to an experiment that was not made by rewindctl; existing ones are kept."""
         experiments.describe(self.client, self.experiment_id)
 
     def require_own_files(self) -> None:
@@ -110,7 +110,7 @@ class Registry:
         return found
 
     def same_stage(self, fingerprint: str, parent_id: str | None, precision: str = AUTO) -> list[RunRecord]:
-        """All runs of a stage in a precision, whatever became of them, oldest first."""
+        """All runs of a stage in a precision, of any status, oldest first."""
         same = [run for run in self.search(fingerprint=fingerprint) if run.parent_id == parent_id]
         return [run for run in same if tag.trained_in(run, precision)]
 
@@ -134,11 +134,11 @@ class Registry:
         self.client.patiently(lambda: despite_conflicts(lambda: models.register_dense(quick, run, spec)))
 
     def may_not_register(self, spec: DenseSpec) -> RegistryError | None:
-        """What keeps the user from registering runs of `spec`, as far as can be told. Raises: RegistryError."""
+        """The error if the user may not register runs of `spec`, as far as known, else None. Raises: RegistryError."""
         return models.refusal(self.client.impatient(), spec) if is_server(self.uri) else None
 
     def longer_baseline(self, spec: DenseSpec) -> RunRecord | None:
-        """The run that `seed-<n>` names, where that is a longer one than `spec`. Raises: RegistryError."""
+        """The run with the alias `seed-<n>`, if it is longer than `spec`. Raises: RegistryError."""
         return models.longer_baseline(self.client, spec)
 
     def parent(self, run: RunRecord) -> RunRecord:
@@ -181,7 +181,7 @@ class Registry:
         return chain
 
     def children(self, run: RunRecord) -> list[RunRecord]:
-        """The runs of every experiment whose parent it is, oldest first."""
+        """The children of a run, from every experiment, oldest first."""
         return search(self.client, None, {tag.PARENT: run.run_id})
 
     def descendants(self, run: RunRecord) -> dict[str, list[RunRecord]]:
@@ -238,12 +238,12 @@ class Registry:
         return open_report(self.client, self.experiment_id, name, note)
 
     def mark_killed(self, run_id: str) -> None:
-        """Close a run whose process is known to be gone; one that is closed already stays as it is."""
+        """Mark a run as KILLED whose process is dead; a closed run is not changed."""
         if self.get(run_id).status == "RUNNING":
             self.client.set_terminated(run_id, "KILLED")
 
     def artifact(self, run: RunRecord, path: str) -> Path:
-        """A local copy of an artifact, its bytes those of the manifest. Raises: IntegrityError, RegistryError."""
+        """A local copy of an artifact, checked against the manifest. Raises: IntegrityError, RegistryError."""
         return self.artifacts.verified(run, path)
 
     def manifest(self, run: RunRecord) -> dict[str, Any]:
@@ -251,7 +251,7 @@ class Registry:
         return self.artifacts.manifest(run)
 
     def record(self, run: RunRecord) -> SealedRecord | None:
-        """What a finished run was sealed with, None for others, and those of before there were records.
+        """The record that a finished run was sealed with; None for other runs and for runs of versions without records.
 
         Raises: IntegrityError.
         """

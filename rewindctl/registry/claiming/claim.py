@@ -1,4 +1,4 @@
-"""One process at a stage: who wins when several, on any machines, start it at the same moment.
+"""One process per stage: which process wins when several, on any machines, start a stage at the same time.
 
 The store has no lock and no unique tags, but whoever looks sees every run made before. That is enough for Lamport's
 bakery algorithm. Each contender makes a run, looks, takes a ticket above all that it sees, writes it to its run, and
@@ -24,7 +24,7 @@ Look = Callable[[], list[RunRecord]]
 
 
 def refuse_if_busy(look: Look, watch: OwnerWatch) -> None:
-    """Raises: BusyError when a living process is at one of the runs."""
+    """Raises: BusyError when a living process owns one of the runs."""
     for run in _survey(look, watch)[1]:
         raise busy(run)
 
@@ -65,7 +65,7 @@ def _survey(look: Look, watch: OwnerWatch) -> tuple[list[RunRecord], list[RunRec
 
 
 def busy(run: RunRecord) -> BusyError:
-    """The error for a stage that `run` is at, or was until now."""
+    """The error for a stage that `run` is running, or was running until now."""
     return BusyError(run.run_id, shown(run.tags.get(OWNER, "unknown")))
 
 

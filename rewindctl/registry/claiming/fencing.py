@@ -23,7 +23,7 @@ _thread = threading.local()
 
 @dataclass
 class Fence:
-    """What this thread writes is for a run of `owner`. `taken_by`: whose it was found to be, empty for nobody's."""
+    """This thread writes to a run of `owner`. `taken_by`: the owner found at a write, empty when there was none."""
 
     run_id: str
     owner: str
@@ -32,7 +32,7 @@ class Fence:
 
 
 class RefusedError(Exception):
-    """The run is another process's; rolls the transaction back."""
+    """The run belongs to another process; the transaction is rolled back."""
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def this_process() -> str:
 
 
 def shown(owner: str) -> str:
-    """`host:pid`, what a person needs of an owner."""
+    """An owner as `host:pid`, for messages."""
     return ":".join(owner.split(":")[:2])
 
 
@@ -44,7 +44,7 @@ def now() -> str:
 
 
 def hold(run_id: str) -> None:
-    """Note that this process works on the run."""
+    """Record in this process that it works on the run."""
     _held.add(run_id)
 
 
@@ -54,7 +54,7 @@ def release(run_id: str) -> None:
 
 
 def last_sign(run: RunRecord) -> float:
-    """Unix seconds, by its own clock, of the last that was heard of the owner; runs without heartbeat: their start."""
+    """The owner's last heartbeat in Unix seconds of its own clock; the start of the run if it has no heartbeat."""
     beat = run.tags.get(HEARTBEAT, "")
     return float(number(beat)) if beat.isdecimal() else run.started / 1000
 

@@ -1,1 +1,1 @@
-"""What a run writes, on its way to a store that may be unreachable."""
+"""Delivery of a run's results to a store that may be unreachable."""

@@ -18,7 +18,7 @@ RUN, FILE, END = "run", "file", "end"  # kinds of entries: the first says whose 
 
 
 def kept_folder() -> Path:
-    """Where the results of runs wait for their store: a folder each, by run ID."""
+    """The folder of results that wait for their store, with a subfolder for each run ID."""
     return state_folder() / "kept"
 
 
@@ -51,7 +51,7 @@ class Outbox:
 
     @classmethod
     def find(cls, run_id: str) -> "Outbox | None":
-        """The outbox of a run, None where its store has everything. Raises: IntegrityError when it was altered."""
+        """The outbox of a run; None when the store has all results. Raises: IntegrityError when it was altered."""
         folder = kept_folder() / run_id
         return cls(folder) if is_kept(folder) else None
 
@@ -79,7 +79,7 @@ class Outbox:
         self.entries.append(entry)
 
     def local(self, entry: Entry) -> Path | None:
-        """The file of an entry, its bytes those that it was kept with. Raises: IntegrityError."""
+        """The file of an entry, checked against its digest. Raises: IntegrityError."""
         if entry["do"] != FILE:
             return None
         path = self.folder / FILES / str(entry["number"]) / Path(entry["path"]).name
@@ -99,7 +99,7 @@ class Outbox:
         forget(self.folder)
 
     def lock(self) -> bool:
-        """Be the only process at this outbox until `unlock`, or the process's end; False where another one is."""
+        """Lock this outbox for this process until `unlock` or its end; False when another process has it."""
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(self.folder / LOCK, wait=False))
@@ -144,7 +144,7 @@ class Outbox:
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether there is something in an outbox; one whose maker was killed before the first line holds nothing."""
+    """Whether an outbox has entries; it has none if its process was killed before the first one."""
     try:
         with (folder / JOURNAL).open("rb") as journal:
             return not folder.name.startswith(GONE) and b"\n" in journal.read(100_000)
@@ -153,7 +153,7 @@ def is_kept(folder: Path) -> bool:
 
 
 def forget(folder: Path) -> None:
-    """Remove an outbox in one step, a rename; what an interrupted removal leaves goes with the next one."""
+    """Remove an outbox atomically by a rename; the next removal deletes the rest of an interrupted one."""
     gone = folder.with_name(f"{GONE}{folder.name}-{uuid.uuid4().hex}")
     with suppress(FileNotFoundError):
         folder.rename(gone)

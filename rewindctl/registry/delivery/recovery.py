@@ -30,7 +30,7 @@ STAGE = (tag.KIND, tag.FINGERPRINT, tag.GROUP, tag.PARENT, tag.DENSE_RUN, tag.SC
 
 @dataclass(frozen=True)
 class Recovered:
-    """What became of the results in `folder`.
+    """The outcome for the results in `folder`.
 
     `uploaded` now, or `there` since an earlier upload; `registered` now, a baseline that was no version of its model;
     `ready` for either (nothing was to be changed); `superseded` by a run that another process finished meanwhile;
@@ -76,9 +76,9 @@ def _boxes() -> Iterator[tuple[Path, Outbox | IntegrityError]]:
 
 
 def register_rest(registry: Registry, *, dry_run: bool = False) -> list[Recovered]:
-    """Make the finished baselines of an experiment that are no versions of their models such versions.
+    """Register the finished baselines of an experiment that have no model version yet.
 
-    What keeps a training from that costs it nothing: it is done here, by anyone who may, on any machine.
+    A training that could not register its baseline is not affected: anyone with the right can do it here later.
     """
     found = []
     sound = [run for run in registry.search(kind="dense") if not run.damage]  # of others `verify` tells
@@ -98,7 +98,7 @@ def register_rest(registry: Registry, *, dry_run: bool = False) -> list[Recovere
 
 
 def kept() -> Counter[str]:
-    """How many runs' results wait here, by store; of those that were altered the store is empty. Changes nothing."""
+    """Number of runs whose results wait here, by store ('' for altered results). Changes nothing."""
     return Counter(str(box.header["uri"]) if isinstance(box, Outbox) else "" for _, box in _boxes())
 
 

@@ -1,6 +1,6 @@
 """Entries of a run brought to its store: at once, or in their order when a store that was unreachable is back.
 
-The same again changes nothing: where no answer came, the store may have done what it was asked.
+Delivery is idempotent: without an answer, the store may still have stored the entry.
 """
 
 import time
@@ -92,7 +92,7 @@ class Delivery:
             deliver(self._client, self._run_id, entry, local)
 
     def keep(self, entry: Entry, local: Path | None = None) -> None:
-        """On this machine's disk, for later. Raises: DiskError."""
+        """Keep an entry on this machine's disk for later. Raises: DiskError."""
         if self.box is None:
             if (left := Outbox.find(self._run_id)) is not None:
                 self.use(left)  # of an earlier life of the run, unless another process is at it
@@ -102,7 +102,7 @@ class Delivery:
         self.box.append(entry, local)
 
     def use(self, box: Outbox) -> None:
-        """Go on with an outbox, alone at it. Raises: DiskError when another process keeps it, or has emptied it."""
+        """Continue an outbox after locking it. Raises: DiskError when another process uses it or has emptied it."""
         deadline = time.monotonic() + LOCK_SECONDS
         while not box.lock():
             if not box.folder.is_dir():
@@ -119,7 +119,7 @@ class Delivery:
         self.box, self._sent = box, 0
 
     def flush(self) -> None:
-        """Deliver what is kept, but for the end of the run. Raises: as `deliver`; IntegrityError."""
+        """Deliver the kept entries, except the end of the run. Raises: as `deliver`; IntegrityError."""
         if self.box is None:
             return
         try:
@@ -141,7 +141,7 @@ class Delivery:
             self.close()
 
     def close(self) -> None:
-        """Leave what is kept to another process."""
+        """Unlock the kept entries, so that another process can deliver them."""
         if self.box is not None:
             self.box.unlock()
         self.box = None
