@@ -18,7 +18,7 @@ def bench(
             help="Network to measure; may be given again. [the paper's four]", autocompletion=complete.names("model")
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Measuring time of a network.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Measuring time per network, in seconds.")] = 10.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = AUTO,
     update_step: UpdateStep = AUTO,

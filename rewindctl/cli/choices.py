@@ -37,7 +37,9 @@ Scope = Annotated[
 ChannelNorm = Annotated[
     Literal["keep", "remove"], typer.Option(help="Batch norm of a removed channel: as it is (the paper), or zero.")
 ]
-Criterion = Annotated[str, typer.Option(help="What ranks the weights.", autocompletion=complete.names("criterion"))]
+Criterion = Annotated[
+    str, typer.Option(help="Criterion that ranks the weights.", autocompletion=complete.names("criterion"))
+]
 Exclude = Annotated[
     list[str] | None,
     typer.Option(help="Layers that keep every weight: stem, or a pattern as 'blocks.0.*'. Repeatable."),

@@ -33,7 +33,7 @@ def compare(
         ),
     ] = None,
     claims: Annotated[
-        bool, typer.Option("--claims", help="The paper's claims with a verdict each, instead of a table.")
+        bool, typer.Option("--claims", help="The paper's claims, each with a verdict, instead of a table.")
     ] = False,
     margin: Annotated[
         float, typer.Option(min=0, help="With --claims: largest loss in points that counts as 'as good as'.")

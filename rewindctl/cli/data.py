@@ -9,7 +9,7 @@ from rewindctl.cli import complete
 from rewindctl.cli.session import Session, command
 from rewindctl.counting import count_of
 
-app = typer.Typer(help="Data sets: what is there, download, import.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, download and import data sets.", no_args_is_help=True, rich_markup_mode=None)
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets. [$REWINDCTL_DATA, user cache]")]
 
 

@@ -13,7 +13,7 @@ from rewindctl.errors import RewindError
 def doctor(
     session: Session,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    data_dir: Annotated[Path | None, typer.Option(help="Data sets. [$REWINDCTL_DATA, user cache]")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of data sets. [$REWINDCTL_DATA, user cache]")] = None,
 ) -> None:
     """Say what there is to work with: versions, device, store, data, and what would be chosen and why.
 

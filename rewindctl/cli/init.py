@@ -5,7 +5,7 @@ from rewindctl.cli.session import Session, command
 
 @command()
 def init(session: Session) -> None:
-    """Make the tracking store and the experiment; the first command that needs them does so too.
+    """Create the tracking store and the experiment; the first command that needs them also creates them.
 
     Examples:
         rewindctl init

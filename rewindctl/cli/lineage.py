@@ -17,7 +17,7 @@ def lineage(
     ],
     format: Annotated[Literal["text", "mermaid", "dot", "json"] | None, typer.Option(help="[text]")] = None,
 ) -> None:
-    """Show the tree of a run: what it came from, the dense run first, and what came from it.
+    """Show the lineage of a run: its ancestors, the dense run first, and its descendants.
 
     JSON is a list of the runs of the tree in its order, parents before children: what `list --json` gives of a run,
     with `relation` (ancestor, self or descendant) and `depth`, the steps from the dense run.

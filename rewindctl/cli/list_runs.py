@@ -28,11 +28,11 @@ def list_runs(
     sort: Annotated[
         str, typer.Option(help="spec, accuracy, compression, started or name.", autocompletion=complete.names("order"))
     ] = "spec",
-    reverse: Annotated[bool, typer.Option("--reverse", help="Highest, newest, last first.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Runs a page.")] = 50,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Runs per page.")] = 50,
     page: Annotated[int, typer.Option(min=1, help="Page, from 1.")] = 1,
 ) -> None:
-    """List the runs of the experiment, those of one network, data set and method together; stderr says how many.
+    """List the runs of the experiment, grouped by network, data set and method; stderr says how many.
 
     Examples:
         rewindctl list --kind dense

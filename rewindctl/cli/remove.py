@@ -21,9 +21,13 @@ MOST_LISTED = 40
 def remove(
     session: Session,
     run: Annotated[list[str], typer.Argument(help="Run IDs, prefixes of 6 or more, or models:/NAME@alias.")],
-    recursive: Annotated[bool, typer.Option("--recursive", help="With every run made from them; asks first.")] = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Also remove all their descendants; asks first.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, with bytes; touch nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be removed, with bytes; change nothing.")
+    ] = False,
 ) -> None:
     """Remove runs and all their files. This frees the disk space at once; the files cannot be restored.
 

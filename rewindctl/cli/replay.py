@@ -12,7 +12,7 @@ from rewindctl.cli.session import Session, command
 def replay(
     session: Session,
     parent: Parent,
-    iteration: Annotated[int, typer.Option(help="Iteration of that run whose state is wanted.")],
+    iteration: Annotated[int, typer.Option(help="Iteration of the parent whose state is needed.")],
 ) -> None:
     """Recompute the state of a training at an iteration that it did not record, with the same bytes, in a new run.
 

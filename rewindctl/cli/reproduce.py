@@ -79,11 +79,12 @@ def reproduce(
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N - 1. [the study's]")] = None,
-    seeds: Annotated[str | None, typer.Option(help="The seeds themselves: 0-4, or 0,2,5.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="List of seeds: 0-4, or 0,2,5.")] = None,
     cells: Annotated[
         str | None,
         typer.Option(
-            help="Only these: method=lr_rewind,compression>5", autocompletion=complete.conditions("cell column")
+            help="Only cells that match: method=lr_rewind,compression>5",
+            autocompletion=complete.conditions("cell column"),
         ),
     ] = None,
     scale: Annotated[
@@ -104,7 +105,9 @@ def reproduce(
         int | None,
         typer.Option(min=1, help="Stages run in parallel. [local: one per GPU, else one; ray: all that fit]"),
     ] = None,
-    address: Annotated[str | None, typer.Option(help="ray: the cluster's address, or auto. [a Ray of its own]")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="ray: the cluster's address, or auto. [starts a local Ray]")
+    ] = None,
     gpus: Annotated[float | None, typer.Option(min=0, help="ray: GPUs per stage, as 0.25.")] = None,
     cpus: Annotated[float | None, typer.Option(min=0, help="ray: CPU cores per stage. [1]")] = None,
     time_limit: Annotated[

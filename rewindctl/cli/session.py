@@ -207,7 +207,7 @@ _RUN: dict[str, Any] = {
         bool,
         typer.Option(
             "--deterministic/--no-deterministic",
-            help="Repeated runs on one device give the same bytes; without it, CUDA uses the fastest kernels.",
+            help="Repeated runs on one device give the same bytes; if off, CUDA uses the fastest kernels.",
             rich_help_panel=RUN,
         ),
     ],
@@ -239,7 +239,7 @@ _RUN: dict[str, Any] = {
         ),
     ],
     "data_dir": Annotated[
-        Path | None, typer.Option(help="Data sets. [$REWINDCTL_DATA, user cache]", rich_help_panel=RUN)
+        Path | None, typer.Option(help="Folder of data sets. [$REWINDCTL_DATA, user cache]", rich_help_panel=RUN)
     ],
 }
 _DEFAULTS: dict[str, Any] = {"json": False, "quiet": False} | {
