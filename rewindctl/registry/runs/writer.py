@@ -179,7 +179,7 @@ class RunWriter:
         """A local file to write; at the end of the block it is uploaded as `path` and its digest noted."""
         self._check_open()
         if self._manifest:
-            raise RegistryError(f"run {self.run_id} is sealed already: {path} cannot be added")
+            raise RegistryError(f"run {self.run_id} has its manifest already: {path} cannot be added")
         local = self._staging / path
         with writing(local):
             local.parent.mkdir(parents=True, exist_ok=True)
