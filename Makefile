@@ -29,8 +29,8 @@ test-oldest: $(OLDEST)/.installed ## the registry over the oldest MLflow that py
 	$(OLDEST)/bin/python -c "import mlflow; assert f'{mlflow.__version__}.'.startswith('$(OLDEST_MLFLOW).'), mlflow"
 	$(ONE_THREAD) $(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" tests/registry
 
-test-slow: $(VENV)/.dev ## real servers, killed processes, mlflow run
-	$(SIDE_BY_SIDE) -m "slow and not browser and not postgres and not ray" --ignore tests/test_environments.py
+test-slow: $(VENV)/.dev ## real servers, killed processes, mlflow run; three at once, since they wait for others
+	$(SIDE_BY_SIDE) -n 3 -m "slow and not browser and not postgres and not ray" --ignore tests/test_environments.py
 
 test-ray: $(VENV)/.dev ## a Ray cluster of two nodes: killed workers, killed nodes
 	$(BIN)/python -m pytest -m ray tests/engines tests/conformance
