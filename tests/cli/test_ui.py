@@ -102,5 +102,5 @@ def test_an_address_for_others_comes_with_a_warning_and_what_to_do(cli: Cli, sto
         open_to_all = cli("ui", "--host", "0.0.0.0", "--port", str(port))
     assert open_to_all.code == 1
     assert f"cannot listen at 0.0.0.0:{port}" in open_to_all.err
-    assert f"whoever reaches 0.0.0.0:{port} can read, change and delete every run" in open_to_all.err
+    assert f"anyone who can reach 0.0.0.0:{port} can read, change and delete every run" in open_to_all.err
     assert "mlflow server --app-name basic-auth" in open_to_all.err
