@@ -43,19 +43,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     ),
     "cell column": dict.fromkeys(  # of a study's cells, for `reproduce --cells`
         (
-            *(
-                "channel_norm",
-                "compression",
-                "criterion",
-                "dataset",
-                "exclude",
-                "k",
-                "label",
-                "method",
-                "model",
-                "panel",
-            ),
-            *("pruned_at", "schedule", "scope", "sparsity", "step", "structure", "study"),
+            *("channel_norm", "compression", "criterion", "dataset", "exclude", "k", "label", "method", "model"),
+            *("panel", "pruned_at", "schedule", "scope", "sparsity", "step", "structure", "study"),
         ),
         "",
     ),

@@ -38,14 +38,14 @@ from rewindctl.registry import Registry  # noqa: E402
 
 
 @event.listens_for(Engine, "connect")
-def wait_for_no_disk(connection: object, _: object) -> None:
-    """What a killed process wrote outlives it all the same; the power of the machine does not fail in a test."""
+def without_fsync(connection: object, _: object) -> None:
+    """SQLite need not wait for the disk: no test cuts the power, and writes survive a killed process without it."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: collecting garbage looks at what the tests make alone."""
+    """Imported objects stay until the end: let the garbage collector skip them."""
     gc.collect()
     gc.freeze()
 

@@ -68,9 +68,9 @@ VERDICT = Column("verdict", lambda row: f"{row['verdict']} ({row['remark']})" if
 
 
 def effect_column(made: pd.DataFrame, accuracy: str) -> tuple[pd.DataFrame, Column]:
-    """The rows, their effect renamed where it is one on best accuracies, and the column that shows it.
+    """The rows, their `effect` renamed if it is of best accuracies, and the column that shows it.
 
-    Best accuracies were chosen on the test set: whoever reads their effect must see that, in a file too.
+    Best accuracies were chosen on the test set: a reader must see that, in a file too.
     """
     effect, heading = ("effect", "effect (points)") if accuracy == "final" else BEST
     shown = Column(heading, lambda row: "" if pd.isna(row[effect]) else f"{row[effect]:+.2f}")

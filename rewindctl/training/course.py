@@ -62,9 +62,9 @@ class Losses:
 
 
 class Course(ABC):
-    """Position, rate and losses of a training; who inherits it sets the attributes and makes the updates.
+    """Position, rate and losses of a training. Subclasses set the attributes and compute the updates.
 
-    `step` is what makes the updates, `note` a word of why it is not what the settings say, empty where it is.
+    `step`: how the updates are computed. `note`: why this is not what the settings ask for, empty where it is.
     `captured`, `why_eager`: see `TrainResult`.
     """
 

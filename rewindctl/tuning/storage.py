@@ -150,9 +150,7 @@ def _opened(
     known = study.user_attrs
     if SPEC not in known and study.get_trials(deepcopy=False):
         raise UsageError(f"study {spec.study!r} was not made by rewindctl tune", "choose another --study")
-    if study.directions != [
-        StudyDirection.MAXIMIZE
-    ]:  # no search trial of ours could end in it, and the search not either
+    if study.directions != [StudyDirection.MAXIMIZE]:  # neither its search trials nor the search could end
         raise UsageError(f"study {spec.study!r} does not maximise one value", "choose another --study")
     if SPEC not in known:
         study.set_user_attr(PARENT, parent_run_id)

@@ -31,12 +31,8 @@ from rewindctl.tuning.storage import REPEATS
 
 ACCURACY = "validation_accuracy"
 RUN_ID = "run_id"
-OF_RETRAINING = {
-    "kind",
-    "schema_version",
-    "parent_fingerprint",
-    "evaluate_every",
-}  # which a search trial has of its own
+# Fields of a retraining's spec that a search trial sets itself.
+OF_RETRAINING = {"kind", "schema_version", "parent_fingerprint", "evaluate_every"}
 OF_RETRAINING |= RetrainSpec.model_fields.keys() - TrialSpec.model_fields.keys()
 Report = Callable[[float, int], bool]  # an intermediate value and its step; whether to stop
 

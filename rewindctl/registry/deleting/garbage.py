@@ -188,7 +188,7 @@ class Survey:
         if unknown:
             self.notes.append(
                 f"{count_of(len(unknown), 'resume point')} in {unknown[0].parent} not used by any run of this store: "
-                "kept, another store may need them"
+                "kept, since another store may need them"
             )
         if sqlite_path(self.registry.uri) is None:
             self.notes.append("unreferenced folders are not searched for: the store is a server")

@@ -1,8 +1,8 @@
-"""MLflow's own UI with another front door: the command that serves it, for this machine alone unless asked otherwise.
+"""MLflow's own UI with a start page of ours: the command that serves it, for this machine only by default.
 
 MLflow starts its UI in a mode for chat traces, with an assistant open beside it, and keeps the choice of another in the
 browser. `create_app` is its application (a plug-in of `mlflow server --app-name`) with a few lines before its start
-page that make the choice once; whoever chooses otherwise in the UI is left in peace.
+page that set this choice once; a later choice by the user is kept.
 """
 
 import ipaddress
