@@ -1,6 +1,9 @@
-"""Tensors of bools, eight to a byte in a safetensors file of anyone's: checked before anything is allocated."""
+"""Files of tensors, which may be anyone's: bools eight to a byte, checked before anything is allocated."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,12 +11,28 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from rewindctl.errors import IntegrityError
+from rewindctl.system.processes import raise_if_interrupted
+
 MOST_DIMENSIONS = 8
 # Half a header, offsets of another file, a shape that torch has no tensor for: each has an error of its own.
 UNREADABLE = (
     *(SafetensorError, OSError, RecursionError, MemoryError, OverflowError),
     *(KeyError, TypeError, ValueError, AttributeError, RuntimeError),
 )
+
+
+@contextmanager
+def reading(path: Path, problem: str) -> Iterator[None]:
+    """A block that reads the file of tensors. Raises: IntegrityError with the `problem` for whatever is wrong with it.
+
+    An interrupt stays one: PyTorch makes an error of another kind of one that comes while it takes a tensor.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        raise_if_interrupted()
+        raise IntegrityError(f"{path} {problem}: {str(error)[:300]}") from None
 
 
 def packed_bits(bools: Tensor) -> Tensor:

@@ -11,8 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from rewindctl.bits import UNREADABLE, checked_count, packed_bits, packed_size, unpacked_bits
-from rewindctl.errors import IntegrityError
+from rewindctl.bits import checked_count, packed_bits, packed_size, reading, unpacked_bits
 from rewindctl.system.safe_text import drawn
 
 FORMAT = "rewindctl-mask-1"
@@ -109,7 +108,7 @@ class Mask:
     @classmethod
     def load(cls, path: Path) -> "Mask":
         """Raises: IntegrityError when the file is not a whole, consistent mask."""
-        try:
+        with reading(path, "is not a readable mask"):
             if not path.is_file():
                 raise ValueError("it is not a file")
             with safe_open(path, framework="pt") as file:
@@ -117,8 +116,6 @@ class Mask:
                 kernels = {name: _unpack(file, name, shape) for name, shape in shapes["kernels"].items()}
                 norms = {name: _unpack(file, name, shape) for name, shape in shapes["norms"].items()}
             return cls(kernels, norms)
-        except UNREADABLE as error:
-            raise IntegrityError(f"{path} is not a readable mask: {str(error)[:300]}") from None
 
 
 def unit_dimension(kernel: Tensor) -> int:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from rewindctl.bits import UNREADABLE, checked_count, packed_bits, packed_size, unpacked_bits
+from rewindctl.bits import checked_count, packed_bits, packed_size, reading, unpacked_bits
 from rewindctl.errors import IntegrityError
 
 FORMAT = "rewindctl-checkpoint-2"
@@ -102,14 +102,12 @@ class TrainState:
 @contextmanager
 def _opened(path: Path, problem: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     """A file of ours and its metadata. Raises: IntegrityError with the `problem`, in the block too."""
-    try:
+    with reading(path, problem):
         require_size(path)
         with safe_open(path, framework="pt") as file:
             known = file.metadata()
             metadata: dict[str, Any] = json.loads(known.get(FORMAT) or known[UNPACKED_FORMAT])
             yield file, {"shapes": {}, "zero": [], **metadata}
-    except UNREADABLE as error:
-        raise IntegrityError(f"{path} {problem}: {str(error)[:300]}") from None
 
 
 def require_size(path: Path) -> None:

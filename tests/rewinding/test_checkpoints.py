@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import random
+import signal
 import struct
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from rewindctl.errors import IntegrityError
 from rewindctl.models import Network, build_network
 from rewindctl.models.network import NetworkConfig
 from rewindctl.rewinding.checkpoints import FORMAT, PARTS, UNPACKED_FORMAT, TrainState
+from rewindctl.system.processes import forget_interrupts, interrupt
 
 
 def network() -> Network:
@@ -321,3 +325,28 @@ def test_packing_that_does_not_fit_is_refused(tmp_path: Path, shapes: Any, zero:
     save_file(tensors, tmp_path / "state", metadata={FORMAT: text})
     with pytest.raises(IntegrityError):
         TrainState.load(tmp_path / "state")
+
+
+def test_an_interrupt_at_any_moment_of_reading_is_one(tmp_path: Path) -> None:
+    """And no damage to the file, which PyTorch makes of one that comes while it takes a tensor."""
+    path, draw = tmp_path / "state.safetensors", random.Random(0)
+    full().save(path)
+    began = time.perf_counter()
+    TrainState.load(path)
+    seconds = time.perf_counter() - began
+
+    def read_interrupted(after: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, after)
+        TrainState.load(path)
+        time.sleep(1)  # until it comes, where all was read before
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(100):
+            with pytest.raises(KeyboardInterrupt):
+                read_interrupted(draw.uniform(1e-6, seconds))
+            forget_interrupts()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        forget_interrupts()
