@@ -6,8 +6,10 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,9 +38,22 @@ ELSEWHERE = "elsewhere:1:1:00000000:1"
 CURVES = ("train_loss", "lr", "test_loss", "test_accuracy")
 
 
-def quick() -> None:
-    """Fractions of a second for what takes minutes; for a process of its own too."""
+def quick(under_way: Path) -> None:
+    """In a process of its own: fractions of a second for what takes minutes; a file in a folder for each write."""
     ownership.HEARTBEAT_SECONDS, ownership.STALE_SECONDS = 0.2, 2.0
+    ask_and_write = ownership.Lease.writing
+
+    @contextmanager
+    def marked(lease: ownership.Lease, *, ask: bool = False) -> Iterator[None]:
+        mark = under_way / uuid.uuid4().hex
+        mark.touch()
+        try:
+            with ask_and_write(lease, ask=ask):
+                yield
+        finally:
+            mark.unlink()
+
+    setattr(ownership.Lease, "writing", marked)  # noqa: B010
 
 
 @pytest.fixture
@@ -115,12 +130,13 @@ def test_a_database_takes_no_write_of_who_lost_the_run_after_the_last_look(
 # Processes
 
 
-def stopped(uri: str) -> Started:
+def stopped(uri: str, under_way: Path) -> Started:
     """A training in a process of its own, stopped some time after it has written its third evaluation.
 
-    Not within a write: a database would stay locked until it wakes, and a server gets the end of what it was sent.
+    Not where a database would stay locked until it wakes; with a server not between its question and its write, which
+    nobody can take back.
     """
-    process = Started(*LINE, "--tracking-uri", uri, first=quick)
+    process = Started(*LINE, "--tracking-uri", uri, first=partial(quick, under_way))
     registry = Registry(uri)
 
     def evaluated() -> bool:
@@ -130,7 +146,8 @@ def stopped(uri: str) -> Started:
     while True:
         time.sleep(0.05)
         process.send_signal(signal.SIGSTOP)
-        if not uri.startswith("sqlite:") or not is_locked(Path(uri.removeprefix("sqlite:///"))):
+        database = uri.removeprefix("sqlite:///")
+        if not (any(under_way.iterdir()) if database == uri else is_locked(Path(database))):
             return process
         process.send_signal(signal.SIGCONT)
 
@@ -154,10 +171,16 @@ def history(registry: Registry, run: RunRecord) -> dict[str, list[tuple[int, flo
 
 
 def woken_too_late(
-    uri: str, cli: Cli, unbroken: dict[str, list[tuple[int, float]]], depart: Callable[[], object] = lambda: None
+    uri: str,
+    cli: Cli,
+    tmp_path: Path,
+    unbroken: dict[str, list[tuple[int, float]]],
+    depart: Callable[[], object] = lambda: None,
 ) -> None:
     """Stop a training, take its run over from elsewhere, finish it, and wake the first."""
-    process = stopped(uri)
+    under_way = tmp_path / "writes-under-way"
+    under_way.mkdir()
+    process = stopped(uri, under_way)
     depart()
     answer = cli(*LINE, "--tracking-uri", uri)
     assert answer.code == 0, answer.err
@@ -203,11 +226,11 @@ def test_a_process_woken_after_another_finished_its_run_changes_nothing(
 ) -> None:
     """With one state folder for both machines, and with one each."""
     other = str(tmp_path / "elsewhere") if state == "own" else os.environ["XDG_STATE_HOME"]
-    woken_too_late(f"sqlite:///{store}", cli, unbroken, lambda: monkeypatch.setenv("XDG_STATE_HOME", other))
+    woken_too_late(f"sqlite:///{store}", cli, tmp_path, unbroken, lambda: monkeypatch.setenv("XDG_STATE_HOME", other))
 
 
 @pytest.mark.slow
 def test_a_process_woken_on_a_server_asks_before_it_writes(
-    server: Server, cli: Cli, unbroken: dict[str, list[tuple[int, float]]], elsewhere: None
+    server: Server, cli: Cli, tmp_path: Path, unbroken: dict[str, list[tuple[int, float]]], elsewhere: None
 ) -> None:
-    woken_too_late(server.uri, cli, unbroken)
+    woken_too_late(server.uri, cli, tmp_path, unbroken)
