@@ -126,7 +126,7 @@ def without_memory(model: str, batch: int, tiles: Tiles, dtype: torch.dtype = to
     labels, channel = torch.zeros(2 * batch, dtype=torch.int64, device=meta), torch.zeros(3, device=meta)
     data = DeviceData(images, labels, images, labels, channel, channel)
     network = build_network(model, NetworkConfig(3, 10, 0.1, 1e-5), 0)
-    return FusedTrials(network, data, Constants(batch, 4, 0.9, True, 2e-4, dtype, masked=True), 1, tiles)
+    return FusedTrials(network, data, Constants(batch, 4, 0.9, True, 2e-4, dtype), 1, tiles)
 
 
 def row_of(model: str, one: FusedTrials, machine: Machine, trials: int) -> dict[str, object]:

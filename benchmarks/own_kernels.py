@@ -6,7 +6,7 @@ from several import Given, mask_of
 from throughput import wait_for
 from torch import Tensor
 
-from rewindctl.datasets.batches import BatchStream, Draws
+from rewindctl.datasets.batches import BatchStream
 from rewindctl.fused.launch import different
 from rewindctl.fused.tiles import Tiles
 from rewindctl.fused.trials import FusedTrials
@@ -22,12 +22,10 @@ class Together:
         self.given, self.seeds = given, seeds
         settings = [given.settings(seed) for seed in seeds]
         data, first = given.on_device, settings[0]
-        self.trials = trials = FusedTrials(
-            given.network(seeds[0]), data, constants_of(first, masked=True), len(seeds), tiles
-        )
+        self.trials = trials = FusedTrials(given.network(seeds[0]), data, constants_of(first), len(seeds), tiles)
         self.streams = []
         for number, own in enumerate(settings):
-            draws = Draws(*(drawn[number] for drawn in (trials.draws.indices, trials.draws.down, trials.draws.across)))
+            draws = trials.draws.of(number)
             kept_in = (draws, trials.position[number : number + 1])
             self.streams.append(
                 BatchStream(data, own.batch_size, own.crop_padding, own.horizontal_flip, own.seed, kept_in)

@@ -64,12 +64,11 @@ def measured_speed(
 
 def _updates_per_second(stepper: Course, seconds: float) -> float:
     for t in range(WARM_UP):
-        stepper.update(t)
+        stepper.advance(t, t + 1)
     stepper.mean_loss()  # waits for the device
     began, t = time.perf_counter(), WARM_UP
     while time.perf_counter() - began < seconds or t == WARM_UP:
-        stepper.update(t)
-        t += 1
+        t = stepper.advance(t, t + 1)
         if t % WAIT_EVERY == 0:
             stepper.mean_loss()
     stepper.mean_loss()

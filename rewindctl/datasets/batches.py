@@ -60,13 +60,52 @@ class Draws:
     down: Tensor
     across: Tensor
 
+    def copy_(self, other: "Draws") -> None:
+        """Take the values of `other`; from pinned memory the host does not wait."""
+        self.indices.copy_(other.indices, non_blocking=True)
+        self.down.copy_(other.down, non_blocking=True)
+        self.across.copy_(other.across, non_blocking=True)
 
-class BatchStream:
-    """Batch number `position` of an endless run over the training set.
+    def of(self, trial: int) -> "Draws":
+        """The row of a trial, where the first dimension is the trial."""
+        return Draws(self.indices[trial], self.down[trial], self.across[trial])
+
+
+class Epochs:
+    """The draws of each epoch of an endless run over the training set.
 
     Every epoch is a fresh permutation; what is left of it after the last whole batch is dropped. Crop and flip are
     drawn independently for every sample. The draws are made on the host, so every device sees the same ones.
     Source: the paper, section 3 (flip, reflection padding, crop).
+    """
+
+    def __init__(self, data: DeviceData, batch_size: int, padding: int, mirror: bool, seed: int) -> None:
+        """Raises: UsageError for a batch or a padding that is too large."""
+        samples, height, width = data.train_images.shape[:3]
+        if batch_size > samples:
+            raise UsageError(f"batch size {batch_size} is larger than the {count_of(samples, 'training image')}")
+        if padding >= min(height, width):
+            raise UsageError(f"crop padding {padding} does not fit into images of {height}x{width}")
+        self.data, self.batch_size, self.padding, self.mirror, self.seed = data, batch_size, padding, mirror, seed
+        self.batches_per_epoch = samples // batch_size
+
+    def draw(self, epoch: int) -> Draws:
+        """The draws of `epoch`, on the host."""
+        shape, starts = (self.batches_per_epoch, self.batch_size), 2 * self.padding + 1
+        order = stream(self.seed, "order", epoch).permutation(len(self.data.train_images))[: shape[0] * shape[1]]
+        augment = stream(self.seed, "augment", epoch)
+        down, right = augment.integers(0, starts, size=(2, *shape))
+        mirrored = augment.integers(0, 2, size=shape) if self.mirror else np.zeros(shape, np.int64)
+        return Draws(self._ready(order.reshape(shape)), self._ready(down), self._ready(right + starts * mirrored))
+
+    def _ready(self, drawn: npt.NDArray[np.int64]) -> Tensor:
+        """Where a GPU can take it from without making the host wait."""
+        tensor = torch.from_numpy(drawn)
+        return tensor.pin_memory() if self.data.device.type == "cuda" else tensor
+
+
+class BatchStream(Epochs):
+    """Batch number `position` of an endless run over the training set.
 
     `seek` is the host's part: an epoch's draws go to the device once. `take` is the device's: it reads and writes
     tensors at fixed addresses only, so that it can be captured in a CUDA graph and replayed.
@@ -82,39 +121,19 @@ class BatchStream:
         kept_in: tuple[Draws, Tensor] | None = None,
     ) -> None:
         """`kept_in`: the tensors for the draws and the index, for who reads them by address."""
-        samples, height, width = data.train_images.shape[:3]
-        if batch_size > samples:
-            raise UsageError(f"batch size {batch_size} is larger than the {count_of(samples, 'training image')}")
-        if padding >= min(height, width):
-            raise UsageError(f"crop padding {padding} does not fit into images of {height}x{width}")
-        self.data, self.batch_size, self.padding, self.mirror, self.seed = data, batch_size, padding, mirror, seed
-        self.batches_per_epoch = samples // batch_size
+        super().__init__(data, batch_size, padding, mirror, seed)
+        height, width = data.train_images.shape[1:3]
         starts = np.arange(-padding, padding + 1)[:, None]
         columns = reflect(np.arange(width) + starts, width)
         self._rows = torch.from_numpy(reflect(np.arange(height) + starts, height)).to(data.device)
         self._columns = torch.from_numpy(np.concatenate([columns, width - 1 - columns])).to(data.device)
         self._epoch, self._next = 0, 0
         if kept_in is None:
-            self._draws, self.index = self.draw(0), torch.zeros(1, dtype=torch.int64, device=data.device)
-        else:
-            self._draws, self.index = kept_in
-            self._keep(self.draw(0))
-
-    def draw(self, epoch: int) -> Draws:
-        """The draws of `epoch`, on the device."""
-        shape, starts = (self.batches_per_epoch, self.batch_size), 2 * self.padding + 1
-        order = stream(self.seed, "order", epoch).permutation(len(self.data.train_images))[: shape[0] * shape[1]]
-        augment = stream(self.seed, "augment", epoch)
-        down, right = augment.integers(0, starts, size=(2, *shape))
-        mirrored = augment.integers(0, 2, size=shape) if self.mirror else np.zeros(shape, np.int64)
-        return Draws(self._sent(order.reshape(shape)), self._sent(down), self._sent(right + starts * mirrored))
-
-    def _sent(self, drawn: npt.NDArray[np.int64]) -> Tensor:
-        """To the device, without waiting for what it is at."""
-        tensor = torch.from_numpy(drawn)
-        if self.data.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.data.device, non_blocking=True)
+            shape = (self.batches_per_epoch, batch_size)
+            empty = (torch.empty(shape, dtype=torch.int64, device=data.device) for _ in range(3))
+            kept_in = Draws(*empty), torch.zeros(1, dtype=torch.int64, device=data.device)
+        self._draws, self.index = kept_in
+        self._draws.copy_(self.draw(0))
 
     def seek(self, position: int) -> None:
         """Make `position` the batch that the next `take` gives: one `take` for each `seek`."""
@@ -124,14 +143,9 @@ class BatchStream:
         epoch, index = divmod(position, self.batches_per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._keep(self.draw(epoch))
+            self._draws.copy_(self.draw(epoch))
         self.index.fill_(index)
         self._next = position + 1
-
-    def _keep(self, drawn: Draws) -> None:
-        self._draws.indices.copy_(drawn.indices)
-        self._draws.down.copy_(drawn.down)
-        self._draws.across.copy_(drawn.across)
 
     def take(self) -> tuple[Tensor, Tensor]:
         """Standardised images (batch, channels, height, width) float32, channels-last, and labels (batch,)."""

@@ -90,9 +90,9 @@ engines.register("ray")(EngineKind("on a Ray cluster", _check_ray, _open_ray))
 def local_engine(site: "WorkerConfig", jobs: int) -> Engine:
     """The engine of this machine: this process for one job or for jobs on one GPU, else a process per job."""
     from rewindctl.engines.in_turn import InProcess
+    from rewindctl.engines.lanes import Lanes
     from rewindctl.engines.local import Processes, on_one_gpu
-    from rewindctl.engines.streams import Streams
 
     if jobs == 1:
         return InProcess(site)
-    return Streams(site, jobs) if on_one_gpu(site.device, jobs) else Processes(site, jobs)
+    return Lanes(site, jobs) if on_one_gpu(site.device, jobs) else Processes(site, jobs)

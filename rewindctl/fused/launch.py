@@ -52,8 +52,9 @@ class Launch:
     operations: int = 0
     options: dict[str, bool] = field(default_factory=dict)
 
-    def __call__(self) -> None:
-        self.kernel[self.grid](
+    def __call__(self, trials: int | None = None) -> None:
+        """For the first so many trials, by default for all."""
+        self.kernel[(*self.grid[:2], trials or self.grid[2])](
             *self.arguments, **self.constants, num_warps=self.warps, num_stages=self.stages, **self.options
         )
 

@@ -38,11 +38,11 @@ class ParameterPlace:
         """The value in its place of `row`, shaped as in PyTorch, in memory of its own."""
         found = row[self.start : self.start + self.size]
         if self.padded_classes:
-            return found.view(-1, self.padded_classes)[:, : self.shape[0]].t().reshape(self.shape).contiguous()
-        if len(self.shape) == 4:
+            found = found.view(-1, self.padded_classes)[:, : self.shape[0]].t().reshape(self.shape)
+        elif len(self.shape) == 4:
             out, into, height, width = self.shape
-            return found.view(height, width, into, out).permute(3, 2, 0, 1).contiguous()
-        return found.clone()
+            found = found.view(height, width, into, out).permute(3, 2, 0, 1)
+        return found.clone(memory_format=torch.contiguous_format)
 
 
 class Layout:

@@ -1,7 +1,7 @@
 """The state of any number of trials of one network on the device, and the kernels of an update of them all."""
 
+import threading
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,7 @@ from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 
 SHARES_AT_ONCE = 16  # that the update reads together
+_INTERPRETER = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,6 @@ class Constants:
     nesterov: bool
     weight_decay: float
     dtype: torch.dtype
-    masked: bool
 
 
 class FusedTrials:
@@ -59,7 +59,7 @@ class FusedTrials:
         self.weights, self.momenta = new("weights", (layout.size,)), new("momenta", (layout.size,))
         low = constants.dtype != torch.float32
         self.copies = new("copies", (layout.size,), constants.dtype) if low else self.weights
-        self.kept = new("kept", (layout.size if constants.masked else 1,), torch.uint8)
+        self.kept = new("kept", (layout.size,), torch.uint8)
         self.rate, self.position = new("rate", ()), new("position", (), torch.int64)
         drawn = (self.batches, constants.batch_size)
         self.draws = Draws(*(new(name, drawn, torch.int64) for name in ("indices", "down", "across")))
@@ -77,15 +77,16 @@ class FusedTrials:
     def load(self, trial: int, state: TrainState, mask: Mask | None) -> None:
         """Begin trial number `trial` at `state`; what `mask` removes is 0 from now on, weight and momentum."""
         removed = mask.tensors() if mask else {}
+        for counter in (self.loss_sum, self.iteration, self.latest, self.stopped):
+            counter[trial].zero_()
         for row, values in ((self.weights[trial], state.parameters), (self.momenta[trial], state.momentum)):
             row.zero_()
             self.layout.put({name: value.to(row.device) for name, value in values.items()}, row)
-        if self.constants.masked:
-            kept = self.kept[trial]
-            kept.fill_(1)
-            self.layout.put({name: tensor.to(kept.device, kept.dtype) for name, tensor in removed.items()}, kept)
-            for row in (self.weights[trial], self.momenta[trial]):
-                row.mul_(kept)
+        kept = self.kept[trial]
+        kept.fill_(1)
+        self.layout.put({name: tensor.to(kept.device, kept.dtype) for name, tensor in removed.items()}, kept)
+        for row in (self.weights[trial], self.momenta[trial]):
+            row.mul_(kept)
         if self.copies is not self.weights:
             self.copies[trial].copy_(self.weights[trial])
         for name in self.norms:
@@ -121,15 +122,23 @@ class FusedTrials:
             *([] if self.copies is self.weights else [self.copies]),
         ]
 
+    def exchange(self, one: int, other: int) -> None:
+        """Let two trials change places."""
+        drawn = (self.draws.indices, self.draws.down, self.draws.across)
+        for tensor in (*self.changed(), self.kept, self.rate, *drawn):
+            kept = tensor[one].clone()
+            tensor[one].copy_(tensor[other])
+            tensor[other].copy_(kept)
+
     # The kernels
 
-    def run(self) -> None:
-        """An update of every trial."""
+    def run(self, count: int | None = None) -> None:
+        """An update of the first `count` trials, by default of every one."""
         device = self.data.device
-        # Triton starts kernels on the current device, wherever their tensors are.
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        # Triton starts kernels on the current device, wherever their tensors are; its interpreter has one state.
+        with torch.cuda.device(device) if device.type == "cuda" else _INTERPRETER:
             for launch in self.launches:
-                launch()
+                launch(count)
 
     def _passes(self) -> list[Launch]:
         constants, layout = self.constants, self.layout
@@ -207,12 +216,10 @@ class FusedTrials:
                 *(self.layout.size, parameters.where.size, constants.momentum, constants.weight_decay),
             ),
             {
-                **{"NESTEROV": constants.nesterov, "MASKED": constants.masked, "COPY": copied},
+                **{"NESTEROV": constants.nesterov, "COPY": copied},
                 **{"BLOCK": self.layout.unit, "BS": SHARES_AT_ONCE},
             },
-            read=tuple(
-                map(_row, [self.weights, self.momenta, parameters.sums, *([self.kept] if constants.masked else [])])
-            ),
+            read=tuple(map(_row, [self.weights, self.momenta, parameters.sums, self.kept])),
             written=tuple(map(_row, [self.weights, self.momenta, *([self.copies] if copied else [])])),
         )
 

@@ -70,7 +70,6 @@ def update(
     MOMENTUM,
     DECAY,
     NESTEROV: tl.constexpr,
-    MASKED: tl.constexpr,
     COPY: tl.constexpr,
     BLOCK: tl.constexpr,
     BS: tl.constexpr,
@@ -96,8 +95,7 @@ def update(
         gradient = tl.sum(total, 0)
         at = t * W + block * BLOCK + i
         weight = tl.load(weights + at)
-        if MASKED:
-            gradient = tl.where(tl.load(kept + at) != 0, gradient, 0.0)
+        gradient = tl.where(tl.load(kept + at) != 0, gradient, 0.0)
         gradient += DECAY * weight
         momentum = MOMENTUM * tl.load(momenta + at) + gradient
         if NESTEROV:

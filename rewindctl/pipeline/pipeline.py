@@ -21,6 +21,7 @@ from rewindctl.registry import Registry, RunRecord
 from rewindctl.seeds import derived_seed
 from rewindctl.specs import DenseSpec
 from rewindctl.training.device import resolve_device
+from rewindctl.training.lanes import SharedSteps
 from rewindctl.training.step import choose_step
 
 UNTIL_DECIDED = "until_decided"  # a rule: trials go where those before did not decide
@@ -65,6 +66,7 @@ class Pipeline:
     device_name: str = "auto"
     data_dir: Path | None = None
     policy: RunPolicy = field(default_factory=RunPolicy)
+    shared_steps: SharedSteps | None = None  # where trainings take lanes, in an engine that has such
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _on_device: dict[str, DeviceData] = field(default_factory=dict)
     _reading: threading.RLock = field(default_factory=threading.RLock)

@@ -64,7 +64,7 @@ class DenseStage(StageRun):
         ready = from_scratch(pipeline, spec)
         network = ready.network
         data, title = pipeline.data(spec.dataset), labels.dense_name(spec)
-        result = train_run(writer, ready, data, title, pipeline.policy, pipeline.console)
+        result = train_run(writer, ready, data, title, pipeline.policy, pipeline.console, shared=pipeline.shared_steps)
         write_result(writer, result, spec.iterations)
         count = sum(kernel.numel() for kernel in kernels(network).values())
         parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -172,7 +172,7 @@ class RetrainStage(StageRun):
         assert ready.mask is not None
         data, compression = pipeline.data(dense.dataset), ready.mask.compression
         title = f"{labels.method_label(spec)} {compression:.4g}x s{dense.seed}"
-        result = train_run(writer, ready, data, title, pipeline.policy, pipeline.console)
+        result = train_run(writer, ready, data, title, pipeline.policy, pipeline.console, shared=pipeline.shared_steps)
         write_result(writer, result, spec.iterations)
         delta = result.test_accuracy - root.metric("test_accuracy")
         writer.log_metrics({**mask_metrics(ready.mask), "delta_accuracy": delta}, spec.iterations)

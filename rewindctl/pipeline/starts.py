@@ -106,7 +106,16 @@ class ReplayStage(StageRun):
         if source is not None:
             begin = ResumePoint(load_file(pipeline.registry, source, spec.from_iteration), (), 0.0)
         policy = replace(pipeline.policy, arithmetic=tag.arithmetic_of(training.tags))
-        result = train_run(writer, ready, pipeline.data(dense.dataset), self.name, policy, pipeline.console, begin)
+        result = train_run(
+            writer,
+            ready,
+            pipeline.data(dense.dataset),
+            self.name,
+            policy,
+            pipeline.console,
+            begin,
+            pipeline.shared_steps,
+        )
         compare(pipeline.registry, training, result.evaluations)
         with writer.artifact(checkpoint_path(spec.iteration)) as path:
             result.state.save(path)

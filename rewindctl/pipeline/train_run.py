@@ -21,6 +21,7 @@ from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec, RetrainSpec
 from rewindctl.system.safe_text import finite
 from rewindctl.training.device import Usage, deciding
+from rewindctl.training.lanes import SharedSteps
 from rewindctl.training.loop import train
 from rewindctl.training.precision import choose_for
 from rewindctl.training.recipes import LearningRateSchedule
@@ -139,8 +140,12 @@ def train_run(
     policy: RunPolicy,
     console: Console,
     begin: ResumePoint | None = None,
+    shared: SharedSteps | None = None,
 ) -> TrainResult:
-    """Train with metrics and checkpoints going to the run; `begin` is where a replay goes on from."""
+    """Train with metrics and checkpoints going to the run, with `shared` in a lane if it can.
+
+    `begin` is where a replay goes on from.
+    """
     settings = with_arithmetic(ready, data, writer, policy.arithmetic, console)
     resume, background, uploads = load_point(writer), Background(), Background()
     own, resume = resume, resume or begin
@@ -154,7 +159,7 @@ def train_run(
             console.say(f"resuming run {writer.run_id} from iteration {own.state.iteration:,}")
         try:
             with uploads, background:
-                result = train(ready.network, data, settings, ready.start, observer, ready.mask, resume)
+                result = train(ready.network, data, settings, ready.start, observer, ready.mask, resume, shared)
                 background.wait()
         except (KeyboardInterrupt, LimitError):
             kept = f"kept up to iteration {observer.kept:,}" if observer.kept else "nothing saved yet"

@@ -79,7 +79,7 @@ def compared(
         with torch.random.fork_rng([data.device] if data.device.type == "cuda" else []):
             torch.manual_seed(0)  # each drops out the same
             stepper = make(own, data, replace(pure, precision=precision), still, mask, capture=False)
-            stepper.update(0)
+            stepper.advance(0, 1)
         loss = stepper.mean_loss()
         return stepper.state(1).momentum, math.nan if loss is None else loss
 

@@ -62,7 +62,7 @@ class Losses:
 
 
 class Course(ABC):
-    """Position, rate and losses of a training. Subclasses set the attributes and compute the updates.
+    """A training under way. Subclasses set the attributes and compute the updates.
 
     `step`: how the updates are computed. `note`: why this is not what the settings ask for, empty where it is.
     `captured`, `why_eager`: see `TrainResult`.
@@ -73,22 +73,9 @@ class Course(ABC):
     note: str
     captured: bool
     why_eager: str
-    stream: BatchStream
     losses: Losses
-    rate: Tensor  # on the device
-    current_rate: float  # the same
     first_batch: int
-    _t: int  # the last update
-
-    def _go_to(self, t: int) -> None:
-        """Make ready for update `t`: its batch, its rate, its number."""
-        self.stream.seek(self.first_batch + t)
-        if (rate := self.settings.rate(t)) != self.current_rate:
-            self.current_rate = rate
-            self.rate.fill_(rate)
-        if t != self._t + 1:
-            self.losses.iteration.fill_(t)
-        self._t = t
+    strides = False  # whether `advance` makes more than one update
 
     def mean_loss(self) -> float | None:
         """Mean training loss since the last call, None when there was no update. Raises: DivergedError."""
@@ -96,8 +83,20 @@ class Course(ABC):
         return self.losses.take_mean()
 
     @abstractmethod
-    def update(self, t: int) -> None:
-        """Update `t` of this run."""
+    def advance(self, t: int, until: int) -> int:
+        """Make updates of this run from `t` on, up to `until` at most; the number of the next.
+
+        It comes back at `until`, or before so that the caller may look at what else there is; updates may go on
+        meanwhile, up to `until`, and then it is called again with what it returned.
+        """
+
+    def halt(self, t: int) -> int:
+        """Make no more updates; the number of the next, `t` or what was made meanwhile."""
+        return t
+
+    def go_on_from(self, total: float, count: int) -> None:
+        """Begin with this sum of so many losses since the last mean."""
+        self.losses.go_on_from(total, count)
 
     @abstractmethod
     def network_now(self) -> Network:
@@ -127,6 +126,33 @@ class Course(ABC):
     def _raise_if_diverged(self) -> None:
         if bad := self.losses.first_bad():
             raise DivergedError(bad[0], self.settings.rate(bad[0]), bad[1])
+
+
+class OneByOne(Course):
+    """Position and rate of a training whose host makes ready for each update."""
+
+    stream: BatchStream
+    rate: Tensor  # on the device
+    current_rate: float  # the same
+    _t: int  # the last update
+
+    @abstractmethod
+    def update(self, t: int) -> None:
+        """Update `t` of this run."""
+
+    def advance(self, t: int, until: int) -> int:
+        self.update(t)
+        return t + 1
+
+    def _go_to(self, t: int) -> None:
+        """Make ready for update `t`: its batch, its rate, its number."""
+        self.stream.seek(self.first_batch + t)
+        if (rate := self.settings.rate(t)) != self.current_rate:
+            self.current_rate = rate
+            self.rate.fill_(rate)
+        if t != self._t + 1:
+            self.losses.iteration.fill_(t)
+        self._t = t
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,17 +1,19 @@
 """Trainings whose updates are made by kernels of our own, all or in part: the trainer sees a stepper as any other."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from rewindctl.arithmetic import Step
-from rewindctl.datasets.batches import BatchStream, DeviceData, Draws
+from rewindctl.datasets.batches import BatchStream, DeviceData
 from rewindctl.fused.norm_relu import with_kernels
 from rewindctl.fused.tiles import Tiles
 from rewindctl.fused.trials import Constants, FusedTrials
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
-from rewindctl.training.course import Course, Losses
+from rewindctl.training.course import Losses, OneByOne
 from rewindctl.training.graph import captured
 from rewindctl.training.records import TrainSettings
 from rewindctl.training.step import Stepper
@@ -19,7 +21,7 @@ from rewindctl.training.step import Stepper
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def constants_of(settings: TrainSettings, masked: bool) -> Constants:
+def constants_of(settings: TrainSettings) -> Constants:
     """What of the settings all trials of one set of kernels share."""
     return Constants(
         settings.batch_size,
@@ -28,11 +30,10 @@ def constants_of(settings: TrainSettings, masked: bool) -> Constants:
         settings.nesterov,
         settings.weight_decay,
         DTYPES[settings.precision],
-        masked,
     )
 
 
-class FusedStepper(Course):
+class FusedStepper(OneByOne):
     """`Stepper` by `FusedTrials` of one trial: on CUDA its kernels are captured once in a graph.
 
     The network that it is given has the weights of the training only after `network_now`.
@@ -54,9 +55,9 @@ class FusedStepper(Course):
         start.load_into(network)
         network.to(data.device).to(memory_format=torch.channels_last).train()
         check_shapes(start.momentum, dict(network.named_parameters()), "momentum")
-        self.trials = trials = FusedTrials(network, data, constants_of(settings, mask is not None), 1, tiles)
+        self.trials = trials = FusedTrials(network, data, constants_of(settings), 1, tiles)
         trials.load(0, start, mask)
-        draws = Draws(trials.draws.indices[0], trials.draws.down[0], trials.draws.across[0])
+        draws = trials.draws.of(0)
         self.stream = BatchStream(
             data,
             settings.batch_size,
@@ -73,7 +74,7 @@ class FusedStepper(Course):
         self._counted = {name: start.buffers[name] for name in counters}
         self.step: Step = "fused"
         self.captured, self.why_eager, self.note = False, "", ""
-        self._replay = trials.run
+        self._replay: Callable[[], None] = trials.run
         self._capture = capture and data.device.type == "cuda"
 
     def update(self, t: int) -> None:

@@ -23,11 +23,9 @@ def captured(step: Callable[[], None], changed: Sequence[Tensor], device: torch.
     a checkpoint makes every one of its updates as an unbroken one does. Raises: RuntimeError when `step` waits for
     the device, or does what no graph can hold.
     """
-    graph = torch.cuda.CUDAGraph()
     with alone(device), aside(device) as stream:
         rehearse(step, changed)
-        _capture(step, graph, stream)
-    return graph.replay
+        return capture(step, stream)
 
 
 def alone(device: torch.device) -> AbstractContextManager[Any]:
@@ -69,8 +67,12 @@ def rehearse(step: Callable[[], None], changed: Sequence[Tensor]) -> None:
                 tensor.copy_(value)
 
 
-def _capture(step: Callable[[], None], graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> None:
-    """Raises what `step` raised: a capture that it spoiled raises at its end again, and only that it was spoiled."""
+def capture(step: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
+    """What replays a `step` that was rehearsed. Within `alone` and `aside`, which gives the stream.
+
+    Raises what `step` raised: a capture that it spoiled raises at its end again, and only that it was spoiled.
+    """
+    graph = torch.cuda.CUDAGraph()
     first: BaseException | None = None
     try:
         # Another thread may be training beside this one: it goes on, only calls of this thread may spoil the capture.
@@ -84,3 +86,4 @@ def _capture(step: Callable[[], None], graph: torch.cuda.CUDAGraph, stream: torc
         raise first or error from None
     finally:
         del first  # which holds this frame, and so itself, the graph and the step
+    return graph.replay

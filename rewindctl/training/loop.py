@@ -16,6 +16,7 @@ from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.system.processes import raise_if_interrupted
 from rewindctl.training.graph import alone
 from rewindctl.training.kernels import reproducible
+from rewindctl.training.lanes import SharedSteps
 from rewindctl.training.records import Evaluation, Observer, ResumePoint, TrainResult, TrainSettings
 from rewindctl.training.step import stepper_for
 
@@ -30,10 +31,12 @@ def train(
     observer: Observer,
     mask: Mask | None = None,
     resume: ResumePoint | None = None,
+    shared: SharedSteps | None = None,
 ) -> TrainResult:
     """Train from `start` on the device of `data`; the entries that `mask` removes are 0 before and after each update.
 
-    With `resume`, a point of the same training, only the rest is done: the end is the same, byte for byte.
+    With `resume`, a point of the same training, only the rest is done: the end is the same, byte for byte. With
+    `shared` it takes a lane of a step, if it can: the same bytes.
 
     States are handed to the observer before update `t` for each `t` of `settings.checkpoint_at`. Raises: DivergedError
     when the loss is NaN or infinite: on a CPU before that very update; on a GPU no update is made from then on, and
@@ -43,7 +46,7 @@ def train(
     began = time.perf_counter() - (resume.wall_seconds if resume else 0.0)
     with (
         reproducible(data.device, settings.deterministic),
-        closing(stepper_for(network, data, settings, resume.state if resume else start, mask)) as stepper,
+        closing(stepper_for(network, data, settings, resume.state if resume else start, mask, shared)) as stepper,
     ):
         stepper.first_batch = start.data_position
         done = resume.state.iteration if resume else -1
@@ -51,9 +54,9 @@ def train(
         training_seconds, since = resume.training_seconds if resume else 0.0, time.perf_counter()
         evaluation_seconds = 0.0
         if resume:
-            stepper.losses.go_on_from(resume.loss_sum, resume.loss_count)
-        # One round more than there are updates: the end is evaluated and saved by the same lines as the rest.
-        for t in range(max(done, 0), settings.iterations + 1):
+            stepper.go_on_from(resume.loss_sum, resume.loss_count)
+        t = due = max(done, 0)
+        while True:  # the end is evaluated and saved by the same lines as the rest
             evaluating = t > done and _is_evaluated(t, settings)
             if evaluating:
                 train_loss = stepper.mean_loss()  # waits for the device
@@ -72,17 +75,24 @@ def train(
                 wall_seconds = time.perf_counter() - began
                 observer.resumable(partial(stepper.point, t, tuple(evaluations), training_seconds, wall_seconds))
                 since = time.perf_counter()
+            done = t
             raise_if_interrupted()
             observer.progressed(t)
-            if t < settings.iterations:
-                if observer.is_over(evaluation_seconds if _is_evaluated(t + 1, settings) else 0.0):
-                    now = time.perf_counter()
-                    seconds = training_seconds + now - since
-                    observer.resumable(partial(stepper.point, t, tuple(evaluations), seconds, now - began))
-                    raise LimitError(
-                        f"the time limit was reached at iteration {t:,}", "the same command goes on from there"
-                    )
-                stepper.update(t)
+            if t == settings.iterations:
+                break
+            due = _next_due(t, settings) if t == due else due
+            evaluated_next = _is_evaluated(due, settings) and (stepper.strides or t + 1 == due)
+            if observer.is_over(evaluation_seconds if evaluated_next else 0.0):
+                t = stepper.halt(t)
+                if t == due:
+                    continue
+                now = time.perf_counter()
+                seconds = training_seconds + now - since
+                observer.resumable(partial(stepper.point, t, tuple(evaluations), seconds, now - began))
+                raise LimitError(
+                    f"the time limit was reached at iteration {t:,}", "the same command goes on from there"
+                )
+            t = stepper.advance(t, due)
         state = stepper.state(settings.iterations)
     speed = settings.iterations / max(training_seconds, 1e-9)
     how = stepper.captured, stepper.why_eager, stepper.step, stepper.note
@@ -91,6 +101,12 @@ def train(
 
 def _is_evaluated(t: int, settings: TrainSettings) -> bool:
     return t % settings.evaluate_every == 0 or t == settings.iterations
+
+
+def _next_due(t: int, settings: TrainSettings) -> int:
+    """The first iteration after `t` at which the training is evaluated, saved or over."""
+    evaluated = t + settings.evaluate_every - t % settings.evaluate_every
+    return min(evaluated, settings.iterations, *(one for one in settings.checkpoint_at if one > t))
 
 
 def evaluate(network: Network, data: DeviceData) -> tuple[float, float]:

@@ -16,13 +16,14 @@ from rewindctl.fused.pairs import is_whole, missing_part, unfit
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState, check_shapes
-from rewindctl.training.course import Course, Losses
+from rewindctl.training.course import Course, Losses, OneByOne
 from rewindctl.training.graph import captured, rehearse_aside
+from rewindctl.training.lanes import SharedSteps
 from rewindctl.training.lean import Lean
 from rewindctl.training.records import TrainSettings
 
 
-class Stepper(Course):
+class Stepper(OneByOne):
     """One update at a time. `_step` is the update: batch, forward, backward, masked gradient, Nesterov SGD.
 
     `_step` reads and writes tensors at fixed addresses and asks the device nothing. On CUDA it is captured once in a
@@ -231,9 +232,14 @@ def _compiled_loss() -> Callable[[nn.Module, Tensor, Tensor, Precision], Tensor]
 
 
 def stepper_for(
-    network: Network, data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None
+    network: Network,
+    data: DeviceData,
+    settings: TrainSettings,
+    start: TrainState,
+    mask: Mask | None,
+    shared: SharedSteps | None = None,
 ) -> Course:
-    """What the settings say makes the updates of a training from `start`."""
+    """What the settings say makes the updates of a training from `start`; with `shared` in a lane, if it can."""
     note = ""
     if settings.step == "fused":
         from rewindctl.training.agreement import disagreement
@@ -241,6 +247,8 @@ def stepper_for(
         make, note = _by_kernels(network), unfit(network)
         if not note and (why := disagreement(make, network, data, settings, start, mask)):
             note = f"on this device they make {why}"
+        if not note and shared is not None and is_whole(network):
+            return shared.stepper(network, data, settings, start, mask)
         if not note:
             return make(network, data, settings, start, mask)
     made = Stepper(network, data, settings, start, mask, compiled=settings.compiled)

@@ -21,8 +21,8 @@ from rewindctl.durations import Deadline
 from rewindctl.engines.choose import EngineOptions, engines
 from rewindctl.engines.contract import Answer, Engine, Task
 from rewindctl.engines.in_turn import InTurn
+from rewindctl.engines.lanes import Lanes
 from rewindctl.engines.run import Finished, run_plan
-from rewindctl.engines.streams import Streams
 from rewindctl.engines.work import WorkerConfig
 from rewindctl.pipeline import Pipeline, RunPolicy
 from rewindctl.pipeline.plan import Plan, Stage
@@ -64,7 +64,7 @@ def named(name: str, jobs: int, **options: Any) -> Opens:
 OPENS: dict[str, Opens] = {
     "in turn": held(in_turn),
     "local, one": named("local", 1),
-    "local, threads": held(lambda site: Streams(site, 2)),
+    "local, threads": held(lambda site: Lanes(site, 2)),
     "local, processes": named("local", 2),
     "ray": named("ray", 2, cpus=0.5),
 }
@@ -79,7 +79,7 @@ every_engine = pytest.mark.parametrize("name", EVERY)
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As many for each way to run: their number may change the last bits."""
-    monkeypatch.setattr("rewindctl.engines.streams.share", lambda jobs: 1)
+    monkeypatch.setattr("rewindctl.engines.lanes.share", lambda jobs: 1)
     monkeypatch.setattr("rewindctl.engines.local.share", lambda jobs: 1)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     before = torch.get_num_threads()

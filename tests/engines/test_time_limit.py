@@ -14,10 +14,10 @@ from rewindctl.datasets.inventory import facts_of
 from rewindctl.durations import Deadline
 from rewindctl.engines.contract import Engine
 from rewindctl.engines.in_turn import InProcess
+from rewindctl.engines.lanes import Lanes
 from rewindctl.engines.local import Processes
 from rewindctl.engines.run import Finished, run_plan
 from rewindctl.engines.schedule import Limit
-from rewindctl.engines.streams import Streams
 from rewindctl.engines.work import WorkerConfig
 from rewindctl.paper.plan import StudyPlan, make_plan
 from rewindctl.pipeline import RunPolicy
@@ -31,7 +31,7 @@ STAGES = 4
 MOST_CALLS = 20
 ENGINES: dict[str, tuple[Callable[[WorkerConfig], Engine], int, float]] = {
     "in this process": (InProcess, 1, 5.0),
-    "threads": (lambda site: Streams(site, 2), 2, 5.0),
+    "threads": (lambda site: Lanes(site, 2), 2, 5.0),
     "processes": (lambda site: Processes(site, 2), 2, 30.0),  # they take seconds to start
 }
 

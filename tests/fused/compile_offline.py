@@ -26,7 +26,7 @@ def launches(model: str, precision: str, which: str) -> Iterator[Launch]:
     """Of an update of batch 128 on images as CIFAR-10's, cut as on a GPU: all, or one of each kernel."""
     images, labels = torch.zeros(128, 32, 32, 3, dtype=torch.uint8), torch.zeros(128, dtype=torch.int64)
     data = DeviceData(images, labels, images, labels, torch.zeros(3), torch.zeros(3))
-    constants = Constants(128, 4, 0.9, True, 1e-4, DTYPES[precision], masked=True)
+    constants = Constants(128, 4, 0.9, True, 1e-4, DTYPES[precision])
     tiles = replace(Tiles.usual(torch.device("cuda"), constants.dtype), early=which == "early", fold=which == "fold")
     made = different(
         FusedTrials(build_network(model, NetworkConfig(3, 10, 0.1, 1e-5), 0), data, constants, 1, tiles).launches

@@ -7,14 +7,14 @@ import pytest
 import torch
 from fused.fused_parts import DEVICE, LARGE
 
-from rewindctl.datasets.batches import BatchStream, DeviceData, Draws
+from rewindctl.datasets.batches import BatchStream, DeviceData
 from rewindctl.fused.trials import Constants, FusedTrials
 from rewindctl.models import Network, build_network, kernels
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 
-CONSTANTS = Constants(4, 2, 0.9, True, 3e-4, torch.float32, masked=False)
+CONSTANTS = Constants(4, 2, 0.9, True, 3e-4, torch.float32)
 
 
 def data(height: int, width: int, channels: int) -> DeviceData:
@@ -39,7 +39,7 @@ def test_batches_are_those_of_the_stream(shape: tuple[int, int, int], padding: i
     trials = FusedTrials(network(shape[2]), given, replace(CONSTANTS, crop_padding=padding), 2, LARGE)
     streams, wanted = [], []
     for trial in range(2):
-        draws = Draws(*(drawn[trial] for drawn in (trials.draws.indices, trials.draws.down, trials.draws.across)))
+        draws = trials.draws.of(trial)
         streams.append(BatchStream(given, 4, padding, mirror, trial, (draws, trials.position[trial : trial + 1])))
         wanted.append(BatchStream(given, 4, padding, mirror, trial))
     take = next(launch for launch in trials.launches if launch.name == "batch")
@@ -62,7 +62,7 @@ def test_batches_are_those_of_the_stream(shape: tuple[int, int, int], padding: i
 def test_update_is_that_of_sgd(nesterov: bool, masked: bool) -> None:
     """Three updates with gradients in shares; a trial that has stopped keeps every byte."""
     torch.manual_seed(0)
-    constants = replace(CONSTANTS, nesterov=nesterov, masked=masked)
+    constants = replace(CONSTANTS, nesterov=nesterov)
     trials = FusedTrials(network(3), data(8, 8, 3), constants, 3, LARGE)
     start = TrainState.initial(network(3))
     start.momentum.update({name: torch.randn(value.shape) for name, value in start.momentum.items()})

@@ -9,7 +9,7 @@ from torch import Tensor
 from trainings import SETTINGS
 
 from rewindctl.datasets import load_dataset
-from rewindctl.datasets.batches import BatchStream, DeviceData, Draws
+from rewindctl.datasets.batches import BatchStream, DeviceData
 from rewindctl.errors import DivergedError, UsageError
 from rewindctl.fused.tiles import Tiles
 from rewindctl.fused.trials import FusedTrials
@@ -168,11 +168,11 @@ def test_a_norm_that_its_reader_makes_is_that_of_a_kernel_of_its_own(data: Devic
 
 def several(data: DeviceData, settings: list[TrainSettings]) -> FusedTrials:
     """Trials of other seeds, at the beginning of their first epoch."""
-    trials = FusedTrials(network(), data, constants_of(settings[0], masked=True), len(settings))
+    trials = FusedTrials(network(), data, constants_of(settings[0]), len(settings))
     for trial, own in enumerate(settings):
         trials.load(trial, initial(), half())
         trials.rate[trial] = 0.01 * (trial + 1)
-        draws = Draws(*(drawn[trial] for drawn in (trials.draws.indices, trials.draws.down, trials.draws.across)))
+        draws = trials.draws.of(trial)
         kept_in = (draws, trials.position[trial : trial + 1])
         BatchStream(data, own.batch_size, own.crop_padding, own.horizontal_flip, own.seed, kept_in).seek(0)
     return trials
@@ -198,7 +198,7 @@ def test_launches_and_memory_are_known(data: DeviceData) -> None:
     labels, channel = torch.zeros(256, dtype=torch.int64, device=DEVICE), torch.zeros(3, device=DEVICE)
     small = DeviceData(images, labels, images, labels, channel, channel)
     model = build_network("resnet20", NetworkConfig(3, 10, 0.1, 1e-5), 0)
-    constants = constants_of(replace(SETTINGS, batch_size=128, precision="bf16"), masked=True)
+    constants = constants_of(replace(SETTINGS, batch_size=128, precision="bf16"))
     one, two = (FusedTrials(model, small, constants, count, Tiles()) for count in (1, 2))
     # The batch; 19 times convolution, statistics, norm, and the same back; 2 projections each way; head, update.
     assert len(one.launches) == len(two.launches) == 1 + 3 * 19 + 2 + 1 + 1 + 3 * 19 + 2 + 1
@@ -216,4 +216,4 @@ def test_a_batch_that_no_tensor_can_hold_is_refused() -> None:
     huge = DeviceData(images, labels, images, labels, channel, channel)
     model = build_network("resnet8", NetworkConfig(3, 10, 0.1, 1e-5), 0)
     with pytest.raises(UsageError, match="batch size 65536 is too large"):
-        FusedTrials(model, huge, constants_of(replace(SETTINGS, batch_size=2**16), masked=False), 1)
+        FusedTrials(model, huge, constants_of(replace(SETTINGS, batch_size=2**16)), 1)

@@ -1,7 +1,7 @@
-"""Stages side by side in this process: a thread each, and on a GPU a stream each.
+"""Stages side by side in this process: a thread each, on a GPU lanes of one step, or a stream each.
 
-A small network leaves most of a GPU idle; the kernels of several streams fill it, and one process holds the data and
-the driver's context once for all.
+A small network leaves most of a GPU idle. Kernels of our own work on the trainings of all lanes at once; with PyTorch's
+the kernels of several streams fill it. One process holds the data and the driver's context once for all.
 """
 
 import queue
@@ -16,11 +16,12 @@ import torch
 from rewindctl.engines.contract import Answer, Task
 from rewindctl.engines.local import GRACE_SECONDS, LOOK_SECONDS, share
 from rewindctl.engines.work import Reporter, Worker, WorkerConfig
+from rewindctl.training.lanes import SharedSteps
 
 MOST = 32  # streams that PyTorch makes: then it hands out the first again, and two threads would capture on one
 
 
-class Streams:
+class Lanes:
     """`jobs` threads, each with a registry of its own, that share the cores and the data sets; at most MOST."""
 
     def __init__(self, site: WorkerConfig, jobs: int) -> None:
@@ -33,6 +34,7 @@ class Streams:
         self._running: set[str] = set()
         self._answers: queue.SimpleQueue[tuple[_Lane, Answer]] = queue.SimpleQueue()
         self._done: dict[str, int] = {}
+        self._shared = SharedSteps(jobs)
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(self._site.threads)  # what each thread starts with
 
@@ -60,10 +62,12 @@ class Streams:
         deadline = time.monotonic() + GRACE_SECONDS
         while self._running and time.monotonic() < deadline:
             self.wait(LOOK_SECONDS)
+        self._shared.close()
         torch.set_num_threads(self._threads_before)
 
     def _new_lane(self) -> "_Lane":
         worker = Worker(self._site, self._note, _Stoppable(self._note, self._stop))
+        worker.pipeline.shared_steps = self._shared
         if self._lanes:
             worker.pipeline.share_data(self._lanes[0].worker.pipeline)
         device = worker.pipeline.device

@@ -14,9 +14,9 @@ from rewindctl.console import Console
 from rewindctl.engines.choose import local_engine
 from rewindctl.engines.contract import Answer, Engine, Task
 from rewindctl.engines.in_turn import InProcess, Result, result_at
+from rewindctl.engines.lanes import MOST, Lanes
 from rewindctl.engines.local import Processes, on_one_gpu
 from rewindctl.engines.run import run_plan
-from rewindctl.engines.streams import MOST, Streams
 from rewindctl.engines.work import WorkerConfig
 from rewindctl.pipeline import Outcome, Pipeline, RunPolicy
 from rewindctl.pipeline.plan import Plan, plan_dense
@@ -52,7 +52,7 @@ def run(uri: str, plan: Plan, engine: Engine) -> list[Result | None]:
 @pytest.fixture(autouse=True)
 def as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many for a trial in a thread as for one in turn: their number may change the last bits."""
-    monkeypatch.setattr("rewindctl.engines.streams.share", lambda jobs: torch.get_num_threads())
+    monkeypatch.setattr("rewindctl.engines.lanes.share", lambda jobs: torch.get_num_threads())
 
 
 def digests(uri: str, run_id: str) -> dict[str, str]:
@@ -79,7 +79,7 @@ def test_trials_in_threads_have_the_bytes_of_trials_in_turn(copied_chain: Chain)
     mask = plan.add_runs(registry.lineage(parent))
     plan.asked = [plan.add(run.spec, None if run.kind == "dense" else mask) for run in records]
     site = replace(site_of(uri), policy=RunPolicy(force=True, checkpoint_seconds=0.0))
-    at_once = ids(run(uri, plan, Streams(site, 3)))
+    at_once = ids(run(uri, plan, Lanes(site, 3)))
     assert not set(at_once) & set(in_turn)
     assert [digests(uri, run_id) for run_id in at_once] == [digests(uri, run_id) for run_id in in_turn]
     assert [registry.get(run_id).parent_id for run_id in at_once] == [run.parent_id for run in records]
@@ -96,7 +96,7 @@ def trials_running() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("trial-")]
 
 
-class Interrupted(Streams):
+class Interrupted(Lanes):
     """Ctrl-C in the main thread when every trial has a point to go on from."""
 
     def __init__(self, uri: str, trials: int) -> None:
@@ -132,7 +132,7 @@ def test_a_trial_that_waits_for_another_process_stops_at_once(store: Path) -> No
     pipeline = pipeline_on(uri)
     spec = dense(pipeline, 0)
     busy = pipeline.registry.start(spec, "another's", None, {})
-    engine = Streams(site_of(uri), 2)
+    engine = Lanes(site_of(uri), 2)
     engine.submit(Task(spec.fingerprint(), spec.canonical(), None))
     assert engine.wait(0.2) == []
     engine.close()
@@ -141,7 +141,7 @@ def test_a_trial_that_waits_for_another_process_stops_at_once(store: Path) -> No
 
 
 def test_no_two_threads_get_the_same_stream() -> None:
-    engine = Streams(site_of("sqlite:///unused"), 10 * MOST)
+    engine = Lanes(site_of("sqlite:///unused"), 10 * MOST)
     assert engine.slots == MOST
     engine.close()
 
@@ -152,7 +152,7 @@ def test_on_a_gpu_a_stream_each_makes_the_bytes_of_trials_in_turn(store: Path) -
     uri = f"sqlite:///{store}"
     plan = plan_dense(dense(pipeline_on(uri), seed, iterations=60) for seed in range(4))
     site = replace(site_of(uri), device="cuda:0", policy=RunPolicy(force=True, checkpoint_seconds=0.0))
-    in_turn, at_once = (ids(run(uri, plan, engine)) for engine in (InProcess(site), Streams(site, 4)))
+    in_turn, at_once = (ids(run(uri, plan, engine)) for engine in (InProcess(site), Lanes(site, 4)))
     assert [digests(uri, run_id) for run_id in at_once] == [digests(uri, run_id) for run_id in in_turn]
 
 
