@@ -1,5 +1,6 @@
 """`FusedTrials` whose updates PyTorch makes, row by row: quick where the kernels would be interpreted."""
 
+import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -7,6 +8,14 @@ from torch.nn.functional import cross_entropy
 
 from rewindctl.datasets.batches import reflect
 from rewindctl.fused.trials import FusedTrials
+
+
+def instead_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the fused step's updates made so, in this process, alone and in lanes; on a GPU the kernels stay."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr("rewindctl.training.shared_step.FusedTrials", PlainTrials)
+        monkeypatch.setattr("rewindctl.training.fused_step.FusedTrials", PlainTrials)
+        monkeypatch.setattr("rewindctl.training.step.missing_part", lambda device: "")
 
 
 class PlainTrials(FusedTrials):

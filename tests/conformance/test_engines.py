@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
+from plain_trials import instead_of_kernels
 
+from rewindctl.arithmetic import Arithmetic
 from rewindctl.cli import complete
 from rewindctl.cli.reproduce import reproduce
 from rewindctl.console import Console
@@ -56,6 +59,11 @@ def held(make: Callable[[WorkerConfig], Engine]) -> Opens:
     return opened
 
 
+def fused(site: WorkerConfig) -> WorkerConfig:
+    """Whose trainings on one GPU are lanes of one step."""
+    return replace(site, policy=replace(site.policy, arithmetic=Arithmetic(step="fused")))
+
+
 def named(name: str, jobs: int, **options: Any) -> Opens:
     return lambda site: engines[name].open(site, {}, EngineOptions(jobs, **options))
 
@@ -65,12 +73,15 @@ OPENS: dict[str, Opens] = {
     "in turn": held(in_turn),
     "local, one": named("local", 1),
     "local, threads": held(lambda site: Lanes(site, 2)),
+    "local, lanes": held(lambda site: Lanes(fused(site), 2)),
     "local, processes": named("local", 2),
     "ray": named("ray", 2, cpus=0.5),
 }
+IN_TURN_FUSED = held(lambda site: in_turn(fused(site)))
 SLOW, RAY = [pytest.mark.slow], [pytest.mark.slow, pytest.mark.ray]
 EVERY = [
-    name if name == "local, threads" else pytest.param(name, marks=RAY if name == "ray" else SLOW) for name in OPENS
+    name if name in ("local, threads", "local, lanes") else pytest.param(name, marks=RAY if name == "ray" else SLOW)
+    for name in OPENS
 ]
 WITH_WORKERS = EVERY[-2:]  # that die alone
 every_engine = pytest.mark.parametrize("name", EVERY)
@@ -82,6 +93,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("rewindctl.engines.lanes.share", lambda jobs: 1)
     monkeypatch.setattr("rewindctl.engines.local.share", lambda jobs: 1)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    instead_of_kernels(monkeypatch)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -142,12 +154,22 @@ def weights(uri: str) -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def made_in_turn(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    store = tmp_path_factory.mktemp("in-turn") / "mlflow.db"
-    store.write_bytes(empty_store.read_bytes())
-    torch.set_num_threads(1)
-    run("in turn", f"sqlite:///{store}", plan_of(seeds=(0, 1)))
-    return weights(f"sqlite:///{store}")
+def in_turn_by(
+    empty_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], dict[str, dict[str, str]]]:
+    """The weights of the stages one after the other, by the same step."""
+
+    @cache
+    def made(step: str) -> dict[str, dict[str, str]]:
+        store = tmp_path_factory.mktemp("in-turn") / "mlflow.db"
+        store.write_bytes(empty_store.read_bytes())
+        torch.set_num_threads(1)
+        site, plan = site_of(f"sqlite:///{store}"), plan_of(seeds=(0, 1))
+        with (IN_TURN_FUSED if step == "fused" else OPENS["in turn"])(site) as engine:
+            run_plan(plan, {}, engine, QUIET)
+        return weights(f"sqlite:///{store}")
+
+    return made
 
 
 def test_the_command_offers_the_engines_of_the_catalog() -> None:
@@ -159,11 +181,11 @@ def test_the_command_offers_the_engines_of_the_catalog() -> None:
 
 @every_engine
 def test_each_stage_runs_once_below_its_parent_and_has_the_bytes_of_those_in_turn(
-    name: str, uri: str, made_in_turn: dict[str, dict[str, str]]
+    name: str, uri: str, in_turn_by: Callable[[str], dict[str, dict[str, str]]]
 ) -> None:
     plan = plan_of(seeds=(0, 1))
     check_whole(uri, plan, run(name, uri, plan))
-    assert weights(uri) == made_in_turn
+    assert weights(uri) == in_turn_by("fused" if name == "local, lanes" else "pytorch")
     again = run(name, uri, plan)
     assert again.reused == set(plan.stages)
     assert len(runs_of(uri)) == len(plan.stages)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from plain_trials import PlainTrials
+from plain_trials import PlainTrials, instead_of_kernels
 from trainings import SETTINGS, Keeper, network
 
 from rewindctl.datasets import load_dataset
@@ -41,9 +41,7 @@ def data() -> DeviceData:
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """PyTorch's updates in the rows where kernels would be interpreted; no two trainings compare them before."""
-    if DEVICE.type == "cpu":
-        monkeypatch.setattr("rewindctl.training.shared_step.FusedTrials", PlainTrials)
-        monkeypatch.setattr("rewindctl.training.fused_step.FusedTrials", PlainTrials)
+    instead_of_kernels(monkeypatch)
     monkeypatch.setattr("rewindctl.training.agreement.disagreement", lambda *arguments: "")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
