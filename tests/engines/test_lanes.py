@@ -1,5 +1,6 @@
 """Threads of this process: the same bytes as in turn, a failure alone, all stopped by one interrupt."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Chain
+from conftest import TINY, Chain
+from plain_trials import instead_of_kernels
+from started import Started
 
 from rewindctl.console import Console
 from rewindctl.engines.choose import local_engine
@@ -176,3 +179,63 @@ def test_the_engine_is_chosen_by_device_and_jobs(store: Path) -> None:
     site = site_of(f"sqlite:///{store}")
     assert isinstance(local_engine(site, 1), InProcess)
     assert isinstance(local_engine(site, 2), Processes)
+
+
+# Lanes of one step, as a command has them on a GPU
+
+COMMAND = ("train-dense", *TINY[:4], "--batch-size", "16", "--rewind-points", "6,12", "--iterations", "60")
+COMMAND += ("--evaluate-every", "10", "--checkpoint-every", "0", "--update-step", "fused")
+SEEDS = range(3)
+
+
+def in_lanes() -> None:
+    """In a process of its own: trials at once are lanes, as on one GPU; PyTorch makes the updates, by one thread."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patched:
+        instead_of_kernels(patched)
+        patched.setattr("rewindctl.engines.local.on_one_gpu", lambda asked, jobs: True)
+        patched._setattr.clear()  # for good
+
+
+def all_of(uri: str) -> dict[int, tuple[dict[str, str], dict[str, list[tuple[int, float]]]]]:
+    """Of each seed's finished run: the digests of its artifacts, and its curves."""
+    registry, found = Registry(uri), {}
+    for run in registry.search():
+        assert run.finished
+        curves = {
+            key: [(step, value) for step, _, value in sorted(registry.history(run, key))]
+            for key in ("train_loss", "lr", "test_loss", "test_accuracy")
+        }
+        found[int(run.tags[tag.SEED])] = digests(uri, run.run_id), curves
+    return found
+
+
+@pytest.fixture(scope="module")
+def unbroken(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, object]:
+    """What the trials leave that are made one after the other."""
+    store = tmp_path_factory.mktemp("in-turn") / "mlflow.db"
+    store.write_bytes(empty_store.read_bytes())
+    uri = f"sqlite:///{store}"
+    process = Started(*COMMAND, "--seeds", "0-2", "--jobs", "1", "--tracking-uri", uri, first=in_lanes)
+    assert process.wait(SECONDS) == 0, process.err
+    return dict(all_of(uri))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_a_command_that_is_ended_goes_on_in_every_lane_to_the_same_bytes(
+    store: Path, unbroken: dict[int, object], ending: signal.Signals
+) -> None:
+    """Each run from its own point; artifacts and curves are those of trials in turn."""
+    uri, line = f"sqlite:///{store}", (*COMMAND, "--seeds", "0-2", "--jobs", "3")
+    process, registry = Started(*line, "--tracking-uri", uri, first=in_lanes), Registry(uri)
+    process.until(lambda: [resume_file(run.run_id).is_file() for run in registry.search()] == [True] * len(SEEDS))
+    process.send_signal(ending)
+    assert process.wait(SECONDS) == (130 if ending == signal.SIGINT else -ending)
+    before = {run.run_id: run.status for run in registry.search()}
+    assert set(before.values()) == {"KILLED" if ending == signal.SIGINT else "RUNNING"}
+    again = Started(*line, "--tracking-uri", uri, first=in_lanes)
+    assert again.wait(SECONDS) == 0, again.err
+    assert {run.run_id for run in registry.search()} == set(before)
+    assert all_of(uri) == unbroken
+    assert {run.tags[tag.STEP] for run in registry.search()} == {"fused"}
