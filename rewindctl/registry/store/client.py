@@ -35,6 +35,7 @@ DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "64",  # connections: two threads of each of 32 lanes, and the usual five
 }
 # What it is not to take from there, whoever set it: lines on our stdout (each run's address, password and all, SQL,
 # models), bars, errors where a note is cut, and a server's word on how long to wait, in place of our own.
