@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rewindctl.engines.schedule import Limit
     from rewindctl.paper.plan import StudyPlan
     from rewindctl.report.known import Known
+    from rewindctl.specs import DenseSpec
 
 SHOWN_FAILURES = 20
 END_SECONDS = 10.0  # kept of a limit for the last points, tables and figures, with three times what one look takes
@@ -224,7 +225,6 @@ def _run(
     session: Session, plan: "StudyPlan", means: _Means, known: Collection[str] = (), collected: str = ""
 ) -> "Finished":
     """Run what is to do. `known`: stages of cells whose results are known from elsewhere."""
-    from rewindctl.engines.capacity import choose_jobs, need_of
     from rewindctl.engines.run import Finished, run_plan
     from rewindctl.paper.allotment import telling_order
     from rewindctl.paper.cost import state_of
@@ -239,16 +239,36 @@ def _run(
     session.console.say(f"{count_of(len(plan.stages), 'stage')}, {len(done)} of them done{spared}")
     if not left:
         return Finished(done, [], "")
-    engine, jobs = engines[means.engine], means.options.jobs
+    engine = engines[means.engine]
     denses = [plan.dense_of(stage) for stage in left]
-    if engine.here and jobs is not None and jobs > 1:
-        choose_jobs(jobs, len(left), session.device, need_of(denses, session.facts), session.console.say)
+    options = _with_jobs(session, means.options, denses) if engine.here else means.options
     data = {dense.dataset: dense.data_digest for dense in denses}
-    limit = _limit(*means.limited, look_seconds, cold=not engine.here or (jobs or 1) > 1) if means.limited else None
+    limit = (
+        _limit(*means.limited, look_seconds, cold=not engine.here or (options.jobs or 1) > 1) if means.limited else None
+    )
     site = session.site(registry, limit.deadline if limit else None, collected)
-    with engine.open(site, data, means.options) as opened:
+    with engine.open(site, data, options) as opened:
         part = plan.without(state.spared)
         return run_plan(part, done, opened, session.console, limit, telling_order(part) if limit else None)
+
+
+def _with_jobs(session: Session, options: EngineOptions, left: "Sequence[DenseSpec]") -> EngineOptions:
+    """How many at once on this machine: as asked, if there is room; lanes of one step unasked too.
+
+    `left`: the baseline of each stage to do. Raises: UsageError.
+    """
+    from rewindctl.engines.capacity import choose_jobs, lanes_of, need_of
+    from rewindctl.engines.choose import at_once_text
+
+    facts, device, say, asked = session.facts, session.device, session.console.say, options.jobs
+    lanes = None if asked == 1 else lanes_of(left, facts, device, session.arithmetic, say)
+    if asked == 1 or (asked is None and lanes is None):
+        return options
+    fit = choose_jobs(asked, len(left), device, need_of(left, facts), say, lanes=lanes)
+    jobs = asked or fit  # as asked: the threads of each, which decide its bytes, do not hang on what is left to do
+    if min(jobs, fit) > 1:
+        say(at_once_text(jobs, device, lanes=lanes is not None))
+    return replace(options, jobs=jobs)
 
 
 def _limit(began: float, seconds: int, look_seconds: float, *, cold: bool) -> "Limit":
