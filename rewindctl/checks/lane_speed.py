@@ -73,6 +73,13 @@ def best_lanes(curve: LaneCurve, most: int) -> int:
     return next((count for count in counts if curve.at(count) >= NEAR_BEST * best), 1)
 
 
+def why_no_lanes(device: torch.device, arithmetic: Arithmetic) -> str:
+    """Why no trainings run as trials of one set of kernels on `device`; empty where those of some networks can."""
+    if arithmetic.step == "pytorch":
+        return "--update-step pytorch is given"
+    return "--compile is given" if arithmetic.compiled else missing_part(device)
+
+
 @dataclass(frozen=True)
 class LaneKind:
     """What trials of one set of kernels have in common: the recipe of `spec` but for its seed, on `device`."""

@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import typer
 
 from rewindctl.cli import complete, parse
 from rewindctl.cli import until_decided as until
+from rewindctl.cli.at_once import print_plan, with_jobs
 from rewindctl.cli.session import Session, command
 from rewindctl.counting import count_of
 from rewindctl.durations import Deadline, parse_duration
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from rewindctl.engines.schedule import Limit
     from rewindctl.paper.plan import StudyPlan
     from rewindctl.report.known import Known
-    from rewindctl.specs import DenseSpec
 
 SHOWN_FAILURES = 20
 END_SECONDS = 10.0  # kept of a limit for the last points, tables and figures, with three times what one look takes
@@ -154,10 +154,10 @@ def reproduce(
     elsewhere = known_of(files, made, session.precision)
     for path in elsewhere.strangers:
         session.console.say(f"note: --known {path} has no row of the study")
-    if plan:
-        _print_plan(session, made, elsewhere.results)
-        return
     options = EngineOptions(jobs, address, cpus, gpus)
+    if plan:
+        print_plan(session, made, elsewhere.results, options if engines[engine].here else None)
+        return
     _check(session, engine, options)
     means = _Means(engine, options, None if seconds is None else (began, seconds))
     if until_decided:
@@ -183,32 +183,6 @@ def _print_studies(session: Session, show: str | None) -> None:
         session.console.json(studies_json(studies))
     else:
         session.console.data(studies_text(studies))
-
-
-def _print_plan(session: Session, plan: "StudyPlan", known: Collection[str]) -> None:
-    """What there is to do; networks whose speed here the registry does not know are measured for seconds."""
-    from rewindctl.checks.speed import measured_speed
-    from rewindctl.paper import cost
-    from rewindctl.training.device import device_name, resolve_device
-
-    device = resolve_device(session.device)
-    name = device_name(device)
-    state = cost.state_of(plan, session.registry(), name, session.precision, known)
-    speeds = cost.all_speeds(
-        plan,
-        state,
-        lambda spec: (
-            measured_speed(
-                spec, session.facts(spec.dataset), device, cost.MEASURED_SECONDS, session.arithmetic
-            ).iterations_per_second
-        ),
-        session.console.say,
-    )
-    made = cost.plan_json(plan, state, speeds, name, cost.missing_data(plan, state, session.has_data))
-    if session.json:
-        session.console.json(made)
-    else:
-        session.console.data(cost.plan_text(made))
 
 
 def _check(session: Session, engine: str, options: EngineOptions) -> None:
@@ -241,7 +215,7 @@ def _run(
         return Finished(done, [], "")
     engine = engines[means.engine]
     denses = [plan.dense_of(stage) for stage in left]
-    options = _with_jobs(session, means.options, denses) if engine.here else means.options
+    options = with_jobs(session, means.options, denses) if engine.here else means.options
     data = {dense.dataset: dense.data_digest for dense in denses}
     limit = (
         _limit(*means.limited, look_seconds, cold=not engine.here or (options.jobs or 1) > 1) if means.limited else None
@@ -250,25 +224,6 @@ def _run(
     with engine.open(site, data, options) as opened:
         part = plan.without(state.spared)
         return run_plan(part, done, opened, session.console, limit, telling_order(part) if limit else None)
-
-
-def _with_jobs(session: Session, options: EngineOptions, left: "Sequence[DenseSpec]") -> EngineOptions:
-    """How many at once on this machine: as asked, if there is room; lanes of one step unasked too.
-
-    `left`: the baseline of each stage to do. Raises: UsageError.
-    """
-    from rewindctl.engines.capacity import choose_jobs, lanes_of, need_of
-    from rewindctl.engines.choose import at_once_text
-
-    facts, device, say, asked = session.facts, session.device, session.console.say, options.jobs
-    lanes = None if asked == 1 else lanes_of(left, facts, device, session.arithmetic, say)
-    if asked == 1 or (asked is None and lanes is None):
-        return options
-    fit = choose_jobs(asked, len(left), device, need_of(left, facts), say, lanes=lanes)
-    jobs = asked or fit  # as asked: the threads of each, which decide its bytes, do not hang on what is left to do
-    if min(jobs, fit) > 1:
-        say(at_once_text(jobs, device, lanes=lanes is not None))
-    return replace(options, jobs=jobs)
 
 
 def _limit(began: float, seconds: int, look_seconds: float, *, cold: bool) -> "Limit":

@@ -1,7 +1,8 @@
 """How many trials run in parallel: as many as asked for, if the memory suffices."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -38,16 +39,16 @@ class Need:
 class LaneNeed:
     """Of stages that are trials of one set of kernels: bytes that all share, those of each, and how fast they are.
 
-    `curves`: of each kind of training among them, measured when they are first asked for where nothing is known.
+    `curves`: by network and data set, measured when they are first asked for where nothing is known.
     """
 
     shared: int
     each: int
-    curves: Callable[[], Sequence[LaneCurve]]
+    curves: Callable[[], Mapping[tuple[str, str], LaneCurve]]
 
     def best(self, most: int) -> int:
-        """How many at once, `most` at most: what the kind of training that gains from most of them wants."""
-        return max(best_lanes(curve, most) for curve in self.curves())
+        """How many at once, `most` at most: what the network that gains from most of them wants."""
+        return max(best_lanes(curve, most) for curve in self.curves().values())
 
 
 def need_of(specs: Iterable[DenseSpec], facts: Callable[[str], DataFacts]) -> Need:
@@ -94,11 +95,16 @@ def lanes_of(
     if not kinds:
         return None
     feet = [(kind.memory, _footprint(kind.spec, kind.facts)) for kind in kinds]
+
+    @cache
+    def curves() -> Mapping[tuple[str, str], LaneCurve]:
+        return {(kind.spec.model, kind.spec.dataset): lane_curve(kind, say=say) for kind in kinds}
+
     shared = max(memory.shared + EVALUATION_BATCH * foot.evaluated for memory, foot in feet)
     return LaneNeed(
         shared + WORKSPACE_BYTES + _data_of(specs, facts),
         max(memory.each + foot.kept for memory, foot in feet),
-        lambda: [lane_curve(kind, say=say) for kind in kinds],
+        curves,
     )
 
 

@@ -144,7 +144,7 @@ EACH, SHARED = 10**9, 2 * 10**9
 
 def in_lanes(asked: int | None, trials: int, free: int | None, *curves: LaneCurve) -> tuple[int, list[str]]:
     said: list[str] = []
-    lanes = LaneNeed(SHARED, EACH, lambda: curves or (RISING,))
+    lanes = LaneNeed(SHARED, EACH, lambda: {(str(curve), ""): curve for curve in curves or (RISING,)})
     return choose_jobs(asked, trials, "auto", NEED, said.append, lambda place: free, lanes), said
 
 
@@ -183,7 +183,7 @@ def test_of_lanes_as_many_as_fit_and_why_no_more(gpus: Gpus) -> None:
 def test_for_one_training_nothing_is_measured(gpus: Gpus) -> None:
     gpus(1)
 
-    def curves() -> tuple[LaneCurve, ...]:
+    def curves() -> dict[tuple[str, str], LaneCurve]:
         raise AssertionError
 
     lanes = LaneNeed(SHARED, EACH, curves)
