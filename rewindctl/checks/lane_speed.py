@@ -21,6 +21,7 @@ from rewindctl.models import Network
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.specs import DenseSpec
 from rewindctl.system.files import keep_text, state_folder
+from rewindctl.training.agreement import known_disagreement
 from rewindctl.training.graph import captured
 from rewindctl.training.kernel_key import kernel_key
 from rewindctl.training.kernels import reproducible
@@ -96,10 +97,19 @@ class LaneKind:
 
     @property
     def unfit(self) -> str:
-        """Why there are no kernels for several trials at once; empty where there are."""
-        network = self.recipe[0]
-        whole = "" if is_whole(network) else "kernels of our own make a part of its updates alone"
-        return missing_part(self.device) or unfit(network) or whole
+        """Why no kernels of our own train several at once; empty where they do."""
+        network, settings = self.recipe
+        if why := missing_part(self.device) or unfit(network):
+            return why
+        if not is_whole(network):
+            return "kernels of our own make a part of its updates alone"
+        found = known_disagreement(self.device, network, self.image, settings)
+        return f"on this device they make {found}" if found else ""
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return (*self.facts.image_size, self.facts.channels)
 
     @cached_property
     def memory(self) -> "LaneBytes":
@@ -108,15 +118,15 @@ class LaneKind:
         from rewindctl.training.fused_step import constants_of
 
         network, settings = self.recipe
-        image = (*self.facts.image_size, self.facts.channels)
-        return lane_bytes(network, self.facts.train_size, image, constants_of(settings, masked=True), self.device)
+        return lane_bytes(network, self.facts.train_size, self.image, constants_of(settings, masked=True), self.device)
 
     @property
     def key(self) -> str:
         """Under which its speeds are kept."""
         network, settings = self.recipe
-        image = (*self.facts.image_size, self.facts.channels)
-        return kernel_key(self.device, network, settings.precision, image, settings.batch_size, settings.crop_padding)
+        return kernel_key(
+            self.device, network, settings.precision, self.image, settings.batch_size, settings.crop_padding
+        )
 
 
 def lane_curve(

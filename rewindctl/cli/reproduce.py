@@ -104,7 +104,9 @@ def reproduce(
     ] = "local",
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Stages run in parallel. [local: one per GPU, else one; ray: all that fit]"),
+        typer.Option(
+            min=1, help="Stages run in parallel. [local: one per GPU, else one; lanes: the fastest; ray: all that fit]"
+        ),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="ray: the cluster's address, or auto. [starts a local Ray]")

@@ -44,7 +44,8 @@ def disagreement(
     Compared once for a device, its driver, the versions, the kernels and a kind of training; what was found
     is kept in the state folder of the machine. Takes a second, and what the kernels take to be compiled.
     """
-    kept, key = _kept(), _key(network, data, settings, mask)
+    image = tuple(data.train_images.shape[1:])
+    kept, key = _kept(), _key(data.device, network, image, settings, masked=mask is not None)
     with alone(data.device):  # so that of several trainings that begin together one compares
         known = _known(kept)
         if key not in known:
@@ -101,14 +102,22 @@ def comparisons(device: torch.device) -> dict[str, str]:
     return {key: found for key, found in _known(_kept()).items() if key.startswith(f"{here}, ")}
 
 
+def known_disagreement(device: torch.device, network: Network, image: tuple[int, ...], settings: TrainSettings) -> str:
+    """What `disagreement` found of such trainings on images of (height, width, channels), with or without a mask."""
+    known = _known(_kept())
+    found = (known.get(_key(device, network, image, settings, masked=masked), "") for masked in (False, True))
+    return next(filter(None, found), "")
+
+
 def _kept() -> Path:
     return state_folder() / "fused_step.json"
 
 
-def _key(network: Network, data: DeviceData, settings: TrainSettings, mask: Mask | None) -> str:
-    images = tuple(data.train_images.shape[1:])
-    kind = (images, settings.batch_size, settings.crop_padding, settings.nesterov, mask is not None)
-    return kernel_key(data.device, network, settings.precision, *kind)
+def _key(
+    device: torch.device, network: Network, image: tuple[int, ...], settings: TrainSettings, *, masked: bool
+) -> str:
+    kind = (image, settings.batch_size, settings.crop_padding, settings.nesterov, masked)
+    return kernel_key(device, network, settings.precision, *kind)
 
 
 def _known(path: Path) -> dict[str, str]:

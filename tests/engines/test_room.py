@@ -9,7 +9,6 @@ from rewindctl.arithmetic import Arithmetic
 from rewindctl.checks import lane_speed
 from rewindctl.checks.lane_speed import LaneCurve
 from rewindctl.datasets.inventory import DataFacts, facts_of
-from rewindctl.engines import capacity
 from rewindctl.engines.capacity import (
     MOST_ON_A_GPU,
     PROCESS_BYTES,
@@ -149,7 +148,7 @@ def in_lanes(asked: int | None, trials: int, free: int | None, *curves: LaneCurv
 
 
 def room_for(count: int) -> int:
-    return int((SHARED + count * EACH) / capacity.USED_SHARE) + 10
+    return int((SHARED + count * EACH) / lane_speed.USED_SHARE) + 10
 
 
 @pytest.mark.parametrize("free", [PLENTY, None])

@@ -23,11 +23,15 @@ from rewindctl.checks.lane_speed import (
     lane_curve,
     measured_curve,
 )
+from rewindctl.checks.speed import noise
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.datasets.inventory import facts_of
 from rewindctl.models import models
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.requests import dense_spec
+from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.training import agreement
+from rewindctl.training.fused_step import FusedStepper
 
 CPU = torch.device("cpu")
 curves = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=len(COUNTS)).map(
@@ -128,6 +132,20 @@ def test_networks_without_such_kernels_say_so(monkeypatch: pytest.MonkeyPatch) -
     plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     monkeypatch.setitem(models._entries, "plain", lambda config: plain)
     assert "batch norms" in kind(model="plain").unfit
+
+
+def test_kernels_that_disagreed_with_pytorchs_operations_train_nothing(
+    monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    """As the comparison before a training left it."""
+    monkeypatch.setattr(lane_speed, "missing_part", lambda device: "")
+    network, settings = kind().recipe
+    data = DeviceData.upload(noise(kind().facts, 4), CPU)
+    monkeypatch.setattr(agreement, "compared", lambda *given: "another loss")
+    given = (FusedStepper, network, data, settings, TrainState.initial(network), None)
+    assert agreement.disagreement(*given) == "another loss"
+    assert kind().unfit == "on this device they make another loss"
+    assert kind(batch_size=8).unfit == ""
 
 
 # Keeping
