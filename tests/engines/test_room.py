@@ -197,6 +197,7 @@ def test_stages_are_lanes_on_one_gpu_by_kernels_that_were_asked_for(
     """Whose bytes are those of the kernels and more, of the largest network."""
     for module in (lane_speed, step):
         monkeypatch.setattr(module, "missing_part", lambda device: "")
+    monkeypatch.setattr(lane_speed, "known_disagreement", lambda *given: "")
     small, deep = spec(facts, "resnet8", batch_size=8), spec(facts, "resnet14", batch_size=8)
 
     def lanes(*specs: DenseSpec, asked: str = "fused", device: str = "auto") -> LaneNeed | None:
@@ -213,6 +214,8 @@ def test_stages_are_lanes_on_one_gpu_by_kernels_that_were_asked_for(
     assert both is not None
     assert one.each < other.each == both.each
     assert one.shared <= other.shared == both.shared
+    monkeypatch.setattr(lane_speed, "known_disagreement", lambda *given: "another loss")
+    assert lanes(small) is None
 
 
 # What is said of it
