@@ -3,17 +3,18 @@
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from rewindctl.catalog import listed
+from rewindctl.checks.steps import step_text
 from rewindctl.counting import count_of
 from rewindctl.datasets.files import places
 from rewindctl.datasets.inventory import inventory
 from rewindctl.errors import RewindError
-from rewindctl.fused.pairs import missing_part
 from rewindctl.registry.delivery.recovery import kept
 from rewindctl.registry.runs.writer import resume_file
 from rewindctl.registry.store.address import absolute_uri, sqlite_path
@@ -35,9 +36,17 @@ class Finding:
     wrong: bool = False
 
 
-def diagnosis(device: str, tracking_uri: str | None, data_dir: Path | None) -> list[Finding]:
-    """Versions, device, store, data, disk; nothing is made or changed."""
-    return [*_software(), *_device(device), _store(tracking_uri), *_data(data_dir), _disk(), _resume_points(), _kept()]
+def diagnosis(
+    device: str, tracking_uri: str | None, data_dir: Path | None, parallel: Callable[[str], str]
+) -> list[Finding]:
+    """Versions, device, store, data, disk; nothing is made or changed. `parallel`: how stages at once run on a device.
+
+    That is the engines' to say, of a device that is there.
+    """
+    here = _device(device)
+    if not any(finding.wrong for finding in here):
+        here.append(Finding("at once", parallel(device)))
+    return [*_software(), *here, _store(tracking_uri), *_data(data_dir), _disk(), _resume_points(), _kept()]
 
 
 def _software() -> list[Finding]:
@@ -56,12 +65,19 @@ def _device(asked: str) -> list[Finding]:
     name = environment(device)["device"]
     missing = missing_unit(device)
     bf16 = Finding("precision", f"fp32: {missing}" if missing else "bf16 for networks large enough to gain, else fp32")
-    own = missing_part(device) or "possible (--update-step fused)"
-    how = [bf16, Finding("step", f"PyTorch's operations; kernels of our own: {own}"), threads]
+    how = [bf16, *_steps(device, asked), threads]
     if device.type == "cuda":
         return [Finding("device", f"{device} ({name}), {torch.cuda.device_count()} here"), *how]
     why = "asked for" if asked.startswith("cpu") else _why_no_gpu()
     return [Finding("device", f"cpu ({name}): {why}"), *how]
+
+
+def _steps(device: torch.device, asked: str) -> list[Finding]:
+    """Of the device chosen; of every GPU where stages would use them in turn."""
+    count = torch.cuda.device_count() if device.type == "cuda" and asked in ("auto", "cuda") else 1
+    if count == 1:
+        return [Finding("step", step_text(device))]
+    return [Finding(f"step cuda:{index}", step_text(torch.device("cuda", index))) for index in range(count)]
 
 
 def _why_no_gpu() -> str:

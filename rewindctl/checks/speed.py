@@ -11,7 +11,7 @@ from rewindctl.arithmetic import Arithmetic, Precision, Step
 from rewindctl.datasets import Dataset
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.datasets.inventory import DataFacts
-from rewindctl.models import build_network
+from rewindctl.models import Network, build_network
 from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline.train_run import dense_settings
 from rewindctl.rewinding.checkpoints import TrainState
@@ -19,6 +19,7 @@ from rewindctl.specs import DenseSpec
 from rewindctl.training.course import Course
 from rewindctl.training.kernels import reproducible
 from rewindctl.training.precision import choose_for
+from rewindctl.training.records import TrainSettings
 from rewindctl.training.step import choose_step, stepper_for
 
 WARM_UP = 2
@@ -42,24 +43,32 @@ def measured_speed(
 
     Raises: UsageError where the device or the network has no such step.
     """
-    config = NetworkConfig(facts.channels, facts.classes, spec.norm_momentum, spec.norm_epsilon)
-    network = build_network(spec.model, config, seed=0)
-    data = DeviceData.upload(_noise(facts, max(4 * spec.batch_size, facts.classes)), device)
-    batch = (spec.batch_size, facts.channels, *facts.image_size)
-    settings = replace(
-        dense_settings(spec),
-        constant_lr=HARMLESS_RATE,
-        precision=choose_for(arithmetic.precision, device, network, batch).precision,
-        deterministic=arithmetic.deterministic,
-        step=choose_step(arithmetic.step, device, network),
-        compiled=arithmetic.compiled,
-    )
+    network, settings = recipe_to_measure(spec, facts, device, arithmetic)
+    settings = replace(settings, step=choose_step(arithmetic.step, device, network))
+    data = DeviceData.upload(noise(facts, spec.batch_size), device)
     start = TrainState.initial(network)
     with (
         reproducible(device, settings.deterministic),
         closing(stepper_for(network, data, settings, start, None)) as stepper,
     ):
         return Speed(_updates_per_second(stepper, seconds), settings.precision, stepper.step)
+
+
+def recipe_to_measure(
+    spec: DenseSpec, facts: DataFacts, device: torch.device, arithmetic: Arithmetic
+) -> tuple[Network, TrainSettings]:
+    """The network of `spec`, and its settings in the precision that a training here would have."""
+    config = NetworkConfig(facts.channels, facts.classes, spec.norm_momentum, spec.norm_epsilon)
+    network = build_network(spec.model, config, seed=0)
+    batch = (spec.batch_size, facts.channels, *facts.image_size)
+    settings = replace(
+        dense_settings(spec),
+        constant_lr=HARMLESS_RATE,
+        precision=choose_for(arithmetic.precision, device, network, batch).precision,
+        deterministic=arithmetic.deterministic,
+        compiled=arithmetic.compiled,
+    )
+    return network, settings
 
 
 def _updates_per_second(stepper: Course, seconds: float) -> float:
@@ -75,7 +84,9 @@ def _updates_per_second(stepper: Course, seconds: float) -> float:
     return (t - WARM_UP) / (time.perf_counter() - began)
 
 
-def _noise(facts: DataFacts, size: int) -> Dataset:
+def noise(facts: DataFacts, batch_size: int) -> Dataset:
+    """A few batches of images like those of a data set."""
+    size = max(4 * batch_size, facts.classes)
     shape = (size, *facts.image_size, facts.channels)
     images = np.random.RandomState(0).randint(0, 256, shape, dtype=np.uint8)
     labels = np.arange(size) % facts.classes

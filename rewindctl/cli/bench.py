@@ -26,13 +26,15 @@ def bench(
 ) -> None:
     """Measure what this machine will do: iterations per second of the paper's networks, hours of each study.
 
-    On noise of CIFAR-10's shape: no data set is needed, and nothing is kept.
+    On noise of CIFAR-10's shape: no data set is needed. Where kernels of our own run, trials at once are measured too,
+    and kept for what --jobs chooses.
 
     Examples:
         rewindctl bench
         rewindctl bench --model resnet20 --seconds 5 --device cpu
         rewindctl bench --model resnet20 --model resnet56 --json
     """
+    from rewindctl.checks.lane_speed import LaneKind, lane_curve, why_no_lanes
     from rewindctl.checks.speed import measured_speed
     from rewindctl.paper.bench import DATASET, bench_json, bench_text, specs_to_measure
     from rewindctl.training.device import device_name, resolve_device
@@ -41,11 +43,15 @@ def bench(
     arithmetic = Arithmetic(precision, step=update_step, compiled=compile)
     chosen = resolve_device(device)
     choose_step(update_step, chosen)
-    speeds = {}
+    no_lanes = why_no_lanes(chosen, arithmetic)
+    speeds, curves = {}, {}
     for spec in specs_to_measure(model or (), session.facts, seconds):
         session.console.say(f"measuring {spec.model} ...")
         speeds[spec.model] = measured_speed(spec, session.facts(DATASET), chosen, seconds, arithmetic)
-    made = bench_json(speeds, session.facts, device_name(chosen))
+        kind = LaneKind(spec, session.facts(DATASET), chosen, arithmetic)
+        if not no_lanes and not kind.unfit:
+            curves[spec.model] = lane_curve(kind, say=session.console.say, anew=True)
+    made = bench_json(speeds, session.facts, device_name(chosen), curves, no_lanes)
     if session.json:
         session.console.json(made)
     else:

@@ -24,8 +24,9 @@ def doctor(
     from dataclasses import asdict
 
     from rewindctl.checks.diagnosis import diagnosis
+    from rewindctl.engines.choose import parallel_text
 
-    findings = diagnosis(device, session.tracking_uri, data_dir)
+    findings = diagnosis(device, session.tracking_uri, data_dir, parallel_text)
     if session.json:
         session.console.json([asdict(finding) for finding in findings])
     for finding in findings if not session.json else ():

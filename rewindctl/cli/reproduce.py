@@ -12,6 +12,7 @@ import typer
 
 from rewindctl.cli import complete, parse
 from rewindctl.cli import until_decided as until
+from rewindctl.cli.at_once import print_plan, with_jobs
 from rewindctl.cli.session import Session, command
 from rewindctl.counting import count_of
 from rewindctl.durations import Deadline, parse_duration
@@ -103,7 +104,9 @@ def reproduce(
     ] = "local",
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Stages run in parallel. [local: one per GPU, else one; ray: all that fit]"),
+        typer.Option(
+            min=1, help="Stages run in parallel. [local: one per GPU, else one; lanes: the fastest; ray: all that fit]"
+        ),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="ray: the cluster's address, or auto. [starts a local Ray]")
@@ -153,10 +156,10 @@ def reproduce(
     elsewhere = known_of(files, made, session.precision)
     for path in elsewhere.strangers:
         session.console.say(f"note: --known {path} has no row of the study")
-    if plan:
-        _print_plan(session, made, elsewhere.results)
-        return
     options = EngineOptions(jobs, address, cpus, gpus)
+    if plan:
+        print_plan(session, made, elsewhere.results, options if engines[engine].here else None)
+        return
     _check(session, engine, options)
     means = _Means(engine, options, None if seconds is None else (began, seconds))
     if until_decided:
@@ -184,32 +187,6 @@ def _print_studies(session: Session, show: str | None) -> None:
         session.console.data(studies_text(studies))
 
 
-def _print_plan(session: Session, plan: "StudyPlan", known: Collection[str]) -> None:
-    """What there is to do; networks whose speed here the registry does not know are measured for seconds."""
-    from rewindctl.checks.speed import measured_speed
-    from rewindctl.paper import cost
-    from rewindctl.training.device import device_name, resolve_device
-
-    device = resolve_device(session.device)
-    name = device_name(device)
-    state = cost.state_of(plan, session.registry(), name, session.precision, known)
-    speeds = cost.all_speeds(
-        plan,
-        state,
-        lambda spec: (
-            measured_speed(
-                spec, session.facts(spec.dataset), device, cost.MEASURED_SECONDS, session.arithmetic
-            ).iterations_per_second
-        ),
-        session.console.say,
-    )
-    made = cost.plan_json(plan, state, speeds, name, cost.missing_data(plan, state, session.has_data))
-    if session.json:
-        session.console.json(made)
-    else:
-        session.console.data(cost.plan_text(made))
-
-
 def _check(session: Session, engine: str, options: EngineOptions) -> None:
     """What can be refused before a store is opened. Raises: UsageError."""
     from rewindctl.training.device import resolve_device
@@ -224,7 +201,6 @@ def _run(
     session: Session, plan: "StudyPlan", means: _Means, known: Collection[str] = (), collected: str = ""
 ) -> "Finished":
     """Run what is to do. `known`: stages of cells whose results are known from elsewhere."""
-    from rewindctl.engines.capacity import choose_jobs, need_of
     from rewindctl.engines.run import Finished, run_plan
     from rewindctl.paper.allotment import telling_order
     from rewindctl.paper.cost import state_of
@@ -239,14 +215,15 @@ def _run(
     session.console.say(f"{count_of(len(plan.stages), 'stage')}, {len(done)} of them done{spared}")
     if not left:
         return Finished(done, [], "")
-    engine, jobs = engines[means.engine], means.options.jobs
+    engine = engines[means.engine]
     denses = [plan.dense_of(stage) for stage in left]
-    if engine.here and jobs is not None and jobs > 1:
-        choose_jobs(jobs, len(left), session.device, need_of(denses, session.facts), session.console.say)
+    options = with_jobs(session, means.options, denses) if engine.here else means.options
     data = {dense.dataset: dense.data_digest for dense in denses}
-    limit = _limit(*means.limited, look_seconds, cold=not engine.here or (jobs or 1) > 1) if means.limited else None
+    limit = (
+        _limit(*means.limited, look_seconds, cold=not engine.here or (options.jobs or 1) > 1) if means.limited else None
+    )
     site = session.site(registry, limit.deadline if limit else None, collected)
-    with engine.open(site, data, means.options) as opened:
+    with engine.open(site, data, options) as opened:
         part = plan.without(state.spared)
         return run_plan(part, done, opened, session.console, limit, telling_order(part) if limit else None)
 

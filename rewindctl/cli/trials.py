@@ -39,8 +39,8 @@ def show_trials(session: Session, pipeline: "Pipeline", plan: "Plan", jobs: int 
 
 def _run(shown: "_Shown", jobs: int | None) -> "Finished":
     """In turn, each shown when it has ended, or at once on an engine."""
-    from rewindctl.engines.capacity import choose_jobs, need_of
-    from rewindctl.engines.choose import local_engine
+    from rewindctl.engines.capacity import choose_jobs, lanes_of, need_of
+    from rewindctl.engines.choose import at_once_text, local_engine
     from rewindctl.engines.in_turn import InTurn
     from rewindctl.engines.run import run_plan
     from rewindctl.pipeline.plan import known_runs
@@ -52,7 +52,11 @@ def _run(shown: "_Shown", jobs: int | None) -> "Finished":
         trials = len(set(plan.asked) - known.keys())
         if trials > 1:
             denses = [plan.dense_of(stage) for key, stage in plan.stages.items() if key not in known]
-            count = choose_jobs(jobs, trials, session.device, need_of(denses, session.facts), session.console.say)
+            facts, device, say = session.facts, session.device, session.console.say
+            lanes = lanes_of(denses, facts, device, session.arithmetic, say)
+            count = choose_jobs(jobs, trials, device, need_of(denses, facts), say, lanes=lanes)
+            if count > 1:
+                say(at_once_text(count, device, lanes=lanes is not None))
     if count == 1:
         engine = InTurn(pipeline, strict=False)
         shown.run_of = engine.run_of

@@ -96,3 +96,33 @@ def local_engine(site: "WorkerConfig", jobs: int) -> Engine:
     if jobs == 1:
         return InProcess(site)
     return Lanes(site, jobs) if on_one_gpu(site.device, jobs) else Processes(site, jobs)
+
+
+def at_once_text(jobs: int, device: str, *, lanes: bool = False) -> str:
+    """How so many stages run at once on this machine; `lanes`: as trials of one set of kernels.
+
+    Raises: UsageError for a device that is not there.
+    """
+    from rewindctl.counting import count_of
+    from rewindctl.engines.local import core_shares, devices, on_one_gpu, share
+    from rewindctl.training.device import resolve_device
+
+    places = sorted({str(resolve_device(place)) for place in devices(device, jobs)})
+    if on_one_gpu(device, jobs):
+        return f"{jobs} at once: {'lanes of one step' if lanes else 'streams of one process'} on {places[0]}"
+    if places != ["cpu"]:
+        return f"{jobs} at once: processes, on {', '.join(places)} in turn"
+    each = f"{count_of(share(jobs), 'core')} each" if all(core_shares(jobs)) else "which share the cores"
+    return f"{jobs} at once: processes, {each}"
+
+
+def parallel_text(device: str) -> str:
+    """How stages at once would run here, for `doctor`. Raises: UsageError for a device that is not there."""
+    from rewindctl.engines.local import default_jobs, on_one_gpu
+    from rewindctl.training.device import resolve_device
+
+    if resolve_device(device).type == "cpu":
+        return "--jobs N: processes, each on its share of the cores; default: one at a time"
+    if on_one_gpu(device, 2):
+        return "--jobs N: streams of one process; with --update-step fused lanes of one step, as many as are fastest"
+    return f"a process for each of {default_jobs(device)} GPUs; --jobs N: processes, on the GPUs in turn"

@@ -36,7 +36,8 @@ class Runner(Protocol):
 class Processes:
     """`jobs` processes, each with its share of the cores and, where there are GPUs, one of them in turn.
 
-    `taken` of the places are the caller's own.
+    On a CPU each stays on cores of its own: the system moves none to where another one's caches are. `taken` of the
+    places are the caller's own.
     """
 
     def __init__(
@@ -51,6 +52,11 @@ class Processes:
         self._context, self._make = multiprocessing.get_context("spawn"), make
         places = devices(site.device, jobs)[taken:]
         self._sites = [replace(site, device=device, threads=share(jobs)) for device in places]
+        shares = core_shares(jobs)[taken:]
+        self._cores = [
+            cores if resolve_device(place).type == "cpu" else frozenset[int]()
+            for place, cores in zip(places, shares, strict=True)
+        ]
         self._pools: list[ProcessPoolExecutor | None] = [None] * self.slots
         # One a process: a process killed while it holds a queue's lock keeps it.
         self._queues: list[Any] = [None] * self.slots
@@ -101,7 +107,7 @@ class Processes:
     def _start(self, slot: int) -> ProcessPoolExecutor:
         reports = self._queues[slot] = self._context.Queue()
         pool = self._pools[slot] = ProcessPoolExecutor(
-            1, self._context, _begin, (self._make, self._sites[slot], reports)
+            1, self._context, _begin, (self._make, self._sites[slot], reports, self._cores[slot])
         )
         return pool
 
@@ -134,6 +140,18 @@ def default_jobs(asked: str) -> int:
     return len(set(devices(asked, torch.cuda.device_count() or 1)))
 
 
+def core_shares(jobs: int) -> list[frozenset[int]]:
+    """The cores of each of `jobs` workers on a CPU, neighbours and nobody else's; of all none where they are too few.
+
+    Nor where the system has no affinity (macOS).
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if jobs > len(cores):
+        return [frozenset()] * jobs
+    ends = [len(cores) * place // jobs for place in range(jobs + 1)]
+    return [frozenset(cores[ends[place] : ends[place + 1]]) for place in range(jobs)]
+
+
 def share(jobs: int) -> int:
     """Threads of each of `jobs` workers, so that all of them together do not exceed the cores."""
     return max(1, len(os.sched_getaffinity(0)) // jobs) if hasattr(os, "sched_getaffinity") else 1
@@ -153,8 +171,13 @@ class _Process:
 _here = _Process()
 
 
-def _begin(make: Callable[[WorkerConfig, ReportProgress], Runner], site: WorkerConfig, progress: Any) -> None:
+def _begin(
+    make: Callable[[WorkerConfig, ReportProgress], Runner], site: WorkerConfig, progress: Any, cores: frozenset[int]
+) -> None:
     """In a new process: Ctrl-C is the parent's to pass on, as SIGTERM; without the parent there is nobody to answer."""
+    if cores:
+        with contextlib.suppress(OSError):  # cores that were taken from this machine meanwhile
+            os.sched_setaffinity(0, cores)  # threads that compute begin later, and have it from this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise)
     threading.Thread(target=_follow_parent, daemon=True).start()

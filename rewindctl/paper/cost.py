@@ -103,11 +103,19 @@ def _timed(run: RunRecord, device: str) -> bool:
     return run.tags.get(tag.DEVICE) == device and run.metrics.get("iterations_per_second", 0) > 0
 
 
-def plan_json(plan: StudyPlan, state: State, speeds: Speeds, device: str, missing: list[str]) -> dict[str, Any]:
+def plan_json(
+    plan: StudyPlan,
+    state: State,
+    speeds: Speeds,
+    device: str,
+    missing: list[str],
+    at_once: tuple[int, float] | None = None,
+) -> dict[str, Any]:
     """The plan with its costs: `stages` (each once), `totals`, and for each kind the stages done, known, to do, shared.
 
     `hours` are those of the training iterations to do, at the speeds known; None when one is not known. A stage is
     shared when more than one cell needs it. `missing`: data sets that the stages to do need and that are not here.
+    `at_once`: how many would run together as trials of one set of kernels, and the hours then.
     """
     uses = plan.uses()
     rows = [
@@ -137,6 +145,8 @@ def plan_json(plan: StudyPlan, state: State, speeds: Speeds, device: str, missin
         "bytes": sum(_bytes(plan, key) for key in plan.stages if state.of(key) == "todo"),
         "device": device,
         "missing_data": missing,
+        "lanes": at_once and at_once[0],
+        "hours_at_once": at_once and at_once[1],
     }
     networks = [
         {"model": model, "dataset": dataset, "iterations_todo": count, "iterations_per_second": speeds.get(pair)}
@@ -169,6 +179,9 @@ def plan_text(plan: dict[str, Any]) -> str:
         f"to do: {totals['iterations_todo']:,} of {totals['iterations']:,} iterations, {time} on {totals['device']} "
         f"one at a time, {totals['bytes'] / GIGABYTE:.2f} GB of artifacts"
     )
+    if totals["lanes"]:
+        together = time_text(3600 * totals["hours_at_once"])
+        lines.append(f"about {together} with up to {totals['lanes']} at once, as lanes of one step")
     if replayed := totals["iterations_replayed"]:
         lines.append(f"of these {count_of(replayed, 'iteration')} replay points that finished trainings did not record")
     if totals["missing_data"]:

@@ -1,7 +1,6 @@
 """Before kernels of our own train anything on a device, one update of theirs is compared with the reference there."""
 
 import copy
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -11,17 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rewindctl import fused
 from rewindctl.arithmetic import Precision
 from rewindctl.datasets.batches import DeviceData
-from rewindctl.fused.pairs import structure
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.system.files import keep_text, state_folder
 from rewindctl.training.course import Course
-from rewindctl.training.device import device_name, driver, package_version
 from rewindctl.training.graph import alone
+from rewindctl.training.kernel_key import kernel_key, key_here
 from rewindctl.training.records import TrainSettings
 from rewindctl.training.step import Stepper
 
@@ -47,7 +44,8 @@ def disagreement(
     Compared once for a device, its driver, the versions, the kernels and a kind of training; what was found
     is kept in the state folder of the machine. Takes a second, and what the kernels take to be compiled.
     """
-    kept, key = state_folder() / "fused_step.json", _key(network, data, settings, mask)
+    image = tuple(data.train_images.shape[1:])
+    kept, key = _kept(), _key(data.device, network, image, settings, masked=mask is not None)
     with alone(data.device):  # so that of several trainings that begin together one compares
         known = _known(kept)
         if key not in known:
@@ -98,16 +96,28 @@ def compared(
     return ""
 
 
-def _key(network: Network, data: DeviceData, settings: TrainSettings, mask: Mask | None) -> str:
-    """Everything that decides what is compared, in words and a hash of the rest."""
-    shapes = [(name, tuple(parameter.shape)) for name, parameter in network.named_parameters()]
-    code = b"".join(path.read_bytes() for path in sorted(Path(fused.__file__).parent.glob("*.py")))
-    images = tuple(data.train_images.shape[1:])
-    kind = (shapes, images, settings.batch_size, settings.crop_padding, settings.nesterov, mask is not None)
-    rest = hashlib.sha256(code + repr(kind).encode() + structure(network).encode()).hexdigest()[:16]
-    machine = (device_name(data.device), driver() if data.device.type == "cuda" else "")
-    versions = [f"{name} {package_version(name) or 'unknown'}" for name in ("torch", "triton")]
-    return ", ".join([*filter(None, machine), *versions, settings.precision, rest])
+def comparisons(device: torch.device) -> dict[str, str]:
+    """What was found of these kernels on `device`, by key: empty text where they made PyTorch's update."""
+    here = key_here(device)
+    return {key: found for key, found in _known(_kept()).items() if key.startswith(f"{here}, ")}
+
+
+def known_disagreement(device: torch.device, network: Network, image: tuple[int, ...], settings: TrainSettings) -> str:
+    """What `disagreement` found of such trainings on images of (height, width, channels), with or without a mask."""
+    known = _known(_kept())
+    found = (known.get(_key(device, network, image, settings, masked=masked), "") for masked in (False, True))
+    return next(filter(None, found), "")
+
+
+def _kept() -> Path:
+    return state_folder() / "fused_step.json"
+
+
+def _key(
+    device: torch.device, network: Network, image: tuple[int, ...], settings: TrainSettings, *, masked: bool
+) -> str:
+    kind = (image, settings.batch_size, settings.crop_padding, settings.nesterov, masked)
+    return kernel_key(device, network, settings.precision, *kind)
 
 
 def _known(path: Path) -> dict[str, str]:

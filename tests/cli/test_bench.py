@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
+from rewindctl.checks.lane_speed import NO_GAIN, LaneCurve
 from rewindctl.checks.speed import Speed
 from rewindctl.datasets.inventory import facts_of
 from rewindctl.paper.bench import DATASET, bench_json, bench_text, published_speeds, specs_to_measure
@@ -38,6 +39,8 @@ def test_a_network_is_measured_and_nothing_is_made(cli: Cli, tmp_path: Path) -> 
     assert network["precision"] == "bf16"
     assert all("resnet8" not in study["not_measured"] for study in made["studies"])
     assert [study["name"] for study in made["studies"]] == [*shipped(), "all"]
+    assert network["lanes"] is None
+    assert made["no_lanes"] == "they need a CUDA device"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,3 +81,43 @@ def test_a_faster_device_takes_as_much_less() -> None:
     fast = bench_json(measured({model: 10 * speed for model, speed in SPEEDS.items()}), facts, "fast")["studies"]
     for one, other in zip(slow, fast, strict=True):
         assert one["hours"] == pytest.approx(10 * other["hours"])
+
+
+CURVES = {
+    "resnet20": LaneCurve({1: 60.0, 2: 100.0, 4: 150.0, 8: 151.0}, NO_GAIN),
+    **{model: LaneCurve({1: speed, 2: 1.5 * speed}) for model, speed in SPEEDS.items() if model != "resnet20"},
+}
+
+
+def test_trials_at_once_have_a_row_for_each_number_of_them_and_studies_their_hours() -> None:
+    made = bench_json(measured(SPEEDS), facts, "a device", CURVES)
+    for network in made["networks"]:
+        curve, lanes = CURVES[network["model"]], network["lanes"]
+        assert {row["trials"]: row["iterations_per_second"] for row in lanes["speeds"]} == curve.speeds
+        assert all(
+            row["iterations_per_second_each"] * row["trials"] == pytest.approx(row["iterations_per_second"])
+            for row in lanes["speeds"]
+        )
+    assert made["networks"][0]["lanes"]["best"] == 4
+    assert all(0 <= study["hours_at_once"] <= study["hours"] for study in made["studies"])
+    assert made["studies"][-1]["hours_at_once"] < made["studies"][-1]["hours"]
+    text = bench_text(made)
+    assert text.count(NO_GAIN) == 1
+    assert sum(line.startswith("resnet20") for line in text.splitlines()) == 1 + 4
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("resnet20") and "taken" in line] == ["4"]
+
+
+def test_without_lanes_one_line_says_why_and_nothing_else_changes() -> None:
+    plain = bench_text(bench_json(measured(SPEEDS), facts, "a device")).splitlines()
+    told = bench_text(bench_json(measured(SPEEDS), facts, "a device", {}, "they need a CUDA device")).splitlines()
+    more = "Several trials at once by kernels of our own: they need a CUDA device"
+    assert [line for line in told if line != more] == [*plain[:7], "", *plain[7:]]
+    assert more in told
+
+
+def test_a_study_of_a_network_without_lanes_has_no_hours_at_once() -> None:
+    made = bench_json(measured(SPEEDS), facts, "a device", {"resnet20": CURVES["resnet20"]})
+    studies = {study["name"]: study for study in made["studies"]}
+    assert studies["table4"]["hours_at_once"] is None
+    assert studies["table4"]["hours"] > 0
+    bench_text(made)

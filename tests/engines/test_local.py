@@ -15,7 +15,8 @@ from studies import panel, text_of
 
 from rewindctl.engines import local
 from rewindctl.engines.contract import Answer, Task
-from rewindctl.engines.local import default_jobs, devices, share
+from rewindctl.engines.local import Processes, core_shares, default_jobs, devices, share
+from rewindctl.engines.work import ReportProgress, WorkerConfig
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.registry.runs.writer import resume_file
@@ -133,6 +134,59 @@ def test_workers_share_the_cores_and_each_has_one_at_least() -> None:
     for jobs in (1, 2, 3, 100):
         assert share(jobs) >= 1
         assert jobs * share(jobs) <= max(cores, jobs)
+
+
+def test_each_worker_on_a_cpu_has_cores_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours, together all that this process may use; where they are too few nobody is kept to any."""
+    for cores in ({0}, {0, 1}, {3, 4, 5, 9, 12}, set(range(64))):
+        monkeypatch.setattr("os.sched_getaffinity", lambda process, cores=cores: cores)
+        for jobs in range(1, 70):
+            shares = core_shares(jobs)
+            if jobs > len(cores):
+                assert shares == [frozenset()] * jobs
+                continue
+            assert sorted(core for own in shares for core in own) == sorted(cores)
+            assert [core for own in shares for core in sorted(own)] == sorted(cores)
+            assert min(map(len, shares)) == share(jobs)  # as many threads compute
+
+
+class Kept:
+    """Answers with the cores that its process is kept to."""
+
+    def __init__(self, site: WorkerConfig, report: ReportProgress) -> None:
+        self.report = report
+
+    def run(self, task: Task) -> Answer:
+        return Answer(task.key, message=" ".join(map(str, sorted(os.sched_getaffinity(0)))))
+
+
+def test_processes_are_kept_to_their_cores() -> None:
+    here, jobs = os.sched_getaffinity(0), 2
+    engine = Processes(WorkerConfig("sqlite:///none.db", "none", "cpu"), jobs, Kept)
+    try:
+        for number in range(jobs):
+            engine.submit(Task(str(number), "{}", None))
+        answers: list[Answer] = []
+        while len(answers) < jobs:
+            answers += engine.wait(1)
+    finally:
+        engine.close()
+    one, other = (set(map(int, answer.message.split())) for answer in answers)
+    if len(here) < jobs:
+        assert one == other == here
+    else:
+        assert not one & other
+        assert one | other == here
+    assert os.sched_getaffinity(0) == here
+
+
+def test_processes_on_gpus_are_kept_to_no_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    engine = Processes(WorkerConfig("sqlite:///none.db", "none", "auto"), 2)
+    assert engine._cores == [frozenset(), frozenset()]
+    engine = Processes(WorkerConfig("sqlite:///none.db", "none", "cpu"), 2, taken=1)
+    assert engine._cores == core_shares(2)[1:]
 
 
 def test_an_interrupt_of_one_task_does_not_reach_the_next_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,24 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from rewindctl.arithmetic import Arithmetic
+from rewindctl.checks import lane_speed
+from rewindctl.checks.lane_speed import LaneCurve
 from rewindctl.datasets.inventory import DataFacts, facts_of
-from rewindctl.engines.capacity import MOST_ON_A_GPU, PROCESS_BYTES, Need, choose_jobs, need_of
+from rewindctl.engines.capacity import (
+    MOST_ON_A_GPU,
+    PROCESS_BYTES,
+    LaneNeed,
+    Need,
+    choose_jobs,
+    lanes_of,
+    need_of,
+)
+from rewindctl.engines.choose import at_once_text, parallel_text
 from rewindctl.errors import UsageError
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.specs import DenseSpec
+from rewindctl.training import step
 
 NEED = Need(on_device=10**9, on_cpu=2 * 10**9, data=10**9)
 Gpus = Callable[[int], None]
@@ -120,3 +133,105 @@ def test_the_need_is_that_of_the_largest_trial(facts: DataFacts) -> None:
     assert need(small, deep, wide) == need(deep)
     assert need(deep).on_device < need(deep).on_cpu
     assert need(small).data > facts.train_size * 8 * 8
+
+
+# Lanes: trials of one set of kernels
+
+RISING = LaneCurve({1: 10.0, 2: 19.0, 4: 34.0, 8: 50.0, 16: 51.0})
+EACH, SHARED = 10**9, 2 * 10**9
+
+
+def in_lanes(asked: int | None, trials: int, free: int | None, *curves: LaneCurve) -> tuple[int, list[str]]:
+    said: list[str] = []
+    lanes = LaneNeed(SHARED, EACH, lambda: {(str(curve), ""): curve for curve in curves or (RISING,)})
+    return choose_jobs(asked, trials, "auto", NEED, said.append, lambda place: free, lanes), said
+
+
+def room_for(count: int) -> int:
+    return int((SHARED + count * EACH) / lane_speed.USED_SHARE) + 10
+
+
+@pytest.mark.parametrize("free", [PLENTY, None])
+def test_as_many_lanes_as_are_fastest_or_as_were_asked_for(gpus: Gpus, free: int | None) -> None:
+    gpus(1)
+    assert in_lanes(None, 50, free) == (8, [])
+    assert in_lanes(None, 3, free) == (3, [])
+    assert in_lanes(5, 50, free) == (5, [])
+    assert in_lanes(20, 50, free) == (20, [])
+    assert in_lanes(20, 4, free) == (4, [])
+    flat = LaneCurve({1: 10.0, 2: 10.0})
+    assert in_lanes(None, 50, free, flat) == (1, [])
+    assert in_lanes(None, 50, free, flat, RISING) == (8, [])  # networks that gain nothing lose nothing
+
+
+def test_of_lanes_as_many_as_fit_and_why_no_more(gpus: Gpus) -> None:
+    gpus(1)
+    assert in_lanes(8, 8, room_for(8))[0] == 8
+    count, (said,) = in_lanes(None, 50, room_for(7))
+    assert count == 7
+    assert said.startswith("7 at once, not 8: each takes about 1.0 GB, ")
+    assert said.endswith(" are free on cuda:0")
+    with pytest.raises(UsageError) as refused:
+        in_lanes(8, 8, room_for(7))
+    assert refused.value.message.startswith("--jobs 8: 8 trials at once do not fit: each takes about 1.0 GB, ")
+    assert refused.value.hint == "give --jobs 7"
+    assert in_lanes(None, 50, 0)[0] == 1
+    assert in_lanes(1, 50, 0) == (1, [])
+
+
+def test_for_one_training_nothing_is_measured(gpus: Gpus) -> None:
+    gpus(1)
+
+    def curves() -> dict[tuple[str, str], LaneCurve]:
+        raise AssertionError
+
+    lanes = LaneNeed(SHARED, EACH, curves)
+    assert choose_jobs(None, 1, "auto", NEED, print, lanes=lanes) == 1
+    assert choose_jobs(1, 9, "auto", NEED, print, lanes=lanes) == 1
+    assert choose_jobs(4, 9, "auto", NEED, print, lambda place: PLENTY, lanes) == 4
+
+
+def test_stages_are_lanes_on_one_gpu_by_kernels_that_were_asked_for(
+    gpus: Gpus, facts: DataFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose bytes are those of the kernels and more, of the largest network."""
+    for module in (lane_speed, step):
+        monkeypatch.setattr(module, "missing_part", lambda device: "")
+    monkeypatch.setattr(lane_speed, "known_disagreement", lambda *given: "")
+    small, deep = spec(facts, "resnet8", batch_size=8), spec(facts, "resnet14", batch_size=8)
+
+    def lanes(*specs: DenseSpec, asked: str = "fused", device: str = "auto") -> LaneNeed | None:
+        return lanes_of(specs, lambda name: facts, device, Arithmetic("fp32", step=asked), print)
+
+    assert lanes(small, device="cpu") is None
+    gpus(2)
+    assert lanes(small) is None
+    gpus(1)
+    assert lanes(small, asked="auto") is None
+    one, other, both = lanes(small), lanes(deep), lanes(small, deep)
+    assert one is not None
+    assert other is not None
+    assert both is not None
+    assert one.each < other.each == both.each
+    assert one.shared <= other.shared == both.shared
+    monkeypatch.setattr(lane_speed, "known_disagreement", lambda *given: "another loss")
+    assert lanes(small) is None
+
+
+# What is said of it
+
+
+def test_how_stages_run_at_once_is_said(gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
+    assert at_once_text(4, "cpu") == "4 at once: processes, 2 cores each"
+    assert at_once_text(8, "auto") == "8 at once: processes, 1 core each"
+    assert at_once_text(9, "cpu") == "9 at once: processes, which share the cores"
+    assert "share of the cores" in parallel_text("cpu")
+    gpus(1)
+    assert at_once_text(4, "auto") == "4 at once: streams of one process on cuda:0"
+    assert at_once_text(4, "cuda", lanes=True) == "4 at once: lanes of one step on cuda:0"
+    assert "lanes of one step" in parallel_text("auto")
+    gpus(2)
+    assert at_once_text(4, "auto") == "4 at once: processes, on cuda:0, cuda:1 in turn"
+    assert parallel_text("auto").startswith("a process for each of 2 GPUs")
+    assert "lanes of one step" in parallel_text("cuda:1")

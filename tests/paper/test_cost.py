@@ -149,7 +149,7 @@ def made(plan: StudyPlan, state: cost.State | None = None, speed: float | None =
 
 ROW = {"kind", "fingerprint", "parent", "state", "run_id", "iterations", "cells", "spec"}
 TOTALS = {"stages", "done", "known", "todo", "shared", "cells", "trials", "scale", "iterations", "iterations_todo"}
-TOTALS |= {"hours", "bytes", "device", "missing_data", "iterations_replayed"}
+TOTALS |= {"hours", "bytes", "device", "missing_data", "iterations_replayed", "lanes", "hours_at_once"}
 
 
 @pytest.mark.parametrize("name", [*shipped()])
