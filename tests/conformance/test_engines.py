@@ -67,12 +67,14 @@ OPENS: dict[str, Opens] = {
     "local, threads": held(lambda site: Streams(site, 2)),
     "local, processes": named("local", 2),
     "ray": named("ray", 2, cpus=0.5),
+    "ray, lanes": named("ray", 2, lanes=2),
 }
 SLOW, RAY = [pytest.mark.slow], [pytest.mark.slow, pytest.mark.ray]
 EVERY = [
-    name if name == "local, threads" else pytest.param(name, marks=RAY if name == "ray" else SLOW) for name in OPENS
+    name if name == "local, threads" else pytest.param(name, marks=RAY if name.startswith("ray") else SLOW)
+    for name in OPENS
 ]
-WITH_WORKERS = EVERY[-2:]  # that die alone
+WITH_WORKERS = EVERY[-3:]  # that die alone
 every_engine = pytest.mark.parametrize("name", EVERY)
 
 
