@@ -118,7 +118,7 @@ class LaneKind:
         from rewindctl.training.fused_step import constants_of
 
         network, settings = self.recipe
-        return lane_bytes(network, self.facts.train_size, self.image, constants_of(settings, masked=True), self.device)
+        return lane_bytes(network, self.facts.train_size, self.image, constants_of(settings), self.device)
 
     @property
     def key(self) -> str:
@@ -180,7 +180,7 @@ def _speed(kind: LaneKind, data: DeviceData, count: int, seconds: float) -> floa
     from rewindctl.training.fused_step import constants_of
 
     network, settings = kind.recipe
-    trials = FusedTrials(network, data, constants_of(settings, masked=True), count)
+    trials = FusedTrials(network, data, constants_of(settings), count)
     start = TrainState.initial(network)
     for trial in range(count):
         trials.load(trial, start, None)

@@ -32,7 +32,7 @@ PANELS = {
     "Instead of running": ("list_studies", "show", "plan", "power"),
     "Selection": ("trials", "seeds", "cells", "scale", "known"),
     "Trials where they decide": ("until_decided", "max_trials", "budget"),
-    "Engine": ("engine", "jobs", "address", "gpus", "cpus", "time_limit"),
+    "Engine": ("engine", "jobs", "address", "gpus", "cpus", "lanes", "time_limit"),
 }
 
 
@@ -111,8 +111,13 @@ def reproduce(
     address: Annotated[
         str | None, typer.Option(help="ray: the cluster's address, or auto. [starts a local Ray]")
     ] = None,
-    gpus: Annotated[float | None, typer.Option(min=0, help="ray: GPUs per stage, as 0.25.")] = None,
-    cpus: Annotated[float | None, typer.Option(min=0, help="ray: CPU cores per stage. [1]")] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="ray: GPUs per process, or a stage's share, as 0.25.")
+    ] = None,
+    cpus: Annotated[float | None, typer.Option(min=0, help="ray: CPU cores per process. [1]")] = None,
+    lanes: Annotated[
+        int | None, typer.Option(min=1, help="ray: stages at once in each process. [as suits a whole GPU, else 1]")
+    ] = None,
     time_limit: Annotated[
         str | None,
         typer.Option(
@@ -126,7 +131,7 @@ def reproduce(
     Examples:
         rewindctl reproduce --list
         rewindctl reproduce fig1 --cells 'method=lr_rewind,compression>5' --seeds 0-2 --time-limit 9m
-        rewindctl reproduce all --engine ray --address auto --gpus 0.25
+        rewindctl reproduce all --engine ray --address auto
         rewindctl reproduce fig1 --until-decided --budget 2h
     """
     began = time.monotonic()  # what is imported now takes seconds
@@ -156,7 +161,7 @@ def reproduce(
     elsewhere = known_of(files, made, session.precision)
     for path in elsewhere.strangers:
         session.console.say(f"note: --known {path} has no row of the study")
-    options = EngineOptions(jobs, address, cpus, gpus)
+    options = EngineOptions(jobs, address, cpus, gpus, lanes)
     if plan:
         print_plan(session, made, elsewhere.results, options if engines[engine].here else None)
         return

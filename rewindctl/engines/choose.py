@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Stages in parallel; for Ray also the cluster's address and the resources of a stage. None: not given."""
+    """Stages in parallel; for Ray also the cluster's address, what a process takes, and its stages at once.
+
+    None: not given.
+    """
 
     jobs: int | None = None
     address: str | None = None
     cpus: float | None = None
     gpus: float | None = None
+    lanes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ engines: Catalog[EngineKind] = Catalog("engine")
 
 
 def _check_local(options: EngineOptions) -> None:
-    for name in ("address", "cpus", "gpus"):
+    for name in ("address", "cpus", "gpus", "lanes"):
         if (value := getattr(options, name)) is not None:
             raise UsageError(f"--{name} {value} has no meaning for --engine local", "add --engine ray")
 
@@ -75,7 +79,7 @@ def _check_ray(options: EngineOptions) -> None:
 def _open_ray(site: "WorkerConfig", data: Mapping[str, str], options: EngineOptions) -> Iterator[Engine]:
     from rewindctl.engines.ray_cluster import RayCluster
 
-    cluster = RayCluster(site, options.jobs, options.address, options.cpus, options.gpus)
+    cluster = RayCluster(site, options.jobs, options.address, options.cpus, options.gpus, options.lanes)
     cluster.check(data)
     try:
         yield cluster
@@ -90,12 +94,18 @@ engines.register("ray")(EngineKind("on a Ray cluster", _check_ray, _open_ray))
 def local_engine(site: "WorkerConfig", jobs: int) -> Engine:
     """The engine of this machine: this process for one job or for jobs on one GPU, else a process per job."""
     from rewindctl.engines.in_turn import InProcess
-    from rewindctl.engines.lanes import Lanes
     from rewindctl.engines.local import Processes, on_one_gpu
 
     if jobs == 1:
         return InProcess(site)
-    return Lanes(site, jobs) if on_one_gpu(site.device, jobs) else Processes(site, jobs)
+    return lanes_engine(site, jobs) if on_one_gpu(site.device, jobs) else Processes(site, jobs)
+
+
+def lanes_engine(site: "WorkerConfig", jobs: int) -> Engine:
+    """The engine of one device with several stages at once, all in this process."""
+    from rewindctl.engines.lanes import Lanes
+
+    return Lanes(site, jobs)
 
 
 def at_once_text(jobs: int, device: str, *, lanes: bool = False) -> str:

@@ -22,12 +22,15 @@ MOST = 32  # streams that PyTorch makes: then it hands out the first again, and 
 
 
 class Lanes:
-    """`jobs` threads, each with a registry of its own, that share the cores and the data sets; at most MOST."""
+    """`jobs` threads, each with a registry of its own, that share the data sets; at most MOST.
+
+    They share the cores too, where the site does not say how many of PyTorch's threads each has.
+    """
 
     def __init__(self, site: WorkerConfig, jobs: int) -> None:
         self.slots = jobs = min(jobs, MOST)
         self.shown: Callable[[], None] = lambda: None
-        self._site = replace(site, threads=share(jobs))
+        self._site = replace(site, threads=site.threads or share(jobs))
         self._stop = threading.Event()
         self._idle: list[_Lane] = []
         self._lanes: list[_Lane] = []

@@ -1,24 +1,26 @@
-"""Stages as tasks of a Ray cluster. Ray retries none: the loop does, and the registry sees that none runs twice."""
+"""Stages on a Ray cluster. Ray retries none: the loop does, and the registry sees that none runs twice."""
 
 import io
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rewindctl.engines import ray_nodes
+from rewindctl.engines.capacity import MOST_ON_A_GPU
 from rewindctl.engines.contract import Answer, Task
-from rewindctl.engines.local import GRACE_SECONDS
-from rewindctl.engines.ray_start import ProgressActor, import_ray, join, last_line
-from rewindctl.engines.ray_worker import TaskContext, run_stage
+from rewindctl.engines.ray_host import LaneHost
+from rewindctl.engines.ray_lanes import LaneHosts
+from rewindctl.engines.ray_start import import_ray, join
+from rewindctl.engines.ray_tasks import StageTasks
+from rewindctl.engines.ray_worker import TaskContext
 from rewindctl.engines.work import WorkerConfig
 from rewindctl.errors import UsageError
 
 REFRESH_SECONDS = 5.0
-START_SECONDS = 30.0
 # A process sees every GPU of its node and takes the one it is given: torch cannot change what it sees at its start.
 SEE_EVERY_GPU = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
 
@@ -26,28 +28,31 @@ SEE_EVERY_GPU = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"
 class RayCluster:
     """An engine on the cluster at `address`, or on a Ray that is started here and ends with the command.
 
-    `cpus` and `gpus` are what a stage takes: 1 CPU, and 1 GPU where the cluster has any. `check` comes first.
+    `cpus` and `gpus` are what a process takes: 1 CPU, and 1 GPU where the cluster has any. `lanes`: stages at once in
+    it; as many as suit a whole GPU, else one. `check` comes first.
     Raises: UsageError for amounts that no stage can have, or without Ray.
     """
 
     def __init__(
-        self, site: WorkerConfig, jobs: int | None, address: str | None, cpus: float | None, gpus: float | None
+        self,
+        site: WorkerConfig,
+        jobs: int | None,
+        address: str | None,
+        cpus: float | None,
+        gpus: float | None,
+        lanes: int | None = None,
     ) -> None:
         self.slots = jobs or 1
         self.shown: Callable[[], None] = lambda: None
-        self._jobs, self._address, self._gpus = jobs, address, gpus
+        self._jobs, self._address, self._gpus, self._lanes = jobs, address, gpus, lanes
         self._cpus = 1.0 if cpus is None else cpus
-        _check_amounts(site.device, self._cpus, gpus)
+        _check_amounts(site.device, self._cpus, gpus, lanes)
         self._site = replace(
             site, threads=max(1, int(self._cpus)), data_dir=site.data_dir and Path(site.data_dir).absolute()
         )
         self._ray = import_ray()
         self._held = ExitStack()
-        self._running: dict[Any, Task] = {}
-        self._done: dict[str, int] = {}
         self._refreshed = 0.0
-        self._progress: Any = None
-        self._news: Any = None
 
     def check(self, data: Mapping[str, str]) -> None:
         """Join the cluster and check that stages can run there. stdout stays closed until `close`.
@@ -74,72 +79,47 @@ class RayCluster:
         self._gpus = gpus
         ray_nodes.check_resources(nodes, self._cpus, gpus)
         fit = [node for node in nodes if node.holds(self._cpus, gpus)]
-        self._post = TaskContext(self._site, gpus, settings(os.environ))
+        post = TaskContext(self._site, gpus, settings(os.environ))
         runtime = {"runtime_env": SEE_EVERY_GPU} if gpus else {}
-        ray_nodes.check_nodes(self._ray, fit, self._post, data, runtime)
-        share = {"num_cpus": self._cpus, "num_gpus": gpus, **runtime}
-        self._stage = self._ray.remote(**share, max_retries=0, max_calls=0)(run_stage)
-        self._start_progress()
-        self._count_slots(nodes)
+        ray_nodes.check_nodes(self._ray, fit, post, data, runtime)
+        self._stages = self._stages_in(post, {"num_cpus": self._cpus, "num_gpus": gpus, **runtime})
+        self._look_around(nodes)
 
     def submit(self, task: Task) -> None:
-        self._running[self._stage.remote(self._post, task, self._progress)] = task
+        self._stages.submit(task)
 
     def wait(self, seconds: float) -> list[Answer]:
-        finished, _ = self._ray.wait(list(self._running), timeout=seconds)
         if time.monotonic() - self._refreshed >= REFRESH_SECONDS:
-            self._count_slots(ray_nodes.alive(self._ray))
-        return [self._answer(result) for result in finished]
+            self._look_around(ray_nodes.alive(self._ray))
+        answers = self._stages.wait(seconds)
+        self.slots = self._stages.slots(self._jobs)
+        return answers
 
     def progress(self) -> dict[str, int]:
-        ready, _ = self._ray.wait([self._news], timeout=0)
-        if ready:
-            with suppress(self._ray.exceptions.RayError):  # its node is gone: the stages need it not
-                self._done |= self._ray.get(ready[0])
-            self._news = self._progress.news.remote()
-        under_way = {task.key for task in self._running.values()}
-        return {key: done for key, done in self._done.items() if key in under_way}
+        return self._stages.progress()
 
     def close(self) -> None:
         """Interrupt the running stages, wait until they are recorded, leave the cluster."""
         try:
-            for result in self._running:
-                self._ray.cancel(result)
-            if self._running:
-                self._ray.wait(list(self._running), num_returns=len(self._running), timeout=GRACE_SECONDS)
+            self._stages.close()
         finally:
-            self._running.clear()
             self._held.close()
 
-    def _answer(self, result: Any) -> Answer:
-        task = self._running.pop(result)
-        self._done.pop(task.key, None)
-        known = self._ray.exceptions
-        try:
-            answer = self._ray.get(result)
-        except known.TaskCancelledError:
-            return Answer(task.key, message="its process was interrupted", crashed=True)
-        except known.RayTaskError as error:
-            return Answer(task.key, message=last_line(error), hint="this is a defect")
-        except known.RayError as error:
-            kind = type(error).__name__.removesuffix("Error")
-            return Answer(task.key, message=f"its process died ({kind})", hint="see Ray's logs", crashed=True)
-        assert isinstance(answer, Answer)
-        return answer
+    def _stages_in(self, post: TaskContext, share: dict[str, Any]) -> StageTasks | LaneHosts:
+        """In processes of one stage or of several; each takes `share`."""
+        on_gpu = post.gpus >= 1 and self._site.device != "cpu"
+        if self._lanes == 1 or (self._lanes is None and not on_gpu):
+            return StageTasks(self._ray, post, share)
+        actor = self._ray.remote(**share, max_restarts=0, max_task_retries=0)(LaneHost)
+        return LaneHosts(self._ray, lambda: actor.remote(post, self._lanes), self._lanes or MOST_ON_A_GPU)
 
-    def _start_progress(self) -> None:
-        """On this node, where it lives as long as the command."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=True)
-        self._progress = self._ray.remote(num_cpus=0, scheduling_strategy=here)(ProgressActor).remote()
-        self._news = self._progress.news.remote()
-        self._ray.wait([self._news], timeout=START_SECONDS)  # its process takes seconds to start, as long as a stage
-
-    def _count_slots(self, nodes: list[ray_nodes.RayNode]) -> None:
-        """As many stages as asked for, else as the nodes hold that are there now."""
+    def _look_around(self, nodes: list[ray_nodes.RayNode]) -> None:
+        """As many processes as the nodes hold that are there now."""
         self._refreshed = time.monotonic()
-        self.slots = self._jobs or max(1, sum(node.holds(self._cpus, self._post.gpus) for node in nodes))
+        self._stages.room = sum(node.holds(self._cpus, self._gpus or 0.0) for node in nodes)
+        if isinstance(self._stages, LaneHosts):
+            self._stages.look({node.id for node in nodes})
+        self.slots = self._stages.slots(self._jobs)
 
 
 class _Nowhere(io.TextIOBase):
@@ -157,10 +137,14 @@ def settings(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _check_amounts(device: str, cpus: float, gpus: float | None) -> None:
+def _check_amounts(device: str, cpus: float, gpus: float | None, lanes: int | None) -> None:
     if cpus <= 0:
         raise UsageError(f"--cpus {cpus:g} is not above 0", "give the CPUs that a stage takes, such as 1 or 0.5")
     if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
         raise UsageError(f"--gpus {gpus:g} is not a share of a GPU", "give a fraction such as 0.25, or whole GPUs")
+    if lanes is not None and lanes < 1:
+        raise UsageError(f"--lanes {lanes} is not above 0", "give the stages at once in a process, such as 4")
+    if gpus is not None and 0 < gpus < 1 and (lanes or 1) > 1:
+        raise UsageError(f"--lanes {lanes} with --gpus {gpus:g}: lanes share a whole GPU", "leave --gpus out")
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {device}: Ray gives each stage its GPU", "use --device auto, cuda or cpu")

@@ -37,6 +37,7 @@ REFUSED = [
     (("fig1", "--engine", "slurm"), "unknown engine 'slurm'", "known: local, ray"),
     (("fig1", "--engine", "local", "--address", "auto"), "--address auto has no meaning", "--engine ray"),
     (("fig1", "--gpus", "0.5"), "--gpus 0.5 has no meaning for --engine local", "--engine ray"),
+    (("fig1", "--lanes", "4"), "--lanes 4 has no meaning for --engine local", "--engine ray"),
     (("fig1", "--cpus", "2"), "--cpus 2.0 has no meaning for --engine local", "--engine ray"),
     (("fig1", "--device", "gpu"), "unknown device 'gpu'", "known: auto"),
     (("fig1", "--device", "cuda:99", "--jobs", "2"), "device 'cuda:99' is not there", "--device cpu"),

@@ -76,14 +76,13 @@ OPENS: dict[str, Opens] = {
     "local, lanes": held(lambda site: Lanes(fused(site), 2)),
     "local, processes": named("local", 2),
     "ray": named("ray", 2, cpus=0.5),
+    "ray, lanes": named("ray", 2, lanes=2),
 }
 IN_TURN_FUSED = held(lambda site: in_turn(fused(site)))
 SLOW, RAY = [pytest.mark.slow], [pytest.mark.slow, pytest.mark.ray]
-EVERY = [
-    name if name in ("local, threads", "local, lanes") else pytest.param(name, marks=RAY if name == "ray" else SLOW)
-    for name in OPENS
-]
-WITH_WORKERS = EVERY[-2:]  # that die alone
+QUICK = ("local, threads", "local, lanes")
+EVERY = [name if name in QUICK else pytest.param(name, marks=RAY if name.startswith("ray") else SLOW) for name in OPENS]
+WITH_WORKERS = EVERY[-3:]  # that die alone
 every_engine = pytest.mark.parametrize("name", EVERY)
 
 

@@ -2,186 +2,47 @@
 
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
-import urllib.request
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from servers import free_port
+from two_nodes import (
+    DEADLINE_SECONDS,
+    LONG,
+    METHODS,
+    OFTEN,
+    SECOND,
+    Cluster,
+    finished_once,
+    found,
+    make,
+    owner,
+    parent,
+    sabotage,
+)
 
 from rewindctl.console import Console
-from rewindctl.datasets.inventory import facts_of
 from rewindctl.durations import Deadline
 from rewindctl.engines import ray_start
 from rewindctl.engines.in_turn import InProcess
 from rewindctl.engines.ray_cluster import RayCluster
-from rewindctl.engines.run import Finished, run_plan
+from rewindctl.engines.ray_tasks import StageTasks
+from rewindctl.engines.run import run_plan
 from rewindctl.engines.schedule import Limit
 from rewindctl.engines.work import WorkerConfig
 from rewindctl.errors import RewindError, UsageError
-from rewindctl.paper.plan import StudyPlan, make_plan
-from rewindctl.paper.study import parse_study
 from rewindctl.pipeline import RunPolicy
-from rewindctl.registry import Registry, RunRecord
-from rewindctl.registry import records as tag
+from rewindctl.registry import Registry
 from rewindctl.registry.runs.writer import resume_file
 from rewindctl.rewinding.checkpoints import TrainState
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rewindctl[ray]'")
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-SECOND = "127.0.0.2"  # this machine, by another address than the first node's
-DEADLINE_SECONDS = 100
-STUDY = """
-schema: 1
-name: two-nodes
-title: A dense network, pruned, retrained in two ways
-panels:
-  - model: resnet8
-    dataset: digits
-    iterations: {iterations}
-    {rest}
-"""
 DIVERGES = "{method: finetune, lr: 1.0e+9}"
 QUIET = Console(quiet=True)
-OFTEN = RunPolicy(checkpoint_seconds=0.2)
-LONG = 200  # iterations of a stage that something happens to
-METHODS = "[{method: lr_rewind}, {method: weight_rewind, k: 6}]"
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Two nodes of one CPU each, and the tracking server that both reach; the second says that it has a GPU."""
-
-    address: str
-    uri: str
-    nodes: Any
-    second: Any
-    state: str
-
-    @property
-    def raylet(self) -> int:
-        """The process that the second node's workers are children of."""
-        return int(self.second.all_processes["raylet"][0].process.pid)
-
-    def engine(self, site: WorkerConfig, gpus: float | None = None) -> RayCluster:
-        engine = RayCluster(site, jobs=None, address=self.address, cpus=None, gpus=gpus)
-        engine.check({"digits": facts_of("digits", None).digest})
-        return engine
-
-
-@pytest.fixture(scope="module")
-def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A tracking server at an address that is not the loopback one."""
-    folder, host, port = tmp_path_factory.mktemp("server"), ray.util.get_node_ip_address(), str(free_port())
-    (folder / "server.db").write_bytes(empty_store.read_bytes())
-    line = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
-    line += ["--artifacts-destination", str(folder / "artifacts"), "--host", host, "--port", port]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*line, "--workers", "1", "--allowed-hosts", "*"],
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        wait_for_health(f"http://{host}:{port}", process)
-        yield f"http://{host}:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)  # the group that was started above
-        process.wait(timeout=60)
-
-
-def wait_for_health(address: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None
-        with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=1):
-            return
-        time.sleep(0.1)
-    raise TimeoutError(f"no server at {address}")
-
-
-@pytest.fixture(scope="module")
-def cluster(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    from ray.cluster_utils import Cluster as RayNodes
-
-    least = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        nodes = RayNodes(initialize_head=True, head_node_args=least)
-        try:
-            second = nodes.add_node(node_ip_address=SECOND, **least | {"num_gpus": 1})
-            yield Cluster(nodes.address, server, nodes, second, os.environ["XDG_STATE_HOME"])
-        finally:
-            nodes.shutdown()
-
-
-def make(methods: str = METHODS, iterations: int = 24, seeds: tuple[int, ...] = (0,)) -> StudyPlan:
-    rest = f"schedule: one_shot\n    sparsities: [0.5]\n    methods: {methods}" if methods else "schedule: dense"
-    study = parse_study(STUDY.format(iterations=iterations, rest=rest), "test")
-    return make_plan([study], lambda name: facts_of(name, None), seeds)
-
-
-def found(registry: Registry, plan: StudyPlan) -> dict[str, str]:
-    runs = {run.fingerprint: run.run_id for run in registry.search() if run.finished}
-    return {key: runs[key] for key in plan.stages if key in runs}
-
-
-def finished_once(registry: Registry, plan: StudyPlan, done: Finished) -> list[RunRecord]:
-    """The runs of the experiment, after a look that no stage was lost, made twice or left open."""
-    runs = registry.search()
-    assert Counter(run.fingerprint for run in runs if run.finished) == dict.fromkeys(plan.stages, 1)
-    assert not [run.run_id for run in runs if run.status == "RUNNING"]
-    assert done.runs == found(registry, plan)
-    assert (done.failures, done.stopped) == ([], "")
-    for run in runs:
-        key = plan.stages[run.fingerprint].parent
-        assert run.parent_id == (done.runs[key] if key else None)
-    return runs
-
-
-def anyone(pid: int) -> bool:
-    return True
-
-
-def sabotage(registry: Registry, act: Callable[[int], object], chosen: Callable[[int], bool] = anyone) -> None:
-    """From a thread, do `act` to the process (one that is `chosen`) of a stage that has a resume point."""
-
-    def watch() -> None:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while time.monotonic() < deadline:
-            for run in registry.search():
-                if run.status == "RUNNING" and resume_file(run.run_id).is_file() and chosen(owner(run)):
-                    act(owner(run))
-                    return
-            time.sleep(0.1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def owner(run: RunRecord) -> int:
-    return int(run.tags[tag.OWNER].split(":")[1])
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-@pytest.fixture
-def state(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resume points are where the cluster's workers keep them."""
-    monkeypatch.setenv("XDG_STATE_HOME", cluster.state)
 
 
 def test_a_study_has_the_bytes_of_the_local_engine_and_a_failing_cell_fails_alone(
@@ -227,7 +88,8 @@ def test_the_stage_of_a_killed_worker_is_gone_on_with_where_its_share_of_a_gpu_i
 
     def act(pid: int) -> None:
         assert parent(pid) == cluster.raylet
-        ray.kill(engine._progress)  # nobody needs it
+        assert isinstance(engine._stages, StageTasks)
+        ray.kill(engine._stages._progress)  # nobody needs it
         os.kill(pid, signal.SIGKILL)
         killed.append(pid)
 

@@ -4,13 +4,18 @@ import re
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rewindctl import __version__
 from rewindctl.datasets import load_dataset
+from rewindctl.engines.contract import Task
 from rewindctl.engines.ray_cluster import RayCluster, settings
+from rewindctl.engines.ray_host import HostPlace, LaneHost
+from rewindctl.engines.ray_lanes import LaneHosts
 from rewindctl.engines.ray_nodes import RayNode, check_resources, check_store
+from rewindctl.engines.ray_tasks import StageTasks
 from rewindctl.engines.ray_worker import NodeCheck, TaskContext, look, place_of
 from rewindctl.engines.work import WorkerConfig
 from rewindctl.errors import UsageError
@@ -123,6 +128,49 @@ def test_amounts_that_no_stage_can_have_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         RayCluster(WorkerConfig(SERVER, "x", device), None, None, cpus, gpus)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "gpus", "words"), [(0, None, "--lanes 0 is not above 0"), (4, 0.25, "--lanes 4 with --gpus 0.25")]
+)
+def test_lanes_that_no_process_can_have_are_refused(lanes: int, gpus: float | None, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        RayCluster(WorkerConfig(SERVER, "x"), None, None, None, gpus, lanes)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "lanes", "kind"),
+    [
+        ("auto", 1, None, LaneHosts),
+        ("cuda", 2, 4, LaneHosts),
+        ("cpu", 0, 2, LaneHosts),
+        ("auto", 1, 1, StageTasks),
+        ("auto", 0.25, None, StageTasks),
+        ("cpu", 0, None, StageTasks),
+        ("cpu", 1, None, StageTasks),  # the GPU only says where
+    ],
+)
+def test_a_whole_gpu_has_lanes_and_all_else_where_they_are_asked_for(
+    device: str, gpus: float, lanes: int | None, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr(StageTasks, "_start_progress", lambda tasks: None)
+    site = WorkerConfig(SERVER, "x", device)
+    cluster = RayCluster(site, None, None, None, gpus, lanes)
+    stages = cluster._stages_in(TaskContext(site, gpus, {}), {"num_cpus": 1, "num_gpus": gpus})
+    assert isinstance(stages, kind)
+
+
+def test_a_process_without_its_gpu_answers_each_stage_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    host = LaneHost(TaskContext(WorkerConfig(SERVER, "x"), 1, {}), None)
+    assert host.begin() == HostPlace("here", 1)
+    (answer,) = host.turn([Task("key", "{}", None)], 0).answers
+    assert (answer.key, answer.crashed, answer.hint) == ("key", False, "check the driver, or run with --gpus 0")
+    assert "torch does not see" in answer.message
+    host.close()
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from rewindctl.models import Network, build_network
 from rewindctl.models.network import NetworkConfig
 
 CPU = torch.device("cpu")
-CONSTANTS = Constants(4, 1, 0.9, True, 1e-4, torch.float32, masked=True)
+CONSTANTS = Constants(4, 1, 0.9, True, 1e-4, torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def taken(trials: FusedTrials) -> int:
 
 
 @pytest.mark.parametrize("model", ["resnet8", "wrn10_1"])
-@pytest.mark.parametrize("constants", [CONSTANTS, replace(CONSTANTS, dtype=torch.bfloat16, masked=False)])
+@pytest.mark.parametrize("constants", [CONSTANTS, replace(CONSTANTS, dtype=torch.bfloat16)])
 def test_trials_take_what_is_said_to_the_byte(data: DeviceData, model: str, constants: Constants) -> None:
     samples, *image = data.train_images.shape
     said = lane_bytes(network(model), samples, (image[0], image[1], image[2]), constants, CPU)
@@ -53,7 +53,6 @@ def test_a_larger_batch_and_a_mask_take_more_and_a_gpu_need_not_be_there() -> No
         return lane_bytes(network("resnet8"), 100, (8, 8, 1), constants, torch.device("cuda")).each
 
     assert each(CONSTANTS) < each(replace(CONSTANTS, batch_size=8))
-    assert each(replace(CONSTANTS, masked=False)) < each(CONSTANTS)
 
 
 def test_a_batch_beyond_one_tensor_is_refused_before_anything_is_taken() -> None:
