@@ -2,11 +2,12 @@
 
     python benchmarks/lanes.py --lanes 32 --rate 5000 --store server --output lanes.json
 
-The step takes as long as `--rate` updates a second in sum say, and an evaluation `--evaluation` seconds; everything
-else is what `train-dense --seeds` does: the engine, its lanes, every run with its metrics, points, artifacts. `reaches`
-is the share of the rate in the trainings' common time, the longest in which all lanes were at work (`steady`) and from
-the command's begin to its end (`whole`), evaluations taken out of it as a GPU would: as if they were updates. `host` is
-what the thread that starts the kernels takes for an update beside waiting.
+The step takes as long as `--rate` updates a second in sum say, and an evaluation `--evaluation` seconds, one after the
+other on a device that is given its work ahead, as a GPU is; everything else is what `train-dense --seeds` does: the
+engine, its lanes, every run with its metrics, points, artifacts. `reaches` is the share of the time in which the device
+had work: from when all lanes were at work first until they were last (`steady`), and from the command's begin to its
+end (`whole`). `host` is what the thread that starts the kernels computes for an update of all lanes,
+without `copies`, the seconds in which it copies states: on a GPU the device's work.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ from rich.table import Table
 from rewindctl.arithmetic import Arithmetic
 from rewindctl.console import Console
 from rewindctl.datasets import load_dataset, register_dataset
-from rewindctl.datasets.batches import DeviceData
+from rewindctl.datasets.batches import DeviceData, Draws
 from rewindctl.engines.lanes import Lanes
 from rewindctl.engines.run import run_plan
 from rewindctl.engines.work import WorkerConfig
@@ -42,10 +43,12 @@ from rewindctl.pipeline import RunPolicy
 from rewindctl.pipeline.plan import plan_dense
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry
-from rewindctl.training import agreement, loop, shared_step, step
+from rewindctl.training import agreement, loop, step
 from rewindctl.training.device import device_name
+from rewindctl.training.shared_step import SharedStep, _Question
 
 EVALUATE_EVERY = 2_000  # as at full length
+AHEAD = 0.05  # seconds, as `SharedStep` starts updates before those before have ended
 IMAGES = 50_000  # as CIFAR-10: an epoch's draws every 390 updates
 DEADLINE = 60.0
 
@@ -59,43 +62,59 @@ def images(data_dir: Path | None) -> dict[str, Any]:
 
 
 @dataclass
-class Clock:
-    """What the device would have been at."""
+class Device:
+    """Does one thing at a time, and is told up to `AHEAD` seconds before."""
 
     rate: float
     evaluation: float
+    free_at: float = 0.0
+    busy: float = 0.0  # seconds of work so far
     updates: int = 0
-    waited: float = 0.0  # by the thread of the step
     evaluations: int = 0
-    marks: list[tuple[float, int, int, int]] = field(default_factory=list)
-    busy: threading.Lock = field(default_factory=threading.Lock)
+    marks: list[tuple[float, int, float]] = field(default_factory=list)  # when, lanes, work done by then
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def step(self, trials: FusedTrials, count: int | None = None) -> None:
-        """An update of so many lanes; the device does one thing at a time."""
-        lanes, began = count or trials.count, time.perf_counter()
-        self._take(lanes / self.rate)
-        self.updates += lanes
-        self.waited += time.perf_counter() - began
-        self.marks.append((time.perf_counter(), lanes, self.updates, self.evaluations))
+        """An update of so many lanes."""
+        lanes = count or trials.count
+        end = self._take(lanes / self.rate)
+        self.updates += 1
+        self.marks.append((end, lanes, self.busy))
+        _sleep_until(end - AHEAD)
 
     def evaluate(self, network: Network, data: DeviceData) -> tuple[float, float]:
-        self._take(self.evaluation)
+        _sleep_until(self._take(self.evaluation))
         self.evaluations += 1
         return 2.3, 0.1
 
-    def _take(self, seconds: float) -> None:
-        with self.busy:
-            time.sleep(max(0.0, seconds - 60e-6))  # what a sleep takes longer than it is told
+    def ask(self, shared: SharedStep, work: Callable[[], Any]) -> Any:
+        """The answer comes when all that was started before is done."""
+        answer, end = ask(shared, lambda: (work(), self.free_at))
+        _sleep_until(end)
+        return answer
+
+    def _take(self, seconds: float) -> float:
+        with self.lock:
+            self.free_at = max(self.free_at, time.perf_counter()) + seconds
+            self.busy += seconds
+            return self.free_at
 
 
-@contextmanager
-def waiting(clock: Clock) -> Iterator[None]:
+ask = SharedStep.ask
+
+
+def _sleep_until(moment: float) -> None:
+    if (left := moment - time.perf_counter()) > 0:
+        time.sleep(left)
+
+
+def wait_for(device: Device) -> None:
     """In place of kernels and evaluations."""
-    FusedTrials.run = lambda trials, count=None: clock.step(trials, count)  # type: ignore[method-assign]
-    loop.evaluate = clock.evaluate
+    FusedTrials.run = lambda trials, count=None: device.step(trials, count)  # type: ignore[method-assign]
+    SharedStep.ask = lambda shared, work: device.ask(shared, work)  # type: ignore[method-assign]  # noqa: PLW0108
+    loop.evaluate = device.evaluate
     agreement.disagreement = lambda *arguments: ""
-    step.missing_part = lambda device: ""
-    yield
+    step.missing_part = lambda place: ""
 
 
 def main() -> None:
@@ -111,6 +130,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="rewindctl-bench-") as folder:
         os.environ["XDG_STATE_HOME"] = folder
+        os.environ["TRITON_INTERPRET"] = "1"  # no kernel is compiled
         with store(options.store, Path(folder)) as uri:
             made = measure(uri, options)
     say(made)
@@ -119,48 +139,59 @@ def main() -> None:
 
 
 def measure(uri: str, options: argparse.Namespace) -> dict[str, object]:
-    clock = Clock(options.rate, options.evaluation)
+    device = Device(options.rate, options.evaluation)
     fields = {"iterations": options.iterations, "batch_size": 128, "evaluate_every": EVALUATE_EVERY}
     data = load_dataset("bench-images")
     plan = plan_dense(dense_spec(options.model, data, seed, **fields) for seed in range(options.lanes))
     policy = RunPolicy(arithmetic=Arithmetic(step="fused"))
     Registry(uri)
-    with waiting(clock):
-        engine = Lanes(WorkerConfig(uri, "lanes", "cpu", policy=policy, threads=1), options.lanes)
-        # Every turn of the step's thread, but its waits for work.
-        spent, turn = 0.0, shared_step.SharedStep._turn
-
-        def timed(own: shared_step.SharedStep) -> bool:
-            nonlocal spent
-            began, cpu = time.perf_counter(), clock.waited
-            more = turn(own)
-            spent += time.perf_counter() - began - (clock.waited - cpu)
-            return more
-
-        shared_step.SharedStep._turn = timed  # type: ignore[method-assign]
-        began = time.perf_counter()
-        finished = run_plan(plan, {}, engine, Console(quiet=True))
-        seconds = time.perf_counter() - began
+    wait_for(device)
+    turns, copies = Computed(), Computed()
+    SharedStep._turn = turns.around(SharedStep._turn)  # type: ignore[method-assign]
+    _Question.do = copies.around(_Question.do)  # type: ignore[method-assign]
+    FusedTrials.exchange = copies.around(FusedTrials.exchange)  # type: ignore[method-assign]
+    FusedTrials.run = copies.around(FusedTrials.run)  # type: ignore[method-assign]
+    Draws.copy_ = copies.around(Draws.copy_)  # type: ignore[method-assign]
+    engine = Lanes(WorkerConfig(uri, "lanes", "cpu", policy=policy, threads=1), options.lanes)
+    began = time.perf_counter()
+    finished = run_plan(plan, {}, engine, Console(quiet=True))
+    seconds = time.perf_counter() - began
     assert not finished.failures, finished.failures[0]
     return {
         "what": f"{device_name(torch.device('cpu'))}, torch {torch.__version__}",
         "store": options.store,
         "lanes": options.lanes,
         "rate": options.rate,
-        "evaluations": clock.evaluations,
-        "steady_reaches": round(steady(clock, options.lanes), 4),
-        "whole_reaches": round((clock.updates / options.rate + clock.evaluations * options.evaluation) / seconds, 4),
-        "host_microseconds_an_update": round(1e6 * spent / max(1, len(clock.marks)), 1),
+        "evaluations": device.evaluations,
+        "steady": round(steady(device, options.lanes), 4),
+        "whole": round(device.busy / seconds, 4),
+        "host_us": round(1e6 * (turns.seconds - copies.seconds) / device.updates, 1),
+        "copies": round(copies.seconds, 2),
         "seconds": round(seconds, 2),
     }
 
 
-def steady(clock: Clock, lanes: int) -> float:
+class Computed:
+    """Seconds that a thread computed within some calls."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            before = time.thread_time()
+            try:
+                return call(*arguments)
+            finally:
+                self.seconds += time.thread_time() - before
+
+        return timed
+
+
+def steady(device: Device, lanes: int) -> float:
     """From when all lanes were at work first until they were last."""
-    full = [mark for mark in clock.marks if mark[1] == lanes]
-    first, last = full[0], full[-1]
-    work = (last[2] - first[2]) / clock.rate + (last[3] - first[3]) * clock.evaluation
-    return work / (last[0] - first[0])
+    (began, _, before), *_, (ended, _, after) = [mark for mark in device.marks if mark[1] == lanes]
+    return (after - before) / (ended - began)
 
 
 @contextmanager

@@ -60,12 +60,6 @@ class Lane:
     rate: float | None = None
     changed: threading.Event = field(default_factory=threading.Event)
 
-    @property
-    def left(self) -> int:
-        """Updates of the first leg that are not under way."""
-        leg = self.legs[0]
-        return leg.stop - (self.made if self.begun else leg.start)
-
 
 class _Question:
     """What a training wants done or read between two updates."""
@@ -110,6 +104,8 @@ class SharedStep:
         self._wake = threading.Event()
         self._closed = False
         self._steps: dict[int, Callable[[], None]] = {}
+        self._working: list[Lane] = []
+        self._left = 0  # updates that all of them can make before the next look at what each does
         self._at_once = 1
         self._under_way: deque[tuple[torch.cuda.Event | None, int]] = deque()
         self._since: float | None = None
@@ -194,7 +190,6 @@ class SharedStep:
             with self._placed():
                 while not self._closed:
                     self._wake.wait()
-                    self._wake.clear()
                     while self._turn():
                         pass
             self.error = RewindError("the engine was closed")
@@ -221,32 +216,47 @@ class SharedStep:
             yield
 
     def _turn(self) -> bool:
-        """Answer what is asked, and make some updates; whether there were any."""
+        """Make some updates; whether there were any. What is asked and given is looked at when there is something."""
+        if self._wake.is_set() or not self._left:
+            self._wake.clear()
+            self._answer()
+            self._plan()
+        if not self._left or self._closed:
+            self._settle()
+            return False
+        count, step = min(self._at_once, self._left), self._step_for(len(self._working))
+        for _ in range(count):
+            step()
+        for lane in self._working:
+            lane.made += count
+        self._left -= count
+        if not self._left:
+            self._end_legs()
+        self._pace(count)
+        return True
+
+    def _answer(self) -> None:
         try:
             while True:
                 self._questions.get_nowait().do(self.device)
         except Empty:
-            pass
-        lanes = [lane for lane in self._lanes if lane is not None and lane.legs]
-        if not lanes or self._closed:
-            self._settle()
-            return False
-        self._to_the_front(lanes)
-        for lane in lanes:
+            return
+
+    def _plan(self) -> None:
+        """Which lanes have updates to make, and how many until one of them has made a leg."""
+        self._working = [lane for lane in self._lanes if lane is not None and lane.legs]
+        self._to_the_front(self._working)
+        for lane in self._working:
             if not lane.begun:
                 self._begin(lane)
-        count = min(self._at_once, *(lane.left for lane in lanes))
-        step = self._step_for(len(lanes))
-        for _ in range(count):
-            step()
-        for lane in lanes:
-            lane.made += count
-            if lane.left == 0:
+        self._left = min((lane.legs[0].stop - lane.made for lane in self._working), default=0)
+
+    def _end_legs(self) -> None:
+        for lane in self._working:
+            if lane.made == lane.legs[0].stop:
                 lane.legs.popleft()
                 lane.begun = False
                 lane.changed.set()
-        self._pace(count)
-        return True
 
     def _to_the_front(self, lanes: list[Lane]) -> None:
         """Bring the lanes that are worked on into the first rows."""
