@@ -6,8 +6,8 @@ The step takes as long as `--rate` updates a second in sum say, and an evaluatio
 other on a device that is given its work ahead, as a GPU is; everything else is what `train-dense --seeds` does: the
 engine, its lanes, every run with its metrics, points, artifacts. `reaches` is the share of the time in which the device
 had work: from when all lanes were at work first until they were last (`steady`), and from the command's begin to its
-end (`whole`). `host` is what the thread that starts the kernels computes for an update of all lanes,
-without `copies`, the seconds in which it copies states: on a GPU the device's work.
+end (`whole`). `host` is what the thread that starts the kernels
+computes for an update of all lanes, measured where the kernels do nothing.
 """
 
 import argparse
@@ -32,23 +32,29 @@ from rich.table import Table
 
 from rewindctl.arithmetic import Arithmetic
 from rewindctl.console import Console
-from rewindctl.datasets import load_dataset, register_dataset
-from rewindctl.datasets.batches import DeviceData, Draws
+from rewindctl.datasets import Dataset, load_dataset, register_dataset
+from rewindctl.datasets.batches import DeviceData
 from rewindctl.engines.lanes import Lanes
 from rewindctl.engines.run import run_plan
 from rewindctl.engines.work import WorkerConfig
-from rewindctl.fused.trials import FusedTrials
-from rewindctl.models import Network
+from rewindctl.fused.trials import Constants, FusedTrials
+from rewindctl.models import Network, build_network
+from rewindctl.models.network import NetworkConfig
 from rewindctl.pipeline import RunPolicy
 from rewindctl.pipeline.plan import plan_dense
 from rewindctl.pipeline.requests import dense_spec
 from rewindctl.registry import Registry
+from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training import agreement, loop, step
 from rewindctl.training.device import device_name
-from rewindctl.training.shared_step import SharedStep, _Question
+from rewindctl.training.shared_step import Leg, SharedStep
 
 EVALUATE_EVERY = 2_000  # as at full length
 AHEAD = 0.05  # seconds, as `SharedStep` starts updates before those before have ended
+LEAST_MARKS = 100
+AT_ONCE = 7  # updates, as 32 lanes at 5,000 a second have them
+EPOCHS, EPOCH = 40, 390
+CONSTANTS = Constants(128, 1, 0.9, True, 2e-4, torch.float32)
 IMAGES = 50_000  # as CIFAR-10: an epoch's draws every 390 updates
 DEADLINE = 60.0
 
@@ -146,12 +152,6 @@ def measure(uri: str, options: argparse.Namespace) -> dict[str, object]:
     policy = RunPolicy(arithmetic=Arithmetic(step="fused"))
     Registry(uri)
     wait_for(device)
-    turns, copies = Computed(), Computed()
-    SharedStep._turn = turns.around(SharedStep._turn)  # type: ignore[method-assign]
-    _Question.do = copies.around(_Question.do)  # type: ignore[method-assign]
-    FusedTrials.exchange = copies.around(FusedTrials.exchange)  # type: ignore[method-assign]
-    FusedTrials.run = copies.around(FusedTrials.run)  # type: ignore[method-assign]
-    Draws.copy_ = copies.around(Draws.copy_)  # type: ignore[method-assign]
     engine = Lanes(WorkerConfig(uri, "lanes", "cpu", policy=policy, threads=1), options.lanes)
     began = time.perf_counter()
     finished = run_plan(plan, {}, engine, Console(quiet=True))
@@ -163,35 +163,46 @@ def measure(uri: str, options: argparse.Namespace) -> dict[str, object]:
         "lanes": options.lanes,
         "rate": options.rate,
         "evaluations": device.evaluations,
-        "steady": round(steady(device, options.lanes), 4),
+        "steady": steady(device, options.lanes),
         "whole": round(device.busy / seconds, 4),
-        "host_us": round(1e6 * (turns.seconds - copies.seconds) / device.updates, 1),
-        "copies": round(copies.seconds, 2),
+        "host_us": round(host_microseconds(options.lanes, data), 2),
         "seconds": round(seconds, 2),
     }
 
 
-class Computed:
-    """Seconds that a thread computed within some calls."""
+def host_microseconds(lanes: int, data: Dataset) -> float:
+    """Of an update of all lanes: what the step's thread computes, AT_ONCE updates to a turn, where no kernel is."""
+    shared = SharedStep(tiny(), DeviceData.upload(data, torch.device("cpu")), CONSTANTS, lanes)
+    start, spent, turn = TrainState.initial(tiny()), [0.0], SharedStep._turn
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    def timed() -> bool:
+        shared._at_once, before = AT_ONCE, time.thread_time()
+        more = turn(shared)
+        spent[0] += time.thread_time() - before
+        return more
 
-    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any) -> Any:
-            before = time.thread_time()
-            try:
-                return call(*arguments)
-            finally:
-                self.seconds += time.thread_time() - before
+    FusedTrials.run = lambda trials, count=None: None  # type: ignore[method-assign]
+    all_lanes = [shared.enter(start, None) for _ in range(lanes)]
+    shared._turn = timed  # type: ignore[method-assign]
+    for epoch in range(EPOCHS):
+        for lane in all_lanes:
+            shared.give(lane, Leg(epoch * EPOCH, (epoch + 1) * EPOCH, 0.1, 0, None))
+    while any(lane.legs for lane in all_lanes):
+        time.sleep(0.01)
+    shared.close()
+    return 1e6 * spent[0] / (EPOCHS * EPOCH)
 
-        return timed
+
+def tiny() -> Network:
+    return build_network("resnet8", NetworkConfig(1, 10, 0.1, 1e-5), 0)
 
 
-def steady(device: Device, lanes: int) -> float:
-    """From when all lanes were at work first until they were last."""
-    (began, _, before), *_, (ended, _, after) = [mark for mark in device.marks if mark[1] == lanes]
-    return (after - before) / (ended - began)
+def steady(device: Device, lanes: int) -> float | None:
+    """From when all lanes were at work first until they were last; None where they were not for long."""
+    full = [mark for mark in device.marks if mark[1] == lanes]
+    if len(full) < LEAST_MARKS:
+        return None
+    return round((full[-1][2] - full[0][2]) / (full[-1][0] - full[0][0]), 4)
 
 
 @contextmanager

@@ -299,3 +299,15 @@ def test_a_part_makes_what_it_is_for(tmp_path: Path, part: str, made: set[str]) 
     done = gpu(tmp_path, part, CUDA_VISIBLE_DEVICES="", **sizes)
     assert done.returncode == 0, done.stdout
     assert packed(tmp_path, part) >= made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["sqlite", "server"])
+def test_lanes_over_a_step_that_waits_train_every_trial(tmp_path: Path, store: str) -> None:
+    output = tmp_path / "lanes.json"
+    line = ["--lanes", "3", "--iterations", "200", "--model", "resnet8", "--store", store, "--output", str(output)]
+    subprocess.run([sys.executable, ROOT / "benchmarks" / "lanes.py", *line], check=True, timeout=300)
+    made = json.loads(output.read_text())
+    assert made["evaluations"] == 3 * 2
+    assert 0 < made["whole"] < 1
+    assert made["host_us"] > 0
