@@ -18,6 +18,16 @@ def instead_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("rewindctl.training.step.missing_part", lambda device: "")
 
 
+def in_lanes() -> None:
+    """In a process of its own: trials at once are lanes, as on one GPU; PyTorch makes the updates, by one thread."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patched:
+        instead_of_kernels(patched)
+        for module in ("engines.local", "tuning.study"):
+            patched.setattr(f"rewindctl.{module}.on_one_gpu", lambda asked, jobs: True)
+        patched._setattr.clear()  # for good
+
+
 class PlainTrials(FusedTrials):
     """The same rows, the same counters; each row by itself, so that no byte depends on another."""
 

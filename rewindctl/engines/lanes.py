@@ -10,25 +10,41 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
 from rewindctl.engines.contract import Answer, Task
-from rewindctl.engines.local import GRACE_SECONDS, LOOK_SECONDS, share
-from rewindctl.engines.work import Reporter, Worker, WorkerConfig
+from rewindctl.engines.local import GRACE_SECONDS, LOOK_SECONDS, Runner, share
+from rewindctl.engines.work import Reporter, ReportProgress, Worker, WorkerConfig
+from rewindctl.pipeline import Pipeline
 from rewindctl.training.lanes import SharedSteps
 
 MOST = 32  # streams that PyTorch makes: then it hands out the first again, and two threads would capture on one
 
 
+class ThreadRunner(Runner, Protocol):
+    """Runs tasks in one thread, by a pipeline of its own; its report of progress may raise KeyboardInterrupt."""
+
+    pipeline: Pipeline
+
+
 class Lanes:
     """`jobs` threads, each with a registry of its own, that share the data sets; at most MOST.
 
-    They share the cores too, where the site does not say how many of PyTorch's threads each has.
+    They share the cores too, where the site does not say how many of PyTorch's threads each has. `host` is the caller's
+    own pipeline, which has one of the places.
     """
 
-    def __init__(self, site: WorkerConfig, jobs: int) -> None:
-        self.slots = jobs = min(jobs, MOST)
+    def __init__(
+        self,
+        site: WorkerConfig,
+        jobs: int,
+        make: Callable[[WorkerConfig, ReportProgress], ThreadRunner] | None = None,
+        host: Pipeline | None = None,
+    ) -> None:
+        jobs = min(jobs, MOST)
+        self.slots = jobs - (host is not None)
         self.shown: Callable[[], None] = lambda: None
         self._site = replace(site, threads=site.threads or share(jobs))
         self._stop = threading.Event()
@@ -37,7 +53,10 @@ class Lanes:
         self._running: set[str] = set()
         self._answers: queue.SimpleQueue[tuple[_Lane, Answer]] = queue.SimpleQueue()
         self._done: dict[str, int] = {}
-        self._shared = SharedSteps(jobs)
+        self._make, self._host, self._shared = make or self._worker, host, SharedSteps(jobs)
+        self._with_data = host
+        if host is not None:
+            host.shared_steps = self._shared
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(self._site.threads)  # what each thread starts with
 
@@ -66,16 +85,23 @@ class Lanes:
         while self._running and time.monotonic() < deadline:
             self.wait(LOOK_SECONDS)
         self._shared.close()
+        if self._host is not None:
+            self._host.shared_steps = None
         torch.set_num_threads(self._threads_before)
 
     def _new_lane(self) -> "_Lane":
-        worker = Worker(self._site, self._note, _Stoppable(self._note, self._stop))
-        worker.pipeline.shared_steps = self._shared
-        if self._lanes:
-            worker.pipeline.share_data(self._lanes[0].worker.pipeline)
-        device = worker.pipeline.device
+        worker = self._make(self._site, self._note)
+        pipeline = worker.pipeline
+        pipeline.shared_steps = self._shared
+        if self._with_data is None:
+            self._with_data = pipeline
+        pipeline.share_data(self._with_data)
+        device = pipeline.device
         self._lanes.append(_Lane(worker, torch.cuda.Stream(device) if device.type == "cuda" else None))
         return self._lanes[-1]
+
+    def _worker(self, site: WorkerConfig, report: ReportProgress) -> Worker:
+        return Worker(site, report, _Stoppable(report, self._stop))
 
     def _take(self, seconds: float) -> Answer:
         lane, answer = self._answers.get(timeout=seconds) if seconds else self._answers.get_nowait()
@@ -103,7 +129,7 @@ class Lanes:
 class _Lane:
     """What one stage after the other runs on: a worker, and on a GPU the stream that its kernels go to."""
 
-    worker: Worker
+    worker: ThreadRunner
     stream: torch.cuda.Stream | None
 
     @contextmanager

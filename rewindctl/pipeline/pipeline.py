@@ -99,6 +99,13 @@ class Pipeline:
                 self._on_device[name] = DeviceData.upload(self.dataset(name), self.device)
             return self._on_device[name]
 
+    def data_made(self, name: str, make: Callable[[], DeviceData]) -> DeviceData:
+        """Data on the device that is made of a data set, by a name of its own; made once."""
+        with self._reading:
+            if name not in self._on_device:
+                self._on_device[name] = make()
+            return self._on_device[name]
+
     def share_data(self, other: "Pipeline") -> None:
         """Use the data sets that `other`, on the same device, reads and has read, instead of copies of them."""
         self._datasets, self._on_device, self._reading = other._datasets, other._on_device, other._reading

@@ -11,11 +11,11 @@ import torch
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from rewindctl.console import Console
 from rewindctl.counting import count_of
-from rewindctl.engines.contract import Answer, Task
-from rewindctl.engines.local import LOOK_SECONDS, Processes, share
-from rewindctl.engines.work import ReportProgress, WorkerConfig, answer_to
+from rewindctl.engines.contract import Answer, Engine, Task
+from rewindctl.engines.lanes import Lanes
+from rewindctl.engines.local import LOOK_SECONDS, Processes, on_one_gpu, share
+from rewindctl.engines.work import Reporter, ReportProgress, WorkerConfig, answer_to
 from rewindctl.errors import BusyError, RegistryError, RewindError
 from rewindctl.pipeline import Pipeline, labels
 from rewindctl.pipeline.life import Life, live
@@ -56,9 +56,16 @@ class Work:
 
 
 @contextmanager
-def helpers(work: Work, count: int, say: Callable[[str], None]) -> Iterator[None]:
-    """`count` further workers during the block; at its end they are waited for, at an error interrupted."""
-    engine = Processes(work.site, count + 1, partial(Helper, work), taken=1)
+def helpers(work: Work, count: int, pipeline: Pipeline) -> Iterator[None]:
+    """`count` workers beside `pipeline` during the block; at its end they are waited for, at an error interrupted.
+
+    On one GPU they are threads of this process, elsewhere processes.
+    """
+    engine: Engine
+    if on_one_gpu(work.site.device, count + 1):
+        engine = Lanes(work.site, count + 1, partial(Helper, work, reports=True), pipeline)
+    else:
+        engine = Processes(work.site, count + 1, partial(Helper, work), taken=1)
     try:
         for number in range(count):
             engine.submit(Task(f"worker {number}", work.spec, work.parent_run_id))
@@ -67,41 +74,47 @@ def helpers(work: Work, count: int, say: Callable[[str], None]) -> Iterator[None
             for answer in engine.wait(LOOK_SECONDS):
                 count -= 1
                 if answer.crashed:
-                    say(f"note: {answer.key}: {answer.message}; its search trial is repeated")
+                    pipeline.console.say(f"note: {answer.key}: {answer.message}; its search trial is repeated")
     finally:
         engine.close()
 
 
 class Helper:
-    """A worker in a process of its own. An interrupt ends it: its search trial is recorded and will be repeated."""
+    """A worker beside the caller. An interrupt ends it: its search trial is recorded and will be repeated."""
 
-    def __init__(self, work: Work, site: WorkerConfig, report: ReportProgress) -> None:
+    def __init__(self, work: Work, site: WorkerConfig, report: ReportProgress, *, reports: bool = False) -> None:
+        """`reports`: also while it trains; the report of a thread is what interrupts it."""
         self.report = report
-        self._work, self._console = work, Remarks(quiet=work.quiet)
+        self._work, self._console = work, Remarks(report if reports else no_report, quiet=work.quiet)
         torch.set_num_threads(max(1, site.threads))
         opened = partial(Registry, site.tracking_uri, site.experiment)
-        self._pipeline = Pipeline(opened, self._console, site.device, site.data_dir, site.policy)
+        self.pipeline = Pipeline(opened, self._console, site.device, site.data_dir, site.policy)
 
     def run(self, task: Task) -> Answer:
         """Run search trials until there is none to start; whatever ends it early ends this worker alone."""
+        self._console.key = task.key
         answer = answer_to(task.key, self._work_on)
         if answer.message:
             self._console.error(RewindError(answer.message, answer.hint))
         return answer
 
     def _work_on(self) -> None:
-        work, registry = self._work, self._pipeline.registry
+        work, registry = self._work, self.pipeline.registry
         parent, home = registry.get(work.parent_run_id), registry.get(work.home_run_id)
-        trials = SearchTrials(self._pipeline, TuneSpec.model_validate_json(work.spec), parent, home)
+        trials = SearchTrials(self.pipeline, TuneSpec.model_validate_json(work.spec), parent, home)
         work.search(self._console.say).work(trials.objective, wait=False)
 
 
-class Remarks(Console):
+def no_report(key: str, done: int) -> None:
+    """Where nobody looks at the progress of a search trial."""
+
+
+class Remarks(Reporter):
     """A console of one of several workers: lines, no bars."""
 
-    @contextmanager
-    def progress(self, title: str, total: int, earlier: float = 0.0) -> Iterator[Callable[[int], None]]:
-        yield lambda done: None
+    def __init__(self, report: ReportProgress = no_report, *, quiet: bool) -> None:
+        super().__init__(report)
+        self.quiet = quiet
 
 
 @dataclass(frozen=True)
@@ -216,7 +229,7 @@ class _Leader:
             if jobs > 1:
                 pipeline.console = Remarks(quiet=pipeline.console.quiet)
                 torch.set_num_threads(share(jobs))
-                stack.enter_context(helpers(work, jobs - 1, pipeline.console.say))
+                stack.enter_context(helpers(work, jobs - 1, pipeline))
             search = work.search(pipeline.console.say)
             search.work(trials.objective, wait=True)
         ended = counted(search.study)

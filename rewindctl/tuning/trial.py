@@ -60,8 +60,12 @@ class SearchTrials:
 
     @cached_property
     def data(self) -> DeviceData:
-        dataset = self.pipeline.dataset(self.dense.dataset)
-        return tuning_data(dataset, self.spec.holdout_fraction, self.spec.holdout_seed, self.pipeline.device)
+        dataset, fraction, seed = self.dense.dataset, self.spec.holdout_fraction, self.spec.holdout_seed
+        pipeline = self.pipeline
+        return pipeline.data_made(
+            f"{dataset}, {fraction} held out by seed {seed}",
+            lambda: tuning_data(pipeline.dataset(dataset), fraction, seed, pipeline.device),
+        )
 
     def objective(self, trial: Trial) -> SearchTrialOutcome:
         """Measure a search trial of the study, telling Optuna every intermediate value: by iteration, or by seed.
@@ -158,7 +162,8 @@ class SearchTrials:
         settings = with_arithmetic(ready, self.data, writer, self.pipeline.policy.arithmetic, console)
         with console.progress(title, spec.iterations) as progressed:
             observer = SearchTrialObserver(writer, watch, progressed, spec.iterations, suffix(spec, seed))
-            result = train(ready.network, self.data, settings, ready.start, observer, ready.mask)
+            shared = self.pipeline.shared_steps
+            result = train(ready.network, self.data, settings, ready.start, observer, ready.mask, shared=shared)
         speed = {f"iterations_per_second{suffix(spec, seed)}": result.iterations_per_second}
         writer.log_metrics(dict(speed), spec.iterations)
         say_step(writer, result, console)

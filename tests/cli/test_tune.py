@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from conftest import Chain, Cli, copy_chain
+from plain_trials import in_lanes
 from started import Started
 
 from rewindctl.cli import run as run_command
@@ -479,6 +480,26 @@ def test_two_jobs_and_a_second_command_make_exactly_the_trials_asked_for(chain: 
     runs = [run for run in searched(copied.registry().search(kind="trial")) if run.finished]
     assert len(runs) == len({run.fingerprint for run in runs}) == 5
     assert run_command(["verify", "--all", "--tracking-uri", copied.uri, "--quiet"]) == 0
+
+
+@pytest.mark.slow
+def test_on_one_gpu_the_workers_are_lanes_of_one_process_with_the_results_of_one(chain: Chain, tmp_path: Path) -> None:
+    """Both share the held-out data and the step; each search trial of both has the curve that it has alone."""
+    found = []
+    for jobs in ("1", "2"):
+        copied = copy_chain(chain, tmp_path / jobs)
+        line = (*long_line(copied), "--jobs", jobs, "--pruner", "none", "--update-step", "fused")
+        process = Started(*line, first=in_lanes)
+        assert process.wait(START_SECONDS) == 0, process.err
+        registry = copied.registry()
+        runs = [run for run in searched(registry.search(kind="trial")) if run.finished]
+        assert len({run.tags[tag.OWNER] for run in runs}) == 1
+        assert {run.tags[tag.STEP] for run in runs} == {"fused"}
+        found.append({run.fingerprint: registry.curve(run, "validation_accuracy") for run in runs})
+    one, two = found
+    assert len(one) == len(two) == 5
+    assert len(both := one.keys() & two.keys()) > 1
+    assert [one[key] for key in both] == [two[key] for key in both]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, Chain
-from plain_trials import instead_of_kernels
+from plain_trials import in_lanes
 from started import Started
 
 from rewindctl.console import Console
@@ -186,15 +186,6 @@ def test_the_engine_is_chosen_by_device_and_jobs(store: Path) -> None:
 COMMAND = ("train-dense", *TINY[:4], "--batch-size", "16", "--rewind-points", "6,12", "--iterations", "60")
 COMMAND += ("--evaluate-every", "10", "--checkpoint-every", "0", "--update-step", "fused")
 SEEDS = range(3)
-
-
-def in_lanes() -> None:
-    """In a process of its own: trials at once are lanes, as on one GPU; PyTorch makes the updates, by one thread."""
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patched:
-        instead_of_kernels(patched)
-        patched.setattr("rewindctl.engines.local.on_one_gpu", lambda asked, jobs: True)
-        patched._setattr.clear()  # for good
 
 
 def all_of(uri: str) -> dict[int, tuple[dict[str, str], dict[str, list[tuple[int, float]]]]]:
