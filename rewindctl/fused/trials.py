@@ -122,10 +122,14 @@ class FusedTrials:
             *([] if self.copies is self.weights else [self.copies]),
         ]
 
+    def state(self) -> list[Tensor]:
+        """All that trials are, a row each; every other tensor an update makes anew."""
+        drawn = (self.draws.indices, self.draws.down, self.draws.across)
+        return [*self.changed(), self.kept, self.rate, *drawn]
+
     def exchange(self, one: int, other: int) -> None:
         """Let two trials change places."""
-        drawn = (self.draws.indices, self.draws.down, self.draws.across)
-        for tensor in (*self.changed(), self.kept, self.rate, *drawn):
+        for tensor in self.state():
             kept = tensor[one].clone()
             tensor[one].copy_(tensor[other])
             tensor[other].copy_(kept)

@@ -47,7 +47,7 @@ class LaneStepper(Course):
         self._until, self._legs = -1, iter(list[Leg]())
         self._epoch: int | None = None  # whose draws the lane was given last
         self._found: _Read | None = None  # since the last update
-        self._shared, self._trials = shared, shared.trials
+        self._shared = shared
         self._lane = shared.enter(start, mask)
 
     def advance(self, t: int, until: int) -> int:
@@ -72,14 +72,14 @@ class LaneStepper(Course):
 
     def go_on_from(self, total: float, count: int) -> None:
         self.losses.count = count
-        self._shared.ask(lambda: self._trials.loss_sum[self._lane.row].fill_(total))
+        self._shared.ask(lambda: self._shared.trials.loss_sum[self._lane.row].fill_(total))
 
     def mean_loss(self) -> float | None:
         """As `Course`; what is evaluated and saved here is read at once, for each question waits for a few updates."""
 
         def read() -> _Read:
             found = self._copy()
-            self._trials.loss_sum[self._lane.row].zero_()
+            self._shared.trials.loss_sum[self._lane.row].zero_()
             return found
 
         self._found = found = self._shared.ask(read)
@@ -102,7 +102,7 @@ class LaneStepper(Course):
         """A copy on the host after `t` updates of this run."""
         self._raise_if_diverged()
         found = self._read()
-        momentum = self._shared.ask(lambda: self._trials.momentum_of(self._lane.row))
+        momentum = self._shared.ask(lambda: self._shared.trials.momentum_of(self._lane.row))
         return self._state(t, found.parameters, self._buffers(found), momentum)
 
     def _cut(self, t: int, until: int) -> Iterator[Leg]:
@@ -131,7 +131,7 @@ class LaneStepper(Course):
         return self._found
 
     def _copy(self) -> "_Read":
-        row, trials = self._lane.row, self._trials
+        row, trials = self._lane.row, self._shared.trials
         running = {name: value.clone() for name, value in trials.running_of(row).items()}
         losses = [one[row].clone() for one in (trials.loss_sum, trials.iteration, trials.latest, trials.stopped)]
         return _Read(trials.parameters_of(row), running, losses)

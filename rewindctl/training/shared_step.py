@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from rewindctl.training.graph import alone, aside, capture, rehearse
 
 CHUNK_SECONDS = 0.05  # what is started at once: a lane that comes back waits for so long, twice at most
 MOST_AT_ONCE = 256  # updates
+FIRST_ROWS = 8  # others are made when they are needed: trainings of several kinds share the memory
 AHEAD = 2  # legs that a lane hands over before the first is done
 LOOK_SECONDS = 0.25  # how long a training waits before it looks for an interrupt
 
@@ -95,11 +97,12 @@ class SharedStep:
     """
 
     def __init__(self, network: Network, data: DeviceData, constants: Constants, capacity: int) -> None:
-        self.trials = FusedTrials(network, data, constants, capacity)
+        self._make = partial(FusedTrials, network, data, constants)
+        self.trials = self._make(min(FIRST_ROWS, capacity))
         self.device, self.capacity = data.device, capacity
         self.captured = data.device.type == "cuda"
         self.error: BaseException | None = None
-        self._lanes: list[Lane | None] = [None] * capacity
+        self._lanes: list[Lane | None] = [None] * self.trials.count
         self._questions: SimpleQueue[_Question] = SimpleQueue()
         self._wake = threading.Event()
         self._closed = False
@@ -118,6 +121,8 @@ class SharedStep:
         """A lane that begins at `start`. Raises: what ended the step, if something did."""
 
         def begin() -> Lane:
+            if None not in self._lanes:
+                self._grow()
             row = self._lanes.index(None)
             self.trials.load(row, start, mask)
             self._lanes[row] = lane = Lane(row)
@@ -257,6 +262,24 @@ class SharedStep:
                 lane.legs.popleft()
                 lane.begun = False
                 lane.changed.set()
+
+    def _grow(self) -> None:
+        """Twice the rows, `capacity` at most. Where there is no memory for them all is as before, and this raises."""
+        before, rows = self.trials.count, min(2 * self.trials.count, self.capacity)
+        self._settle()
+        kept = [tensor.clone() for tensor in self.trials.state()]
+        self._steps.clear()
+        del self.trials  # first, or there would have to be memory for both
+        try:
+            self.trials = self._make(rows)
+        except BaseException:
+            rows = before
+            self.trials = self._make(rows)
+            raise
+        finally:
+            for tensor, value in zip(self.trials.state(), kept, strict=True):
+                tensor[:before].copy_(value)
+        self._lanes += [None] * (rows - before)
 
     def _to_the_front(self, lanes: list[Lane]) -> None:
         """Bring the lanes that are worked on into the first rows."""

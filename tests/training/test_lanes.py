@@ -12,7 +12,8 @@ from trainings import SETTINGS, Keeper, network
 from rewindctl.datasets import load_dataset
 from rewindctl.datasets.batches import DeviceData
 from rewindctl.errors import DivergedError, LimitError
-from rewindctl.models import kernels
+from rewindctl.fused.trials import Constants, FusedTrials
+from rewindctl.models import Network, kernels
 from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training import shared_step
@@ -246,6 +247,33 @@ def test_lanes_change_places_and_keep_their_bytes(
     together(lanes, shared)
     assert [trial.made for trial in lanes] == [trial.made for trial in alone]
     assert moved
+
+
+def test_rows_are_added_under_trainings_that_go_on_to_the_same_bytes(
+    data: DeviceData, shared: SharedSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From one to three; where there is no memory for more, who wanted one fails alone."""
+    monkeypatch.setattr(shared_step, "FIRST_ROWS", 1)
+    alone, lanes = ([Trial(seed, data, SHORT) for seed in range(3)] for _ in range(2))
+    for trial in alone:
+        trial.train(None)
+    together(lanes, shared)
+    assert [trial.made for trial in lanes] == [trial.made for trial in alone]
+    (step,) = shared._steps.values()
+    assert step.trials.count == 3
+    shared.close()
+    made = FusedTrials.__init__
+
+    def too_many(self: FusedTrials, network: Network, given: DeviceData, constants: Constants, trials: int) -> None:
+        if trials > 1:
+            raise MemoryError("no room")
+        made(self, network, given, constants, trials)
+
+    monkeypatch.setattr(FusedTrials, "__init__", too_many)
+    first, second = together([Trial(0, data, SHORT), Trial(1, data, SHORT)], shared)
+    failed, whole = sorted((first, second), key=lambda trial: trial.error is None)
+    assert isinstance(failed.error, MemoryError)
+    assert whole.made == alone[whole.seed].made
 
 
 def test_what_ends_the_step_ends_its_trials_and_the_next_one_begins_anew(
