@@ -56,7 +56,7 @@ tests() {
   local at_once=()
   "$python" -c 'import xdist' 2>/dev/null && at_once=(-n 8) # what takes long is to compile
   attempt tests_fused "$ends_in" "$python" -m pytest -v -o timeout=180 -p no:cacheprovider "${at_once[@]}" \
-    --ignore tests/fused/test_compile_offline.py tests/fused tests/training/test_fused_step.py \
+    --ignore tests/fused/test_compile_offline.py tests/fused tests/training/test_fused_step.py tests/training/test_lanes.py \
     tests/training/test_agreement.py
 }
 
@@ -98,15 +98,18 @@ speed() {
 }
 
 several() {
-  local jobs files=()
+  local jobs step files=() steps=(pytorch)
+  [ "$device" = cpu ] || steps+=(fused) # trials at once are lanes of one step then
   attempt several_ways 240 "$python" benchmarks/several.py --model "${models[0]}" --dataset "$dataset" \
     --device "$device" --trials "${trials[@]}" --iterations "${ITERATIONS:-100}" --rounds "${ROUNDS:-5}" \
     --output "$made/several_ways.json"
-  for jobs in "${trials[@]}"; do
-    files+=("$made/several_$jobs.jsonl")
-    attempt "several_$jobs" 150 "${into[@]}" "${files[-1]}" "$python" -m rewindctl --experiment several train-dense \
-      --model "${models[0]}" --dataset "$dataset" --device "$device" --seeds "0-$((jobs - 1))" --jobs "$jobs" \
-      --iterations "${ITERATIONS:-12000}" --force --json
+  for step in "${steps[@]}"; do
+    for jobs in "${trials[@]}"; do
+      files+=("$made/several_${step}_$jobs.jsonl")
+      attempt "several_${step}_$jobs" 150 "${into[@]}" "${files[-1]}" "$python" -m rewindctl --experiment several \
+        train-dense --model "${models[0]}" --dataset "$dataset" --device "$device" --seeds "0-$((jobs - 1))" \
+        --jobs "$jobs" --update-step "$step" --iterations "${ITERATIONS:-12000}" --force --json
+    done
   done
   deadline=$end
   attempt together 60 "$python" benchmarks/together.py --experiment several --output "$made/together.json" "${files[@]}"

@@ -289,7 +289,7 @@ def test_the_tests_for_a_gpu_are_found(tmp_path: Path) -> None:
     [
         ("step", {"step.jsonl", "kernels_fused_1.json"}),
         ("speed", {"kernels_fill.json", "kernels_no-fill.json", "throughput_resnet8.json"}),
-        ("several", {"several_ways.json", "several_2.jsonl", "together.json"}),
+        ("several", {"several_ways.json", "several_pytorch_2.jsonl", "together.json"}),
         ("cells", {"1_tiny/report.md", "plots/report.html", "rewindctl.bundle"}),
     ],
 )
