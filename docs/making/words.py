@@ -52,7 +52,7 @@ TAGS = {
     ),
     "rewindctl.compiled": ((*REPLAYED, "trial"), "whether PyTorch's compiler joined the operations"),
     "rewindctl.collected": ((), "`until_decided`: the run is of a trial that `reproduce --until-decided` added"),
-    "rewindctl.updates": (REPLAYED, "replays of a CUDA graph, or eager"),
+    "rewindctl.updates": (REPLAYED, "replays of a CUDA graph, eager, or a lane of a shared step"),
     "rewindctl.spared_layers": (
         ("prune",),
         "layers that would have become empty: one channel or weight was left in each",

@@ -116,7 +116,8 @@ def reproduce(
     ] = None,
     cpus: Annotated[float | None, typer.Option(min=0, help="ray: CPU cores per process. [1]")] = None,
     lanes: Annotated[
-        int | None, typer.Option(min=1, help="ray: stages at once in each process. [as suits a whole GPU, else 1]")
+        int | None,
+        typer.Option(min=1, help="ray: stages at once in each process. [a GPU with --update-step fused: 8, else 1]"),
     ] = None,
     time_limit: Annotated[
         str | None,

@@ -108,7 +108,8 @@ class RayCluster:
     def _stages_in(self, post: TaskContext, share: dict[str, Any]) -> StageTasks | LaneHosts:
         """In processes of one stage or of several; each takes `share`."""
         on_gpu = post.gpus >= 1 and self._site.device != "cpu"
-        if self._lanes == 1 or (self._lanes is None and not on_gpu):
+        shares_a_step = on_gpu and self._site.policy.arithmetic.step == "fused"
+        if self._lanes == 1 or (self._lanes is None and not shares_a_step):
             return StageTasks(self._ray, post, share)
         actor = self._ray.remote(**share, max_restarts=0, max_task_retries=0)(LaneHost)
         return LaneHosts(self._ray, lambda: actor.remote(post, self._lanes), self._lanes or MOST_ON_A_GPU)

@@ -15,6 +15,7 @@ from rewindctl.paper.plan import StudyPlan
 from rewindctl.registry import Registry, RunRecord
 from rewindctl.registry import records as tag
 from rewindctl.specs import DenseSpec, PruneSpec, ReplaySpec, RetrainSpec
+from rewindctl.training.records import IN_LANE
 
 KINDS = ("dense", "prune", "retrain")
 MEASURED_SECONDS = 10.0
@@ -100,6 +101,9 @@ def replay_iterations(plan: StudyPlan, state: State) -> Counter[tuple[str, str]]
 
 
 def _timed(run: RunRecord, device: str) -> bool:
+    """Whether its speed is that of one training alone on the device."""
+    if run.tags.get(tag.UPDATES) == IN_LANE:
+        return False
     return run.tags.get(tag.DEVICE) == device and run.metrics.get("iterations_per_second", 0) > 0
 
 

@@ -25,7 +25,7 @@ from rewindctl.training.lanes import SharedSteps
 from rewindctl.training.loop import train
 from rewindctl.training.precision import choose_for
 from rewindctl.training.recipes import LearningRateSchedule
-from rewindctl.training.records import Evaluation, ResumePoint, TrainResult, TrainSettings
+from rewindctl.training.records import IN_LANE, Evaluation, ResumePoint, TrainResult, TrainSettings
 from rewindctl.training.step import choose_step
 
 
@@ -165,7 +165,8 @@ def train_run(
             kept = f"kept up to iteration {observer.kept:,}" if observer.kept else "nothing saved yet"
             console.say(f"stopped  {title} ({writer.run_id[:8]}): {kept}")
             raise
-    writer.tag({tag.UPDATES: "CUDA graph" if result.captured else "eager"})
+    updates = IN_LANE if result.in_lane else "CUDA graph" if result.captured else "eager"
+    writer.tag({tag.UPDATES: updates})
     say_step(writer, result, console)
     if result.why_eager:
         console.say(f"note: trained without a CUDA graph, more slowly: {result.why_eager[:300]}")

@@ -30,7 +30,8 @@ class SharedSteps:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._steps: dict[object, SharedStep] = {}
-        self._lock = threading.Lock()
+        self._streams: list[torch.cuda.Stream] = []  # of no step just now
+        self._lock, self._closed = threading.Lock(), False
 
     def stepper(
         self, network: Network, data: DeviceData, settings: TrainSettings, start: TrainState, mask: Mask | None
@@ -43,23 +44,35 @@ class SharedSteps:
         constants = constants_of(settings)
         key = _kind(network, data, constants)
         with self._lock:  # entering, too: else a step could be let go of before its first lane
-            shared = self._steps.get(key)
-            if shared is None or shared.error is not None:
+            if self._closed:
+                raise KeyboardInterrupt
+            if key not in self._steps or self._steps[key].error is not None:
                 self._let_go()
-                shared = SharedStep(copy.deepcopy(network), data, constants, self.capacity)
-                self._steps[key] = shared
+                own = copy.deepcopy(network)
+                self._steps[key] = SharedStep(own, data, constants, self.capacity, self._stream(data.device))
+            shared = self._steps[key]
             return LaneStepper(shared, network, data, settings, start, mask)
 
     def close(self) -> None:
         """End all steps, whoever still uses them."""
-        for shared in self._steps.values():
-            shared.close()
-        self._steps.clear()
+        with self._lock:
+            self._closed = True
+            for shared in self._steps.values():
+                shared.close()
+            self._steps.clear()
+
+    def _stream(self, device: torch.device) -> torch.cuda.Stream | None:
+        """For a step alone. No training has one of this priority; there are few, too, and they are used again."""
+        if device.type != "cuda":
+            return None
+        return self._streams.pop() if self._streams else torch.cuda.Stream(device, priority=-1)
 
     def _let_go(self) -> None:
         for key, shared in list(self._steps.items()):
             if shared.error is not None or not shared.in_use:
                 shared.close()
+                if shared.stream is not None:
+                    self._streams.append(shared.stream)
                 del self._steps[key]
 
 

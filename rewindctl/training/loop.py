@@ -95,7 +95,7 @@ def train(
             t = stepper.advance(t, due)
         state = stepper.state(settings.iterations)
     speed = settings.iterations / max(training_seconds, 1e-9)
-    how = stepper.captured, stepper.why_eager, stepper.step, stepper.note
+    how = stepper.captured, stepper.why_eager, stepper.step, stepper.note, stepper.strides
     return TrainResult(state, tuple(evaluations), speed, time.perf_counter() - began, *how)
 
 

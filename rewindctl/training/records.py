@@ -8,6 +8,8 @@ from rewindctl.arithmetic import Precision, Step
 from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.recipes import LearningRateSchedule
 
+IN_LANE = "lane of a shared step"  # what is recorded of the updates of a training whose speed is a share
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -56,7 +58,8 @@ class TrainResult:
     """The last state, every evaluation, and the speed of the updates (evaluations apart).
 
     `captured`: the updates were replays of a CUDA graph; `why_eager`: why they were not, where one was tried. `step`:
-    what made them; `note`: why kernels of our own did not, where they were asked for.
+    what made them; `note`: why kernels of our own did not, where they were asked for. `in_lane`: other trainings
+    had their shares of the same step, and of the speed.
     """
 
     state: TrainState
@@ -67,6 +70,7 @@ class TrainResult:
     why_eager: str
     step: Step = "pytorch"
     note: str = ""
+    in_lane: bool = False
 
     @property
     def test_accuracy(self) -> float:

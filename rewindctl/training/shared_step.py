@@ -9,9 +9,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -27,7 +26,8 @@ from rewindctl.training.graph import alone, aside, capture, rehearse
 
 CHUNK_SECONDS = 0.05  # what is started at once: a lane that comes back waits for so long, twice at most
 MOST_AT_ONCE = 256  # updates
-FIRST_ROWS = 8  # others are made when they are needed: trainings of several kinds share the memory
+FIRST_ROWS = 1  # others are made when they are needed: trainings of several kinds share the memory
+CLOSE_SECONDS = 60.0  # a thread that waits for a compiler is not waited for longer
 AHEAD = 2  # legs that a lane hands over before the first is done
 LOOK_SECONDS = 0.25  # how long a training waits before it looks for an interrupt
 
@@ -96,10 +96,18 @@ class SharedStep:
     Lanes with updates to make lie in the first rows, and as many rows are worked on. No byte of a lane depends on that.
     """
 
-    def __init__(self, network: Network, data: DeviceData, constants: Constants, capacity: int) -> None:
-        self._make = partial(FusedTrials, network, data, constants)
+    def __init__(
+        self,
+        network: Network,
+        data: DeviceData,
+        constants: Constants,
+        capacity: int,
+        stream: torch.cuda.Stream | None = None,
+    ) -> None:
+        """`stream`: nobody else's, on CUDA."""
+        self._given = network, data, constants
+        self.device, self.capacity, self.stream = data.device, capacity, stream
         self.trials = self._make(min(FIRST_ROWS, capacity))
-        self.device, self.capacity = data.device, capacity
         self.captured = data.device.type == "cuda"
         self.error: BaseException | None = None
         self._lanes: list[Lane | None] = [None] * self.trials.count
@@ -136,7 +144,7 @@ class SharedStep:
         def end() -> None:
             self._lanes[lane.row] = None
 
-        if self.error is None:
+        with suppress(BaseException):  # the step has ended: the training ends as it was about to
             self.ask(end)
 
     def give(self, lane: Lane, leg: Leg) -> None:
@@ -181,8 +189,8 @@ class SharedStep:
         """End the thread, and let go of the memory."""
         self._closed = True
         self._wake.set()
-        self._thread.join()
-        self._steps.clear()
+        self._thread.join(CLOSE_SECONDS)
+        self._let_go()
 
     def _raise_if_failed(self) -> None:
         if self.error is not None:
@@ -197,12 +205,18 @@ class SharedStep:
                     self._wake.wait()
                     while self._turn():
                         pass
-            self.error = RewindError("the engine was closed")
+            self.error = KeyboardInterrupt()  # whoever is still training was to stop
         except BaseException as error:
-            self.error = error
+            self.error = _bare(error)
+        self._let_go()
         self._refuse()
         for lane in filter(None, self._lanes):
             lane.changed.set()
+
+    def _let_go(self) -> None:
+        """Of graphs and rows: trainings that have not ended yet may hold this for long."""
+        self._steps.clear()
+        self.__dict__.pop("trials", None)
 
     def _refuse(self) -> None:
         assert self.error is not None
@@ -217,7 +231,7 @@ class SharedStep:
         if self.device.type != "cuda":
             yield
             return
-        with torch.cuda.device(self.device), torch.cuda.stream(torch.cuda.Stream(self.device)):
+        with torch.cuda.device(self.device), torch.cuda.stream(self.stream):
             yield
 
     def _turn(self) -> bool:
@@ -263,23 +277,40 @@ class SharedStep:
                 lane.begun = False
                 lane.changed.set()
 
+    def _make(self, rows: int) -> FusedTrials:
+        trials = FusedTrials(*self._given, rows)
+        self._finish()  # the rows are made on the stream of whichever thread this is
+        return trials
+
+    def _finish(self) -> None:
+        """Wait for all that this thread has started."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+
     def _grow(self) -> None:
         """Twice the rows, `capacity` at most. Where there is no memory for them all is as before, and this raises."""
-        before, rows = self.trials.count, min(2 * self.trials.count, self.capacity)
-        self._settle()
+        before = self.trials.count
+        if before == self.capacity:
+            raise RewindError(f"more than {self.capacity} trainings at once", "this is a defect")
         kept = [tensor.clone() for tensor in self.trials.state()]
+        self._settle()
+        self._finish()
         self._steps.clear()
         del self.trials  # first, or there would have to be memory for both
-        try:
-            self.trials = self._make(rows)
-        except BaseException:
-            rows = before
-            self.trials = self._make(rows)
-            raise
-        finally:
-            for tensor, value in zip(self.trials.state(), kept, strict=True):
-                tensor[:before].copy_(value)
-        self._lanes += [None] * (rows - before)
+        failed: BaseException | None = None
+        for rows in dict.fromkeys((min(2 * before, self.capacity), before + 1, before)):
+            try:
+                self.trials = self._make(rows)
+                break
+            except Exception as error:
+                if rows == before:
+                    raise
+                failed = _bare(error)  # which must not hold what was made of the rows
+        for tensor, value in zip(self.trials.state(), kept, strict=True):
+            tensor[:before].copy_(value)
+        self._lanes += [None] * (self.trials.count - before)
+        if self.trials.count == before and failed is not None:
+            raise failed
 
     def _to_the_front(self, lanes: list[Lane]) -> None:
         """Bring the lanes that are worked on into the first rows."""
@@ -346,6 +377,12 @@ class SharedStep:
         if event is not None:
             event.synchronize()
         return count
+
+
+def _bare(error: BaseException) -> BaseException:
+    """Without the frames that it went through, and what they hold."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 def _again(error: BaseException) -> BaseException:

@@ -1,5 +1,6 @@
 """One search from request to conclusions: its run, its workers, its end."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -67,6 +68,7 @@ def helpers(work: Work, count: int, pipeline: Pipeline) -> Iterator[None]:
     else:
         engine = Processes(work.site, count + 1, partial(Helper, work), taken=1)
     try:
+        count = min(count, engine.slots)
         for number in range(count):
             engine.submit(Task(f"worker {number}", work.spec, work.parent_run_id))
         yield
@@ -115,6 +117,13 @@ class Remarks(Reporter):
     def __init__(self, report: ReportProgress = no_report, *, quiet: bool) -> None:
         super().__init__(report)
         self.quiet = quiet
+
+    def pause(self, seconds: float) -> None:
+        """The report is what interrupts the worker."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.report(self.key, 0)
+            time.sleep(min(LOOK_SECONDS, left))
 
 
 @dataclass(frozen=True)

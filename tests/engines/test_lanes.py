@@ -28,6 +28,7 @@ from rewindctl.registry import Registry
 from rewindctl.registry import records as tag
 from rewindctl.registry.runs.writer import resume_file
 from rewindctl.specs import DenseSpec
+from rewindctl.training.records import IN_LANE
 
 SECONDS = 60.0
 SHORT = {"iterations": 6, "batch_size": 32, "evaluate_every": 6}
@@ -229,4 +230,5 @@ def test_a_command_that_is_ended_goes_on_in_every_lane_to_the_same_bytes(
     assert again.wait(SECONDS) == 0, again.err
     assert {run.run_id for run in registry.search()} == set(before)
     assert all_of(uri) == unbroken
-    assert {run.tags[tag.STEP] for run in registry.search()} == {"fused"}
+    how = {(run.tags[tag.STEP], run.tags[tag.UPDATES]) for run in registry.search()}
+    assert how == {("fused", IN_LANE)}

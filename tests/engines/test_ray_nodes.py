@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from rewindctl import __version__
+from rewindctl.arithmetic import Arithmetic
 from rewindctl.datasets import load_dataset
 from rewindctl.engines.contract import Task
 from rewindctl.engines.ray_cluster import RayCluster, settings
@@ -19,6 +20,7 @@ from rewindctl.engines.ray_tasks import StageTasks
 from rewindctl.engines.ray_worker import NodeCheck, TaskContext, look, place_of
 from rewindctl.engines.work import WorkerConfig
 from rewindctl.errors import UsageError
+from rewindctl.pipeline import RunPolicy
 
 HERE = socket.gethostname()
 SQLITE, LOOPBACK, SERVER = "sqlite:////srv/mlflow.db", "http://localhost:5000", "http://tracking:5000"
@@ -139,23 +141,24 @@ def test_lanes_that_no_process_can_have_are_refused(lanes: int, gpus: float | No
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "lanes", "kind"),
+    ("device", "gpus", "lanes", "step", "kind"),
     [
-        ("auto", 1, None, LaneHosts),
-        ("cuda", 2, 4, LaneHosts),
-        ("cpu", 0, 2, LaneHosts),
-        ("auto", 1, 1, StageTasks),
-        ("auto", 0.25, None, StageTasks),
-        ("cpu", 0, None, StageTasks),
-        ("cpu", 1, None, StageTasks),  # the GPU only says where
+        ("auto", 1, None, "fused", LaneHosts),
+        ("auto", 1, None, "auto", StageTasks),  # each would take the memory of a whole training
+        ("cuda", 2, 4, "auto", LaneHosts),
+        ("cpu", 0, 2, "auto", LaneHosts),
+        ("auto", 1, 1, "fused", StageTasks),
+        ("auto", 0.25, None, "fused", StageTasks),
+        ("cpu", 0, None, "auto", StageTasks),
+        ("cpu", 1, None, "fused", StageTasks),  # the GPU only says where
     ],
 )
-def test_a_whole_gpu_has_lanes_and_all_else_where_they_are_asked_for(
-    device: str, gpus: float, lanes: int | None, kind: type, monkeypatch: pytest.MonkeyPatch
+def test_a_whole_gpu_has_lanes_of_a_fused_step_and_all_else_where_they_are_asked_for(
+    device: str, gpus: float, lanes: int | None, step: str, kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
     monkeypatch.setattr(StageTasks, "_start_progress", lambda tasks: None)
-    site = WorkerConfig(SERVER, "x", device)
+    site = WorkerConfig(SERVER, "x", device, policy=RunPolicy(arithmetic=Arithmetic(step=step)))
     cluster = RayCluster(site, None, None, None, gpus, lanes)
     stages = cluster._stages_in(TaskContext(site, gpus, {}), {"num_cpus": 1, "num_gpus": gpus})
     assert isinstance(stages, kind)

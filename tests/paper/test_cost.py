@@ -21,6 +21,7 @@ from rewindctl.paper.study import shipped
 from rewindctl.registry import Registry
 from rewindctl.specs import DenseSpec
 from rewindctl.training.device import device_name
+from rewindctl.training.records import IN_LANE
 
 DEVICE = "the device"
 DIGITS = ("resnet8", "digits")
@@ -136,6 +137,9 @@ def test_speed_is_the_median_of_this_device_alone(trial: list[str], plan: StudyP
     rates = sorted(registry.get(run).metrics["iterations_per_second"] for run in (trial[0], trial[2]))
     assert cost.state_of(plan, registry, here).speeds == {DIGITS: rates[1]}
     assert cost.state_of(plan, registry, "another device").speeds == {}
+    run = registry.get(trial[0])
+    shared = replace(run, tags={**run.tags, "rewindctl.updates": IN_LANE})
+    assert [cost._timed(one, here) for one in (run, shared)] == [True, False]
 
 
 # Costs

@@ -1,6 +1,7 @@
 """Trainings in lanes of one step: the bytes of each are those that it makes alone, whatever its neighbours do."""
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +22,7 @@ from rewindctl.training.kernels import reproducible
 from rewindctl.training.lanes import SharedSteps
 from rewindctl.training.loop import train
 from rewindctl.training.records import ResumePoint, TrainResult, TrainSettings
+from rewindctl.training.shared_step import SharedStep
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Epochs end, the rate drops and checkpoints are due between evaluations.
@@ -261,16 +263,19 @@ def test_rows_are_added_under_trainings_that_go_on_to_the_same_bytes(
     assert [trial.made for trial in lanes] == [trial.made for trial in alone]
     (step,) = shared._steps.values()
     assert step.trials.count == 3
-    shared.close()
-    made = FusedTrials.__init__
+    others, made, halves = SharedSteps(3), FusedTrials.__init__, list[weakref.ref[FusedTrials]]()
 
     def too_many(self: FusedTrials, network: Network, given: DeviceData, constants: Constants, trials: int) -> None:
-        if trials > 1:
-            raise MemoryError("no room")
+        assert [half() for half in halves] == [None] * len(halves), "memory for both would be taken"
         made(self, network, given, constants, trials)
+        if trials > 1:
+            halves.append(weakref.ref(self))
+            raise MemoryError("no room")
 
     monkeypatch.setattr(FusedTrials, "__init__", too_many)
-    first, second = together([Trial(0, data, SHORT), Trial(1, data, SHORT)], shared)
+    first, second = together([Trial(0, data, SHORT), Trial(1, data, SHORT)], others)
+    others.close()
+    assert halves
     failed, whole = sorted((first, second), key=lambda trial: trial.error is None)
     assert isinstance(failed.error, MemoryError)
     assert whole.made == alone[whole.seed].made
@@ -285,9 +290,18 @@ def test_what_ends_the_step_ends_its_trials_and_the_next_one_begins_anew(
         raise MemoryError("no room")
 
     monkeypatch.setattr(PlainTrials, "run", breaks)
+    rows, make = list[weakref.ref[FusedTrials]](), SharedStep._make
+
+    def noted(self: SharedStep, count: int) -> FusedTrials:
+        made = make(self, count)
+        rows.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(SharedStep, "_make", noted)
     lanes = together([Trial(seed, data, SHORT) for seed in range(2)], shared)
     assert [(type(trial.error), str(trial.error)) for trial in lanes] == [(MemoryError, "no room")] * 2
     assert lanes[0].error is not lanes[1].error
+    assert [one() for one in rows] == [None] * len(rows), "the memory is given back"
     monkeypatch.setattr(PlainTrials, "run", run)
     assert Trial(0, data, SHORT).train(shared).made == Trial(0, data, SHORT).train(None).made
 
