@@ -56,7 +56,7 @@ class Tiles:
         """For forward passes in float32: on a GPU with matrix units, where a float32 takes the room of two bfloat16."""
         if device.type != "cuda":
             return cls.usual(device, torch.float32)
-        return cls(area=8192, rows=128, wide=64, depth=32, stages=3, split=True)
+        return cls(area=4096, rows=128, wide=64, depth=16, split=True)  # larger ones spill registers
 
 
 def stages_of(tiles: Tiles, programs: int, channels: int) -> int:
