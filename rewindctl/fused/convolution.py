@@ -47,9 +47,14 @@ def first_convolution(
     KP: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
+    SUMS: tl.constexpr,
+    SPLIT: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """Of images of a few channels: all of a kernel is one row of KP values, its places beyond the kernel 0."""
+    """Of images of a few channels: all of a kernel is one row of KP values, its places beyond the kernel 0.
+
+    SUMS and SPLIT: as in `convolution`.
+    """
     after_those_before(EARLY)
     block, t = tl.program_id(0), tl.program_id(2).to(tl.int64)
     m = block * BM + tl.arange(0, BM)
@@ -63,12 +68,13 @@ def first_convolution(
     ok = (ih >= 0) & (ih < HEIGHT) & (iw >= 0) & (iw < WIDTH) & inside[:, None] & real[None, :]
     a = tl.load(x + t * X + ((n[:, None] * HEIGHT + ih) * WIDTH + iw) * CI + ci[None, :], mask=ok, other=0.0)
     b = tl.load(w + t * W + j[:, None] * CO + co[None, :], mask=real[:, None], other=0.0)
-    value = rounded(multiplied(a, b, tl.zeros((BM, BN), tl.float32)), out)
+    value = rounded(multiplied(a, b, tl.zeros((BM, BN), tl.float32), SPLIT), out)
     tl.store(out + t * OUT + m[:, None] * CO + co[None, :], value, mask=inside[:, None])
-    mean, apart = _spread(value.to(tl.float32), inside, ROWS, block, BM)
-    at = part + (t * tl.num_programs(0) + block) * (2 * CO) + co
-    tl.store(at, mean)
-    tl.store(at + CO, apart)
+    if SUMS:
+        mean, apart = _spread(value.to(tl.float32), inside, ROWS, block, BM)
+        at = part + (t * tl.num_programs(0) + block) * (2 * CO) + co
+        tl.store(at, mean)
+        tl.store(at + CO, apart)
 
 
 @triton.jit
@@ -98,12 +104,13 @@ def convolution(
     ADD: tl.constexpr,
     SUMS: tl.constexpr,
     FOLD: tl.constexpr,
+    SPLIT: tl.constexpr,
     STAGES: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """out = x * w (+ `added`), program (rows, channels, trial); SUMS: mean and spread of each tile for the norm.
 
-    FOLD: x is what goes into a norm, and what is convolved is relu(norm(x)).
+    FOLD: x is what goes into a norm, and what is convolved is relu(norm(x)). SPLIT: products as `multiplied` has them.
     """
     after_those_before(EARLY)
     block, t = tl.program_id(0), tl.program_id(2).to(tl.int64)
@@ -124,7 +131,7 @@ def convolution(
         if FOLD:
             a = _normalised(a, ok[:, None], stat + t * STAT, ci, x, CI)
         b = tl.load(w + (tap * CI + ci)[:, None] * CO + co[None, :])
-        sums = multiplied(a, b, sums)
+        sums = multiplied(a, b, sums, SPLIT)
     at = t * OUT + m[:, None] * CO + co[None, :]
     if ADD:
         sums += tl.load(added + at, mask=inside[:, None], other=0.0).to(tl.float32)

@@ -12,15 +12,30 @@ from rewindctl.fused.tiles import stages_of, tile_columns, tile_rows
 class Forward(Launching):
     """Each adds kernels and returns what they leave."""
 
-    def first(self, name: str, batch: Images) -> Images:
-        """The convolution of the batch."""
+    # Where activations are kept: here each in a tensor of its own, for the way back
+
+    def made(self, name: str, like: tuple[int, int, int, int]) -> Images:
+        """Where a kernel leaves images (images, height, width, channels)."""
+        return self.memory.images(f"{name} out", like)
+
+    def normed_to(self, name: str, raw: Images, again: bool) -> Images:
+        """Where a norm leaves its output; `again`: somebody else reads `raw` after it."""
+        return self.made(name, (raw.count, raw.height, raw.width, raw.channels))
+
+    def let_go(self, images: Images) -> None:
+        """No kernel forward reads these any more."""
+
+    # Kernels
+
+    def first(self, name: str, batch: Images, sums: bool = True) -> Images:
+        """The convolution of the batch; with `sums` a norm may follow at once."""
         module, tiles = self.convolution_of(name), self.tiles
-        out = self.memory.images(f"{name} out", (batch.count, batch.height, batch.width, module.out_channels))
+        out = self.made(name, (batch.count, batch.height, batch.width, module.out_channels))
         size, into = module.kernel_size[0], module.in_channels
         columns = tile_columns(out.channels, tiles.wide)
         block = tile_rows(tiles, out.rows, out.channels)
         programs = -(-out.rows // block)
-        part = self.new_part(programs, out.channels, block)
+        part = self.new_part(programs, out.channels, block) if sums else out.tensor
         self.add(
             name,
             convolution.first_convolution,
@@ -32,9 +47,10 @@ class Forward(Launching):
             {
                 **{"HEIGHT": batch.height, "WIDTH": batch.width, "CI": into, "CO": out.channels, "KERNEL": size},
                 **{"KP": max(16, power_of_two(size * size * into)), "BM": block, "BN": columns},
+                **{"SUMS": sums, "SPLIT": tiles.split},
             },
             read=(whole(batch, out.channels // columns), self.kernel(name, programs)),
-            written=(whole(out), all_of(part)),
+            written=(whole(out), *([all_of(part)] if sums else [])),
             operations=WHOLE * out.elements * module.weight[0].numel(),
         )
         return out
@@ -45,7 +61,7 @@ class Forward(Launching):
         module, tiles = self.convolution_of(name), self.tiles
         size, stride = module.kernel_size[0], module.stride[0]
         height, width = -(-x.height // stride), -(-x.width // stride)
-        out = self.memory.images(f"{name} out", (x.count, height, width, module.out_channels))
+        out = self.made(name, (x.count, height, width, module.out_channels))
         columns = tile_columns(out.channels, tiles.wide)
         block = tile_rows(tiles, out.rows, out.channels)
         programs = -(-out.rows // block)
@@ -63,7 +79,8 @@ class Forward(Launching):
             {
                 **shape_of(x, out, stride, size),
                 **{"BM": block, "BN": columns, "BK": tile_columns(x.channels, tiles.depth)},
-                **{"ADD": added is not None, "SUMS": sums, "FOLD": fold, "STAGES": stages},
+                **{"ADD": added is not None, "SUMS": sums, "FOLD": fold},
+                **{"SPLIT": tiles.split, "STAGES": stages},
             },
             warps=self.warps(block, columns),
             stages=stages,
@@ -77,32 +94,17 @@ class Forward(Launching):
         )
         return out
 
-    def norm(self, name: str, raw: Images, added: Images | None = None, once: bool = False) -> Normed:
-        """relu(norm(raw) (+ added)); `raw` was written last, with its sums. `once`: one convolution alone reads it."""
-        module = self.network.get_submodule(name)
-        assert isinstance(module, nn.BatchNorm2d)
-        channels, momentum = raw.channels, module.momentum
-        assert momentum is not None
-        stat = self.memory.get(f"{name} stat", (4 * channels,))
-        mean = self.parameters.running[0, self.parameters.running_places[name] :]
-        columns, part = tile_columns(channels, 64), self.last_part()
-        self.add(
-            f"{name} statistics",
-            norms.statistics,
-            (channels // NARROW, 1),
-            (
-                *(part.tensor, self.parameters.master(f"{name}.weight"), self.parameters.master(f"{name}.bias"), stat),
-                *(mean, mean[channels:], part.programs, self.parameters.layout.size, 4 * channels),
-                *(self.parameters.running.shape[1], raw.rows, float(module.eps), float(momentum)),
-            ),
-            {"C": channels, "BM": part.tile, "BC": NARROW, "BP": min(512, power_of_two(part.programs))},
-            warps=8,
-            read=(all_of(part.tensor),),
-            written=(all_of(stat), some(mean, 2 * channels * 4)),
-        )
+    def norm(
+        self, name: str, raw: Images, added: Images | None = None, once: bool = False, again: bool = False
+    ) -> Normed:
+        """relu(norm(raw) (+ added)); `raw` was written last, with its sums.
+
+        `once`: one convolution alone reads it. `again`: somebody else reads `raw` after it.
+        """
+        channels, stat = raw.channels, self.statistics(name, raw)
         if once and added is None and self.tiles.fold:
             return Normed(name, raw, raw, stat, folded=True)
-        out = self.memory.images(f"{name} out", (raw.count, raw.height, raw.width, channels))
+        out, columns = self.normed_to(name, raw, again), tile_columns(channels, 64)
         rows = self.elementwise(raw, columns)
         self.add(
             name,
@@ -114,6 +116,33 @@ class Forward(Launching):
             written=(whole(out),),
         )
         return Normed(name, raw, out, stat)
+
+    def batch_norm_of(self, name: str) -> nn.BatchNorm2d:
+        found = self.network.get_submodule(name)
+        assert isinstance(found, nn.BatchNorm2d)
+        return found
+
+    def statistics(self, name: str, raw: Images) -> Tensor:
+        """Where a norm's statistics are, (4 channels,): from the sums of the batch, which move the running ones."""
+        module, channels = self.batch_norm_of(name), raw.channels
+        assert module.momentum is not None
+        stat = self.memory.get(f"{name} stat", (4 * channels,))
+        mean, part = self.parameters.running_of(name), self.last_part()
+        self.add(
+            f"{name} statistics",
+            norms.statistics,
+            (channels // NARROW, 1),
+            (
+                *(part.tensor, self.parameters.master(f"{name}.weight"), self.parameters.master(f"{name}.bias"), stat),
+                *(mean, mean[channels:], part.programs, self.parameters.layout.size, 4 * channels),
+                *(self.parameters.running.shape[1], raw.rows, float(module.eps), float(module.momentum)),
+            ),
+            {"C": channels, "BM": part.tile, "BC": NARROW, "BP": min(512, power_of_two(part.programs))},
+            warps=8,
+            read=(all_of(part.tensor),),
+            written=(all_of(stat), some(mean, 2 * channels * 4)),
+        )
+        return stat
 
     def head(self, last: Normed, labels: Tensor) -> Images:
         """Loss and the gradient of what `last` was before its ReLU, with the sums for its way back."""

@@ -2,7 +2,9 @@
 
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,7 @@ import triton
 from torch import Tensor
 
 WARP = 32
+_INTERPRETER = threading.Lock()
 POINTERS = {
     torch.float32: "*fp32",
     torch.float64: "*fp64",
@@ -122,6 +125,14 @@ def compiled(launch: Launch, capability: int) -> Code:
     options = {"num_warps": launch.warps, "num_stages": launch.stages, **launch.options}
     made = triton.compile(source, target=GPUTarget("cuda", capability, WARP), options=options)
     return Code(*_resources(made.asm["cubin"]), made.metadata.shared)
+
+
+def started_on(device: torch.device) -> AbstractContextManager[Any]:
+    """Around launches: Triton starts kernels on the current device, wherever their tensors are.
+
+    Its interpreter has one state: one thread at a time.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else _INTERPRETER
 
 
 def different(launches: Iterable[Launch]) -> list[Launch]:

@@ -97,5 +97,9 @@ class Parameters:
     def copy(self, name: str) -> Tensor:
         return self.copies[0, self.layout.places[name].start :]
 
+    def running_of(self, name: str) -> Tensor:
+        """The mean of a norm, and after it the variance."""
+        return self.running[0, self.running_places[name] :]
+
     def sums_of(self, name: str) -> Tensor:
         return self.sums[0, self.where.of[name].start :]

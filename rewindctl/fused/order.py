@@ -21,12 +21,16 @@ def after_those_before(EARLY: tl.constexpr):
 
 
 @triton.jit
-def multiplied(a, b, sums):
-    """`sums` + a b: products and sums in float32, of float32 too (no TF32)."""
+def multiplied(a, b, sums, SPLIT: tl.constexpr = False):
+    """`sums` + a b: products and sums in float32, of float32 too (no TF32).
+
+    SPLIT: each float32 is a sum of two TF32, of whose four products matrix units make all but the smallest.
+    """
     if INTERPRETED:
         a = a.to(tl.float32)  # where the product of two bfloat16 is exact
         b = b.to(tl.float32)
-    return tl.dot(a, b, sums, input_precision="ieee")
+    PRECISION: tl.constexpr = "tf32x3" if SPLIT and not INTERPRETED else "ieee"
+    return tl.dot(a, b, sums, input_precision=PRECISION)
 
 
 @triton.jit

@@ -20,7 +20,8 @@ class Tiles:
     and what is not loaded ahead comes from the processor's own cache, where a pixel lies for all places of a kernel.
     `elements`: of a piece where each is worked on by itself; `unit`: parameters that one program updates.
     `side_by_side`: both gradients in one kernel. `early`: a kernel is started before the last one has ended.
-    `fold`: a norm that one convolution reads is made where this loads it, not by a kernel of its own.
+    `fold`: a norm that one convolution reads is made where this loads it, not by a kernel of its own. `split`: forward
+    convolutions of float32 use matrix units, each product as three of TF32: about float32's own error.
     """
 
     area: int = 16384
@@ -39,6 +40,7 @@ class Tiles:
     side_by_side: bool = True
     early: bool = False
     fold: bool = False
+    split: bool = False
 
     @classmethod
     def usual(cls, device: torch.device, dtype: torch.dtype) -> "Tiles":
@@ -48,6 +50,13 @@ class Tiles:
         if dtype == torch.float32:  # without matrix units a program holds its products in registers
             return cls(area=1024, rows=64, least_rows=16, wide=32, depth=16, tall=32, stages=1)
         return cls()
+
+    @classmethod
+    def evaluating(cls, device: torch.device) -> "Tiles":
+        """For forward passes in float32: on a GPU with matrix units, where a float32 takes the room of two bfloat16."""
+        if device.type != "cuda":
+            return cls.usual(device, torch.float32)
+        return cls(area=4096, rows=128, wide=64, depth=16, split=True)  # larger ones spill registers
 
 
 def stages_of(tiles: Tiles, programs: int, channels: int) -> int:

@@ -1,6 +1,5 @@
 """The state of any number of trials of one network on the device, and the kernels of an update of them all."""
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from rewindctl.datasets.batches import DeviceData, Draws
 from rewindctl.errors import UsageError
 from rewindctl.fused import families, update
-from rewindctl.fused.launch import Launch, Moved
+from rewindctl.fused.launch import Launch, Moved, started_on
 from rewindctl.fused.launching import kernel_of, norms_of
 from rewindctl.fused.layout import Layout, Sums, power_of_two
 from rewindctl.fused.memory import Images, Memory, Parameters
@@ -23,7 +22,6 @@ from rewindctl.pruning import Mask
 from rewindctl.rewinding.checkpoints import TrainState
 
 SHARES_AT_ONCE = 16  # that the update reads together
-_INTERPRETER = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -138,9 +136,7 @@ class FusedTrials:
 
     def run(self, count: int | None = None) -> None:
         """An update of the first `count` trials, by default of every one."""
-        device = self.data.device
-        # Triton starts kernels on the current device, wherever their tensors are; its interpreter has one state.
-        with torch.cuda.device(device) if device.type == "cuda" else _INTERPRETER:
+        with started_on(self.data.device):
             for launch in self.launches:
                 launch(count)
 
@@ -167,7 +163,7 @@ class FusedTrials:
 
     def _shares(self) -> dict[str, int]:
         """Into how many sums each convolution's gradient is cut."""
-        found, sizes = {}, self._output_sizes()
+        found, sizes = {}, self.output_sizes()
         for name, module in self.network.named_modules():
             if isinstance(module, nn.Conv2d):
                 height, width = sizes[name]
@@ -175,7 +171,7 @@ class FusedTrials:
                 found[f"{name}.weight"] = cut.shares
         return found
 
-    def _output_sizes(self) -> dict[str, tuple[int, int]]:
+    def output_sizes(self) -> dict[str, tuple[int, int]]:
         """Height and width of what each convolution makes."""
         height, width = self.height, self.width
         found = {"stem": (height, width)}

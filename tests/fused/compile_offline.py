@@ -1,6 +1,8 @@
 """Compile the kernels of a step for GPUs that need not be here: a process of its own, for it must not interpret them.
 
-    python compile_offline.py CASE ...        a case is network:precision:capability:which: all, some, early or fold
+    python compile_offline.py CASE ...        a case is network:precision:capability:which
+
+Which: all, some, early or fold; of an evaluation, which is in fp32: evaluate, or evaluate-ieee, without matrix units.
 
 Prints a line of JSON for each kernel: what it is of, registers, spilled and shared bytes.
 """
@@ -13,6 +15,7 @@ from dataclasses import asdict, replace
 import torch
 
 from rewindctl.datasets.batches import DeviceData
+from rewindctl.fused.evaluation import FusedEvaluation
 from rewindctl.fused.launch import Launch, compiled, different
 from rewindctl.fused.tiles import Tiles
 from rewindctl.fused.trials import Constants, FusedTrials
@@ -28,9 +31,13 @@ def launches(model: str, precision: str, which: str) -> Iterator[Launch]:
     data = DeviceData(images, labels, images, labels, torch.zeros(3), torch.zeros(3))
     constants = Constants(128, 4, 0.9, True, 1e-4, DTYPES[precision])
     tiles = replace(Tiles.usual(torch.device("cuda"), constants.dtype), early=which == "early", fold=which == "fold")
-    made = different(
-        FusedTrials(build_network(model, NetworkConfig(3, 10, 0.1, 1e-5), 0), data, constants, 1, tiles).launches
-    )
+    trials = FusedTrials(build_network(model, NetworkConfig(3, 10, 0.1, 1e-5), 0), data, constants, 1, tiles)
+    if which.startswith("evaluate"):
+        usual = tiles if which == "evaluate-ieee" else Tiles.evaluating(torch.device("cuda"))
+        evaluation = FusedEvaluation(trials, tiles=usual)
+        yield from different([*evaluation.starts, *evaluation.launches])
+        return
+    made = different(trials.launches)
     if which == "all":
         yield from made
     else:

@@ -20,6 +20,11 @@ KERNELS = {
     *("statistics_back", "normalise_back", "gradients", "gradient_of_weights", "update"),
 }
 
+EVALUATING = {
+    *("start_scores", "known_statistics", "take_test_batch", "first_convolution", "convolution", "normalise"),
+    *("score", "add_scores"),
+}
+
 
 def compiled(*cases: str) -> list[dict[str, Any]]:
     """What `compile_offline` says of the cases; Triton keeps what it has compiled."""
@@ -51,6 +56,19 @@ def test_each_kernel_compiles_for_both_generations() -> None:
     assert len(found) == 2 * len(KERNELS)
     assert {code["kernel"] for code in found} == KERNELS
     check(found)
+
+
+def test_an_evaluation_compiles() -> None:
+    found = compiled("resnet20:fp32:90:evaluate")
+    assert {code["kernel"] for code in found} == EVALUATING
+    check(found)
+
+
+@pytest.mark.slow
+def test_every_evaluation_compiles() -> None:
+    """With matrix units and without, for both generations."""
+    ways = [f"{capability}:{which}" for capability in (80, 90) for which in ("evaluate", "evaluate-ieee")]
+    check(compiled(*(f"{model}:fp32:{way}" for model in ("resnet20", "wrn16_8") for way in ways)))
 
 
 @pytest.mark.slow
