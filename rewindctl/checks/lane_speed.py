@@ -14,7 +14,7 @@ import torch
 
 from rewindctl.arithmetic import Arithmetic
 from rewindctl.checks.speed import noise, recipe_to_measure
-from rewindctl.datasets.batches import BatchStream, DeviceData
+from rewindctl.datasets.batches import DeviceData, Epochs
 from rewindctl.datasets.inventory import DataFacts
 from rewindctl.fused.pairs import is_whole, missing_part, unfit
 from rewindctl.models import Network
@@ -182,18 +182,11 @@ def _speed(kind: LaneKind, data: DeviceData, count: int, seconds: float) -> floa
     network, settings = kind.recipe
     trials = FusedTrials(network, data, constants_of(settings), count)
     start = TrainState.initial(network)
+    epochs = Epochs(data, settings.batch_size, settings.crop_padding, settings.horizontal_flip, settings.seed)
     for trial in range(count):
         trials.load(trial, start, None)
+        trials.draws.of(trial).copy_(epochs.draw(0))
     trials.rate.fill_(settings.rate(0))
-    drawn = BatchStream(data, settings.batch_size, settings.crop_padding, settings.horizontal_flip, settings.seed).draw(
-        0
-    )
-    for own, made in zip(
-        (trials.draws.indices, trials.draws.down, trials.draws.across),
-        (drawn.indices, drawn.down, drawn.across),
-        strict=True,
-    ):
-        own.copy_(made.expand_as(own))
     if kind.device.type != "cuda":
         return count * _rate(trials.run, lambda: None, seconds)
     replay = captured(trials.run, trials.changed(), kind.device)

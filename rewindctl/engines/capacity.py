@@ -138,11 +138,6 @@ def choose_jobs(
     raise UsageError(f"--jobs {asked}: {wanted} trials at once do not fit: {why}", f"give --jobs {fit}")
 
 
-def lanes_of_a_gpu(device: torch.device) -> int:
-    """How many stages one process has under way at once on a GPU that is its own."""
-    return MOST_ON_A_GPU
-
-
 def _usual(device: str) -> int:
     if resolve_device(device).type != "cuda":
         return 1

@@ -29,7 +29,7 @@ class RayCluster:
     """An engine on the cluster at `address`, or on a Ray that is started here and ends with the command.
 
     `cpus` and `gpus` are what a process takes: 1 CPU, and 1 GPU where the cluster has any. `lanes`: stages at once in
-    it; as many as suit a whole GPU, else one. `check` comes first.
+    it; MOST_ON_A_GPU where they share a fused step on a whole GPU, else one. `check` comes first.
     Raises: UsageError for amounts that no stage can have, or without Ray.
     """
 

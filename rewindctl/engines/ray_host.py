@@ -3,9 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 
-import torch
-
-from rewindctl.engines.capacity import lanes_of_a_gpu
+from rewindctl.engines.capacity import MOST_ON_A_GPU
 from rewindctl.engines.choose import lanes_engine
 from rewindctl.engines.contract import Answer, Engine, Task
 from rewindctl.engines.ray_worker import TaskContext, given_device
@@ -76,11 +74,11 @@ class LaneHost:
 
 
 def engine_of(post: TaskContext, lanes: int | None) -> Engine:
-    """The engine of this process, which shares its threads among the lanes; None: as many as suit the GPU.
+    """The engine of this process, which shares its threads among the lanes; None: MOST_ON_A_GPU.
 
     Raises: RewindError.
     """
     device = given_device(post)
-    count = lanes or lanes_of_a_gpu(torch.device(device))
+    count = lanes or MOST_ON_A_GPU
     threads = max(1, post.site.threads // count)
     return lanes_engine(replace(post.site, device=device, threads=threads), count)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -144,8 +144,11 @@ class SharedStep:
         def end() -> None:
             self._lanes[lane.row] = None
 
-        with suppress(BaseException):  # the step has ended: the training ends as it was about to
+        try:
             self.ask(end)
+        except BaseException:
+            if self.error is None:  # else the step has ended, and the training ends as it was about to
+                raise
 
     def give(self, lane: Lane, leg: Leg) -> None:
         """Add a leg to those that the lane has to make; `changed` is set when one is made."""
