@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from rewindctl.arithmetic import Step
-from rewindctl.datasets.batches import BatchStream
+from rewindctl.datasets.batches import BatchStream, DeviceData
 from rewindctl.errors import DivergedError
 from rewindctl.models import Network
-from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.rewinding.checkpoints import TrainState, check_shapes
 from rewindctl.training.records import Evaluation, ResumePoint, TrainSettings
 
 
@@ -68,14 +68,20 @@ class Course(ABC):
     `captured`, `why_eager`: see `TrainResult`.
     """
 
-    settings: TrainSettings
     step: Step
     note: str
     captured: bool
     why_eager: str
     losses: Losses
-    first_batch: int
     strides = False  # whether `advance` makes more than one update
+
+    def __init__(self, network: Network, data: DeviceData, settings: TrainSettings, start: TrainState) -> None:
+        """Bring `network` to the device, as it is at `start`. Raises: IntegrityError for a state of another network."""
+        self.network, self.settings, self.device = network, settings, data.device
+        self.first_batch = start.data_position
+        start.load_into(network)
+        network.to(data.device).to(memory_format=torch.channels_last).train()
+        check_shapes(start.momentum, dict(network.named_parameters()), "momentum")
 
     def mean_loss(self) -> float | None:
         """Mean training loss since the last call, None when there was no update. Raises: DivergedError."""
@@ -126,6 +132,33 @@ class Course(ABC):
     def _raise_if_diverged(self) -> None:
         if bad := self.losses.first_bad():
             raise DivergedError(bad[0], self.settings.rate(bad[0]), bad[1])
+
+
+class OfRows(Course):
+    """A training whose state lies in a row of `FusedTrials`.
+
+    The network that it is given has the weights of the training only after `network_now`.
+    """
+
+    def __init__(self, network: Network, data: DeviceData, settings: TrainSettings, start: TrainState) -> None:
+        super().__init__(network, data, settings, start)
+        self.step: Step = "fused"
+        self.why_eager, self.note = "", ""
+        self._counted = {name: value for name, value in start.buffers.items() if name.endswith("num_batches_tracked")}
+        self._made = 0
+
+    def _fill(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Network:
+        """The network with these values."""
+        values = {**parameters, **buffers}
+        with torch.no_grad():
+            for name, tensor in (*self.network.named_parameters(), *self.network.named_buffers()):
+                tensor.copy_(values[name])
+        return self.network
+
+    def _buffers(self, running: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """In the network's order: running statistics, and the counters, which no kernel needs to count."""
+        found = {**running, **{name: value + self._made for name, value in self._counted.items()}}
+        return {name: found[name] for name, _ in self.network.named_buffers()}
 
 
 class OneByOne(Course):

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from rewindctl.arithmetic import Step
 from rewindctl.datasets.batches import BatchStream, DeviceData
@@ -12,8 +11,8 @@ from rewindctl.fused.tiles import Tiles
 from rewindctl.fused.trials import Constants, FusedTrials
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
-from rewindctl.rewinding.checkpoints import TrainState, check_shapes
-from rewindctl.training.course import Losses, OneByOne
+from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.training.course import Losses, OfRows, OneByOne
 from rewindctl.training.graph import captured
 from rewindctl.training.records import TrainSettings
 from rewindctl.training.step import Stepper
@@ -33,11 +32,8 @@ def constants_of(settings: TrainSettings) -> Constants:
     )
 
 
-class FusedStepper(OneByOne):
-    """`Stepper` by `FusedTrials` of one trial: on CUDA its kernels are captured once in a graph.
-
-    The network that it is given has the weights of the training only after `network_now`.
-    """
+class FusedStepper(OfRows, OneByOne):
+    """`Stepper` by `FusedTrials` of one trial: on CUDA its kernels are captured once in a graph."""
 
     def __init__(
         self,
@@ -50,11 +46,7 @@ class FusedStepper(OneByOne):
         tiles: Tiles | None = None,
     ) -> None:
         """`capture=False`: every kernel is started by itself."""
-        self.network, self.settings, self.device = network, settings, data.device
-        self.first_batch = start.data_position
-        start.load_into(network)
-        network.to(data.device).to(memory_format=torch.channels_last).train()
-        check_shapes(start.momentum, dict(network.named_parameters()), "momentum")
+        super().__init__(network, data, settings, start)
         self.trials = trials = FusedTrials(network, data, constants_of(settings), 1, tiles)
         trials.load(0, start, mask)
         draws = trials.draws.of(0)
@@ -69,11 +61,7 @@ class FusedStepper(OneByOne):
         self.current_rate = settings.rate(0)
         self.rate = trials.rate[0].fill_(self.current_rate)
         kept_in = (trials.loss_sum[0], trials.iteration[0], trials.latest[0], trials.stopped[0])
-        self._t, self._made, self.losses = -1, 0, Losses(data.device, kept_in)
-        counters = [f"{name}.num_batches_tracked" for name in trials.norms]
-        self._counted = {name: start.buffers[name] for name in counters}
-        self.step: Step = "fused"
-        self.captured, self.why_eager, self.note = False, "", ""
+        self._t, self.losses, self.captured = -1, Losses(data.device, kept_in), False
         self._replay: Callable[[], None] = trials.run
         self._capture = capture and data.device.type == "cuda"
 
@@ -94,21 +82,13 @@ class FusedStepper(OneByOne):
 
     def network_now(self) -> Network:
         """The network with the weights and statistics that training has reached."""
-        values = self.trials.parameters_of(0) | self._buffers()
-        with torch.no_grad():
-            for name, tensor in (*self.network.named_parameters(), *self.network.named_buffers()):
-                tensor.copy_(values[name])
-        return self.network
+        return self._fill(self.trials.parameters_of(0), self._buffers(self.trials.running_of(0)))
 
     def state(self, t: int) -> TrainState:
         """A copy on the host after `t` updates of this run."""
         self._raise_if_diverged()
-        return self._state(t, self.trials.parameters_of(0), self._buffers(), self.trials.momentum_of(0))
-
-    def _buffers(self) -> dict[str, Tensor]:
-        """In the network's order: running statistics, and the counters, which no kernel needs to count."""
-        found = self.trials.running_of(0) | {name: value + self._made for name, value in self._counted.items()}
-        return {name: found[name] for name, _ in self.network.named_buffers()}
+        trials = self.trials
+        return self._state(t, trials.parameters_of(0), self._buffers(trials.running_of(0)), trials.momentum_of(0))
 
 
 class NormStepper(Stepper):

@@ -6,21 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rewindctl.arithmetic import Step
 from rewindctl.datasets.batches import DeviceData, Epochs
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
-from rewindctl.rewinding.checkpoints import TrainState, check_shapes
-from rewindctl.training.course import Course, Losses
+from rewindctl.rewinding.checkpoints import TrainState
+from rewindctl.training.course import Losses, OfRows
 from rewindctl.training.records import TrainSettings
 from rewindctl.training.shared_step import AHEAD, Leg, SharedStep
 
 
-class LaneStepper(Course):
-    """`FusedStepper` in a lane of a step that other trainings use too: the same bytes.
-
-    The network that it is given has the weights of the training only after `network_now`.
-    """
+class LaneStepper(OfRows):
+    """`FusedStepper` in a lane of a step that other trainings use too: the same bytes."""
 
     strides = True
 
@@ -33,16 +29,9 @@ class LaneStepper(Course):
         start: TrainState,
         mask: Mask | None,
     ) -> None:
-        self.network, self.settings, self.device = network, settings, data.device
-        self.first_batch = start.data_position
-        start.load_into(network)
-        network.to(data.device).to(memory_format=torch.channels_last).train()
-        check_shapes(start.momentum, dict(network.named_parameters()), "momentum")
+        super().__init__(network, data, settings, start)
         self._epochs = Epochs(data, settings.batch_size, settings.crop_padding, settings.horizontal_flip, settings.seed)
-        self.step: Step = "fused"
-        self.captured, self.why_eager, self.note = shared.captured, "", ""
-        self._counted = {name: value for name, value in start.buffers.items() if name.endswith("num_batches_tracked")}
-        self._made = 0
+        self.captured = shared.captured
         self.losses = Losses(torch.device("cpu"))  # a copy of the lane's, of when it was last read
         self._until, self._legs = -1, iter(list[Leg]())
         self._epoch: int | None = None  # whose draws the lane was given last
@@ -90,20 +79,17 @@ class LaneStepper(Course):
     def network_now(self) -> Network:
         """The network with the weights and statistics that training has reached."""
         found = self._read()
-        values = found.parameters | self._buffers(found)
-        with torch.no_grad():
-            for name, tensor in (*self.network.named_parameters(), *self.network.named_buffers()):
-                tensor.copy_(values[name])
+        network = self._fill(found.parameters, self._buffers(found.running))
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # what was read is the step's memory again
-        return self.network
+        return network
 
     def state(self, t: int) -> TrainState:
         """A copy on the host after `t` updates of this run."""
         self._raise_if_diverged()
         found = self._read()
         momentum = self._shared.ask(lambda: self._shared.trials.momentum_of(self._lane.row))
-        return self._state(t, found.parameters, self._buffers(found), momentum)
+        return self._state(t, found.parameters, self._buffers(found.running), momentum)
 
     def _cut(self, t: int, until: int) -> Iterator[Leg]:
         """The updates from `t` on up to `until`, each leg of one epoch and one rate."""
@@ -135,11 +121,6 @@ class LaneStepper(Course):
         running = {name: value.clone() for name, value in trials.running_of(row).items()}
         losses = [one[row].clone() for one in (trials.loss_sum, trials.iteration, trials.latest, trials.stopped)]
         return _Read(trials.parameters_of(row), running, losses)
-
-    def _buffers(self, found: "_Read") -> dict[str, Tensor]:
-        """In the network's order: running statistics, and the counters, which no kernel needs to count."""
-        values = found.running | {name: value + self._made for name, value in self._counted.items()}
-        return {name: values[name] for name, _ in self.network.named_buffers()}
 
     def _raise_if_diverged(self) -> None:
         for own, value in zip(self.losses.tensors(), self._read().losses, strict=True):

@@ -15,7 +15,7 @@ from rewindctl.errors import DivergedError, NotHereError, UsageError
 from rewindctl.fused.pairs import is_whole, missing_part, unfit
 from rewindctl.models import Network
 from rewindctl.pruning import Mask
-from rewindctl.rewinding.checkpoints import TrainState, check_shapes
+from rewindctl.rewinding.checkpoints import TrainState
 from rewindctl.training.course import Course, Losses, OneByOne
 from rewindctl.training.graph import captured, rehearse_aside
 from rewindctl.training.lanes import SharedSteps
@@ -49,18 +49,14 @@ class Stepper(OneByOne):
         `compiled` has PyTorch's compiler join the operations of forward and backward pass: fewer kernels, other last
         bits, and a minute or more before the first update.
         """
-        self.network, self.settings, self.device = network, settings, data.device
+        super().__init__(network, data, settings, start)
         self.forward: nn.Module = network
-        self.first_batch = start.data_position
-        start.load_into(network)
-        network.to(data.device).to(memory_format=torch.channels_last).train()
         self.parameters = dict(network.named_parameters())
         self.stream = BatchStream(
             data, settings.batch_size, settings.crop_padding, settings.horizontal_flip, settings.seed
         )
         self.current_rate = settings.rate(0)
         self.rate = torch.tensor(self.current_rate, device=data.device)
-        check_shapes(start.momentum, dict(self.parameters), "momentum")
         self.momentum = {name: torch.zeros_like(p).copy_(start.momentum[name]) for name, p in self.parameters.items()}
         self._use(mask)
         self._t, self.losses = -1, Losses(data.device)
